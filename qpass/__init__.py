@@ -1,0 +1,44 @@
+"""qpass: a compiler for post-training quantization of vision transformers, from PyTorch to a verified ONNX QDQ file."""
+
+from qpass.api import (
+    benchmark_latency,
+    export_onnx,
+    load,
+    quantize_graph,
+    report,
+    save,
+    verify_onnx,
+)
+from qpass.config import QuantConfig, QuantSpec
+from qpass.errors import (
+    CalibrationError,
+    ConfigError,
+    DataError,
+    LoweringError,
+    QPassError,
+    TraceError,
+    UnsupportedError,
+    VerifyError,
+)
+from qpass.version import __version__
+
+__all__ = [
+    "CalibrationError",
+    "ConfigError",
+    "DataError",
+    "LoweringError",
+    "QPassError",
+    "QuantConfig",
+    "QuantSpec",
+    "TraceError",
+    "UnsupportedError",
+    "VerifyError",
+    "__version__",
+    "benchmark_latency",
+    "export_onnx",
+    "load",
+    "quantize_graph",
+    "report",
+    "save",
+    "verify_onnx",
+]

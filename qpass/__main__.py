@@ -1,0 +1,5 @@
+"""Runs the command: ``python -m qpass``."""
+
+from qpass.cli import main
+
+main()

@@ -1,0 +1,191 @@
+"""The public functions. They check, compose what the layers below give, and hold no logic of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+
+from qpass.config import QuantConfig
+from qpass.data import Batch, collect_batches
+from qpass.data.batches import model_inputs
+from qpass.errors import QPassError
+from qpass.graph import info
+from qpass.quantize import quantize_model, quantize_submodules
+from qpass.report import QuantReport
+from qpass.serialize import load_graph, save_graph
+
+if TYPE_CHECKING:
+    from qpass.backends.onnxruntime import LatencyReport, VerifyReport
+
+
+def quantize_graph(
+    model: nn.Module,
+    calib_loader: Iterable[Batch],
+    config: QuantConfig | Mapping[str, Any] | str | Path = "w8a8",
+    *,
+    example_inputs: Batch | None = None,
+    transform_fn: Callable[[Any], Batch] | None = None,
+    submodules: Sequence[str] | None = None,
+    device: torch.device | str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> fx.GraphModule:
+    """Quantizes a float model after training, from calibration data alone.
+
+    Args:
+        model: Any model that torch.export captures. It is not changed, and the result shares nothing with it.
+        calib_loader: Yields batches: tensors (batch, ...), (inputs, target) pairs, or mappings of inputs by name. A list of
+            such will do, and a single tensor is one batch. 32 to 128 samples are enough.
+        config: A preset's name (``"w8a8"``, ``"w6a6"``, ``"w4a8"``, ``"w4a4"``, ``"w3a3"``, ``"repq-vit-w4a4"``, ...), a
+            ``QuantConfig``, a mapping, or the path of a YAML file.
+        example_inputs: A batch to trace the model with; None takes the first calibration batch.
+        transform_fn: Turns what the loader yields into a batch.
+        submodules: Names of parts to quantize instead of the whole, for models whose control flow depends on data. Each
+            is captured from its real inputs and put back into a copy of the model, which is returned.
+        device: Where to trace and calibrate; None leaves the model where it is.
+        seed: Seeds torch's generators while this runs; the same seed gives the same bits on the same machine.
+        progress: Show bars on standard error.
+
+    Returns:
+        A ``torch.fx.GraphModule`` that computes the quantized network with the model's inputs and outputs; with
+        ``submodules``, a copy of the model that holds such graphs.
+
+    Raises:
+        ConfigError: For a config that cannot be carried out.
+        CalibrationError: For calibration data that cannot be used.
+        TraceError: For a model that cannot be captured.
+    """
+    config = QuantConfig.from_any(config)
+    batches = collect_batches(calib_loader, model, transform_fn)
+    example = batches[0] if example_inputs is None else model_inputs(example_inputs, model)
+    restore = _device_of(model)
+    if device is not None:
+        model.to(device)
+        batches, example = [batch.to(device) for batch in batches], example.to(device)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            if submodules:
+                parts = quantize_submodules(model, submodules, batches, config, show_progress=progress)
+                return parts  # type: ignore[return-value]
+            return quantize_model(model, example, batches, config, show_progress=progress)
+    finally:
+        if device is not None:
+            model.to(restore)
+
+
+def export_onnx(qmodel: fx.GraphModule, path: str | Path, *, opset: int | None = None) -> Path:
+    """Writes a quantized graph as an ONNX QDQ file of standard operators, whole or not at all.
+
+    Weights are stored as integers, those of 4 bits and fewer packed two to a byte; the batch is dynamic where the graph's
+    is; inputs keep their names, and outputs the keys of a dict output (``output`` for a single one).
+
+    Args:
+        qmodel: What ``quantize_graph`` returned.
+        path: The file; its folder must exist. Past 2 GB the weights lie beside it in ``<name>.data``.
+        opset: ONNX opset, 20 or later, 21 or later with 4-bit weights; None takes 21.
+
+    Returns:
+        The path.
+
+    Raises:
+        LoweringError: If the path cannot be written, onnxruntime does not load the opset, or a module has no lowering.
+    """
+    from qpass.backends.onnx_qdq import export_quantized
+
+    return export_quantized(_quantized(qmodel, "export_onnx"), path, opset=opset)
+
+
+def verify_onnx(qmodel: fx.GraphModule, path: str | Path, inputs: Batch, *, strict: bool = True) -> VerifyReport:
+    """Proves that onnxruntime computes from the file what torch computes from the graph.
+
+    Twice, with optimisations off and as shipped: layer by layer, each fed with torch's codes, codes must be equal save for
+    counted ties; and the whole network, whose outputs may differ from torch's by no more than torch in float32 differs from
+    torch in float64 (times 1.5): ties cascade, and no fixed tolerance holds for anybody.
+
+    Args:
+        qmodel: What ``quantize_graph`` returned.
+        path: What ``export_onnx`` wrote from it.
+        inputs: One batch; a handful of real samples is enough.
+        strict: Raise when a bound is passed; False returns the report all the same.
+
+    Returns:
+        The report: ``print`` it; ``passed``, ``checks`` and ``to_dict()`` for programs.
+
+    Raises:
+        VerifyError: If a bound is passed (``strict``), or the file is not this graph's.
+        LoweringError: If onnxruntime cannot load the file.
+    """
+    from qpass.backends.onnxruntime import verify
+
+    return verify(_quantized(qmodel, "verify_onnx"), path, model_inputs(inputs, qmodel), strict=strict)
+
+
+def benchmark_latency(
+    path_or_model: str | Path | fx.GraphModule,
+    *,
+    baseline: str | Path | nn.Module,
+    batches: Sequence[int] = (1,),
+    threads: Sequence[int] = (1,),
+    runs: int = 30,
+    progress: bool = True,
+) -> LatencyReport:
+    """Times a quantized file against a float one in onnxruntime, in alternation.
+
+    Args:
+        path_or_model: An ONNX file, or a quantized graph, which is exported to a temporary one.
+        baseline: A float ONNX file, or a float model, which is exported to a temporary one with the quantized graph's
+            inputs (``path_or_model`` must then be a graph).
+        batches: Batch sizes.
+        threads: Thread counts.
+        runs: Timed rounds for each setting.
+        progress: Show a bar on standard error.
+
+    Returns:
+        The report: medians and spreads, the ratio to the baseline, integer operators that Q/DQ pairs fused into, and
+        warnings where the quantized file is slower.
+
+    Raises:
+        ConfigError: If a float model is given beside a file, or counts are not positive.
+        LoweringError: If a file cannot be made or loaded.
+    """
+    from qpass.benchmark import benchmark_pair
+
+    return benchmark_pair(path_or_model, baseline, batches=batches, threads=threads, runs=runs, show_progress=progress)
+
+
+def report(qmodel: fx.GraphModule) -> QuantReport:
+    """Returns what happened to each tensor, layer and block: ``print`` it, or ``to_json()``, ``to_html()``."""
+    return info(_quantized(qmodel, "report"))["report"]  # type: ignore[no-any-return]
+
+
+def save(qmodel: fx.GraphModule, path: str | Path) -> Path:
+    """Writes a quantized graph to one safetensors file (no pickle, no code), whole or not at all.
+
+    Raises:
+        DataError: If the path cannot be written.
+    """
+    return save_graph(_quantized(qmodel, "save"), Path(path))
+
+
+def load(path: str | Path) -> fx.GraphModule:
+    """Reads what ``save`` wrote. Nothing in the file is executed.
+
+    Raises:
+        DataError: If the file is missing, damaged, or of another version.
+    """
+    return load_graph(Path(path))
+
+
+def _quantized(qmodel: fx.GraphModule, where: str) -> fx.GraphModule:
+    if not isinstance(qmodel, fx.GraphModule) or info(qmodel).get("stage") != "frozen":
+        raise QPassError(f"got a {type(qmodel).__name__}", where=where, expected="what quantize_graph or load returned")
+    return qmodel
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

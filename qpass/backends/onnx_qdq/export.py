@@ -1,0 +1,83 @@
+"""The whole way from a graph to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from torch import fx
+
+from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, ir_version_for
+from qpass.backends.onnx_qdq.emit import Emitter
+from qpass.backends.onnx_qdq.lowerings import lowering_of
+from qpass.backends.onnx_qdq.rules import RULES
+from qpass.backends.onnx_qdq.to_onnx import DOMAIN, to_onnx
+from qpass.backends.onnx_qdq.write import check_writable, write_model
+from qpass.errors import LoweringError
+from qpass.graph import info
+from qpass.version import __version__
+
+#: Opset that brought INT4 tensors.
+_INT4_OPSET = 21
+
+
+def export_quantized(graph_module: fx.GraphModule, path: str | Path, *, opset: int | None = None) -> Path:
+    """Writes a frozen graph as an ONNX file; see ``qpass.export_onnx``."""
+    if info(graph_module).get("stage") != "frozen":
+        raise LoweringError(
+            f"the graph is at stage {info(graph_module).get('stage')!r}",
+            where="export_onnx",
+            expected="a graph from quantize_graph",
+        )
+    packs = any(module.bits <= 4 for module in graph_module.modules() if hasattr(module, "bits"))
+    if opset is not None and packs and opset < _INT4_OPSET:
+        raise LoweringError(
+            f"opset {opset} has no 4-bit tensors", where="export_onnx", expected=f"opset {_INT4_OPSET} or later"
+        )
+    return _export(graph_module, Path(path), opset)
+
+
+def export_float(graph_module: fx.GraphModule, path: str | Path, *, opset: int | None = None) -> Path:
+    """Writes a traced float graph, as the baseline of sizes and timings."""
+    return _export(graph_module, Path(path), opset)
+
+
+def _export(graph_module: fx.GraphModule, path: Path, opset: int | None) -> Path:
+    path = check_writable(path)
+    opset = PREFERRED_OPSET if opset is None else opset
+    ir_version = ir_version_for(opset)
+    model = to_onnx(graph_module, opset)
+    lower(graph_module, model)
+    model.ir_version = ir_version
+    model.producer_name, model.producer_version = "qpass", __version__
+    config = info(graph_module).get("config")
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    if config is not None:
+        model.metadata_props["qpass.config"] = config.to_yaml()
+    write_model(model, path)
+    return path
+
+
+def lower(graph_module: fx.GraphModule, model: ir.Model) -> None:
+    """Replaces every ``qpass::`` node by standard operators and applies the rewrite rules, in place."""
+    graph = model.graph
+    for node in list(graph):
+        if node.domain == DOMAIN:
+            name = node.attributes["module"].as_string()
+            module = graph_module.get_submodule(name)
+            emit = Emitter(graph, name)
+            emit.replace(node, lowering_of(module, name)(module, node, emit))
+    common.RemoveUnusedNodesPass()(model)
+    for rule in RULES:
+        rule(graph)
+    for value in [value for node in graph for value in node.outputs]:
+        value.metadata_props.clear()
+    for node in graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+    for step in (common.RemoveUnusedNodesPass(), common.DeduplicateInitializersPass(), common.RemoveUnusedOpsetsPass()):
+        step(model)
+    model.opset_imports.pop(DOMAIN, None)
+

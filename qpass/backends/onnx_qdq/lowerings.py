@@ -1,0 +1,168 @@
+"""How each qpass module becomes standard ONNX nodes: a table keyed by class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from torch import Tensor, nn
+
+from qpass.backends.onnx_qdq.emit import Emitter
+from qpass.errors import LoweringError
+from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from qpass.quantizers import Log2, LogSqrt2, Uniform
+
+#: (module, node to replace, emitter) -> the value that replaces the node's output.
+Lowering = Callable[[Any, ir.Node, Emitter], ir.Value]
+
+#: Ends the name of the tensor that holds a quantizer's codes; verification looks for it.
+CODES = ".codes"
+
+_LOWERINGS: dict[type[nn.Module], Lowering] = {}
+
+
+def register_lowering(kind: type[nn.Module]) -> Callable[[Lowering], Lowering]:
+    """Registers the lowering of a class; a second one for the same class is refused."""
+
+    def register(lowering: Lowering) -> Lowering:
+        if kind in _LOWERINGS:
+            raise LoweringError(f"{kind.__name__} has a lowering already", where="register_lowering")
+        _LOWERINGS[kind] = lowering
+        return lowering
+
+    return register
+
+
+def lowering_of(module: nn.Module, where: str) -> Lowering:
+    """Returns the lowering of a module's class.
+
+    Raises:
+        LoweringError: If there is none; lists those that exist.
+    """
+    if type(module) not in _LOWERINGS:
+        known = ", ".join(sorted(kind.__name__ for kind in _LOWERINGS))
+        raise LoweringError(
+            f"no ONNX lowering for {type(module).__name__}",
+            where=where,
+            expected=f"one of {known}",
+            hint="write one with register_lowering(...)",
+        )
+    return _LOWERINGS[type(module)]
+
+
+@register_lowering(Uniform)
+def lower_uniform(quantizer: Uniform, node: ir.Node, emit: Emitter) -> ir.Value:
+    """x -> QuantizeLinear -> [Clip] -> DequantizeLinear; codes below 8 bits live in 8-bit tensors."""
+    scale = emit.constant("scale", _numpy(quantizer.scale))
+    zero_point = emit.constant("zero_point", _codes(quantizer.zero_point, quantizer))
+    codes = _quantize(node.inputs[0], scale, zero_point, quantizer, emit)
+    return emit.op("DequantizeLinear", [codes, scale, zero_point])
+
+
+def _quantize(x: ir.Value | None, scale: ir.Value, zero_point: ir.Value, quantizer: Any, emit: Emitter) -> ir.Value:
+    dtype = ir.DataType.INT8 if quantizer.signed else ir.DataType.UINT8
+    name = emit.prefix + CODES
+    if quantizer.bits == 8:
+        return emit.op("QuantizeLinear", [x, scale, zero_point], name=name, dtype=dtype)
+    codes = emit.op("QuantizeLinear", [x, scale, zero_point], dtype=dtype)
+    kind = np.int8 if quantizer.signed else np.uint8
+    bounds = [emit.constant(n, np.array(v, kind)) for n, v in (("least", quantizer.code_min), ("greatest", quantizer.code_max))]
+    return emit.op("Clip", [codes, *bounds], name=name, dtype=dtype)
+
+
+@register_lowering(Log2)
+@register_lowering(LogSqrt2)
+def lower_log(quantizer: Log2, node: ir.Node, emit: Emitter) -> ir.Value:
+    """x -> Log [- ln s] -> QuantizeLinear -> [Clip] -> DequantizeLinear -> Exp [* s] [-> ThresholdedRelu]."""
+    step = emit.constant("log_step", np.array(quantizer.log_step, np.float32))
+    top = emit.constant("zero_point", np.array(quantizer.code_max, np.uint8))
+    scaled = quantizer.scale.item() != 1
+    logarithm = emit.op("Log", [node.inputs[0]])
+    if scaled:
+        logarithm = emit.op("Sub", [logarithm, emit.constant("log_scale", _numpy(quantizer.scale.log()))])
+    codes = _quantize(logarithm, step, top, quantizer, emit)
+    value = emit.op("Exp", [emit.op("DequantizeLinear", [codes, step, top])])
+    if scaled:
+        value = emit.op("Mul", [value, emit.constant("scale", _numpy(quantizer.scale))])
+    if quantizer.zero_code:
+        threshold = float(quantizer.least_value * 2 ** (-0.5 / quantizer.steps_per_octave))
+        value = emit.op("ThresholdedRelu", [value], {"alpha": threshold})
+    return value
+
+
+@register_lowering(QuantizedLinear)
+def lower_linear(layer: QuantizedLinear, node: ir.Node, emit: Emitter) -> ir.Value:
+    """x -> MatMul(x, DequantizeLinear(Wᵀ)) -> Add(bias shaped [1, ..., N]): the form that fuses to an integer matmul."""
+    x = node.inputs[0]
+    assert x is not None
+    rank = len(node.outputs[0].shape or ())
+    return _matmul_with_weight(layer, x, emit, rank)
+
+
+@register_lowering(QuantizedConv2d)
+def lower_patches(layer: QuantizedConv2d, node: ir.Node, emit: Emitter) -> ir.Value:
+    """A convolution over windows that tile the image -> Reshape, Transpose, the matmul of a Linear, Transpose, Reshape."""
+    x, output = node.inputs[0], node.outputs[0]
+    assert x is not None and x.shape is not None and output.shape is not None
+    (kh, kw), (_, channels, height, width) = layer.patch, x.shape
+    if not (isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)):
+        raise LoweringError(f"an image of shape {x.shape}", where=emit.prefix, expected="fixed channels, height and width")
+    rows, columns = height // kh, width // kw
+    cut = emit.op("Reshape", [x, emit.constant("cut_shape", [0, channels, rows, kh, columns, kw])])
+    patches = emit.op("Transpose", [cut], {"perm": [0, 2, 4, 1, 3, 5]})
+    tokens = emit.op("Reshape", [patches, emit.constant("token_shape", [0, rows * columns, channels * kh * kw])])
+    product = _matmul_with_weight(layer, tokens, emit, 3)
+    moved = emit.op("Transpose", [product], {"perm": [0, 2, 1]})
+    return emit.op("Reshape", [moved, emit.constant("image_shape", [0, int(output.shape[1]), rows, columns])])
+
+
+def _matmul_with_weight(layer: QuantizedLayer, x: ir.Value, emit: Emitter, rank: int) -> ir.Value:
+    product = emit.op("MatMul", [x, _weight(layer, emit)])
+    if layer.bias is None:
+        return product
+    # A bias of shape [N] lets onnxruntime rewrite the pair to a float Gemm before it looks at Q and DQ (lowering notes, rule 2).
+    bias = _numpy(layer.bias).reshape([1] * (rank - 1) + [-1])
+    return emit.op("Add", [product, emit.constant("bias", bias)])
+
+
+def _weight(layer: QuantizedLayer, emit: Emitter) -> ir.Value:
+    """Returns the weight as a float value of shape (in, out), dequantized from integers in the file."""
+    quantizer = layer.quantizer
+    if quantizer is None:
+        return emit.constant("weight", _numpy(layer.effective_weight()).reshape(len(layer.effective_weight()), -1).T.copy())
+    if not isinstance(quantizer, Uniform) or layer.codes is None:
+        raise LoweringError("the weight is not frozen to uniform codes", where=emit.prefix, hint="run the Freeze pass first")
+    codes = _numpy(layer.codes).reshape(len(layer.codes), -1).T  # (in, out)
+    stored = _store(codes, quantizer.bits, emit)
+    inputs = [stored, emit.constant("weight_scale", _numpy(quantizer.scale))]
+    if quantizer.zero_point.any():
+        inputs.append(emit.constant("weight_zero_point", _codes(quantizer.zero_point, quantizer)))
+    return emit.op("DequantizeLinear", inputs, {"axis": 1})
+
+
+def _store(codes: np.ndarray, bits: int, emit: Emitter) -> ir.Value:
+    """Registers int8 codes, packed two to a byte where they have 4 bits or fewer."""
+    if bits > 4:
+        return emit.constant("weight_codes", np.ascontiguousarray(codes))
+    packed = emit.constant("weight_codes", codes.astype(ml_dtypes.int4), ir.DataType.INT4)
+    # The Cast is folded when the file is loaded; a DequantizeLinear of INT4 would not fuse (lowering notes, rule 5).
+    return emit.op("Cast", [packed], {"to": ir.DataType.INT8}, dtype=ir.DataType.INT8)
+
+
+def _codes(value: Tensor, quantizer: Uniform) -> np.ndarray:
+    """Returns zero points as integers of the codes' type.
+
+    Raises:
+        LoweringError: If one is not a code.
+    """
+    array = _numpy(value)
+    if (array < quantizer.code_min).any() or (array > quantizer.code_max).any() or (array != np.round(array)).any():
+        raise LoweringError(f"zero point {array}", where="lowering", expected=f"integers in [{quantizer.code_min}, {quantizer.code_max}]")
+    return array.astype(np.int8 if quantizer.signed else np.uint8)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

@@ -1,0 +1,60 @@
+"""Writing a model whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from qpass.errors import LoweringError
+
+#: protobuf's limit is 2 GiB; larger weights lie beside the file.
+EXTERNAL_DATA_BYTES = 2**31 - 2**24
+
+
+def check_writable(path: Path) -> Path:
+    """Refuses a path that cannot be written before any work is done.
+
+    Raises:
+        LoweringError: If the folder does not exist or is read-only, or the path is a folder.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise LoweringError("is a folder", where=str(path), expected="the path of a file")
+    if not folder.is_dir():
+        raise LoweringError("the folder does not exist", where=str(folder), hint="create it first")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise LoweringError(f"the folder cannot be written to ({error.strerror})", where=str(folder)) from error
+    return path
+
+
+def write_model(model: ir.Model, path: Path, *, external_bytes: int = EXTERNAL_DATA_BYTES) -> None:
+    """Checks the model with onnx.checker in a scratch folder beside ``path`` and moves it into place.
+
+    Args:
+        model: What to write.
+        path: The file; weights past ``external_bytes`` go to ``<name>.data`` beside it.
+        external_bytes: Total size of the initializers from which they are kept outside.
+
+    Raises:
+        LoweringError: If onnx.checker refuses the model.
+    """
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    data = f"{path.name}.data" if size > external_bytes else None
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        draft = Path(scratch) / path.name
+        ir.save(model, draft, external_data=data)
+        try:
+            onnx.checker.check_model(str(draft), full_check=data is None)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            first = next(iter(str(error).splitlines()), "")
+            raise LoweringError(f"onnx.checker refuses the lowered graph: {first}", where=path.name, hint="report this") from error
+        if data is not None:
+            os.replace(Path(scratch) / data, path.parent / data)
+        os.replace(draft, path)

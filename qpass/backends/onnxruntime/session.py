@@ -1,0 +1,104 @@
+"""A session of onnxruntime on the CPU, with what it made of the file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from qpass.data import ModelInputs
+from qpass.errors import LoweringError
+
+_TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+
+
+class OrtSession:
+    """Runs one file.
+
+    Args:
+        model: Path of the file, or a model whose weights, if external, lie in ``folder``.
+        optimized: Whether onnxruntime may optimise the graph (its default) or runs it as written.
+        threads: Threads inside an operator; 0 takes onnxruntime's default, one for each core.
+        keep_graph: Keep the optimised graph, for ``operators`` and ``optimized_graph``.
+
+    Raises:
+        LoweringError: If onnxruntime cannot load it.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | onnx.ModelProto,
+        *,
+        optimized: bool = True,
+        threads: int = 0,
+        keep_graph: bool = False,
+        profile_to: str | None = None,
+    ) -> None:
+        options = ort.SessionOptions()
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        if profile_to is not None:
+            options.enable_profiling, options.profile_file_prefix = True, profile_to
+        self.optimized_graph: onnx.GraphProto | None = None
+        source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+        where = "onnx model" if isinstance(model, onnx.ModelProto) else str(model)
+        with tempfile.TemporaryDirectory() as folder:
+            if keep_graph:
+                options.optimized_model_filepath = f"{folder}/optimized.onnx"
+            try:
+                self.session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # onnxruntime's exception types differ between versions
+                first = next(iter(str(error).splitlines()), "")
+                raise LoweringError(f"onnxruntime {ort.__version__} cannot load it: {first[:300]}", where=where) from error
+            if keep_graph:
+                self.optimized_graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
+        self.input_names = [value.name for value in self.session.get_inputs()]
+        self.output_names = [value.name for value in self.session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns every output by name."""
+        return dict(zip(self.output_names, self.session.run(None, dict(inputs)), strict=True))
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        """Returns the first output for inputs in order, as torch does."""
+        result = self.session.run([self.output_names[0]], self.feed(ModelInputs(tensors, {})))[0]
+        return torch.from_numpy(result)
+
+    def feed(self, inputs: ModelInputs) -> dict[str, np.ndarray]:
+        """Names the inputs of a call: keyword arguments by name, the others in order."""
+        feed = {name: _array(value) for name, value in inputs.kwargs.items() if isinstance(value, Tensor)}
+        free = [name for name in self.input_names if name not in feed]
+        positional = [leaf for leaf in pytree.tree_leaves(inputs.args) if isinstance(leaf, Tensor)]
+        feed.update({name: _array(value) for name, value in zip(free, positional, strict=False)})
+        return {name: value for name, value in feed.items() if name in self.input_names}
+
+    def random_feed(self, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
+        """Returns seeded random inputs, the first unknown dim of each taken as the batch and the others as 1."""
+        generator = np.random.default_rng(seed)
+        feed = {}
+        for value in self.session.get_inputs():
+            shape = [d if isinstance(d, int) else (batch if i == 0 else 1) for i, d in enumerate(value.shape)]
+            dtype: Any = _TYPES.get(value.type, np.float32)
+            random = generator.standard_normal(shape) if dtype is np.float32 else np.ones(shape)
+            feed[value.name] = random.astype(dtype)
+        return feed
+
+    @property
+    def operators(self) -> Sequence[str]:
+        """Operator types of the optimised graph, in order; needs ``keep_graph``."""
+        return [node.op_type for node in self.optimized_graph.node] if self.optimized_graph is not None else []
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy())

@@ -1,0 +1,245 @@
+"""Proof that a file computes what its graph computes: layer by layer to the code, and as a whole against float64."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx
+
+from qpass.backends.onnx_qdq.lowerings import CODES
+from qpass.backends.onnxruntime.forced import COMPUTED, expose_codes, force_codes
+from qpass.backends.onnxruntime.session import OrtSession
+from qpass.data import ModelInputs
+from qpass.errors import VerifyError
+from qpass.graph import flat_inputs
+from qpass.quantizers import Quantizer
+
+#: A code may differ where its input, moved by this share of the tensor's greatest magnitude, takes the other code too:
+#: two float32 sums of a few hundred terms, taken in another order, differ by about so much.
+TIE_TOLERANCE = 2e-6
+#: Ties may make up this share of a tensor's codes (and one code is always allowed).
+TIE_SHARE = 1e-4
+#: The whole network: error of onnxruntime against torch in float32, over error of torch in float32 against float64.
+ERROR_RATIO = 1.5
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """Codes of one quantizer, all layers before it fed with the reference's codes.
+
+    Attributes:
+        quantizer: Name of the quantizer in the graph.
+        codes: How many were compared.
+        ties: Codes that differ where the input lies on the edge of two codes.
+        wrong: Codes that differ otherwise.
+        caused_by: The operator that computed the quantizer's input, where codes differ.
+    """
+
+    quantizer: str
+    codes: int
+    ties: int
+    wrong: int
+    caused_by: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """No wrong code, and few ties."""
+        return self.wrong == 0 and self.ties <= max(1, TIE_SHARE * self.codes)
+
+
+@dataclass(frozen=True)
+class RuntimeCheck:
+    """One way of running the file.
+
+    Attributes:
+        name: ``"as written"`` (optimisations off) or ``"as shipped"`` (onnxruntime's default).
+        layers: The check of each quantizer.
+        flipped_share: Share of codes that differ when the file runs freely, ties having cascaded.
+        sqnr_db: Signal over error of the outputs against torch, in dB.
+        error_ratio: Error against torch in float32, over the error of torch in float32 against float64.
+        top1_agreement: Share of samples with the same greatest output, or None where outputs are not (batch, classes).
+    """
+
+    name: str
+    layers: tuple[LayerCheck, ...]
+    flipped_share: float
+    sqnr_db: float
+    error_ratio: float
+    top1_agreement: float | None
+
+    @property
+    def failures(self) -> list[str]:
+        """What is out of bounds, in words."""
+        found = [
+            f"{self.name}: {layer.quantizer}: {layer.wrong} wrong codes and {layer.ties} ties of {layer.codes}"
+            + (f", from {layer.caused_by}" if layer.caused_by else "")
+            for layer in self.layers
+            if not layer.passed
+        ]
+        if self.error_ratio > ERROR_RATIO:
+            found.append(
+                f"{self.name}: the outputs are {self.error_ratio:.2f} times as far from torch as torch is from float64, "
+                f"at most {ERROR_RATIO} expected"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What ``verify_onnx`` found; ``print`` it, or read its fields."""
+
+    path: str
+    samples: int
+    checks: tuple[RuntimeCheck, ...] = field(default_factory=tuple)
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything is within its bounds."""
+        return not any(check.failures for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data, for JSON."""
+        return {"passed": self.passed, **asdict(self)}
+
+    def __str__(self) -> str:
+        lines = [f"{'PASSED' if self.passed else 'FAILED'}: {self.path} against its graph, {self.samples} samples"]
+        for check in self.checks:
+            codes, ties = sum(layer.codes for layer in check.layers), sum(layer.ties for layer in check.layers)
+            wrong = sum(layer.wrong for layer in check.layers)
+            top1 = "" if check.top1_agreement is None else f", same top-1 {check.top1_agreement:.1%}"
+            lines += [
+                f"  {check.name}: {len(check.layers)} quantizers, {codes} codes, {ties} ties, {wrong} wrong (layer by layer)",
+                f"    running freely: {check.flipped_share:.2%} of codes flipped, output {check.sqnr_db:.1f} dB, "
+                f"error {check.error_ratio:.2f} x float64's{top1}",
+            ]
+            lines += [f"    {failure}" for failure in check.failures]
+        return "\n".join(lines)
+
+
+def verify(graph_module: fx.GraphModule, path: str | Path, inputs: ModelInputs, *, strict: bool = True) -> VerifyReport:
+    """Compares a file with its graph; see ``qpass.verify_onnx``."""
+    reference = _Recorder(graph_module)
+    with torch.no_grad():
+        outputs = _leaves(reference.run(*flat_inputs(graph_module, *inputs)))
+        exact = _leaves(_in_float64(graph_module, inputs))
+    model = force_codes(path, reference.codes)
+    checks = tuple(
+        _check(path, model, reference, inputs, outputs, exact, optimized=optimized) for optimized in (False, True)
+    )
+    samples = next((len(leaf) for leaf in _leaves(inputs) if leaf.ndim), 1)
+    report = VerifyReport(str(path), samples, checks)
+    if strict and not report.passed:
+        raise VerifyError("; ".join(failure for check in checks for failure in check.failures[:3]), where=str(path))
+    return report
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps the input and the codes of every quantizer."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.inputs: dict[str, Tensor] = {}
+        self.codes: dict[str, Tensor] = {}
+        self.quantizers: dict[str, Quantizer] = {}
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module = self.fetch_attr(str(target))
+        if isinstance(module, Quantizer):
+            self.inputs[str(target)], self.codes[str(target)] = args[0], module.encode(args[0])
+            self.quantizers[str(target)] = module
+        return super().call_module(target, args, kwargs)
+
+
+def _check(
+    path: str | Path,
+    forced: Any,
+    reference: _Recorder,
+    inputs: ModelInputs,
+    outputs: list[np.ndarray],
+    exact: list[np.ndarray],
+    *,
+    optimized: bool,
+) -> RuntimeCheck:
+    session = OrtSession(forced, optimized=optimized, keep_graph=True)
+    codes = {name + CODES: tensor.numpy() for name, tensor in reference.codes.items()}
+    computed = session.run({**session.feed(inputs), **codes})
+    layers = []
+    for name, quantizer in reference.quantizers.items():
+        ties, wrong = _compare(quantizer, reference.inputs[name], reference.codes[name], computed[name + CODES + COMPUTED])
+        cause = _producer(session, name + CODES + COMPUTED) if ties or wrong else ""
+        layers.append(LayerCheck(name, reference.codes[name].numel(), ties, wrong, cause))
+
+    free = OrtSession(path, optimized=optimized)
+    result = [free.run(free.feed(inputs))[name] for name in free.output_names]
+    noise = _distance(result, outputs)
+    floor = _distance(outputs, exact)
+    signal = math.sqrt(sum(float(np.square(o, dtype=np.float64).sum()) for o in outputs))
+    # A network in which torch itself comes out exact (no rounding ever near a tie) is held to float32's resolution.
+    floor = max(floor, signal * 1e-6)
+    return RuntimeCheck(
+        name="as shipped" if optimized else "as written",
+        layers=tuple(layers),
+        flipped_share=_flipped(path, reference, inputs, optimized),
+        sqnr_db=20 * math.log10(signal / noise) if noise and signal else math.inf,
+        error_ratio=noise / floor if floor else 0.0,
+        top1_agreement=_top1(result[0], outputs[0]),
+    )
+
+
+def _compare(quantizer: Quantizer, x: Tensor, expected: Tensor, computed: np.ndarray) -> tuple[int, int]:
+    """Returns how many codes differ on ties, and how many otherwise."""
+    actual = torch.from_numpy(computed)
+    differs = actual != expected
+    if not differs.any():
+        return 0, 0
+    # Quantizers are monotone: the codes within reach of a small move of x are those between the codes of its ends.
+    reach = TIE_TOLERANCE * x.abs().amax()
+    low, high = quantizer.encode(x - reach), quantizer.encode(x + reach)
+    tied = differs & (low <= actual) & (actual <= high)
+    return int(tied.sum()), int((differs & ~tied).sum())
+
+
+def _flipped(path: str | Path, reference: _Recorder, inputs: ModelInputs, optimized: bool) -> float:
+    """Runs the file freely with its codes as outputs and returns the share that differs from the reference's."""
+    session = OrtSession(expose_codes(path, reference.codes), optimized=optimized)
+    result = session.run(session.feed(inputs))
+    different = sum(int((result[name + CODES] != codes.numpy()).sum()) for name, codes in reference.codes.items())
+    total = sum(codes.numel() for codes in reference.codes.values())
+    return different / total if total else 0.0
+
+
+def _producer(session: OrtSession, name: str) -> str:
+    """Names the operator that computed a quantizer's input in the optimised graph, past the ones that only move or scale."""
+    assert session.optimized_graph is not None
+    producers = {output: node for node in session.optimized_graph.node for output in node.output}
+    passing = {"QuantizeLinear", "Clip", "Reshape", "Transpose", "Cast", "Mul", "Add", "Squeeze", "Split", "Slice", "Gather"}
+    node = producers.get(name)
+    while node is not None and node.op_type in passing:
+        node = next((producers[i] for i in node.input if i in producers), None)
+    return f"{node.op_type} ({node.name})" if node is not None else "an input"
+
+
+def _in_float64(graph_module: fx.GraphModule, inputs: ModelInputs) -> Any:
+    double = copy.deepcopy(graph_module).double()
+    cast = lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf  # noqa: E731
+    args, kwargs = pytree.tree_map(cast, tuple(inputs))
+    return double(*args, **kwargs)
+
+
+def _leaves(tree: Any) -> list[np.ndarray]:
+    return [leaf.detach().cpu().numpy() for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _distance(a: list[np.ndarray], b: list[np.ndarray]) -> float:
+    return math.sqrt(sum(float(np.square(x.astype(np.float64) - y).sum()) for x, y in zip(a, b, strict=True)))
+
+
+def _top1(a: np.ndarray, b: np.ndarray) -> float | None:
+    return float((a.argmax(1) == b.argmax(1)).mean()) if a.ndim == 2 else None

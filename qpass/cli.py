@@ -1,0 +1,312 @@
+"""The command ``qpass``: demo, quantize, evaluate, verify, bench, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from qpass.errors import DataError, QPassError
+from qpass.presets import PRESETS
+from qpass.version import __version__
+
+#: Names of what ``qpass quantize`` writes into its output folder.
+MODEL, GRAPH, FLOAT, REPORT, FIGURES, SETTINGS = (
+    "model.onnx", "model.qpass", "float.onnx", "report.html", "report.json", "settings.json",
+)  # fmt: skip
+
+console = Console()
+
+
+class _Group(click.Group):
+    """Turns qpass's errors into one line and exit code 2, and leaves bugs their traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except QPassError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="qpass")
+def main() -> None:
+    """Quantize vision transformers after training and deploy them as verified ONNX files.
+
+    \b
+    The way of a model:
+      qpass quantize deit_tiny_patch16_224 --checkpoint weights.safetensors \\
+            --calib images.zip --config w8a8 --output out/
+      qpass evaluate out/ --data validation.zip     top-1 of graph and file
+      qpass verify   out/ --data images.zip         is the file the same network?
+      qpass bench    out/                           is it faster than float?
+      qpass report   out/                           what happened to each layer?
+
+    'qpass demo' walks this way on handwritten digits in about a minute, with nothing to download.
+    """
+
+
+_DATA = click.Path(path_type=Path)
+
+
+def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--batch-size", default=16, show_default=True, help="Images in a batch."),
+        click.option("--crop", type=int, help="Side of the centre crop in pixels  [default: the model's]"),
+        click.option(
+            "--resize", type=int, help="Resize the shorter side to this first; 0 crops as it is  [default: the model's]"
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("model")
+@click.option("--checkpoint", type=_DATA, help="Weights: safetensors, or a torch file (read without running any code in it).")
+@click.option("--calib", type=_DATA, required=True, help="Folder, ImageFolder, .zip, .npy or .npz of calibration images.")
+@click.option("--num-calib", default=128, show_default=True, help="Calibration images to take, spread evenly over the source.")
+@click.option("--config", default="w8a8", show_default=True, help=f"A YAML file or a preset: {', '.join(PRESETS)}.")
+@click.option("--output", type=_DATA, required=True, help="Folder to write to; made if missing.")
+@click.option("--device", help="Where to calibrate, such as cuda  [default: cpu]")
+@click.option("--seed", default=0, show_default=True)
+@_image_options
+def quantize(
+    model: str, checkpoint: Path | None, calib: Path, num_calib: int, config: str, output: Path, device: str | None,
+    seed: int, batch_size: int, crop: int | None, resize: int | None,
+) -> None:  # fmt: skip
+    """Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
+
+    \b
+    Writes into --output:
+      model.onnx    the quantized file for onnxruntime
+      model.qpass   the quantized graph for torch (qpass.load)
+      float.onnx    the float file, the baseline of size and speed
+      report.html   errors, ranges and histograms of every layer; report.json the same as data
+    """
+    import qpass
+    from qpass.config import QuantConfig
+    from qpass.data import image_batches, open_images
+    from qpass.models import create_model
+
+    recipe = QuantConfig.from_any(config)  # refused before any work is done
+    _prepare_folder(output)
+    network = create_model(model, checkpoint)
+    transform = _transform(network, crop, resize)
+    source = open_images(calib, transform)
+    batches = [images for images, _ in image_batches(source, batch_size, limit=num_calib)]
+    qmodel = qpass.quantize_graph(network, batches, recipe, device=device, seed=seed)
+    _write_all(network, qmodel, output, {"model": model, "calibration": str(calib), "transform": asdict(transform)})
+    console.print(str(qpass.report(qmodel)), highlight=False)
+    console.print(f"written to {output}", highlight=False)
+
+
+@main.command()
+@click.argument("folder", type=_DATA)
+@click.option("--data", type=_DATA, required=True, help="Labelled images: ImageFolder, .zip + labels.csv, or .npz with x, y.")
+@_image_options
+def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize: int | None) -> None:
+    """Measure top-1 of the float file, the quantized graph in torch, and the quantized file in onnxruntime."""
+    import qpass
+    from qpass.backends.onnxruntime import OrtSession
+    from qpass.data import image_batches, open_images
+    from qpass.evaluate import evaluate_top1
+    from qpass.progress import track
+
+    source = open_images(data, _saved_transform(folder, crop, resize))
+    predictors: dict[str, Callable[..., Any]] = {
+        "float, onnxruntime": OrtSession(_file(folder, FLOAT)),
+        "quantized, torch": qpass.load(_file(folder, GRAPH)),
+        "quantized, onnxruntime": OrtSession(_file(folder, MODEL)),
+    }
+    batches = list(track(image_batches(source, batch_size), "read"))
+    found = {name: evaluate_top1(predict, track(batches, name)) for name, predict in predictors.items()}
+    base = found["float, onnxruntime"]
+    table = Table("network", "top-1", "below float", title=f"{len(base.correct)} images of {data.name}")
+    for name, accuracy in found.items():
+        drop, error = accuracy.drop_from(base)
+        table.add_row(
+            name, f"{accuracy.top1:.2%} ± {accuracy.standard_error:.2%}", f"{100 * drop:.2f} ± {100 * error:.2f} points"
+        )
+    console.print(table)
+
+
+@main.command()
+@click.argument("folder", type=_DATA)
+@click.option("--data", type=_DATA, help="Images to verify on  [default: those it was calibrated on]")
+@click.option("--samples", default=8, show_default=True, help="How many images.")
+@_image_options
+def verify(folder: Path, data: Path | None, samples: int, batch_size: int, crop: int | None, resize: int | None) -> None:
+    """Prove that model.onnx computes what the graph computes, code by code; exit code 2 if it does not."""
+    import qpass
+    from qpass.data import image_batches, open_images
+
+    source = open_images(data or Path(_settings(folder)["calibration"]), _saved_transform(folder, crop, resize))
+    images = next(iter(image_batches(source, samples, limit=samples)))[0]
+    result = qpass.verify_onnx(qpass.load(_file(folder, GRAPH)), _file(folder, MODEL), images, strict=False)
+    console.print(str(result), highlight=False)
+    if not result.passed:
+        raise click.exceptions.Exit(2)
+
+
+@main.command()
+@click.argument("path", type=_DATA)
+@click.option("--baseline", type=_DATA, help="Float ONNX file  [default: float.onnx beside it]")
+@click.option("--batch", "batches", multiple=True, type=int, help="Batch size; may be given again  [default: 1 and 8]")
+@click.option("--threads", multiple=True, type=int, help="Threads in an operator; may be given again  [default: 1 and 2]")
+@click.option("--runs", default=30, show_default=True, help="Timed rounds for each setting.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench(
+    path: Path, baseline: Path | None, batches: tuple[int, ...], threads: tuple[int, ...], runs: int, as_json: bool
+) -> None:
+    """Time PATH, an ONNX file or a folder from 'qpass quantize', against its float file, in alternation."""
+    import qpass
+
+    file = _file(path, MODEL) if path.is_dir() else path
+    baseline = baseline or file.parent / FLOAT
+    for needed in (file, baseline):
+        if not needed.is_file():
+            raise DataError("no such file", where=str(needed), hint="name the float file with --baseline")
+    result = qpass.benchmark_latency(file, baseline=baseline, batches=batches or (1, 8), threads=threads or (1, 2), runs=runs)
+    click.echo(json.dumps(result.to_dict(), indent=1) if as_json else str(result))
+
+
+@main.command()
+@click.argument("folder", type=_DATA)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def report(folder: Path, as_json: bool) -> None:
+    """Print what happened to each block and layer, and write report.html anew."""
+    from qpass.report import QuantReport
+
+    path = _file(folder, FIGURES)
+    try:
+        data = QuantReport.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"cannot be read: {error}", where=str(path)) from error
+    if as_json:
+        click.echo(data.to_json())
+        return
+    console.print(_layer_table(data))
+    console.print(str(data), highlight=False)
+    (folder / REPORT).write_text(data.to_html(), encoding="utf-8")
+    console.print(f"page: {folder / REPORT}", highlight=False)
+
+
+@main.command()
+@click.option("--output", type=_DATA, default=Path("demo"), show_default=True, help="Folder to write to.")
+@click.option("--config", "configs", multiple=True, help="A preset; may be given again  [default: w8a8, w4a8, repq-vit-w4a4]")
+@click.option("--epochs", default=40, show_default=True, help="Epochs of training.")
+def demo(output: Path, configs: tuple[str, ...], epochs: int) -> None:
+    """Train a small ViT on scikit-learn's digits, quantize, export, verify and time it; nothing is downloaded."""
+    import qpass
+    from qpass.backends.onnxruntime import OrtSession
+    from qpass.demo import load_digits, train_digits_vit
+    from qpass.evaluate import evaluate_top1
+
+    _prepare_folder(output)
+    digits = load_digits()
+    network = train_digits_vit(digits, epochs=epochs)
+    test = [digits.evaluation]
+    base = evaluate_top1(network, test)
+    table = Table("config", "top-1 torch", "top-1 onnxruntime", "file", "verified", "speed-up", title="Handwritten digits")
+    table.add_row("float", f"{base.top1:.1%}", "", "", "", "")
+    for config in configs or ("w8a8", "w4a8", "repq-vit-w4a4"):
+        folder = output / config
+        folder.mkdir(exist_ok=True)
+        qmodel = qpass.quantize_graph(network, [digits.calibration], config)
+        _write_all(network, qmodel, folder, {"model": "digits", "calibration": "", "transform": {}})
+        verified = qpass.verify_onnx(qmodel, folder / MODEL, digits.calibration[:16], strict=False)
+        timing = qpass.benchmark_latency(folder / MODEL, baseline=folder / FLOAT, batches=(8,), runs=100)
+        table.add_row(
+            config,
+            f"{evaluate_top1(qmodel, test).top1:.1%}",
+            f"{evaluate_top1(OrtSession(folder / MODEL), test).top1:.1%}",
+            f"{(folder / MODEL).stat().st_size / 1e3:.0f} of {(folder / FLOAT).stat().st_size / 1e3:.0f} kB",
+            "yes" if verified.passed else "NO",
+            f"{timing.rows[-1].speedup:.2f}x",
+        )
+        if not verified.passed:
+            console.print(str(verified), highlight=False)
+    console.print(table)
+    console.print(f"files and report.html of each config: {output}/", highlight=False)
+
+
+def _prepare_folder(folder: Path) -> None:
+    from qpass.backends.onnx_qdq.write import check_writable
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot be made ({error.strerror})", where=str(folder)) from error
+    check_writable(folder / MODEL)
+
+
+def _transform(network: Any, crop: int | None, resize: int | None) -> Any:
+    from qpass.models import default_transform
+
+    return _changed(default_transform(network), crop, resize)
+
+
+def _changed(transform: Any, crop: int | None, resize: int | None) -> Any:
+    if crop is not None:
+        transform = replace(transform, crop=crop)
+    return transform if resize is None else replace(transform, resize=resize or None)
+
+
+def _saved_transform(folder: Path, crop: int | None, resize: int | None) -> Any:
+    from qpass.data import ImageTransform
+
+    return _changed(ImageTransform(**_settings(folder)["transform"]), crop, resize)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = _file(folder, SETTINGS)
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"is damaged: {error}", where=str(path)) from error
+    return settings
+
+
+def _file(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise DataError(f"has no {name}", where=str(folder), expected="the --output folder of 'qpass quantize'")
+    return folder / name
+
+
+def _write_all(network: Any, qmodel: Any, folder: Path, settings: dict[str, Any]) -> None:
+    """Writes file, graph, float file and report into a folder that exists."""
+    import qpass
+    from qpass.backends.onnx_qdq import export_float
+    from qpass.graph import example_inputs, info
+    from qpass.trace import trace
+
+    qpass.export_onnx(qmodel, folder / MODEL)
+    export_float(trace(network, *example_inputs(qmodel)), folder / FLOAT)
+    figures = qpass.report(qmodel)
+    files = {f"file {name}": (folder / name).stat().st_size for name in (FLOAT, MODEL)}
+    info(qmodel)["report"] = figures = replace(figures, sizes={**figures.sizes, **files})
+    qpass.save(qmodel, folder / GRAPH)
+    (folder / FIGURES).write_text(figures.to_json(), encoding="utf-8")
+    (folder / REPORT).write_text(figures.to_html(), encoding="utf-8")
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+def _layer_table(data: Any) -> Table:
+    table = Table("layer", "kind", "weight bits", "input bits", "SQNR dB", title=f"{data.model}, {data.config['name']}")
+    for row in data.layers:
+        bits = "/".join("float" if b is None else str(b) for b in row.input_bits)
+        weight = "" if row.kind == "matmul" else str(row.weight_bits or "float")
+        table.add_row(row.path, row.kind, weight, bits, f"{row.sqnr_db:.1f}")
+    return table
+
+
+if __name__ == "__main__":
+    main()

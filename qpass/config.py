@@ -1,0 +1,252 @@
+"""What to quantize, how, and to how many bits: ``QuantSpec``, ``QuantConfig``, YAML in and out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qpass.errors import ConfigError, nearest
+
+QUANTIZER_NAMES = ("uniform", "log2", "log-sqrt2")
+FOLD_TARGETS = ("mean", "median")
+CRITERIA = ("tensor", "output")
+CALIBRATION_GRAPHS = ("float", "quantized")
+
+#: Clip ranges tried for activations and for weights (methods of RepQ-ViT). 1.0 is the full range.
+ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
+WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantSpec:
+    """How one tensor is quantized.
+
+    Attributes:
+        bits: Width of the codes, 2 to 8.
+        quantizer: ``"uniform"``, ``"log2"`` or ``"log-sqrt2"``.
+        symmetric: Signed codes around zero point 0 (uniform only). Weights gain nothing from a zero
+            point at 8 bits and much at 4.
+        percentiles: Clip ranges tried when fitting, each in (0.5, 1]; the one with the least error wins.
+        criterion: That error: ``"tensor"``, of the tensor itself, or ``"output"``, of the product that the tensor enters
+            (attention times V; for the Softmax output only).
+    """
+
+    bits: int = 8
+    quantizer: str = "uniform"
+    symmetric: bool = False
+    percentiles: tuple[float, ...] = (*ACTIVATION_PERCENTILES, 1.0)
+    criterion: str = "tensor"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "percentiles", tuple(self.percentiles))
+        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
+            raise ConfigError(f"got {self.bits!r}", where="bits", expected="a whole number from 2 to 8")
+        if self.quantizer not in QUANTIZER_NAMES:
+            raise ConfigError(
+                f"unknown quantizer {self.quantizer!r}", where="quantizer", hint=nearest(self.quantizer, QUANTIZER_NAMES)
+            )
+        if self.criterion not in CRITERIA:
+            raise ConfigError(
+                f"unknown criterion {self.criterion!r}", where="criterion", hint=nearest(str(self.criterion), CRITERIA)
+            )
+        if self.symmetric and self.quantizer != "uniform":
+            raise ConfigError(
+                f"symmetric=True does not go with quantizer={self.quantizer!r}",
+                where="symmetric",
+                hint="leave it out: logarithmic codes have no zero point",
+            )
+        if not self.percentiles or not all(0.5 < p <= 1 for p in self.percentiles):
+            raise ConfigError(f"got {self.percentiles!r}", where="percentiles", expected="numbers in (0.5, 1]")
+
+
+#: The tensors of a layer that a rule may change.
+TENSOR_ROLES = ("weight", "activation", "post_softmax")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantConfig:
+    """The whole recipe for one model.
+
+    Attributes:
+        name: A label that reports show.
+        weight: Weights of Linears and patch embeddings, one scale for each output channel.
+        activation: Inputs of Linears and of attention matmuls, one scale for each tensor.
+        post_softmax: The Softmax output where it enters the matmul with V.
+        network_input: Inputs of layers that read the network's own input (the patch embedding); 8 bits in every preset.
+        fold_layer_norm: Target of the channel-wise LayerNorm scales, ``"mean"`` (RepQ-ViT), ``"median"``
+            (DopQ-ViT), or None to quantize LayerNorm outputs per tensor.
+        calibrate_on: ``"float"`` fits every range on the float network; ``"quantized"`` fits them again on what the
+            quantized network before them gives (a second run of the data), as RepQ-ViT's published code does.
+        rules: Ordered ``{glob on module path: {role: change}}``; a later rule wins. A change is a mapping of
+            QuantSpec fields, or None to leave that tensor in float. The rule ``{"head": None}`` leaves the layer in float.
+
+    Example:
+        >>> QuantConfig.from_any("w4a4").with_rules({"head": {"weight": {"bits": 8}}}).resolve("head", "weight").bits
+        8
+    """
+
+    name: str = "custom"
+    weight: QuantSpec = field(default_factory=lambda: QuantSpec(percentiles=(*WEIGHT_PERCENTILES, 1.0), symmetric=True))
+    activation: QuantSpec = field(default_factory=QuantSpec)
+    post_softmax: QuantSpec = field(default_factory=QuantSpec)
+    network_input: QuantSpec = field(default_factory=QuantSpec)
+    fold_layer_norm: str | None = "mean"
+    calibrate_on: str = "float"
+    rules: tuple[tuple[str, Mapping[str, Any] | None], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.fold_layer_norm not in (None, *FOLD_TARGETS):
+            raise ConfigError(
+                f"got {self.fold_layer_norm!r}",
+                where="fold_layer_norm",
+                expected="'mean', 'median' or None",
+                hint=nearest(str(self.fold_layer_norm), FOLD_TARGETS),
+            )
+        if self.calibrate_on not in CALIBRATION_GRAPHS:
+            raise ConfigError(
+                f"got {self.calibrate_on!r}", where="calibrate_on", hint=nearest(str(self.calibrate_on), CALIBRATION_GRAPHS)
+            )
+        for role in (*TENSOR_ROLES, "network_input"):
+            if not isinstance(getattr(self, role), QuantSpec):
+                raise ConfigError(f"got {getattr(self, role)!r}", where=role, expected="a QuantSpec")
+        for role in ("weight", "activation", "network_input"):
+            if getattr(self, role).criterion != "tensor":
+                raise ConfigError("criterion='output'", where=role, expected="'tensor': only the Softmax output has the other")
+        if self.weight.quantizer != "uniform":
+            raise ConfigError(f"quantizer={self.weight.quantizer!r} on weights", where="weight", expected="'uniform'")
+        object.__setattr__(self, "rules", _normalize_rules(self.rules))
+        for pattern, _ in self.rules:
+            for role in TENSOR_ROLES:
+                self.resolve(pattern, role)  # a bad value is refused here, not in the middle of the work
+
+    def resolve(self, path: str, role: str, *, reads_network_input: bool = False) -> QuantSpec | None:
+        """Returns the spec of one tensor after all rules, or None where a rule leaves it in float.
+
+        Args:
+            path: Module path of the layer, as in ``model.named_modules()``.
+            role: ``"weight"``, ``"activation"`` or ``"post_softmax"``.
+            reads_network_input: Whether the layer reads the network's input.
+        """
+        spec: QuantSpec | None
+        spec = self.network_input if reads_network_input and role == "activation" else getattr(self, role)
+        default = spec
+        for pattern, change in self.rules:
+            if not fnmatchcase(path, pattern):
+                continue
+            if change is None:
+                spec = None
+            elif role in change:
+                update = change[role]
+                spec = None if update is None else _spec_from(spec or default, update, f"rule {pattern!r}, {role}")
+        return spec
+
+    def with_rules(self, *rules: Mapping[str, Any]) -> QuantConfig:
+        """Returns a copy with these rules after the present ones."""
+        return dataclasses.replace(self, rules=(*self.rules, *_normalize_rules(rules)))
+
+    @classmethod
+    def from_any(cls, config: QuantConfig | Mapping[str, Any] | str | Path) -> QuantConfig:
+        """Takes a config, a preset's name, a path of a YAML file or a mapping.
+
+        Raises:
+            ConfigError: If it is none of these, or holds an unknown key or a bad value.
+        """
+        from qpass.presets import preset  # presets build on this module
+
+        if isinstance(config, cls):
+            return config
+        if isinstance(config, Mapping):
+            return cls._from_mapping(config)
+        if isinstance(config, Path) or str(config).endswith((".yaml", ".yml")):
+            return cls.from_yaml(config)
+        if isinstance(config, str):
+            return preset(config)
+        raise ConfigError(f"got {type(config).__name__}", where="config", expected="a preset's name, a QuantConfig or YAML")
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> QuantConfig:
+        """Reads a YAML file. The key ``preset`` starts from a preset; other keys are this class's fields."""
+        try:
+            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot be read: {' '.join(str(error).split())}", where=str(path)) from error
+        if not isinstance(data, dict):
+            raise ConfigError("holds no mapping", where=str(path), expected="keys such as 'preset' and 'rules'")
+        return cls._from_mapping(data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data that ``from_any`` reads back to an equal config."""
+        data = dataclasses.asdict(dataclasses.replace(self, rules=()))
+        for role in (*TENSOR_ROLES, "network_input"):
+            data[role]["percentiles"] = list(data[role]["percentiles"])
+        data["rules"] = [{pattern: _plain(change)} for pattern, change in self.rules]
+        return data
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """Returns the config as YAML, and writes it where a path is given."""
+        text = yaml.safe_dump(self.to_dict(), sort_keys=False)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    @classmethod
+    def _from_mapping(cls, data: Mapping[str, Any]) -> QuantConfig:
+        data = dict(data)
+        base = cls.from_any(data.pop("preset")) if "preset" in data else cls()
+        names = [f.name for f in dataclasses.fields(cls)]
+        for key in data:
+            if key not in names:
+                raise ConfigError(f"unknown key {key!r}", where="config", hint=nearest(str(key), [*names, "preset"]))
+        for role in (*TENSOR_ROLES, "network_input"):
+            if role in data:
+                data[role] = _spec_from(getattr(base, role), data[role], role)
+        if "rules" in data:
+            data["rules"] = (*base.rules, *_normalize_rules(data["rules"]))
+        return dataclasses.replace(base, **data)
+
+
+def _spec_from(base: QuantSpec, change: Any, where: str) -> QuantSpec:
+    if isinstance(change, QuantSpec):
+        return change
+    if not isinstance(change, Mapping):
+        raise ConfigError(f"got {change!r}", where=where, expected="a mapping such as {bits: 8}, or null for float")
+    names = [f.name for f in dataclasses.fields(QuantSpec)]
+    for key in change:
+        if key not in names:
+            raise ConfigError(f"unknown key {key!r}", where=where, hint=nearest(str(key), names))
+    try:
+        return dataclasses.replace(base, **change)
+    except ConfigError as error:
+        raise ConfigError(error.what, where=f"{where}.{error.where}", expected=error.expected, hint=error.hint) from error
+    except TypeError as error:
+        raise ConfigError(str(error), where=where) from error
+
+
+def _normalize_rules(rules: Any) -> tuple[tuple[str, Mapping[str, Any] | None], ...]:
+    """Takes a mapping, or a list of mappings or pairs, and returns ordered pairs."""
+    if isinstance(rules, Mapping):
+        rules = [rules]
+    pairs: list[tuple[str, Mapping[str, Any] | None]] = []
+    for rule in rules or ():
+        pairs.extend(rule.items() if isinstance(rule, Mapping) else [tuple(rule)])
+    for pattern, change in pairs:
+        if change is not None and not isinstance(change, Mapping):
+            raise ConfigError(f"got {change!r}", where=f"rule {pattern!r}", expected=f"a mapping of {TENSOR_ROLES} or null")
+        for role in change or ():
+            if role not in TENSOR_ROLES:
+                raise ConfigError(f"unknown key {role!r}", where=f"rule {pattern!r}", hint=nearest(str(role), TENSOR_ROLES))
+    return tuple((str(pattern), change) for pattern, change in pairs)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, QuantSpec):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

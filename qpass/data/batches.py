@@ -1,0 +1,122 @@
+"""What a calibration loader may be, and how its batches become calls of the model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from qpass.errors import CalibrationError
+
+Batch = Any  #: What a loader yields: a tensor, an (inputs, target) pair, or a mapping of inputs by name.
+
+
+class ModelInputs(NamedTuple):
+    """One call of the model: ``model(*args, **kwargs)``."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def to(self, device: torch.device | str) -> ModelInputs:
+        """Returns the inputs with every tensor on ``device``."""
+        move = lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf  # noqa: E731
+        return ModelInputs(*pytree.tree_map(move, (self.args, self.kwargs)))
+
+
+def model_inputs(batch: Batch, model: nn.Module) -> ModelInputs:
+    """Turns one batch into a call of the model.
+
+    A tensor is the one argument; of a pair or a longer sequence the first entry is the input and the rest are targets; the
+    entries of a mapping that the model's forward names are keyword arguments (all of them where it takes ``**kwargs``).
+
+    Raises:
+        CalibrationError: If the batch is none of these.
+    """
+    if isinstance(batch, ModelInputs):
+        return batch
+    if isinstance(batch, np.ndarray):
+        batch = torch.from_numpy(batch)
+    if isinstance(batch, Tensor):
+        return ModelInputs((batch,), {})
+    if isinstance(batch, Mapping):
+        names = inspect.signature(model.forward).parameters
+        kwargs = {key: value for key, value in batch.items() if key in names}
+        if not kwargs:
+            raise CalibrationError(
+                f"a batch has the keys {sorted(batch)}",
+                where="calib_loader",
+                expected=f"some of the model's inputs {list(names)}",
+            )
+        return ModelInputs((), kwargs)
+    if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], (Tensor, np.ndarray, Mapping)):
+        return model_inputs(batch[0], model)
+    raise CalibrationError(
+        f"a batch is a {type(batch).__name__}",
+        where="calib_loader",
+        expected="a tensor, an (inputs, target) pair or a mapping of inputs by name",
+        hint="pass transform_fn= to turn your batches into one of these",
+    )
+
+
+def collect_batches(
+    loader: Iterable[Batch], model: nn.Module, transform_fn: Callable[[Any], Batch] | None = None
+) -> list[ModelInputs]:
+    """Reads a loader to its end and checks every batch.
+
+    Args:
+        loader: Anything that yields batches, once or again; a list of them too; or one tensor, taken as one batch.
+        model: The model that the batches are for.
+        transform_fn: Turns what the loader yields into a batch.
+
+    Raises:
+        CalibrationError: If there is no batch, or one is empty, holds NaN or infinity, or has other shapes than the first.
+    """
+    if isinstance(loader, (Tensor, np.ndarray)):
+        loader = [loader]
+    if not isinstance(loader, Iterable):
+        raise CalibrationError(f"got a {type(loader).__name__}", where="calib_loader", expected="an iterable of batches")
+    batches: list[ModelInputs] = []
+    for index, raw in enumerate(loader):
+        batch = model_inputs(transform_fn(raw) if transform_fn else raw, model)
+        _check(batch, batches[0] if batches else batch, f"calib_loader, batch {index}")
+        batches.append(batch)
+    if not batches:
+        raise CalibrationError("no batches", where="calib_loader", expected="at least one batch of inputs")
+    return batches
+
+
+def _check(batch: ModelInputs, first: ModelInputs, where: str) -> None:
+    tensors = [leaf for leaf in pytree.tree_leaves((batch.args, batch.kwargs)) if isinstance(leaf, Tensor)]
+    before = [leaf for leaf in pytree.tree_leaves((first.args, first.kwargs)) if isinstance(leaf, Tensor)]
+    if not tensors:
+        raise CalibrationError("no tensor", where=where, expected="at least one input tensor")
+    for tensor, reference in zip(tensors, before, strict=False):
+        if tensor.numel() == 0:
+            raise CalibrationError(
+                f"an empty tensor of shape {tuple(tensor.shape)}", where=where, expected="at least one sample"
+            )
+        if tensor.shape[1:] != reference.shape[1:] or tensor.dtype != reference.dtype:
+            raise CalibrationError(
+                f"shape {tuple(tensor.shape)} {tensor.dtype}",
+                where=where,
+                expected=f"(batch, {', '.join(map(str, reference.shape[1:]))}) {reference.dtype}, as the first batch",
+            )
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CalibrationError("NaN or infinite values", where=where, hint="look at the files and at the preprocessing")
+
+
+def split_rows(batch: ModelInputs, rows: int) -> list[ModelInputs]:
+    """Cuts a batch into batches of exactly ``rows`` rows; what is left over at the end is dropped."""
+    tensors = [leaf for leaf in pytree.tree_leaves((batch.args, batch.kwargs)) if isinstance(leaf, Tensor) and leaf.dim()]
+    size = tensors[0].shape[0] if tensors else 1
+
+    def cut(start: int) -> ModelInputs:
+        take = lambda t: t[start : start + rows] if isinstance(t, Tensor) and t.dim() and t.shape[0] == size else t  # noqa: E731
+        return ModelInputs(*pytree.tree_map(take, (batch.args, batch.kwargs)))
+
+    return [cut(start) for start in range(0, size - rows + 1, rows)]

@@ -1,0 +1,170 @@
+"""Images and arrays from disk: a folder, an ImageFolder, a zip with labels.csv, .npy or .npz."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from qpass.errors import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTransform:
+    """Image -> normalized float tensor (channels, crop, crop).
+
+    Attributes:
+        crop: Side of the centre crop, in pixels.
+        resize: Length that the shorter side is resized to first (bicubic), or None to crop the image as it is.
+        mean: Mean of each channel, for values in [0, 1].
+        std: Standard deviation of each channel.
+    """
+
+    crop: int = 224
+    resize: int | None = None
+    mean: Sequence[float] = (0.485, 0.456, 0.406)
+    std: Sequence[float] = (0.229, 0.224, 0.225)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Returns the tensor of one image."""
+        from torchvision.transforms import v2  # slow to import
+
+        steps: list[Any] = [] if self.resize is None else [v2.Resize(self.resize, v2.InterpolationMode.BICUBIC)]
+        steps += [v2.CenterCrop(self.crop), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+        steps += [v2.Normalize(list(self.mean), list(self.std))]
+        tensor: Tensor = v2.Compose(steps)(image.convert("L" if len(self.mean) == 1 else "RGB"))
+        return tensor
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Samples in a fixed order: ``load(i)`` gives a tensor, ``labels[i]`` its class or None."""
+
+    where: str
+    names: Sequence[str]
+    labels: Sequence[int] | None
+    load: Callable[[int], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def open_images(path: str | Path, transform: ImageTransform) -> ImageSource:
+    """Opens a folder, an ImageFolder, a zip, .npy or .npz.
+
+    Labels come from ``labels.csv`` (header ``file,label``) inside or beside the folder or zip, from the sorted names of an
+    ImageFolder's subfolders, or from ``y`` of an .npz whose samples are ``x``. Arrays are taken as they are, the batch first.
+
+    Raises:
+        DataError: If the path is missing, is of another kind, or holds no sample.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError("does not exist", where=str(path), expected="a folder, .zip, .npy or .npz")
+    if path.is_dir():
+        source = _open_folder(path, transform)
+    elif path.suffix == ".zip":
+        source = _open_zip(path, transform)
+    elif path.suffix in (".npy", ".npz"):
+        source = _open_array(path)
+    else:
+        raise DataError(f"files of kind {path.suffix!r} are not read", where=str(path), expected="a folder, .zip, .npy or .npz")
+    if not len(source):
+        raise DataError("holds no image", where=str(path), expected=f"files ending in {', '.join(IMAGE_SUFFIXES)}")
+    return source
+
+
+def image_batches(source: ImageSource, batch_size: int, *, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yields (images, labels): (batch, ...) float32 and (batch,) int64, or None where there are no labels.
+
+    Args:
+        source: What to read.
+        batch_size: Images in a batch; the last may be smaller.
+        limit: Take this many images, spread evenly over the source; None takes all.
+    """
+    count = len(source) if limit is None else min(limit, len(source))
+    chosen = [i * len(source) // count for i in range(count)]
+    for start in range(0, count, batch_size):
+        indices = chosen[start : start + batch_size]
+        labels = None if source.labels is None else torch.tensor([source.labels[i] for i in indices])
+        yield torch.stack([source.load(i) for i in indices]), labels
+
+
+def _open_folder(path: Path, transform: ImageTransform) -> ImageSource:
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    table = next((t for t in (path / "labels.csv", path.parent / "labels.csv") if t.exists()), None)
+    labels: list[int] | None = None
+    if table is not None:
+        labels = _labels(table.read_text(encoding="utf-8"), [file.name for file in files], str(table))
+    elif files and all(file.parent.parent == path for file in files):
+        classes = sorted({file.parent.name for file in files})
+        labels = [classes.index(file.parent.name) for file in files]
+    return ImageSource(
+        str(path), [str(file) for file in files], labels, lambda i: _decode(files[i].read_bytes(), str(files[i]), transform)
+    )
+
+
+def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:
+    try:
+        archive = zipfile.ZipFile(path)
+        names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in IMAGE_SUFFIXES)
+        inside = next((n for n in archive.namelist() if Path(n).name == "labels.csv"), None)
+        text = archive.read(inside).decode() if inside else None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"cannot be opened: {error}", where=str(path), expected="a zip of images") from error
+    beside = path.parent / "labels.csv"
+    if text is None and beside.exists():
+        text = beside.read_text(encoding="utf-8")
+    labels = None if text is None else _labels(text, [Path(n).name for n in names], str(inside or beside))
+
+    def load(i: int) -> Tensor:
+        try:
+            data = archive.read(names[i])
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(f"cannot be read: {error}", where=f"{path}/{names[i]}") from error
+        return _decode(data, f"{path}/{names[i]}", transform)
+
+    return ImageSource(str(path), names, labels, load)
+
+
+def _open_array(path: Path) -> ImageSource:
+    try:
+        content = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
+        x = content if path.suffix == ".npy" else content["x"]
+        y = None if path.suffix == ".npy" or "y" not in content else content["y"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"cannot be read: {error}", where=str(path), expected="an array, or an .npz with x and perhaps y"
+        ) from error
+    labels = None if y is None else [int(label) for label in y]
+    names = [f"{path.name}[{i}]" for i in range(len(x))]
+    return ImageSource(str(path), names, labels, lambda i: torch.from_numpy(np.array(x[i])))
+
+
+def _decode(data: bytes, where: str, transform: ImageTransform) -> Tensor:
+    try:
+        return transform(Image.open(io.BytesIO(data)))
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"is not a readable image: {error}", where=where, hint="remove or replace the file") from error
+
+
+def _labels(text: str, names: Sequence[str], where: str) -> list[int]:
+    try:
+        table = {row["file"]: int(row["label"]) for row in csv.DictReader(io.StringIO(text))}
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"bad row: {error}", where=where, expected="the header file,label and whole numbers") from error
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise DataError(f"no label for {missing[0]} (and {len(missing) - 1} more)", where=where)
+    return [table[name] for name in names]

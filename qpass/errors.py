@@ -1,0 +1,62 @@
+"""The errors that qpass raises on purpose: each says what, where, what was expected and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class QPassError(Exception):
+    """Base of every error that qpass raises on purpose.
+
+    Args:
+        what: What happened.
+        where: Module path, node name, file or field it happened at.
+        expected: What would have been right.
+        hint: What to do next.
+    """
+
+    def __init__(self, what: str, *, where: str = "", expected: str = "", hint: str = "") -> None:
+        self.what, self.where, self.expected, self.hint = what, where, expected, hint
+        parts = [f"{where}: {what}" if where else what]
+        parts += [f"expected {expected}"] if expected else []
+        parts += [hint] if hint else []
+        super().__init__("; ".join(parts))
+
+
+class ConfigError(QPassError):
+    """A configuration that cannot be carried out."""
+
+
+class TraceError(QPassError):
+    """A model that cannot be captured as a graph."""
+
+
+class CalibrationError(QPassError):
+    """Calibration data that cannot be used."""
+
+
+class DataError(QPassError):
+    """Images, arrays or checkpoints that cannot be read."""
+
+
+class UnsupportedError(QPassError):
+    """Something qpass knows of and does not do."""
+
+
+class LoweringError(QPassError):
+    """A graph that cannot be turned into the deployed format."""
+
+
+class VerifyError(QPassError):
+    """A deployed file that does not compute what its graph computes."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Returns a phrase that names the valid word closest to ``name``, or lists the valid ones."""
+    options = sorted(set(valid))
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    shown = ", ".join(options[:12]) + (", ..." if len(options) > 12 else "")
+    return f"valid: {shown}" if options else "there is nothing to choose from"

@@ -1,0 +1,186 @@
+"""Small helpers on torch.fx graphs, and the only writer of ``node.meta["qpass"]`` and ``GraphModule.meta["qpass"]``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+aten = torch.ops.aten
+
+#: Operators that move values without changing them, one tensor in and one out.
+MOVEMENT_OPS = (
+    aten.transpose.int,
+    aten.permute.default,
+    aten.reshape.default,
+    aten.view.default,
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+    aten.squeeze.dim,
+    aten.unsqueeze.default,
+    aten.contiguous.default,
+    aten.clone.default,
+    aten.expand.default,
+)
+
+
+def is_call(node: Any, *targets: Any) -> bool:
+    """Tells whether ``node`` is a call of one of these functions."""
+    return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
+
+
+def calls(graph_module: fx.GraphModule, *targets: Any) -> Iterator[fx.Node]:
+    """Yields the calls of these functions in order of execution; the graph may change meanwhile."""
+    yield from [node for node in graph_module.graph.nodes if is_call(node, *targets)]
+
+
+def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
+    """Returns an argument however it was passed."""
+    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
+
+
+def get_constant(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
+    """Returns the tensor that a get_attr node stands for, or None for any other node."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    value: Any = graph_module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value.detach() if isinstance(value, Tensor) else None
+
+
+def add_module(graph_module: fx.GraphModule, wanted: str, module: nn.Module) -> str:
+    """Registers a submodule under ``wanted`` (dots become underscores), or a free name like it; returns the name."""
+    name = base = wanted.replace(".", "_")
+    count = 0
+    while hasattr(graph_module, name):
+        count += 1
+        name = f"{base}_{count}"
+    graph_module.add_module(name, module)
+    return name
+
+
+def add_constant(graph_module: fx.GraphModule, wanted: str, value: Tensor, before: fx.Node) -> fx.Node:
+    """Registers a buffer and returns a get_attr node for it, inserted before ``before``."""
+    name = base = wanted.replace(".", "_")
+    count = 0
+    while hasattr(graph_module, name):
+        count += 1
+        name = f"{base}_{count}"
+    graph_module.register_buffer(name, value.detach().clone())
+    with graph_module.graph.inserting_before(before):
+        node = graph_module.graph.get_attr(name)
+    node.meta["shape"] = tuple(value.shape)
+    return node
+
+
+def call_like(graph_module: fx.GraphModule, model: fx.Node, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+    """Inserts a call before ``model`` that carries its module path and source line."""
+    with graph_module.graph.inserting_before(model):
+        node = graph_module.graph.call_function(target, args, kwargs)
+    copy_origin(model, node)
+    return node
+
+
+def copy_origin(source: fx.Node, target: fx.Node) -> None:
+    """Copies module path and source line."""
+    for key in ("nn_module_stack", "stack_trace"):
+        if key in source.meta:
+            target.meta[key] = source.meta[key]
+
+
+def module_path(node: fx.Node) -> str:
+    """Returns the path of the module whose forward made this node, '' for the model itself."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [entry[0] for entry in stack.values()]
+    return paths[-1].removeprefix("L['self'].") if paths else ""
+
+
+def describe(node: fx.Node) -> str:
+    """Returns module path and node name, for messages."""
+    path = module_path(node)
+    return f"{path} ({node.name})" if path else node.name
+
+
+def shape_of(node: Any) -> tuple[int, ...] | None:
+    """Returns the node's shape on the example inputs, or None where it has none."""
+    return node.meta.get("shape") if isinstance(node, fx.Node) else None
+
+
+def replace(node: fx.Node, by: fx.Node) -> None:
+    """Lets every reader of ``node`` read ``by`` and removes ``node``."""
+    node.replace_all_uses_with(by)
+    node.graph.erase_node(node)
+
+
+def finish(graph_module: fx.GraphModule) -> None:
+    """Removes dead nodes and unused tensors, checks the graph and regenerates its code."""
+    graph_module.graph.eliminate_dead_code()
+    graph_module.delete_all_unused_submodules()
+    used = {str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"}
+    called = tuple(f"{node.target}." for node in graph_module.graph.nodes if node.op == "call_module")
+    for name, _ in [*graph_module.named_parameters(), *graph_module.named_buffers()]:
+        if name not in used and not name.startswith(called):
+            owner, _, leaf = name.rpartition(".")
+            delattr(graph_module.get_submodule(owner), leaf)
+    graph_module.graph.lint()
+    graph_module.recompile()
+
+
+def info(graph_module: fx.GraphModule) -> dict[str, Any]:
+    """Returns what qpass keeps with a graph: stage, config, example inputs, statistics, report."""
+    return graph_module.meta.setdefault("qpass", {})
+
+
+def set_plan(node: fx.Node, plan: Any) -> None:
+    """Writes a node's plan."""
+    node.meta["qpass"] = plan
+
+
+def get_plan(node: fx.Node) -> Any:
+    """Returns a node's plan, or None."""
+    return node.meta.get("qpass")
+
+
+class ShapeRecorder(fx.Interpreter):
+    """Runs the graph once and writes the shape and dtype of every tensor into ``node.meta``."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node and records it."""
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            n.meta["shape"], n.meta["dtype"] = tuple(result.shape), result.dtype
+        return result
+
+
+def record_shapes(graph_module: fx.GraphModule) -> None:
+    """Writes ``node.meta["shape"]`` for the example inputs kept with the graph."""
+    args, kwargs = example_inputs(graph_module)
+    with torch.no_grad():
+        ShapeRecorder(graph_module).run(*flat_inputs(graph_module, args, kwargs))
+
+
+def flat_inputs(graph_module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """Returns what ``fx.Interpreter.run`` takes for a call ``graph_module(*args, **kwargs)``."""
+    codegen = graph_module.graph._codegen
+    spec = codegen.pytree_info.in_spec if hasattr(codegen, "pytree_info") else None
+    if spec is None or not kwargs:
+        return list(args)
+    order = spec.child(1).context if hasattr(spec, "child") else spec.children_specs[1].context
+    return [*args, *(kwargs[name] for name in order)]
+
+
+def example_inputs(graph_module: fx.GraphModule) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns example inputs (args, kwargs) like those the graph was traced with."""
+    args, kwargs = info(graph_module)["example"]
+    return args, kwargs
+
+
+def users_through(node: fx.Node, passing: Iterable[Any]) -> list[tuple[fx.Node, fx.Node]]:
+    """Returns (reader, operand) for every reader of ``node``, looking through calls of ``passing``."""
+    found: list[tuple[fx.Node, fx.Node]] = []
+    for user in node.users:
+        found += users_through(user, passing) if is_call(user, *passing) else [(user, node)]
+    return found

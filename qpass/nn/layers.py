@@ -1,0 +1,101 @@
+"""Layers with a quantized weight: float and learnable until frozen, integer codes from then on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qpass.quantizers import Quantizer
+
+
+class QuantizedLayer(nn.Module, ABC):
+    """A layer y = f(x, Q(W), bias). Its input is quantized, if at all, by a node of the graph before it.
+
+    Args:
+        weight: Float weight, output channels first.
+        bias: (output channels,) or None.
+        quantizer: The weight's quantizer, one scale for each output channel; None keeps the weight in float.
+    """
+
+    codes: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, quantizer: Quantizer | None) -> None:
+        super().__init__()
+        self.weight: nn.Parameter | None = nn.Parameter(weight.detach().clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.quantizer = quantizer
+        self.register_buffer("codes", None)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the weight is integer codes."""
+        return self.codes is not None
+
+    def effective_weight(self) -> Tensor:
+        """Returns the float weight before rounding; compensations add to it here."""
+        assert self.weight is not None, "a frozen layer has no float weight"
+        return self.weight
+
+    def quantized_weight(self) -> Tensor:
+        """Returns Q(W), the weight that the layer multiplies with."""
+        if self.quantizer is None:
+            return self.effective_weight()
+        if self.codes is not None:
+            return self.quantizer.decode(self.codes)
+        quantized: Tensor = self.quantizer(self.effective_weight())
+        return quantized
+
+    def freeze(self) -> bool:
+        """Replaces the float weight by its codes; returns whether there was one to replace."""
+        if self.frozen or self.quantizer is None:
+            return False
+        with torch.no_grad():
+            self.codes = self.quantizer.encode(self.effective_weight())
+        self.weight = None
+        return True
+
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """What rebuilds the layer beside its tensors."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns f(x, Q(W), bias)."""
+
+
+class QuantizedLinear(QuantizedLayer):
+    """y = x Q(W)ᵀ + bias; x (..., in), W (out, in), y (..., out)."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What rebuilds the layer beside its tensors."""
+        return {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return F.linear(x, self.quantized_weight(), self.bias)
+
+
+class QuantizedConv2d(QuantizedLayer):
+    """A convolution whose windows tile the image: x (B, C, H, W), W (out, C, kh, kw), y (B, out, H / kh, W / kw)."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What rebuilds the layer beside its tensors."""
+        return {}
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Height and width of a window, which is also the stride."""
+        weight = self.codes if self.codes is not None else self.weight
+        assert weight is not None
+        return weight.shape[2], weight.shape[3]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return F.conv2d(x, self.quantized_weight(), self.bias, stride=self.patch)

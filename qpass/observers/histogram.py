@@ -1,0 +1,100 @@
+"""A histogram that needs no range beforehand and does not depend on the order of its data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qpass.errors import CalibrationError
+
+
+class HistogramObserver:
+    """Counts values in bins [i w, (i + 1) w), with w a power of two that grows as the range does.
+
+    A coarser bin is exactly two finer ones, so the counts depend on the data alone and not on the order or the size
+    of the batches, and two histograms merge exactly.
+
+    Args:
+        name: Node or module that errors name.
+        channel_axis: Dimension with a histogram for each index, or None for one histogram.
+        bins: Bins at most; memory is ``channels * bins * 8`` bytes.
+    """
+
+    def __init__(self, name: str, *, channel_axis: int | None = None, bins: int = 8192) -> None:
+        self.name, self.channel_axis, self.bins = name, channel_axis, bins
+        self.low = self.high = torch.empty(0, dtype=torch.float64)  # (channels,) least and greatest value seen
+        self._exponent = self._first = torch.empty(0, dtype=torch.int64)  # w = 2**exponent; index of the first bin
+        self._counts = torch.empty(0, bins, dtype=torch.int64)  # (channels, bins)
+
+    def update(self, x: Tensor) -> None:
+        """Counts the values of one batch.
+
+        Raises:
+            CalibrationError: If a value is NaN or infinite.
+        """
+        rows = x.detach().reshape(1, -1) if self.channel_axis is None else x.detach().movedim(self.channel_axis, 0).flatten(1)
+        rows = rows.float()
+        if rows.numel() == 0:
+            return
+        low, high = rows.amin(1).double().cpu(), rows.amax(1).double().cpu()
+        if not (low.isfinite().all() and high.isfinite().all()):
+            raise CalibrationError(
+                "NaN or infinite values", where=self.name, hint="look at the calibration data and at the float model's output"
+            )
+        self._make_room(low, high)
+        width = torch.ldexp(torch.ones(()), self._exponent.float()).to(rows.device)[:, None]
+        first = self._first.to(rows.device)[:, None]
+        index = torch.floor(rows / width).to(torch.int64) - first  # exact: the width is a power of two
+        index += torch.arange(len(rows), device=rows.device)[:, None] * self.bins
+        counts = torch.bincount(index.flatten(), minlength=self._counts.numel())
+        self._counts += counts.view(self._counts.shape).cpu()
+
+    def _make_room(self, low: Tensor, high: Tensor) -> None:
+        """Widens the bins until [low, high] and all that was seen fit."""
+        seen = len(self.low) > 0
+        low, high = (torch.minimum(low, self.low), torch.maximum(high, self.high)) if seen else (low, high)
+        if seen and torch.equal(low, self.low) and torch.equal(high, self.high):
+            return
+        exponent = _finest_exponent(low, high, self.bins)
+        first = torch.floor(torch.ldexp(low, -exponent)).to(torch.int64)
+        counts = torch.zeros(len(low), self.bins, dtype=torch.int64)
+        if seen:
+            old = self._first[:, None] + torch.arange(self.bins)
+            new = (old >> (exponent - self._exponent)[:, None]) - first[:, None]
+            counts.scatter_add_(1, new.clamp(0, self.bins - 1), self._counts)  # what the clamp moves is empty
+        self.low, self.high, self._exponent, self._first, self._counts = low, high, exponent, first, counts
+
+    def samples(self) -> tuple[Tensor, Tensor]:
+        """Returns bin centres and counts, (channels, bins) each: what ``Quantizer.fit`` takes.
+
+        The outermost centres are kept inside the least and greatest value seen.
+
+        Raises:
+            CalibrationError: If no batch was counted.
+        """
+        if len(self.low) == 0:
+            raise CalibrationError("no value was recorded", where=self.name, hint="give at least one calibration batch")
+        index = self._first[:, None] + torch.arange(self.bins)
+        centres = torch.ldexp(index.double() + 0.5, self._exponent[:, None])
+        used = slice(0, int((self._counts.sum(0) > 0).nonzero().max()) + 1)
+        centres = torch.maximum(torch.minimum(centres, self.high[:, None]), self.low[:, None])
+        centres[self._edge(self.low)] = self.low
+        centres[self._edge(self.high)] = self.high
+        return centres[:, used], self._counts[:, used]
+
+    def _edge(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Index of each channel's bin that holds ``value``, so that the full range is known exactly."""
+        index = torch.floor(torch.ldexp(value, -self._exponent)).to(torch.int64) - self._first
+        return torch.arange(len(value)), index
+
+
+def _finest_exponent(low: Tensor, high: Tensor, bins: int) -> Tensor:
+    """Returns the least e with floor(high / 2^e) - floor(low / 2^e) < bins, for each channel."""
+    reach = torch.maximum(low.abs(), high.abs()).clamp(min=1e-30)
+    finest = torch.floor(torch.log2(reach)) - 23  # float32 has no finer values there
+    needed = torch.floor(torch.log2(((high - low) / bins).clamp(min=1e-30)))
+    exponent = torch.maximum(finest, needed).to(torch.int64)
+    for _ in range(3):
+        span = torch.floor(torch.ldexp(high, -exponent)) - torch.floor(torch.ldexp(low, -exponent))
+        exponent += (span >= bins).to(torch.int64)
+    return exponent

@@ -1,0 +1,47 @@
+"""Samples of the two factors of a product, to measure what quantizing one of them does to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from qpass.quantizers import Quantizer
+
+
+class ProductObserver:
+    """Keeps a bounded sample of A (..., N, M) and B (..., M, d) as they enter A B.
+
+    Args:
+        name: Node or module that errors name.
+        samples: How many leading entries (batch times heads) are kept.
+        rows: How many rows of A are kept of each, evenly spread.
+    """
+
+    def __init__(self, name: str, *, samples: int = 48, rows: int = 32) -> None:
+        self.name, self.samples, self.rows = name, samples, rows
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, a: Tensor, b: Tensor) -> None:
+        """Keeps some of one batch, while there is room."""
+        room = self.samples - sum(len(kept) for kept, _ in self._pairs)
+        if room <= 0:
+            return
+        a, b = a.detach(), b.detach().expand(*a.shape[:-2], *b.shape[-2:])
+        step = max(1, a.shape[-2] // self.rows)
+        a = a[..., ::step, :].reshape(-1, len(range(0, a.shape[-2], step)), a.shape[-1])
+        b = b.reshape(-1, *b.shape[-2:])
+        # A quarter of the room at most, so that several batches are heard.
+        count = min(len(a), max(1, self.samples // 4), room)
+        chosen = torch.arange(count) * len(a) // count
+        self._pairs.append((a[chosen].clone(), b[chosen].clone()))
+
+    def criterion(self) -> Callable[[Quantizer], float]:
+        """Returns the squared error of the product when a quantizer is applied to A."""
+
+        def error(quantizer: Quantizer) -> float:
+            # The difference is taken before the product: quantize(A) - A is what the product multiplies.
+            return sum(((quantizer(a) - a) @ b).double().square().sum().item() for a, b in self._pairs)
+
+        return error

@@ -1,0 +1,174 @@
+"""canonical -> annotated: finds what can be quantized, writes the plan into node.meta, says why where it declines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+import torch
+from torch import fx
+
+from qpass.config import QuantConfig, QuantSpec
+from qpass.errors import ConfigError, nearest
+from qpass.graph import MOVEMENT_OPS, argument, aten, get_constant, get_plan, info, is_call, module_path, set_plan, shape_of
+from qpass.passes.base import Pass
+from qpass.passes.plan import Declined, LayerPlan, OperandPlan
+from qpass.passes.rules.decompose_attention import attention_declined
+
+MATMULS = (aten.matmul.default, aten.bmm.default)
+_CONVOLUTIONS = (
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv2d.padding,
+    aten.conv3d.default,
+    aten.conv_transpose2d.input,
+    aten.convolution.default,
+)
+_OTHER_PRODUCTS = {
+    aten.einsum.default: "einsum is not turned into matmuls",
+    aten.baddbmm.default: "baddbmm adds to its product",
+    aten.addmm.default: "a matrix of it is computed, not a constant",
+    aten.bilinear.default: "bilinear has two inputs beside its weight",
+}
+
+
+class Annotate(Pass):
+    """Plans the quantization that a config asks for. Inserts nothing.
+
+    Args:
+        config: The recipe.
+
+    Raises (from ``run``):
+        ConfigError: If a rule of the config matches no layer.
+    """
+
+    takes, gives = "canonical", "annotated"
+
+    def __init__(self, config: QuantConfig) -> None:
+        self.config = config
+
+    def run(self, graph_module: fx.GraphModule) -> bool:
+        """See ``Pass.run``."""
+        plans = {node: self._plan(graph_module, node) for node in graph_module.graph.nodes}
+        self._check_rules({plan.path for plan in plans.values() if plan is not None})
+        changed = False
+        for node, plan in plans.items():
+            if plan is not None and get_plan(node) != plan:
+                set_plan(node, plan)
+                changed = True
+        info(graph_module)["config"] = self.config
+        return changed
+
+    def _plan(self, graph_module: fx.GraphModule, node: fx.Node) -> LayerPlan | Declined | None:
+        if is_call(node, aten.linear.default):
+            return self._layer(graph_module, node, "linear", lambda weight: None)
+        if is_call(node, *_CONVOLUTIONS):
+            return self._layer(graph_module, node, "conv2d", lambda weight: _not_patches(node, weight))
+        if is_call(node, *MATMULS):
+            return self._matmul(graph_module, node)
+        if is_call(node, aten.scaled_dot_product_attention.default):
+            return Declined(kind="attention", path=module_path(node), reason=str(attention_declined(node)))
+        if is_call(node, aten.softmax.int, aten._softmax.default):
+            return _softmax(node)
+        if is_call(node, *_OTHER_PRODUCTS):
+            kind = str(node.target).split(".")[1]
+            return Declined(kind=kind, path=module_path(node), reason=_OTHER_PRODUCTS[node.target])  # type: ignore[index]
+        return None
+
+    def _layer(
+        self, graph_module: fx.GraphModule, node: fx.Node, kind: str, declined: Callable[[torch.Tensor], str | None]
+    ) -> LayerPlan | Declined:
+        path = module_path(node)
+        weight = get_constant(graph_module, node.args[1])
+        bias = argument(node, 2, "bias")
+        if weight is None or (bias is not None and get_constant(graph_module, bias) is None):
+            return Declined(kind=kind, path=path, reason="its weight or bias is computed, not a constant")
+        if not weight.is_floating_point():
+            return Declined(kind=kind, path=path, reason=f"its weight is {weight.dtype}")
+        reason = declined(weight)
+        if reason:
+            return Declined(kind=kind, path=path, reason=reason)
+        first = _reads_network_input(node.args[0])
+        spec = self.config.resolve(path, "activation", reads_network_input=first)
+        weight_spec = self.config.resolve(path, "weight")
+        if spec is None and weight_spec is None:
+            return Declined(kind=kind, path=path, reason="a rule of the config leaves it in float")
+        operands = (OperandPlan(index=0, spec=spec),)
+        return LayerPlan(kind=kind, path=path, operands=operands, weight=weight_spec, float_name=node.name)
+
+    def _matmul(self, graph_module: fx.GraphModule, node: fx.Node) -> LayerPlan | Declined | None:
+        path = module_path(node)
+        if any(get_constant(graph_module, operand) is not None for operand in node.args[:2]):
+            return Declined(kind="matmul", path=path, reason="one factor is a constant that is not a Linear's weight")
+        if any(len(shape_of(operand) or ()) < 3 for operand in node.args[:2]):
+            return Declined(kind="matmul", path=path, reason="a factor has fewer than three dims")
+        operands = []
+        for index, operand in enumerate(node.args[:2]):
+            role = "post_softmax" if is_softmax(source_of(operand)) else "activation"
+            spec: QuantSpec | None = self.config.resolve(path, role)
+            # Integer kernels want uint8 x int8 (lowering notes, rule 1): the second operand is stored signed.
+            operands.append(OperandPlan(index=index, spec=spec, signed=index == 1, role=role))
+        if all(operand.spec is None for operand in operands):
+            return Declined(kind="matmul", path=path, reason="a rule of the config leaves it in float")
+        return LayerPlan(kind="matmul", path=path, operands=tuple(operands), float_name=node.name)
+
+    def _check_rules(self, paths: set[str]) -> None:
+        for pattern, _ in self.config.rules:
+            if not any(fnmatchcase(path, pattern) for path in paths):
+                raise ConfigError(
+                    "the pattern matches no Linear, patch embedding or attention",
+                    where=f"rule {pattern!r}",
+                    hint=nearest(pattern, paths),
+                )
+
+
+def source_of(node: fx.Node) -> fx.Node:
+    """Follows a tensor back through operators that only move its values."""
+    while is_call(node, *MOVEMENT_OPS):
+        node = node.args[0]
+    return node
+
+
+def is_softmax(node: fx.Node) -> bool:
+    """Tells whether a node is a Softmax."""
+    return is_call(node, aten.softmax.int, aten._softmax.default)
+
+
+def _reads_network_input(node: fx.Node) -> bool:
+    return source_of(node).op == "placeholder"
+
+
+def _softmax(node: fx.Node) -> Declined | None:
+    readers, seen = list(node.users), set()
+    while readers:
+        reader = readers.pop()
+        if is_call(reader, *MATMULS):
+            return None  # quantized where it enters the matmul
+        if is_call(reader, *MOVEMENT_OPS) and reader not in seen:
+            seen.add(reader)
+            readers.extend(reader.users)
+    return Declined(kind="softmax", path=module_path(node), reason="its output does not go straight into a matmul")
+
+
+def _not_patches(node: fx.Node, weight: torch.Tensor) -> str | None:
+    """Returns why a convolution is not a Linear over patches that do not overlap, or None."""
+    if not is_call(node, aten.conv2d.default):
+        return "only 2-D convolutions with numeric padding are quantized"
+    stride, padding, dilation = (_pair(argument(node, i, n, d)) for i, n, d in _CONV_ARGUMENTS)
+    if argument(node, 6, "groups", 1) != 1:
+        return "grouped or depthwise convolution"
+    if tuple(weight.shape[2:]) != stride or padding != (0, 0) or dilation != (1, 1):
+        return "its windows overlap or are padded: not a patch embedding or 1x1 convolution"
+    shape = shape_of(node.args[0])
+    if shape is None or len(shape) != 4 or shape[2] % stride[0] or shape[3] % stride[1]:
+        return "the image is not a whole number of patches"
+    return None
+
+
+_CONV_ARGUMENTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
+
+
+def _pair(value: int | list[int]) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    return (value[0], value[-1])

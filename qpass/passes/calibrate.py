@@ -1,0 +1,113 @@
+"""annotated -> calibrated: runs the batches once and records statistics of every tensor that a later pass will fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qpass.data import ModelInputs
+from qpass.errors import CalibrationError
+from qpass.graph import describe, flat_inputs, get_plan, info
+from qpass.observers import HistogramObserver, ProductObserver
+from qpass.passes.base import Pass
+from qpass.passes.fold_layer_norm import foldable_layer_norms
+from qpass.passes.plan import LayerPlan
+from qpass.passes.sources import planned_operands, quantization_point
+from qpass.progress import track
+
+#: A channel of a LayerNorm has fewer samples and needs fewer bins; there may be thousands of channels.
+CHANNEL_BINS = 1024
+
+
+class Calibrate(Pass):
+    """Observes the float graph; the graph is not touched.
+
+    Observers listen to an interpreter rather than being inserted as modules: nothing has to be taken out again, and one
+    run serves statistics per tensor and per channel of the same node.
+
+    Args:
+        batches: Calls of the model, at least one.
+        per_channel: Also record LayerNorm outputs channel by channel, for ``FoldLayerNorm``.
+        show_progress: Show a bar.
+    """
+
+    takes, gives = "annotated", "calibrated"
+
+    def __init__(self, batches: Sequence[ModelInputs], *, per_channel: bool, show_progress: bool = False) -> None:
+        self.batches, self.per_channel, self.show_progress = batches, per_channel, show_progress
+
+    def run(self, graph_module: fx.GraphModule) -> bool:
+        """See ``Pass.run``."""
+        points = {quantization_point(*operand) for operand in planned_operands(graph_module)}
+        tensors = {node: HistogramObserver(describe(node)) for node in points}
+        channels = {
+            node: HistogramObserver(describe(node), channel_axis=-1, bins=CHANNEL_BINS)
+            for node in (foldable_layer_norms(graph_module) if self.per_channel else ())
+        }
+        products = product_observers(graph_module)
+        listener = Listener(graph_module, [tensors, channels], products)
+        listen(listener, self.batches, "calibrate", show_progress=self.show_progress)
+        info(graph_module)["statistics"] = {node.name: observer for node, observer in tensors.items()}
+        info(graph_module)["channel_statistics"] = {node.name: observer for node, observer in channels.items()}
+        info(graph_module)["product_statistics"] = {
+            quantization_point(node, plan, plan.operands[0]).name: observer
+            for node, observer in products.items()
+            if isinstance(plan := get_plan(node), LayerPlan)
+        }
+        return False
+
+
+def product_observers(graph_module: fx.GraphModule) -> dict[fx.Node, ProductObserver]:
+    """Returns an observer for each matmul whose first factor is to be fitted by the error of the product."""
+    return {
+        node: ProductObserver(describe(node))
+        for node, _, operand in planned_operands(graph_module)
+        if operand.index == 0 and operand.spec is not None and operand.spec.criterion == "output"
+    }
+
+
+def listen(listener: Listener, batches: Sequence[ModelInputs], label: str, *, show_progress: bool) -> None:
+    """Runs every batch through a listener.
+
+    Raises:
+        CalibrationError: If there is no batch.
+    """
+    if not batches:
+        raise CalibrationError("no batches", where="calib_loader", expected="at least one batch of inputs")
+    with torch.no_grad():
+        for batch in track(batches, label, show=show_progress):
+            listener.run(*flat_inputs(listener.graph_module, *batch))
+
+
+class Listener(fx.Interpreter):
+    """Runs a graph and hands the outputs of some nodes, and the factors of some products, to observers.
+
+    Args:
+        graph_module: What to run.
+        tensors: Observers of outputs, by node.
+        products: Observers of the first two arguments, by node.
+    """
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        tensors: Sequence[dict[fx.Node, HistogramObserver]],
+        products: dict[fx.Node, ProductObserver],
+    ) -> None:
+        super().__init__(graph_module)
+        self.graph_module, self._tensors, self._products = graph_module, tensors, products
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node and lets its observers hear it."""
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            for observers in self._tensors:
+                if n in observers:
+                    observers[n].update(result)
+        if n in self._products:
+            (a, b, *_), _ = self.fetch_args_kwargs_from_env(n)
+            self._products[n].update(a, b)
+        return result

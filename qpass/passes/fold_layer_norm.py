@@ -1,0 +1,134 @@
+"""calibrated -> folded: channel-wise scales of LayerNorm outputs move into the LayerNorm and the Linears behind it.
+
+Paper: RepQ-ViT, https://arxiv.org/abs/2212.08254, section 3.2; the median target is DopQ-ViT's (arXiv 2408.03291).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from qpass.graph import add_constant, argument, aten, get_constant, get_plan, info, is_call, shape_of
+from qpass.observers import HistogramObserver
+from qpass.passes.base import Pass
+from qpass.passes.plan import LayerPlan
+from qpass.quantizers import Uniform
+
+
+class FoldLayerNorm(Pass):
+    """With s, z of each channel and targets s̃, z̃ of the layer, r1 = s / s̃ and r2 = z - z̃:
+
+    γ̃ = γ / r1, β̃ = (β + s r2) / r1, W̃ = W diag(r1), b̃ = b - W (s r2).
+
+    The float function stays the same, and quantizing the new LayerNorm output with (s̃, z̃) equals quantizing the
+    old one channel by channel, exactly: z̃ is an integer, so the codes are.
+
+    Args:
+        target: s̃ is the ``"mean"`` or the ``"median"`` of the channels' scales; None folds nothing.
+    """
+
+    takes, gives = "calibrated", "folded"
+
+    def __init__(self, target: str | None) -> None:
+        self.target = target
+
+    def run(self, graph_module: fx.GraphModule) -> bool:
+        """See ``Pass.run``."""
+        fixed: dict[str, Uniform] = info(graph_module).setdefault("fixed_quantizers", {})
+        changed = False
+        if self.target is None:
+            return changed
+        for norm, readers in foldable_layer_norms(graph_module).items():
+            if all(operand.name in fixed for _, operand in readers):
+                continue
+            statistics = info(graph_module)["channel_statistics"][norm.name]
+            quantizer = self._fold(graph_module, norm, [reader for reader, _ in readers], statistics)
+            fixed.update({operand.name: quantizer for _, operand in readers})
+            changed = True
+        return changed
+
+    def _fold(
+        self, graph_module: fx.GraphModule, norm: fx.Node, linears: list[fx.Node], statistics: HistogramObserver
+    ) -> Uniform:
+        spec = get_plan(linears[0]).operands[0].spec
+        channel = Uniform(spec.bits, axis=-1, percentiles=spec.percentiles, free_zero_point=True).fit(*statistics.samples())
+        scale, zero_point = channel.scale.double(), channel.zero_point.double()
+        target_scale = (scale.mean() if self.target == "mean" else scale.median()).float().double()
+        target_zero = zero_point.mean().round().clamp(channel.code_min, channel.code_max)
+        ratio, shift = scale / target_scale, scale * (zero_point - target_zero)
+
+        gamma = self._constant(graph_module, norm, 2, "weight", torch.ones_like(ratio))
+        beta = self._constant(graph_module, norm, 3, "bias", torch.zeros_like(ratio))
+        new_gamma = add_constant(graph_module, f"{norm.name}_folded_weight", (gamma / ratio).float(), norm)
+        new_beta = add_constant(graph_module, f"{norm.name}_folded_bias", ((beta + shift) / ratio).float(), norm)
+        norm.args = (norm.args[0], norm.args[1], new_gamma, new_beta, *norm.args[4:])
+        norm.kwargs = {key: value for key, value in norm.kwargs.items() if key not in ("weight", "bias")}
+        for linear in linears:
+            self._fold_linear(graph_module, linear, ratio, shift)
+        return Uniform(spec.bits, percentiles=spec.percentiles).set_parameters(target_scale, target_zero)
+
+    def _fold_linear(self, graph_module: fx.GraphModule, linear: fx.Node, ratio: Tensor, shift: Tensor) -> None:
+        weight = get_constant(graph_module, linear.args[1])
+        assert weight is not None
+        weight = weight.double()
+        bias = self._constant(graph_module, linear, 2, "bias", torch.zeros(len(weight)))
+        new_weight = add_constant(graph_module, f"{linear.name}_folded_weight", (weight * ratio).float(), linear)
+        new_bias = add_constant(graph_module, f"{linear.name}_folded_bias", (bias - weight @ shift).float(), linear)
+        linear.args, linear.kwargs = (linear.args[0], new_weight, new_bias), {}
+
+    @staticmethod
+    def _constant(graph_module: fx.GraphModule, node: fx.Node, index: int, name: str, default: Tensor) -> Tensor:
+        value = get_constant(graph_module, argument(node, index, name))
+        return default.double() if value is None else value.double()
+
+
+def foldable_layer_norms(graph_module: fx.GraphModule) -> dict[fx.Node, list[tuple[fx.Node, fx.Node]]]:
+    """Returns the LayerNorms over the last dim all of whose readers are Linears that quantize their input alike.
+
+    Each comes with its (Linear, operand of the Linear) pairs. Operators between the two may move tokens, not channels.
+    """
+    found = {}
+    for node in graph_module.graph.nodes:
+        if is_call(node, aten.layer_norm.default) and len(node.args[1]) == 1:
+            readers = _linear_readers(node, node.args[1][0])
+            if readers:
+                found[node] = readers
+    return found
+
+
+def _linear_readers(norm: fx.Node, channels: int) -> list[tuple[fx.Node, fx.Node]]:
+    """Returns the norm's readers, or [] where one of them is not a Linear planned like the others."""
+    readers: list[tuple[fx.Node, fx.Node]] = []
+    stack = [norm]
+    while stack:
+        operand = stack.pop(0)
+        for user in operand.users:
+            if keeps_last_dim(user, channels):
+                stack.append(user)
+            elif is_call(user, aten.linear.default) and user.args[0] is operand and isinstance(get_plan(user), LayerPlan):
+                readers.append((user, operand))
+            else:
+                return []
+    specs = {get_plan(linear).operands[0].spec for linear, _ in readers}
+    spec = next(iter(specs)) if len(specs) == 1 else None
+    return readers if spec is not None and spec.quantizer == "uniform" and not spec.symmetric else []
+
+
+def keeps_last_dim(node: fx.Node, channels: int) -> bool:
+    """Tells whether a call moves tokens about and leaves every channel vector whole in the last dim."""
+    shape = shape_of(node)
+    if not shape or shape[-1] != channels:
+        return False
+    last = len(shape) - 1
+    if is_call(node, aten.reshape.default, aten.view.default, aten.contiguous.default, aten.clone.default):
+        return True
+    if is_call(node, aten.permute.default):
+        return bool(node.args[1][-1] in (last, -1))
+    if is_call(node, aten.transpose.int):
+        return not {last, -1} & set(node.args[1:3])
+    if is_call(node, aten.roll.default):
+        return len(node.args) > 2 and not {last, -1} & set(node.args[2])
+    if is_call(node, aten.select.int, aten.slice.Tensor):
+        dim = node.args[1] if len(node.args) > 1 else 0
+        return dim not in (len(shape_of(node.args[0]) or ()) - 1, -1)
+    return False

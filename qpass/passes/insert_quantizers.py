@@ -1,0 +1,87 @@
+"""folded -> quantized: carries the plan out. Tensors get fitted quantizers, Linears and patch embeddings quantized weights."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import fx
+
+from qpass.config import QuantSpec
+from qpass.graph import add_module, argument, copy_origin, get_constant, get_plan, info, replace, set_plan
+from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from qpass.passes.base import Pass
+from qpass.passes.plan import LayerPlan
+from qpass.passes.sources import planned_operands, quantization_point
+from qpass.quantizers import Quantizer, build_quantizer
+
+_LAYERS: dict[str, type[QuantizedLayer]] = {"linear": QuantizedLinear, "conv2d": QuantizedConv2d}
+
+
+class InsertQuantizers(Pass):
+    """Inserts one quantizer for each tensor and spec, shared by all who read it so, and replaces the layers."""
+
+    takes, gives = "folded", "quantized"
+
+    def run(self, graph_module: fx.GraphModule) -> bool:
+        """See ``Pass.run``."""
+        inserted: dict[tuple[fx.Node, QuantSpec, bool], fx.Node] = {}
+        operands = [
+            (node, plan, operand, quantization_point(node, plan, operand))
+            for node, plan, operand in planned_operands(graph_module)
+            if node.op == "call_function"
+        ]
+        operands = [operand for operand in operands if operand[-1].op != "call_module"]  # quantized by an earlier run
+        for node, _, operand, point in operands:
+            assert operand.spec is not None
+            key = (point, operand.spec, operand.signed)
+            if key not in inserted:
+                inserted[key] = self._insert(graph_module, point, operand.spec, operand.signed)
+            self._redirect(node, operand.index, point, inserted[key])
+        for node in list(graph_module.graph.nodes):
+            plan = get_plan(node)
+            if isinstance(plan, LayerPlan) and plan.kind in _LAYERS and node.op == "call_function":
+                self._replace_layer(graph_module, node, plan)
+        return bool(operands)
+
+    def _insert(self, graph_module: fx.GraphModule, point: fx.Node, spec: QuantSpec, signed: bool) -> fx.Node:
+        facts = info(graph_module)
+        quantizer: Quantizer | None = copy.deepcopy(facts.get("fixed_quantizers", {}).get(point.name))
+        if quantizer is None:
+            product = facts["product_statistics"].get(point.name) if spec.criterion == "output" else None
+            criterion = None if product is None else product.criterion()
+            samples = facts["statistics"][point.name].samples()
+            quantizer = build_quantizer(spec, signed=signed).fit(*samples, criterion=criterion)
+        name = add_module(graph_module, f"{point.name}_quantizer", quantizer)
+        with graph_module.graph.inserting_after(point):
+            node = graph_module.graph.call_module(name, (point,))
+        copy_origin(point, node)
+        node.meta["shape"] = point.meta.get("shape")
+        return node
+
+    def _redirect(self, node: fx.Node, index: int, point: fx.Node, quantized: fx.Node) -> None:
+        """Lets the operand read the quantized tensor, through the movements that lie between (each has one reader)."""
+        reader, operand = node, node.args[index]
+        while operand is not point:
+            assert isinstance(operand, fx.Node)
+            reader, index, operand = operand, 0, operand.args[0]
+        arguments = list(reader.args)
+        arguments[index] = quantized
+        reader.args = tuple(arguments)
+
+    def _replace_layer(self, graph_module: fx.GraphModule, node: fx.Node, plan: LayerPlan) -> None:
+        weight = get_constant(graph_module, node.args[1])
+        bias = argument(node, 2, "bias")
+        assert weight is not None
+        quantizer = None
+        if plan.weight is not None:
+            quantizer = build_quantizer(plan.weight, signed=True, axis=0).fit(weight.flatten(1))
+        layer = _LAYERS[plan.kind](weight, get_constant(graph_module, bias), quantizer)
+        layer.requires_grad_(False)
+        name = add_module(graph_module, f"{plan.path or node.name}_quantized", layer)
+        with graph_module.graph.inserting_before(node):
+            new = graph_module.graph.call_module(name, (node.args[0],))
+        copy_origin(node, new)
+        new.meta["shape"] = node.meta.get("shape")
+        set_plan(new, plan)
+        replace(node, new)
+

@@ -1,0 +1,52 @@
+"""What ``annotate`` decides for a node and later passes carry out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qpass.config import QuantSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperandPlan:
+    """How one input of a layer is quantized.
+
+    Attributes:
+        index: Position among the node's arguments.
+        spec: The quantizer, or None for float.
+        signed: Whether the codes are stored as signed integers.
+        role: ``"activation"`` or ``"post_softmax"``.
+    """
+
+    index: int
+    spec: QuantSpec | None
+    signed: bool = False
+    role: str = "activation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """How one Linear, convolution or matmul is quantized.
+
+    Attributes:
+        kind: ``"linear"``, ``"conv2d"`` or ``"matmul"``.
+        path: Module path.
+        operands: Its float inputs.
+        weight: The weight's quantizer, or None for float (always, for a matmul).
+        float_name: Name of the node in the float graph.
+    """
+
+    kind: str
+    path: str
+    operands: tuple[OperandPlan, ...]
+    weight: QuantSpec | None = None
+    float_name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declined:
+    """A layer that stays float, and why."""
+
+    kind: str
+    path: str
+    reason: str

@@ -1,0 +1,23 @@
+"""Canonicalization rules, one a file. A rule takes a graph, changes it, and returns how often it applied."""
+
+from collections.abc import Callable
+
+from torch import fx
+
+from qpass.passes.rules.decompose_attention import decompose_attention
+from qpass.passes.rules.drop_no_ops import drop_no_ops
+from qpass.passes.rules.fold_batch_norm import fold_batch_norm
+from qpass.passes.rules.fold_constants import fold_constants
+from qpass.passes.rules.linear_from_matmul import linear_from_matmul
+from qpass.passes.rules.split_fused_qkv import split_fused_qkv
+
+RULES: tuple[Callable[[fx.GraphModule], int], ...] = (
+    drop_no_ops,
+    fold_constants,
+    decompose_attention,
+    linear_from_matmul,
+    fold_batch_norm,
+    split_fused_qkv,
+)
+
+__all__ = ["RULES"]

@@ -1,0 +1,56 @@
+"""scaled_dot_product_attention(q, k, v, mask) -> matmul(softmax(matmul(q, transpose(k)) * scale + mask), v)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import fx
+
+from qpass.graph import add_constant, argument, aten, call_like, calls, replace, shape_of
+
+
+def decompose_attention(graph_module: fx.GraphModule) -> int:
+    """Spells attention out; what it declines stays one node, and ``annotate`` lists it with the reason."""
+    done = 0
+    for node in calls(graph_module, aten.scaled_dot_product_attention.default):
+        if attention_declined(node) is None:
+            _decompose(graph_module, node)
+            done += 1
+    return done
+
+
+def attention_declined(node: fx.Node) -> str | None:
+    """Returns why an attention node cannot be spelled out, or None."""
+    query, key = shape_of(node.args[0]), shape_of(node.args[1])
+    if query is None or key is None:
+        return "the shapes of its inputs are unknown"
+    if argument(node, 6, "enable_gqa", False) and query[-3] != key[-3]:
+        return "grouped-query attention is not spelled out"
+    return None
+
+
+def _decompose(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    query, key, value = node.args[:3]
+    mask, causal = argument(node, 3, "attn_mask"), argument(node, 5, "is_causal", False)
+    scale = argument(node, 6, "scale") if len(node.args) > 6 else node.kwargs.get("scale")
+    query_shape, key_shape = shape_of(query), shape_of(key)
+    assert query_shape is not None and key_shape is not None
+    scale = 1 / math.sqrt(query_shape[-1]) if scale is None else scale
+
+    key_t = call_like(graph_module, node, aten.transpose.int, key, -2, -1)
+    logits = call_like(graph_module, node, aten.matmul.default, query, key_t)  # (B, H, N, d) x (B, H, d, M) -> (B, H, N, M)
+    logits = call_like(graph_module, node, aten.mul.Tensor, logits, scale)
+    if causal:
+        visible = torch.ones(query_shape[-2], key_shape[-2], dtype=torch.bool).tril()
+        bias = torch.zeros(visible.shape).masked_fill(~visible, float("-inf"))
+        logits = call_like(
+            graph_module, node, aten.add.Tensor, logits, add_constant(graph_module, f"{node.name}_causal_mask", bias, node)
+        )
+    if mask is not None and mask.meta.get("dtype") == torch.bool:
+        hidden = call_like(graph_module, node, aten.logical_not.default, mask)
+        logits = call_like(graph_module, node, aten.masked_fill.Scalar, logits, hidden, float("-inf"))
+    elif mask is not None:
+        logits = call_like(graph_module, node, aten.add.Tensor, logits, mask)
+    weights = call_like(graph_module, node, aten.softmax.int, logits, -1)
+    replace(node, call_like(graph_module, node, aten.matmul.default, weights, value))

@@ -1,0 +1,37 @@
+"""dropout(x), detach(x), alias(x), x[:], pad(x, 0) -> x."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from qpass.graph import argument, aten, calls, is_call, replace
+
+_ALWAYS = (
+    aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.detach.default,
+    aten.detach_.default,
+    aten.alias.default,
+    aten.lift_fresh_copy.default,
+)
+_END = 2**63 - 1
+
+
+def drop_no_ops(graph_module: fx.GraphModule) -> int:
+    """Removes calls that give back their input in eval mode."""
+    dropped = 0
+    for node in calls(graph_module, *_ALWAYS, aten.slice.Tensor, aten.pad.default):
+        if is_call(node, aten.dropout.default, aten.feature_dropout.default) and argument(node, 2, "train"):
+            continue
+        if is_call(node, aten.slice.Tensor) and not _is_whole(node):
+            continue
+        if is_call(node, aten.pad.default) and any(argument(node, 1, "pad")):
+            continue
+        replace(node, node.args[0])
+        dropped += 1
+    return dropped
+
+
+def _is_whole(node: fx.Node) -> bool:
+    start, end, step = (argument(node, i, name) for i, name in ((2, "start"), (3, "end"), (4, "step")))
+    return start in (0, None) and end in (_END, None) and step in (1, None)

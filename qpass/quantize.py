@@ -1,0 +1,85 @@
+"""From a float model to a frozen graph: tracing, the passes, and the figures that the report shows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import fx, nn
+
+from qpass.config import QuantConfig
+from qpass.data import ModelInputs
+from qpass.data.batches import split_rows
+from qpass.errors import ConfigError, nearest
+from qpass.graph import info
+from qpass.passes import pipeline
+from qpass.report.collect import collect_report
+from qpass.trace import batch_size, trace
+
+#: Samples that the report's errors are measured on.
+REPORT_SAMPLES = 8
+
+
+def quantize_traced(
+    graph_module: fx.GraphModule, batches: Sequence[ModelInputs], config: QuantConfig, *, show_progress: bool = False
+) -> fx.GraphModule:
+    """Runs every pass on a traced graph, in place, and keeps the report's figures with it."""
+    if not info(graph_module)["dynamic_batch"]:
+        rows = batch_size(info(graph_module)["example"])
+        batches = [part for batch in batches for part in split_rows(batch, rows)]
+    float_graph: fx.GraphModule | None = None
+    for step in pipeline(config, batches, show_progress=show_progress):
+        step(graph_module)
+        if info(graph_module)["stage"] == "folded":
+            float_graph = copy.deepcopy(graph_module)  # the same numbers as the model, the same nodes as the result
+    assert float_graph is not None
+    sample = split_rows(batches[0], min(REPORT_SAMPLES, batch_size(batches[0])))[0]
+    info(graph_module)["report"] = collect_report(float_graph, graph_module, sample)
+    for key in ("statistics", "channel_statistics", "product_statistics", "fixed_quantizers"):
+        info(graph_module).pop(key, None)
+    return graph_module
+
+
+def quantize_model(
+    model: nn.Module, example: ModelInputs, batches: Sequence[ModelInputs], config: QuantConfig, *, show_progress: bool
+) -> fx.GraphModule:
+    """Traces a model and quantizes the graph."""
+    return quantize_traced(trace(model, *example), batches, config, show_progress=show_progress)
+
+
+def quantize_submodules(
+    model: nn.Module,
+    names: Sequence[str],
+    batches: Sequence[ModelInputs],
+    config: QuantConfig,
+    *,
+    show_progress: bool,
+) -> nn.Module:
+    """Quantizes parts of a copy of the model, each calibrated on the inputs that it really gets, and puts them back."""
+    model = copy.deepcopy(model).eval()
+    known = dict(model.named_modules())
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"the model has no module {name!r}", where="submodules", hint=nearest(name, known))
+    recorded: dict[str, list[ModelInputs]] = {name: [] for name in names}
+
+    def record(name: str) -> object:
+        def hook(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+            recorded[name].append(ModelInputs(args, dict(kwargs)))
+
+        return known[name].register_forward_pre_hook(hook, with_kwargs=True)
+
+    handles = [record(name) for name in names]
+    with torch.no_grad():
+        for batch in batches:
+            model(*batch.args, **batch.kwargs)
+    for handle in handles:
+        handle.remove()  # type: ignore[attr-defined]
+    for name in names:
+        if not recorded[name]:
+            raise ConfigError(f"module {name!r} was never called on the calibration data", where="submodules")
+        part = quantize_model(known[name], recorded[name][0], recorded[name], config, show_progress=show_progress)
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, part)
+    return model

@@ -1,0 +1,32 @@
+"""Quantizers: tensors to integer codes and back. They know torch and nothing of graphs or ONNX."""
+
+from qpass.config import QuantSpec
+from qpass.quantizers.base import Quantizer
+from qpass.quantizers.log2 import Log2, LogSqrt2
+from qpass.quantizers.uniform import Uniform
+
+QUANTIZERS: dict[str, type[Quantizer]] = {"uniform": Uniform, "log2": Log2, "log-sqrt2": LogSqrt2}
+
+
+def build_quantizer(spec: QuantSpec, *, signed: bool = False, axis: int | None = None) -> Quantizer:
+    """Returns the unfitted quantizer that a spec asks for.
+
+    Args:
+        spec: What to build.
+        signed: Store codes as signed integers (what integer kernels want of their second operand). Only uniform
+            codes can be; the others look their value up and ignore it.
+        axis: Dimension with one scale for each index (uniform only), or None for one scale in all.
+    """
+    kind = QUANTIZERS[spec.quantizer]
+    if kind is Uniform:
+        return Uniform(
+            spec.bits,
+            symmetric=spec.symmetric,
+            signed=signed or spec.symmetric,
+            axis=axis,
+            percentiles=spec.percentiles,
+        )
+    return kind(spec.bits, percentiles=spec.percentiles)
+
+
+__all__ = ["QUANTIZERS", "Log2", "LogSqrt2", "Quantizer", "Uniform", "build_quantizer"]

@@ -1,0 +1,88 @@
+"""What every quantizer is: fit, encode, decode, and a straight-through forward."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+#: Scores a quantizer with candidate parameters; the least score wins.
+Criterion = Callable[["Quantizer"], float]
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Rounds half to even; the gradient is taken as 1 (straight-through estimator)."""
+    return x + (x.round() - x).detach() if x.requires_grad else x.round()
+
+
+class Quantizer(nn.Module, ABC):
+    """Maps a float tensor to integer codes in [``code_min``, ``code_max``] and back.
+
+    A subclass gives ``fit``, ``codes`` and ``decode``, keeps what it learned in buffers or parameters, and lists its
+    constructor's arguments in ``config`` so that it can be saved. ``forward`` is the fake-quantized tensor.
+    """
+
+    def __init__(self, bits: int, *, signed: bool = False) -> None:
+        super().__init__()
+        self.bits, self.signed = bits, signed
+        self.register_buffer("fitted", torch.tensor(False))
+
+    @property
+    def code_min(self) -> int:
+        """The least code."""
+        return -(2 ** (self.bits - 1)) if self.signed else 0
+
+    @property
+    def code_max(self) -> int:
+        """The greatest code."""
+        return self.code_min + 2**self.bits - 1
+
+    @property
+    def code_dtype(self) -> torch.dtype:
+        """The type that holds a code: int8 or uint8."""
+        return torch.int8 if self.signed else torch.uint8
+
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The arguments that rebuild this quantizer, unfitted."""
+
+    @abstractmethod
+    def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
+        """Chooses the parameters with the least squared error on the data, or the least criterion, and returns itself.
+
+        Args:
+            x: Data. With an axis of its own scales: (channels, samples); else any shape.
+            weight: How often each value of ``x`` occurs, same shape; None counts each once. A histogram is fitted
+                by its bin centres and counts.
+            criterion: Scores a candidate in place of the squared error, such as the error of a product that the
+                tensor enters; only for quantizers with one scale.
+        """
+
+    @abstractmethod
+    def codes(self, x: Tensor) -> Tensor:
+        """Returns the codes of ``x`` as floats, with a straight-through gradient. Same shape."""
+
+    @abstractmethod
+    def decode(self, codes: Tensor) -> Tensor:
+        """Returns the float values that ``codes`` (integers, or the floats of ``codes``) stand for. Same shape."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Returns the integer codes of ``x`` in ``code_dtype``. Same shape."""
+        return self.codes(x).to(self.code_dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns ``decode(encode(x))``, differentiable."""
+        return self.decode(self.codes(x))
+
+    def levels(self) -> Tensor:
+        """Returns every value that the quantizer can give, ascending by code; per-channel quantizers add a last dim."""
+        codes = torch.arange(self.code_min, self.code_max + 1, dtype=torch.float32)
+        return self.decode(codes)
+
+    def extra_repr(self) -> str:
+        """Returns what ``print`` shows inside the parentheses."""
+        return ", ".join(f"{key}={value}" for key, value in self.config.items() if key != "percentiles")

@@ -1,0 +1,88 @@
+"""Logarithmic quantizers for Softmax outputs. Paper: RepQ-ViT, https://arxiv.org/abs/2212.08254, section 3.3."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from qpass.config import ACTIVATION_PERCENTILES
+from qpass.quantizers.base import Criterion, Quantizer, round_ste
+from qpass.quantizers.search import WeightedRows
+
+
+class Log2(Quantizer):
+    """q = clamp([-log2(x / s) m], 0, L), x̂ = s 2^(-q/m), L = 2^k - 1, with m = ``steps_per_octave`` = 1.
+
+    For x >= 0. The code that is stored is L - q, so that codes ascend with their values as every quantizer's do.
+
+    Args:
+        bits: Width of the codes, 2 to 8.
+        percentiles: Candidates for s tried by ``fit``: quantiles of the data, each in (0.5, 1].
+        zero_code: Let the least code stand for 0 instead of s 2^(-L/m). The paper's formula has no zero; its published
+            code gives 0 to all that lies below the last code, which makes 2^k + 1 values and fits no k-bit tensor. This
+            keeps 2^k.
+    """
+
+    steps_per_octave = 1
+    scale: Tensor
+
+    def __init__(self, bits: int, *, percentiles: tuple[float, ...] = ACTIVATION_PERCENTILES, zero_code: bool = True) -> None:
+        super().__init__(bits)
+        self.percentiles, self.zero_code = tuple(percentiles), zero_code
+        self.register_buffer("scale", torch.tensor(1.0))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that rebuild this quantizer, unfitted."""
+        return {"bits": self.bits, "percentiles": self.percentiles, "zero_code": self.zero_code}
+
+    @property
+    def log_step(self) -> float:
+        """The distance between two codes in ln x."""
+        return math.log(2) / self.steps_per_octave
+
+    def set_parameters(self, scale: Tensor) -> Self:
+        """Sets the greatest value, one element."""
+        self.scale = scale.detach().to(self.scale.device, torch.float32)
+        self.fitted.fill_(True)
+        return self
+
+    def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
+        """Searches s among the percentiles; see ``Quantizer.fit``."""
+        rows = WeightedRows(x.detach().reshape(1, -1), None if weight is None else weight.reshape(1, -1))
+        best_error, best_scale = math.inf, torch.tensor(1.0)
+        for p in self.percentiles:
+            scale = rows.quantile(p)[0].float()
+            if scale <= 0:
+                continue
+            self.set_parameters(scale)
+            error = criterion(self) if criterion is not None else rows.squared_error(self(rows.x)).item()
+            if error < best_error:
+                best_error, best_scale = error, scale
+        return self.set_parameters(best_scale)
+
+    @property
+    def least_value(self) -> float:
+        """The least value above zero."""
+        return self.scale.item() * math.exp((int(self.zero_code) - self.code_max) * self.log_step)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """See ``Quantizer.codes``."""
+        # In natural logarithms and in this order, as the deployed graph computes it from a LogSoftmax.
+        distance = (x.clamp(min=torch.finfo(torch.float32).tiny).log() - self.scale.log()) / self.log_step
+        return (round_ste(distance) + self.code_max).clamp(self.code_min, self.code_max)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """See ``Quantizer.decode``."""
+        codes = codes.to(self.scale.dtype)
+        value = torch.exp((codes - self.code_max) * self.log_step) * self.scale
+        return torch.where(codes == 0, torch.zeros_like(value), value) if self.zero_code else value
+
+
+class LogSqrt2(Log2):
+    """``Log2`` with base sqrt(2), twice the resolution over half the range: m = 2 (RepQ-ViT eq. 8-9)."""
+
+    steps_per_octave = 2

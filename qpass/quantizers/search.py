@@ -1,0 +1,38 @@
+"""Quantiles and errors of weighted samples, row by row: what every fit by percentile search needs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class WeightedRows:
+    """Rows of samples with how often each occurs, ready for quantiles.
+
+    Args:
+        x: (rows, samples), finite.
+        weight: Same shape, non-negative, at least one positive in each row; None counts each sample once.
+    """
+
+    def __init__(self, x: Tensor, weight: Tensor | None = None) -> None:
+        x = x.double()
+        weight = torch.ones_like(x) if weight is None else weight.to(torch.float64)
+        self.x, order = x.sort(dim=-1)
+        self.weight = weight.expand_as(x).gather(-1, order)
+        self._cumulative = self.weight.cumsum(-1)
+
+    def quantile(self, p: float) -> Tensor:
+        """Returns the p-quantile of each row, linear between order statistics (as ``torch.quantile``). (rows,)"""
+        position = p * (self._cumulative[:, -1:] - 1)
+        low = self._order_statistic(position.floor())
+        high = self._order_statistic(position.ceil())
+        return (low + (high - low) * (position - position.floor())).squeeze(-1)
+
+    def _order_statistic(self, index: Tensor) -> Tensor:
+        # the first sample whose cumulative count exceeds the index
+        at = torch.searchsorted(self._cumulative, index, right=True).clamp(max=self.x.shape[-1] - 1)
+        return self.x.gather(-1, at)
+
+    def squared_error(self, approximation: Tensor) -> Tensor:
+        """Returns the weighted sum of squared differences to ``approximation``, row by row. (rows,)"""
+        return ((approximation.double() - self.x).square() * self.weight).sum(-1)

@@ -1,0 +1,138 @@
+"""The uniform quantizer, with an integer zero point. Paper: https://arxiv.org/abs/1712.05877, section 2.1."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from qpass.config import ACTIVATION_PERCENTILES
+from qpass.quantizers.base import Criterion, Quantizer, round_ste
+from qpass.quantizers.search import WeightedRows
+
+#: A row whose range is below this share of the median row's is taken to be constant (a dead channel).
+DEAD_RANGE = 1e-5
+
+
+class Uniform(Quantizer):
+    """q = clamp([x / s] + z, code_min, code_max), x̂ = s (q - z), z an integer.
+
+    Args:
+        bits: Width of the codes, 2 to 8.
+        symmetric: Zero point 0, signed codes.
+        signed: Store signed codes; with ``symmetric`` always so.
+        axis: Dimension of the input with a scale for each index, or None for one scale.
+        percentiles: Clip ranges tried by ``fit``, each in (0.5, 1].
+        free_zero_point: Let the range leave zero out, and so the zero point leave the codes. Exact for channels far
+            from zero, but no ONNX tensor can hold it: only for scales that a LayerNorm fold absorbs.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(
+        self,
+        bits: int,
+        *,
+        symmetric: bool = False,
+        signed: bool = False,
+        axis: int | None = None,
+        percentiles: tuple[float, ...] = (*ACTIVATION_PERCENTILES, 1.0),
+        free_zero_point: bool = False,
+    ) -> None:
+        super().__init__(bits, signed=signed or symmetric)
+        self.symmetric, self.axis, self.free_zero_point = symmetric, axis, free_zero_point
+        self.percentiles = tuple(percentiles)
+        self.register_buffer("scale", torch.tensor(1.0))
+        self.register_buffer("zero_point", torch.tensor(0.0))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that rebuild this quantizer, unfitted."""
+        return {
+            "bits": self.bits,
+            "symmetric": self.symmetric,
+            "signed": self.signed,
+            "axis": self.axis,
+            "percentiles": self.percentiles,
+            "free_zero_point": self.free_zero_point,
+        }
+
+    def set_parameters(self, scale: Tensor, zero_point: Tensor) -> Self:
+        """Sets scale and zero point; one element each, or one for each index of ``axis``."""
+        device = self.scale.device
+        self.scale = scale.detach().to(device, torch.float32)
+        self.zero_point = zero_point.detach().to(device, torch.float32)
+        self.fitted.fill_(True)
+        return self
+
+    def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
+        """Searches the percentile clip ranges; see ``Quantizer.fit``."""
+        x = x.detach().reshape(1, -1) if self.axis is None else x.detach()
+        if weight is not None:
+            weight = weight.reshape(x.shape)
+        rows = WeightedRows(x, weight)
+        best = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+        scale, zero_point = torch.ones_like(best), torch.zeros_like(best)
+        for p in self.percentiles:
+            candidate = self._from_range(rows.quantile(1 - p), rows.quantile(p))
+            if criterion is not None and self.axis is None:
+                error = torch.full_like(best, criterion(self.set_parameters(candidate[0][0], candidate[1][0])))
+            else:
+                error = rows.squared_error(self._fake_quantize_rows(rows.x, *candidate))
+            better = error < best
+            best = torch.where(better, error, best)
+            scale = torch.where(better, candidate[0], scale)
+            zero_point = torch.where(better, candidate[1], zero_point)
+        return self.set_parameters(*((scale[0], zero_point[0]) if self.axis is None else (scale, zero_point)))
+
+    def _from_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns scale and zero point, in float64 but representable in float32, for clip ranges. (rows,) each"""
+        steps = 2**self.bits - 1
+        if self.symmetric:
+            scale = torch.maximum(low.abs(), high.abs()) / (steps // 2)
+            return _alive(scale).float().double(), torch.zeros_like(scale)
+        if not self.free_zero_point:
+            low, high = low.clamp(max=0), high.clamp(min=0)
+        width = high - low
+        # A constant row has no width: its own magnitude as the scale represents it exactly.
+        dead = width <= DEAD_RANGE * width.median()
+        scale = _alive(torch.where(dead, torch.maximum(low.abs(), high.abs()), width / steps)).float().double()
+        zero_point = self.code_min - (low / scale).round()
+        return scale, torch.where(dead & (low < 0), zero_point.clamp(max=self.code_max), zero_point)
+
+    def _fake_quantize_rows(self, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        scale, zero_point = scale[:, None], zero_point[:, None]
+        codes = ((x / scale).round() + zero_point).clamp(self.code_min, self.code_max)
+        return (codes - zero_point) * scale
+
+    def _shaped(self, dims: int) -> tuple[Tensor, Tensor]:
+        """Returns scale and zero point shaped to broadcast along ``axis`` of a tensor of so many dims."""
+        if self.axis is None:
+            return self.scale, self.zero_point
+        shape = [1] * dims
+        shape[self.axis] = -1
+        return self.scale.view(shape), self.zero_point.view(shape)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """See ``Quantizer.codes``."""
+        scale, zero_point = self._shaped(x.dim())
+        # A division, as ONNX's QuantizeLinear has it: a product with 1/s falls on the other side of some ties.
+        return (round_ste(x / scale) + zero_point).clamp(self.code_min, self.code_max)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """See ``Quantizer.decode``."""
+        scale, zero_point = self._shaped(codes.dim())
+        return (codes.to(scale.dtype) - zero_point) * scale
+
+    def levels(self) -> Tensor:
+        """See ``Quantizer.levels``; per channel the shape is (codes, channels)."""
+        codes = torch.arange(self.code_min, self.code_max + 1, device=self.scale.device, dtype=torch.float32)
+        return (codes[:, None] - self.zero_point) * self.scale if self.axis is not None else self.decode(codes)
+
+
+def _alive(scale: Tensor) -> Tensor:
+    """Replaces zero scales (all-zero rows) by the median of the others, or 1."""
+    live = scale[scale > 0]
+    return torch.where(scale > 0, scale, live.median() if live.numel() else torch.ones_like(scale[0]))

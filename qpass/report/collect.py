@@ -1,0 +1,154 @@
+"""Measures a quantized graph against the float graph that it came from, node by node."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx
+
+from qpass.data import ModelInputs
+from qpass.graph import flat_inputs, get_plan, info, module_path
+from qpass.nn import QuantizedLayer
+from qpass.passes.plan import Declined, LayerPlan
+from qpass.quantizers import Quantizer, Uniform
+from qpass.report.blocks import find_blocks
+from qpass.report.model import BlockRow, LayerRow, QuantReport, TensorRow
+from qpass.trace import batch_size
+
+#: Bins of the histograms in the report.
+HISTOGRAM_BINS = 60
+
+
+def collect_report(float_graph: fx.GraphModule, quantized: fx.GraphModule, sample: ModelInputs) -> QuantReport:
+    """Runs both graphs on the sample and returns the report.
+
+    Args:
+        float_graph: The graph as it was before quantizers were inserted: the same nodes, float numbers.
+        quantized: The frozen graph.
+        sample: Calibration inputs that the errors are measured on.
+    """
+    float_blocks, blocks = find_blocks(float_graph), find_blocks(quantized)
+    plans = {node: plan for node in quantized.graph.nodes if isinstance(plan := get_plan(node), LayerPlan)}
+    wanted = {plan.float_name for plan in plans.values()} | {node.name for node in float_blocks.values()}
+    with torch.no_grad():
+        reference = _Keeper(float_graph, wanted)
+        expected = reference.run(*flat_inputs(float_graph, *sample))
+        actual = _Keeper(quantized, {node.name for node in [*plans, *blocks.values()]})
+        output = actual.run(*flat_inputs(quantized, *sample))
+    layers = [
+        LayerRow(
+            path=plan.path,
+            kind=plan.kind,
+            weight_bits=None if plan.weight is None else plan.weight.bits,
+            input_bits=tuple(None if operand.spec is None else operand.spec.bits for operand in plan.operands),
+            sqnr_db=sqnr_db(reference.kept[plan.float_name], actual.kept[node.name]),
+        )
+        for node, plan in plans.items()
+    ]
+    return QuantReport(
+        model=type(quantized).__name__,
+        config=info(quantized)["config"].to_dict(),
+        dynamic_batch=info(quantized)["dynamic_batch"],
+        samples=batch_size(sample),
+        tensors=(*actual.rows, *_weights(float_graph, quantized, plans)),
+        layers=tuple(layers),
+        blocks=tuple(
+            BlockRow(path, sqnr_db(reference.kept[node.name], actual.kept[blocks[path].name]))
+            for path, node in float_blocks.items()
+            if path in blocks
+        ),
+        stayed_float=tuple(
+            (plan.kind, plan.path, plan.reason)
+            for node in quantized.graph.nodes
+            if isinstance(plan := get_plan(node), Declined)
+        ),
+        output_sqnr_db=sqnr_db(_first_tensor(expected), _first_tensor(output)),
+        sizes=_sizes(float_graph, quantized),
+    )
+
+
+def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
+    """Returns 10 log10(|reference|² / |reference - approximation|²), in dB, at most 200."""
+    signal = reference.double().square().sum().item()
+    noise = (reference.double() - approximation.double()).square().sum().item()
+    if noise == 0:
+        return 200.0
+    return 10 * math.log10(signal / noise) if signal else -200.0
+
+
+class _Keeper(fx.Interpreter):
+    """Runs a graph, keeps the outputs of some nodes, and makes a row of every quantizer that it passes."""
+
+    def __init__(self, graph_module: fx.GraphModule, names: set[str]) -> None:
+        super().__init__(graph_module)
+        self._names, self.kept, self.rows = names, dict[str, Tensor](), list[TensorRow]()
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.name in self._names:
+            self.kept[n.name] = result
+        if n.op == "call_module" and isinstance(quantizer := self.fetch_attr(str(n.target)), Quantizer):
+            args, _ = self.fetch_args_kwargs_from_env(n)
+            self.rows.append(tensor_row(str(n.target), module_path(n), "activation", quantizer, args[0], result))
+        return result
+
+
+def tensor_row(name: str, path: str, kind: str, quantizer: Quantizer, x: Tensor, approximation: Tensor) -> TensorRow:
+    """Returns the row of one tensor, given its float and its quantized values."""
+    zero_point = quantizer.zero_point.double().mean().item() if isinstance(quantizer, Uniform) else None
+    low, high = x.min().item(), x.max().item()
+    counts = torch.histc(x.float(), HISTOGRAM_BINS, low, high) if high > low else torch.tensor([float(x.numel())])
+    levels = quantizer.levels()
+    levels = levels if levels.dim() == 1 else levels[:, 0]
+    return TensorRow(
+        name=name,
+        path=path,
+        kind=kind,
+        quantizer=type(quantizer).__name__,
+        bits=quantizer.bits,
+        scale=quantizer.scale.double().mean().item(),  # type: ignore[operator]
+        zero_point=zero_point,
+        low=low,
+        high=high,
+        sqnr_db=sqnr_db(x, approximation),
+        histogram=tuple(int(count) for count in counts),
+        levels=tuple(levels.tolist()),
+    )
+
+
+def _weights(float_graph: fx.GraphModule, quantized: fx.GraphModule, plans: dict[fx.Node, LayerPlan]) -> list[TensorRow]:
+    from qpass.graph import get_constant
+
+    float_nodes = {node.name: node for node in float_graph.graph.nodes}
+    rows = []
+    for node, plan in plans.items():
+        layer = quantized.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(layer, QuantizedLayer) and layer.quantizer is not None:
+            weight = get_constant(float_graph, float_nodes[plan.float_name].args[1])
+            assert weight is not None
+            row = tensor_row(str(node.target), plan.path, "weight", layer.quantizer, weight, layer.quantized_weight())
+            rows.append(row)
+    return rows
+
+
+def _sizes(float_graph: fx.GraphModule, quantized: fx.GraphModule) -> dict[str, int]:
+    """Returns the bytes of all tensors as float32, and as the file stores them (4 bits and fewer: two to a byte)."""
+    stored = 0
+    for name, tensor in quantized.named_parameters():
+        stored += tensor.numel() * tensor.element_size()
+    for name, tensor in quantized.named_buffers():
+        if name.endswith("codes"):
+            layer = quantized.get_submodule(name.rpartition(".")[0])
+            assert isinstance(layer, QuantizedLayer) and layer.quantizer is not None
+            stored += -(-tensor.numel() * (4 if layer.quantizer.bits <= 4 else 8) // 8)
+        else:
+            stored += tensor.numel() * tensor.element_size()
+    before = sum(t.numel() * 4 for t in [*float_graph.parameters(), *float_graph.buffers()])
+    return {"weights, float32": before, "weights, stored": stored}
+
+
+def _first_tensor(tree: Any) -> Tensor:
+    return next(leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor))

@@ -1,0 +1,28 @@
+"""The report as one standalone HTML page."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import jinja2
+from markupsafe import Markup
+
+from qpass.report.model import QuantReport
+from qpass.report.plots import error_by_depth, histograms, ranges_by_depth
+from qpass.version import __version__
+
+#: Histograms shown: the tensors that lose most.
+SHOWN_HISTOGRAMS = 12
+
+
+def render(report: QuantReport) -> str:
+    """Returns the page; it needs no other file and no network."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(files("qpass.report").joinpath("page.html").read_text(encoding="utf-8"))
+    worst = sorted(report.tensors, key=lambda row: row.sqnr_db)[:SHOWN_HISTOGRAMS]
+    plots = {
+        "depth": error_by_depth(report) if report.layers else "",
+        "ranges": ranges_by_depth(report) if any(row.kind == "activation" for row in report.tensors) else "",
+        "histograms": histograms(worst) if worst else "",
+    }
+    return template.render(report=report, version=__version__, plots={k: Markup(v) for k, v in plots.items()})

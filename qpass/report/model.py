@@ -1,0 +1,137 @@
+"""The report's data: rows for tensors, layers and blocks, and what stayed float."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """One quantized activation or weight.
+
+    Attributes:
+        name: Quantizer (activations) or layer (weights).
+        path: Module path.
+        kind: ``"activation"`` or ``"weight"``.
+        quantizer: Class of the quantizer.
+        bits: Width of the codes.
+        scale: Its scale; the mean over channels where each has its own.
+        zero_point: Its zero point, likewise; None where it has none.
+        low: Least value seen on the sample.
+        high: Greatest value seen on the sample.
+        sqnr_db: Signal over quantization error of this tensor alone, in dB.
+        histogram: Counts of the values in equal bins of [low, high].
+        levels: The values that the quantizer can give (first channel of a weight), at most 256.
+    """
+
+    name: str
+    path: str
+    kind: str
+    quantizer: str
+    bits: int
+    scale: float
+    zero_point: float | None
+    low: float
+    high: float
+    sqnr_db: float
+    histogram: tuple[int, ...] = ()
+    levels: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One quantized layer: its output in the quantized network against the float one.
+
+    Attributes:
+        path: Module path.
+        kind: ``"linear"``, ``"conv2d"`` or ``"matmul"``.
+        weight_bits: Width of its weight, None for a matmul or a float weight.
+        input_bits: Widths of its inputs.
+        sqnr_db: Signal over error of its output, errors of all layers before it included, in dB.
+    """
+
+    path: str
+    kind: str
+    weight_bits: int | None
+    input_bits: tuple[int | None, ...]
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """One transformer block: its output in the quantized network against the float one, in dB."""
+
+    path: str
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class QuantReport:
+    """All that ``quantize_graph`` knows of what it did; ``print`` it, or read its fields.
+
+    Attributes:
+        model: Class of the model.
+        config: The recipe, as plain data.
+        dynamic_batch: Whether the graph takes any batch size.
+        samples: How many calibration samples the errors were measured on.
+        tensors: Every quantized tensor.
+        layers: Every quantized layer, in order.
+        blocks: Every transformer block found, in order.
+        stayed_float: (kind, module path, reason) of each layer that could have been quantized and was not.
+        output_sqnr_db: Signal over error of the network's output, in dB.
+        sizes: Bytes by name: weights as float32, weights as stored, and files once they are known.
+    """
+
+    model: str
+    config: Mapping[str, Any]
+    dynamic_batch: bool
+    samples: int
+    tensors: tuple[TensorRow, ...]
+    layers: tuple[LayerRow, ...]
+    blocks: tuple[BlockRow, ...]
+    stayed_float: tuple[tuple[str, str, str], ...]
+    output_sqnr_db: float
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many layers of each kind were quantized."""
+        kinds = [layer.kind for layer in self.layers]
+        return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+
+    def to_json(self) -> str:
+        """Returns the report as JSON; ``from_json`` reads it back."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> QuantReport:
+        """Reads what ``to_json`` wrote."""
+        data = json.loads(text)
+        tensors = [{**row, "histogram": tuple(row["histogram"]), "levels": tuple(row["levels"])} for row in data["tensors"]]
+        data["tensors"] = tuple(TensorRow(**row) for row in tensors)
+        data["layers"] = tuple(LayerRow(**{**row, "input_bits": tuple(row["input_bits"])}) for row in data["layers"])
+        data["blocks"] = tuple(BlockRow(**row) for row in data["blocks"])
+        data["stayed_float"] = tuple(tuple(row) for row in data["stayed_float"])
+        return cls(**data)
+
+    def to_html(self) -> str:
+        """Returns one standalone page with plots."""
+        from qpass.report.html import render  # matplotlib and jinja2 are slow to import
+
+        return render(self)
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
+        lines = [
+            f"{self.model} as {self.config['name']}: quantized {counts}; output {self.output_sqnr_db:.1f} dB",
+            f"{'block':<36} {'SQNR dB':>8}",
+            *(f"{block.path:<36} {block.sqnr_db:>8.1f}" for block in self.blocks),
+            *(f"{name}: {size / 1e6:.2f} MB" for name, size in self.sizes.items()),
+        ]
+        if self.stayed_float:
+            lines.append("stayed float:")
+            lines += [f"  {kind} {path or '(model)'}: {reason}" for kind, path, reason in self.stayed_float]
+        return "\n".join(lines)

@@ -1,0 +1,92 @@
+"""The report's plots, as SVG text for one standalone page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from qpass.report.model import QuantReport, TensorRow
+
+matplotlib.use("svg")
+
+import matplotlib.pyplot as plt
+
+#: Colour for each kind of layer or tensor, readable on white and for the colour-blind (Okabe and Ito).
+COLOURS = {"linear": "#0072B2", "matmul": "#D55E00", "conv2d": "#009E73", "activation": "#0072B2", "weight": "#CC79A7"}
+_STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "font.size": 9,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "qpass",
+}
+
+
+def error_by_depth(report: QuantReport) -> str:
+    """SQNR of each layer's output in order of execution, blocks as a line over them."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(9.5, 3.4), layout="constrained")
+        for kind in report.counts:
+            points = [(i, row.sqnr_db) for i, row in enumerate(report.layers) if row.kind == kind]
+            axes.scatter(*zip(*points, strict=True), s=16, label=kind, color=COLOURS.get(kind, "#555555"))
+        ends = [
+            (max((i for i, row in enumerate(report.layers) if _inside(row.path, block.path)), default=0), block.sqnr_db)
+            for block in report.blocks
+        ]
+        if ends:
+            axes.plot(*zip(*ends, strict=True), color="#333333", lw=1.2, marker="_", label="block output")
+        axes.set(xlabel="layer, in order of execution", ylabel="SQNR of the output, dB")
+        axes.legend(frameon=False, ncols=4, loc="upper right")
+        return _svg(figure)
+
+
+def ranges_by_depth(report: QuantReport) -> str:
+    """For each activation the range of its values, and inside it the range that its codes cover."""
+    rows = [row for row in report.tensors if row.kind == "activation"]
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(9.5, 3.4), layout="constrained")
+        x = np.arange(len(rows))
+        axes.vlines(x, [r.low for r in rows], [r.high for r in rows], color="#bbbbbb", lw=3, label="values on the sample")
+        covered = [(min(r.levels), max(r.levels)) for r in rows]
+        axes.vlines(x, *zip(*covered, strict=True), color=COLOURS["activation"], lw=1.4, label="covered by codes")
+        axes.set_yscale("symlog", linthresh=1.0)
+        axes.set(xlabel="activation, in order of execution", ylabel="value (linear below 1)")
+        axes.legend(frameon=False, ncols=2, loc="upper right")
+        return _svg(figure)
+
+
+def histograms(rows: Sequence[TensorRow]) -> str:
+    """Histogram of each tensor with the values that its quantizer can give as ticks below."""
+    columns = 3
+    lines = -(-len(rows) // columns)
+    with plt.rc_context({**_STYLE, "font.size": 8}):
+        figure, grid = plt.subplots(lines, columns, figsize=(9.5, 1.9 * lines), layout="constrained", squeeze=False)
+        for axes, row in zip(grid.flat, rows, strict=False):
+            edges = np.linspace(row.low, row.high, len(row.histogram) + 1)
+            axes.stairs(row.histogram, edges, fill=True, color=COLOURS[row.kind], alpha=0.75)
+            axes.set_yscale("log")
+            axes.plot(row.levels, np.zeros(len(row.levels)), "|", color="#111111", ms=6, transform=axes.get_xaxis_transform())
+            axes.set_title(f"{row.path or row.name}\n{row.quantizer}, {row.bits} bits, {row.sqnr_db:.1f} dB", fontsize=8)
+            axes.set_xlim(min(row.low, *row.levels), max(row.high, *row.levels))
+        for axes in grid.flat[len(rows) :]:
+            axes.set_visible(False)
+        return _svg(figure)
+
+
+def _inside(path: str, block: str) -> bool:
+    return path == block or path.startswith(block + ".")
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

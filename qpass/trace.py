@@ -1,0 +1,141 @@
+"""nn.Module -> torch.fx.GraphModule of aten operators, with a dynamic batch where the model allows it."""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+
+from qpass.errors import TraceError
+from qpass.graph import finish, info, record_shapes
+
+#: Rows of the example batch: torch.export takes a size of 1 for a constant.
+EXAMPLE_ROWS = 2
+
+
+def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> fx.GraphModule:
+    """Captures a model in eval mode as a graph that shares nothing with it.
+
+    Args:
+        model: Any model that torch.export captures; left as it was.
+        args: Positional example inputs, tensors with the batch first.
+        kwargs: Example inputs by name.
+
+    Returns:
+        A GraphModule with ``meta["qpass"]`` holding ``dynamic_batch`` and the example inputs. Where the batch cannot be
+        dynamic, a warning says so and the graph holds for batches as large as the example's.
+
+    Raises:
+        TraceError: If the model cannot be captured; names the module, the source line and what to do.
+    """
+    kwargs = dict(kwargs or {})
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            example = _resize_batch((args, kwargs), EXAMPLE_ROWS)
+            _run_once(model, *example)
+            try:
+                program = torch.export.export(model, *example, dynamic_shapes=_dynamic_batch(model, *example), strict=False)
+                dynamic = True
+            except Exception as why_fixed:  # torch.export raises many kinds
+                dynamic, example = False, (args, kwargs)
+                try:
+                    program = torch.export.export(model, *example, strict=False)
+                except Exception as error:
+                    raise _explain(error, model) from error
+                reason = _first_line(why_fixed)
+            graph_module = program.module()
+    finally:
+        for module in training:
+            module.training = True
+    if not dynamic:
+        rows = batch_size(example)
+        warnings.warn(f"{type(model).__name__}: the batch is fixed at {rows}, it cannot be dynamic: {reason}", stacklevel=3)
+    return _own_graph(graph_module, type(model).__name__, example, dynamic)
+
+
+def _own_graph(exported: nn.Module, name: str, example: tuple[Any, Any], dynamic: bool) -> fx.GraphModule:
+    """Returns a plain GraphModule with its own tensors, without torch.export's guards."""
+    assert isinstance(exported, fx.GraphModule)
+    for node in list(exported.graph.nodes):
+        if (node.op == "call_module" and str(node.target).startswith("_guards")) or (
+            node.op == "call_function" and node.target is torch.ops.aten._assert_tensor_metadata.default
+        ):
+            exported.graph.erase_node(node)
+    graph_module = fx.GraphModule(copy.deepcopy(exported), exported.graph, class_name=name)
+    graph_module.requires_grad_(False)
+    info(graph_module).update(stage="traced", dynamic_batch=dynamic, example=example)
+    finish(graph_module)
+    graph_module.eval()
+    record_shapes(graph_module)
+    return graph_module
+
+
+def batch_size(inputs: Any) -> int:
+    """Returns the size of dim 0 of the first tensor in nested inputs, 1 where there is none."""
+    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()]
+    return tensors[0].shape[0] if tensors else 1
+
+
+def _resize_batch(inputs: tuple[Any, Any], rows: int) -> tuple[Any, Any]:
+    """Cuts or repeats every tensor that has the batch as dim 0 to ``rows`` rows."""
+    size = batch_size(inputs)
+
+    def resize(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.dim() or leaf.shape[0] != size:
+            return leaf
+        return leaf.repeat(-(-rows // size), *[1] * (leaf.dim() - 1))[:rows].clone()
+
+    resized: tuple[Any, Any] = pytree.tree_map(resize, inputs)
+    return resized
+
+
+def _dynamic_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Returns dynamic_shapes: dim 0 of every tensor that has the batch there is one symbol."""
+    batch, size = torch.export.Dim("batch", min=1), batch_size((args, kwargs))
+
+    def mark(leaf: Any) -> Any:
+        return {0: batch} if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size else None
+
+    return (*pytree.tree_map(mark, args), *pytree.tree_map(mark, tuple(kwargs.values())))
+
+
+def _run_once(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    try:
+        model(*args, **kwargs)
+    except Exception as error:
+        shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        raise TraceError(
+            f"the model does not run on inputs of shape {shapes}: {_first_line(error)}",
+            where=type(model).__name__,
+            expected="example inputs (or calibration batches) that the model's forward takes",
+            hint="pass example_inputs= or transform_fn=",
+        ) from error
+
+
+def _explain(error: Exception, model: nn.Module) -> TraceError:
+    """Names the module path and the source line out of torch.export's long report."""
+    text = str(error)
+    line = re.findall(r'File "([^"]+)", line (\d+)', text)
+    own = [(file, number) for file, number in line if "/torch/" not in file] or line
+    where = f"{type(model).__name__}" + (f", {own[-1][0].rsplit('/', 1)[-1]}:{own[-1][1]}" if own else "")
+    path = re.findall(r"L\['self'\]\.([\w.]+)|nn_module_stack.*?'([\w.]+)'", text)
+    if path:
+        where += f", module {next(filter(None, path[-1]))}"
+    return TraceError(
+        f"torch.export cannot capture the model: {_first_line(error)}",
+        where=where,
+        hint="a forward whose control flow depends on data is quantized in parts: pass submodules=('backbone', ...)",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
