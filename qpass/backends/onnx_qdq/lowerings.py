@@ -99,7 +99,11 @@ def lower_linear(layer: QuantizedLinear, node: ir.Node, emit: Emitter) -> ir.Val
     x = node.inputs[0]
     assert x is not None
     rank = len(node.outputs[0].shape or ())
-    return _matmul_with_weight(layer, x, emit, rank)
+    if rank != 2:
+        return _matmul_with_weight(layer, x, emit, rank)
+    # Two dims would become a float Gemm before onnxruntime looks at Q and DQ, whatever the bias's shape.
+    axis = emit.constant("token_axis", [1])
+    return emit.op("Squeeze", [_matmul_with_weight(layer, emit.op("Unsqueeze", [x, axis]), emit, 3), axis])
 
 
 @register_lowering(QuantizedConv2d)
@@ -123,8 +127,10 @@ def _matmul_with_weight(layer: QuantizedLayer, x: ir.Value, emit: Emitter, rank:
     product = emit.op("MatMul", [x, _weight(layer, emit)])
     if layer.bias is None:
         return product
-    # A bias of shape [N] lets onnxruntime rewrite the pair to a float Gemm before it looks at Q and DQ (lowering notes, rule 2).
-    bias = _numpy(layer.bias).reshape([1] * (rank - 1) + [-1])
+    # With all dims known, a bias of shape [N] lets onnxruntime rewrite the pair to a float Gemm before it looks at Q and DQ
+    # (lowering notes, rule 2); with a dynamic batch it cannot, and [N] fuses with a Gelu behind it.
+    fixed = all(isinstance(size, int) for size in x.shape or ("unknown",))
+    bias = _numpy(layer.bias).reshape([1] * (rank - 1) + [-1] if fixed else [-1])
     return emit.op("Add", [product, emit.constant("bias", bias)])
 
 

@@ -6,11 +6,13 @@ reference's codes at each quantizer, every layer is compared on the same input a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
+import torch
 from onnx import TensorProto, helper
+from torch import Tensor
 
 from qpass.backends.onnx_qdq.lowerings import CODES
 from qpass.errors import VerifyError
@@ -18,30 +20,33 @@ from qpass.errors import VerifyError
 COMPUTED = ".computed"
 
 
-def force_codes(path: str | Path, quantizers: Iterable[str]) -> onnx.ModelProto:
+def force_codes(path: str | Path, codes: Mapping[str, Tensor]) -> onnx.ModelProto:
     """Returns the model with, for each quantizer ``q``, an input ``q.codes`` and an output ``q.codes.computed``.
+
+    Args:
+        path: The file.
+        codes: The codes of each quantizer, for their types.
 
     Raises:
         VerifyError: If the file cannot be read or lacks the codes of a quantizer.
     """
     model = _read(path)
-    for name, node in _code_nodes(model, quantizers).items():
+    for name, (node, kind) in _code_nodes(model, codes).items():
         node.output[list(node.output).index(name)] = name + COMPUTED
-        kind = _code_type(model, node)
         model.graph.input.append(helper.make_tensor_value_info(name, kind, None))
         model.graph.output.append(helper.make_tensor_value_info(name + COMPUTED, kind, None))
     return model
 
 
-def expose_codes(path: str | Path, quantizers: Iterable[str]) -> onnx.ModelProto:
+def expose_codes(path: str | Path, codes: Mapping[str, Tensor]) -> onnx.ModelProto:
     """Returns the model with, for each quantizer ``q``, an output ``q.codes``; it runs as before.
 
     Raises:
         VerifyError: As ``force_codes``.
     """
     model = _read(path)
-    for name, node in _code_nodes(model, quantizers).items():
-        model.graph.output.append(helper.make_tensor_value_info(name, _code_type(model, node), None))
+    for name, (_, kind) in _code_nodes(model, codes).items():
+        model.graph.output.append(helper.make_tensor_value_info(name, kind, None))
     return model
 
 
@@ -54,20 +59,17 @@ def _read(path: str | Path) -> onnx.ModelProto:
     return model
 
 
-def _code_nodes(model: onnx.ModelProto, quantizers: Iterable[str]) -> dict[str, onnx.NodeProto]:
-    """Returns the node that computes the codes of each quantizer, by the name of the codes."""
+def _code_nodes(model: onnx.ModelProto, codes: Mapping[str, Tensor]) -> dict[str, tuple[onnx.NodeProto, int]]:
+    """Returns the node that computes the codes of each quantizer and their ONNX type, by the name of the codes."""
     producers = {name: node for node in model.graph.node for name in node.output}
-    for quantizer in quantizers:
-        if quantizer + CODES not in producers:
+    found = {}
+    for quantizer, tensor in codes.items():
+        name = quantizer + CODES
+        if name not in producers:
             raise VerifyError(
                 "the file holds no codes of this quantizer",
                 where=quantizer,
                 expected="the file that export_onnx wrote from this graph",
             )
-    return {quantizer + CODES: producers[quantizer + CODES] for quantizer in quantizers}
-
-
-def _code_type(model: onnx.ModelProto, node: onnx.NodeProto) -> int:
-    """The type of a QuantizeLinear's or Clip's output is that of its last input, an initializer."""
-    types = {value.name: value.data_type for value in model.graph.initializer}
-    return int(types.get(node.input[-1], TensorProto.UINT8))
+        found[name] = producers[name], int(TensorProto.INT8 if tensor.dtype == torch.int8 else TensorProto.UINT8)
+    return found

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from qpass.backends.onnx_qdq.rules.dequantize_after_movement import dequantize_after_movement
 from qpass.backends.onnx_qdq.rules.fold_matmul_scale import fold_matmul_scale
 from qpass.backends.onnx_qdq.rules.integer_matmul import integer_matmul
+from qpass.backends.onnx_qdq.rules.integer_output import integer_output
 from qpass.backends.onnx_qdq.rules.log_softmax import log_softmax
 
 #: In order: each makes the pattern that the next one looks for.
@@ -15,6 +16,7 @@ RULES: tuple[Callable[[ir.Graph], int], ...] = (
     dequantize_after_movement,
     integer_matmul,
     fold_matmul_scale,
+    integer_output,
 )
 
 __all__ = ["RULES"]

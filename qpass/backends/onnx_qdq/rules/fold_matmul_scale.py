@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
+from qpass.backends.onnx_qdq.rules.patterns import only_reader_below, scalar
 
 
 def fold_matmul_scale(graph: ir.Graph) -> int:
@@ -14,24 +15,14 @@ def fold_matmul_scale(graph: ir.Graph) -> int:
 
 
 def _fold(graph: ir.Graph, node: ir.Node) -> bool:
-    inner, outer_scale = node.inputs[0], _scalar(node.inputs[1])
-    below = inner.producer() if inner is not None else None
-    if below is None or below.op_type != "Mul" or outer_scale is None or inner is None or len(inner.uses()) != 1:
+    outer_scale, inner = scalar(node.inputs[1]), only_reader_below(node.inputs[0], "Mul")
+    inner_scale = None if inner is None else scalar(inner.inputs[1])
+    cast = None if inner is None else only_reader_below(inner.inputs[0], "Cast")
+    if inner is None or cast is None or outer_scale is None or inner_scale is None:
         return False
-    cast = below.inputs[0].producer() if below.inputs[0] is not None else None
-    inner_scale = _scalar(below.inputs[1])
-    if inner_scale is None or cast is None or cast.op_type != "Cast":
-        return False
-    integer = cast.inputs[0].producer() if cast.inputs[0] is not None else None
-    if integer is None or integer.op_type != "MatMulInteger":
+    if only_reader_below(cast.inputs[0], "MatMulInteger") is None:
         return False
     emit = Emitter(graph, f"{node.outputs[0].name}.scaled")
     factor = emit.constant("rescale", np.array(inner_scale * outer_scale, np.float32))
-    emit.replace(node, emit.op("Mul", [below.inputs[0], factor]))
+    emit.replace(node, emit.op("Mul", [inner.inputs[0], factor]))
     return True
-
-
-def _scalar(value: ir.Value | None) -> float | None:
-    if value is None or value.const_value is None or value.const_value.size != 1:
-        return None
-    return float(value.const_value.numpy().reshape(()))

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
+from qpass.backends.onnx_qdq.rules.patterns import scalar
 
 
 def integer_matmul(graph: ir.Graph) -> int:
@@ -21,7 +22,7 @@ def _rewrite(graph: ir.Graph, node: ir.Node) -> bool:
     if any(side is None or side.op_type != "DequantizeLinear" or len(side.inputs) != 3 for side in sides):
         return False
     (a, a_scale, a_zero), (b, b_scale, b_zero) = (side.inputs for side in sides if side is not None)
-    scales = [_scalar(a_scale), _scalar(b_scale)]
+    scales = [scalar(a_scale), scalar(b_scale)]
     # uint8 x int8 is the fast kernel; a constant operand is a weight and fuses as QDQ.
     if None in scales or a is None or b is None or b.is_initializer() or b.dtype != ir.DataType.INT8:
         return False
@@ -31,9 +32,3 @@ def _rewrite(graph: ir.Graph, node: ir.Node) -> bool:
     rescale = emit.constant("rescale", np.array(np.prod(np.array(scales, np.float64)), np.float32))
     emit.replace(node, emit.op("Mul", [as_float, rescale]))
     return True
-
-
-def _scalar(value: ir.Value | None) -> float | None:
-    if value is None or value.const_value is None or value.const_value.size != 1:
-        return None
-    return float(value.const_value.numpy().reshape(()))

@@ -5,16 +5,15 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
+from qpass.backends.onnx_qdq.rules.patterns import only_reader_below
 
 
 def log_softmax(graph: ir.Graph) -> int:
     """Applies the rule everywhere."""
     done = 0
     for node in list(graph):
-        if node.op_type != "Log" or node.inputs[0] is None:
-            continue
-        softmax = node.inputs[0].producer()
-        if softmax is None or softmax.op_type != "Softmax" or len(node.inputs[0].uses()) != 1:
+        softmax = only_reader_below(node.inputs[0], "Softmax") if node.op_type == "Log" else None
+        if softmax is None:
             continue
         emit = Emitter(graph, str(node.outputs[0].name))
         emit.replace(node, emit.op("LogSoftmax", [softmax.inputs[0]], {"axis": softmax.attributes.get_int("axis", -1)}))

@@ -1,0 +1,49 @@
+"""QuantizeLinear(Move(Mul(Cast(MatMulInteger(a, b)), s))) -> Move(QLinearMatMul(a, b)): attention's output never is float.
+
+Casting, scaling, moving and quantizing floats costs more than the product itself; requantized in the kernel it is bytes at once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from qpass.backends.onnx_qdq.emit import Emitter
+from qpass.backends.onnx_qdq.rules.patterns import only_reader_below, scalar
+
+_MOVEMENTS = ("Reshape", "Transpose")
+
+
+def integer_output(graph: ir.Graph) -> int:
+    """Applies the rule everywhere."""
+    return sum(_rewrite(graph, node) for node in list(graph) if node.op_type == "QuantizeLinear")
+
+
+def _rewrite(graph: ir.Graph, quantize: ir.Node) -> bool:
+    x, scale, zero_point = quantize.inputs[:3]
+    if scalar(scale) is None or zero_point is None:
+        return False
+    moves = []
+    while (below := only_reader_below(x, *_MOVEMENTS)) is not None:
+        moves.append(below)
+        x = below.inputs[0]
+    rescale = only_reader_below(x, "Mul")
+    factor = None if rescale is None else scalar(rescale.inputs[1])
+    cast = None if rescale is None else only_reader_below(rescale.inputs[0], "Cast")
+    product = None if cast is None else only_reader_below(cast.inputs[0], "MatMulInteger")
+    if product is None or factor is None or len(product.inputs) != 4:
+        return False
+    a, b, a_zero, b_zero = product.inputs
+    emit = Emitter(graph, f"{quantize.outputs[0].name}.requantized")
+    factors = [emit.constant(name, np.array(value, np.float32)) for name, value in (("rescale", factor), ("one", 1.0))]
+    codes = emit.op(
+        "QLinearMatMul",
+        [a, factors[0], a_zero, b, factors[1], b_zero, scale, zero_point],
+        dtype=zero_point.dtype,
+        shape=product.outputs[0].shape,
+    )
+    for move in reversed(moves):
+        shape = move.outputs[0].shape
+        codes = emit.op(move.op_type, [codes, *move.inputs[1:]], dict(move.attributes), dtype=zero_point.dtype, shape=shape)
+    emit.replace(quantize, codes)
+    return True
