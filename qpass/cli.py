@@ -38,11 +38,11 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="qpass")
 def main() -> None:
-    """Quantize vision transformers after training and deploy them as verified ONNX files.
+    r"""Quantize vision transformers after training and deploy them as verified ONNX files.
 
     \b
     The way of a model:
-      qpass quantize deit_tiny_patch16_224 --checkpoint weights.safetensors \\
+      qpass quantize deit_tiny_patch16_224 --checkpoint weights.safetensors \
             --calib images.zip --config w8a8 --output out/
       qpass evaluate out/ --data validation.zip     top-1 of graph and file
       qpass verify   out/ --data images.zip         is the file the same network?
@@ -82,7 +82,7 @@ def quantize(
     model: str, checkpoint: Path | None, calib: Path, num_calib: int, config: str, output: Path, device: str | None,
     seed: int, batch_size: int, crop: int | None, resize: int | None,
 ) -> None:  # fmt: skip
-    """Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
+    r"""Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
 
     \b
     Writes into --output:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import operator
@@ -31,9 +32,11 @@ _MODULES: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (Uniform, Log2, LogSqrt2, QuantizedLinear, QuantizedConv2d)
 }
 #: Functions besides torch's own operators that a graph may call.
-_BUILTINS = {f"operator.{name}": getattr(operator, name) for name in (
-    "getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge",
-)} | {"torch.sym_max": torch.sym_max, "torch.sym_min": torch.sym_min, "torch.sym_float": torch.sym_float, "torch.sym_int": torch.sym_int}  # fmt: skip
+_OPERATOR_NAMES = ["getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge"]
+_BUILTINS: dict[str, Any] = {
+    **{f"operator.{name}": getattr(operator, name) for name in _OPERATOR_NAMES},
+    **{f"torch.{name}": getattr(torch, name) for name in ("sym_max", "sym_min", "sym_float", "sym_int")},
+}
 _TORCH_CONSTANTS = {torch.dtype: "dtype", torch.memory_format: "memory_format", torch.layout: "layout"}
 
 
@@ -202,8 +205,6 @@ def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
 
 
 def _encode_plan(plan: LayerPlan | Declined) -> dict[str, Any]:
-    import dataclasses
-
     return {"kind": type(plan).__name__, "fields": dataclasses.asdict(plan)}
 
 

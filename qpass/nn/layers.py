@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,13 @@ class QuantizedLayer(nn.Module, ABC):
         """Whether the weight is integer codes."""
         return self.codes is not None
 
+    @property
+    def weight_shape(self) -> torch.Size:
+        """Shape of the weight, output channels first."""
+        weight = self.codes if self.codes is not None else self.weight
+        assert weight is not None
+        return weight.shape
+
     def effective_weight(self) -> Tensor:
         """Returns the float weight before rounding; compensations add to it here."""
         assert self.weight is not None, "a frozen layer has no float weight"
@@ -58,10 +65,9 @@ class QuantizedLayer(nn.Module, ABC):
         self.weight = None
         return True
 
-    @property
     @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """What rebuilds the layer beside its tensors."""
+    def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
+        """Returns the shape that ``forward`` gives for an input of this shape; sizes may be symbols."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -71,10 +77,9 @@ class QuantizedLayer(nn.Module, ABC):
 class QuantizedLinear(QuantizedLayer):
     """y = x Q(W)ᵀ + bias; x (..., in), W (out, in), y (..., out)."""
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """What rebuilds the layer beside its tensors."""
-        return {}
+    def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
+        """See ``QuantizedLayer.output_shape``."""
+        return (*shape[:-1], self.weight_shape[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
@@ -85,16 +90,13 @@ class QuantizedConv2d(QuantizedLayer):
     """A convolution whose windows tile the image: x (B, C, H, W), W (out, C, kh, kw), y (B, out, H / kh, W / kw)."""
 
     @property
-    def config(self) -> dict[str, Any]:
-        """What rebuilds the layer beside its tensors."""
-        return {}
-
-    @property
     def patch(self) -> tuple[int, int]:
         """Height and width of a window, which is also the stride."""
-        weight = self.codes if self.codes is not None else self.weight
-        assert weight is not None
-        return weight.shape[2], weight.shape[3]
+        return self.weight_shape[2], self.weight_shape[3]
+
+    def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
+        """See ``QuantizedLayer.output_shape``."""
+        return (shape[0], self.weight_shape[0], shape[2] // self.patch[0], shape[3] // self.patch[1])
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""

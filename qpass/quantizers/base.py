@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -77,6 +77,10 @@ class Quantizer(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Returns ``decode(encode(x))``, differentiable."""
         return self.decode(self.codes(x))
+
+    def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
+        """Returns the shape that ``forward`` gives for an input of this shape: the same."""
+        return shape
 
     def levels(self) -> Tensor:
         """Returns every value that the quantizer can give, ascending by code; per-channel quantizers add a last dim."""

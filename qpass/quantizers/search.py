@@ -22,7 +22,7 @@ class WeightedRows:
         self._cumulative = self.weight.cumsum(-1)
 
     def quantile(self, p: float) -> Tensor:
-        """Returns the p-quantile of each row, linear between order statistics (as ``torch.quantile``). (rows,)"""
+        """Returns the p-quantile of each row, linear between order statistics (as ``torch.quantile``): (rows,)."""
         position = p * (self._cumulative[:, -1:] - 1)
         low = self._order_statistic(position.floor())
         high = self._order_statistic(position.ceil())
@@ -34,5 +34,5 @@ class WeightedRows:
         return self.x.gather(-1, at)
 
     def squared_error(self, approximation: Tensor) -> Tensor:
-        """Returns the weighted sum of squared differences to ``approximation``, row by row. (rows,)"""
+        """Returns the weighted sum of squared differences to ``approximation``, row by row: (rows,)."""
         return ((approximation.double() - self.x).square() * self.weight).sum(-1)

@@ -88,7 +88,7 @@ class Uniform(Quantizer):
         return self.set_parameters(*((scale[0], zero_point[0]) if self.axis is None else (scale, zero_point)))
 
     def _from_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns scale and zero point, in float64 but representable in float32, for clip ranges. (rows,) each"""
+        """Returns scale and zero point, in float64 but representable in float32, for clip ranges: (rows,) each."""
         steps = 2**self.bits - 1
         if self.symmetric:
             scale = torch.maximum(low.abs(), high.abs()) / (steps // 2)

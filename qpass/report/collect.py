@@ -10,7 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
-from qpass.graph import flat_inputs, get_plan, info, module_path
+from qpass.graph import flat_inputs, get_constant, get_plan, info, module_path
 from qpass.nn import QuantizedLayer
 from qpass.passes.plan import Declined, LayerPlan
 from qpass.quantizers import Quantizer, Uniform
@@ -120,8 +120,6 @@ def tensor_row(name: str, path: str, kind: str, quantizer: Quantizer, x: Tensor,
 
 
 def _weights(float_graph: fx.GraphModule, quantized: fx.GraphModule, plans: dict[fx.Node, LayerPlan]) -> list[TensorRow]:
-    from qpass.graph import get_constant
-
     float_nodes = {node.name: node for node in float_graph.graph.nodes}
     rows = []
     for node, plan in plans.items():
@@ -136,16 +134,12 @@ def _weights(float_graph: fx.GraphModule, quantized: fx.GraphModule, plans: dict
 
 def _sizes(float_graph: fx.GraphModule, quantized: fx.GraphModule) -> dict[str, int]:
     """Returns the bytes of all tensors as float32, and as the file stores them (4 bits and fewer: two to a byte)."""
+    layers = [module for module in quantized.modules() if isinstance(module, QuantizedLayer)]
+    packed = {id(layer.codes) for layer in layers if layer.quantizer is not None and layer.quantizer.bits <= 4}
     stored = 0
-    for name, tensor in quantized.named_parameters():
-        stored += tensor.numel() * tensor.element_size()
-    for name, tensor in quantized.named_buffers():
-        if name.endswith("codes"):
-            layer = quantized.get_submodule(name.rpartition(".")[0])
-            assert isinstance(layer, QuantizedLayer) and layer.quantizer is not None
-            stored += -(-tensor.numel() * (4 if layer.quantizer.bits <= 4 else 8) // 8)
-        else:
-            stored += tensor.numel() * tensor.element_size()
+    for tensor in [*quantized.parameters(), *quantized.buffers()]:
+        size = tensor.numel() * tensor.element_size()
+        stored += -(-size // 2) if id(tensor) in packed else size
     before = sum(t.numel() * 4 for t in [*float_graph.parameters(), *float_graph.buffers()])
     return {"weights, float32": before, "weights, stored": stored}
 
