@@ -113,7 +113,7 @@ def write(rows: list[Row], config: str, command: str) -> None:
         "# Architectures",
         "",
         f"Written by `{command}`: timm {timm.__version__}, torch {torch.__version__}, random weights, {config}.",
-        f"**{passed} of {len(rows)}** traced, quantized, exported and verified (codes of every layer equal save for counted ties).",
+        f"**{passed} of {len(rows)}** traced, quantized, exported and verified: codes equal save for counted ties.",
         "",
         "| model | batch | Linears | attention matmuls | patch or 1x1 convolutions | stayed float | ties | verified |",
         "|---|---|---|---|---|---|---|---|",

@@ -1,25 +1,26 @@
-"""quantized -> refitted: fits activation quantizers again, on what the quantized network before them gives."""
+"""quantized -> refitted: fits activation quantizers again, in order, on what the quantized network before them gives."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import fx
 
 from qpass.data import ModelInputs
-from qpass.graph import describe, info
+from qpass.graph import describe, flat_inputs, info
 from qpass.observers import HistogramObserver
 from qpass.passes.base import Pass
-from qpass.passes.calibrate import Listener, listen
+from qpass.progress import track
 from qpass.quantizers import Quantizer
 
 
 class RefitQuantizers(Pass):
-    """Runs the data through the quantized network once more and fits every tensor's quantizer to what arrives there.
+    """Takes all batches through the network side by side, node by node, and fits each quantizer when they reach it.
 
-    RepQ-ViT's published code initialises its quantizers in order, each behind those before it; this is the same with one
-    run for all. Scales that a LayerNorm fold has fixed stay: the folded weights were made for them. A quantizer fitted by
-    the error of a product stays too: it was fitted to a pair of tensors.
+    So every quantizer is fitted behind those before it, as RepQ-ViT's published code initialises them. Memory holds what is
+    alive between two nodes, for all batches. Scales that a LayerNorm fold has fixed stay: the folded weights were made for
+    them. A quantizer fitted by the error of a product stays too: it was fitted to a pair of tensors.
 
     Args:
         batches: Calls of the model; empty leaves everything as it is.
@@ -36,13 +37,19 @@ class RefitQuantizers(Pass):
         if not self.batches:
             return False
         kept = {*info(graph_module)["fixed_quantizers"], *info(graph_module)["product_statistics"]}
-        quantizers: dict[fx.Node, Quantizer] = {}
-        for node in graph_module.graph.nodes:
-            module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-            if isinstance(module, Quantizer) and node.args[0].name not in kept:
-                quantizers[node] = module
-        sources = {node.args[0]: HistogramObserver(describe(node)) for node in quantizers}
-        listen(Listener(graph_module, [sources], {}), self.batches, "refit", show_progress=self.show_progress)
-        for node, quantizer in quantizers.items():
-            quantizer.fit(*sources[node.args[0]].samples())
+        runs = [fx.Interpreter(graph_module) for _ in self.batches]
+        for run, batch in zip(runs, self.batches, strict=True):
+            run.args_iter = iter(graph_module.graph.process_inputs(*flat_inputs(graph_module, *batch)))
+        with torch.no_grad():
+            for node in track(list(graph_module.graph.nodes)[:-1], "refit", show=self.show_progress):
+                module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+                if isinstance(module, Quantizer) and node.args[0].name not in kept:
+                    observer = HistogramObserver(describe(node))
+                    for run in runs:
+                        observer.update(run.env[node.args[0]])
+                    module.fit(*observer.samples())
+                for run in runs:
+                    run.env[node] = run.run_node(node)
+                    for dead in run.user_to_last_uses.get(node, ()):
+                        del run.env[dead]
         return False

@@ -13,9 +13,28 @@ from torch import Tensor, nn
 Criterion = Callable[["Quantizer"], float]
 
 
-def round_ste(x: Tensor) -> Tensor:
-    """Rounds half to even; the gradient is taken as 1 (straight-through estimator)."""
-    return x + (x.round() - x).detach() if x.requires_grad else x.round()
+class _RoundClampSTE(torch.autograd.Function):
+    """Written out, since x + (round(x) - x).detach() is not round(x) in floats, and clamp's gradient at its ends varies."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, least: Tensor | float, greatest: Tensor | float) -> Tensor:  # type: ignore[override]
+        rounded = x.round()
+        clamped = rounded.clamp(least, greatest)  # type: ignore[arg-type]
+        ctx.save_for_backward(rounded == clamped)
+        return clamped
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (inside,) = ctx.saved_tensors
+        return grad * inside, None, None
+
+
+def round_clamp_ste(x: Tensor, least: Tensor | float, greatest: Tensor | float) -> Tensor:
+    """Rounds half to even and clamps; the gradient is 1 where nothing was clamped, else 0 (straight-through estimator)."""
+    if not x.requires_grad:
+        return x.round().clamp(least, greatest)  # type: ignore[arg-type]
+    result: Tensor = _RoundClampSTE.apply(x, least, greatest)  # type: ignore[no-untyped-call]
+    return result
 
 
 class Quantizer(nn.Module, ABC):

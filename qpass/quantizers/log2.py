@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from qpass.config import ACTIVATION_PERCENTILES
-from qpass.quantizers.base import Criterion, Quantizer, round_ste
+from qpass.quantizers.base import Criterion, Quantizer, round_clamp_ste
 from qpass.quantizers.search import WeightedRows
+
+
+#: The least positive float32: below it lies only zero, whose logarithm has no gradient.
+_LEAST = 2.0**-149
 
 
 class Log2(Quantizer):
@@ -72,8 +76,8 @@ class Log2(Quantizer):
     def codes(self, x: Tensor) -> Tensor:
         """See ``Quantizer.codes``."""
         # In natural logarithms and in this order, as the deployed graph computes it from a LogSoftmax.
-        distance = (x.clamp(min=torch.finfo(torch.float32).tiny).log() - self.scale.log()) / self.log_step
-        return (round_ste(distance) + self.code_max).clamp(self.code_min, self.code_max)
+        distance = (x.clamp(min=_LEAST).log() - self.scale.log()) / self.log_step
+        return round_clamp_ste(distance, self.code_min - self.code_max, 0) + self.code_max
 
     def decode(self, codes: Tensor) -> Tensor:
         """See ``Quantizer.decode``."""

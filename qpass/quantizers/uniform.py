@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qpass.config import ACTIVATION_PERCENTILES
-from qpass.quantizers.base import Criterion, Quantizer, round_ste
+from qpass.quantizers.base import Criterion, Quantizer, round_clamp_ste
 from qpass.quantizers.search import WeightedRows
 
 #: A row whose range is below this share of the median row's is taken to be constant (a dead channel).
@@ -119,7 +119,7 @@ class Uniform(Quantizer):
         """See ``Quantizer.codes``."""
         scale, zero_point = self._shaped(x.dim())
         # A division, as ONNX's QuantizeLinear has it: a product with 1/s falls on the other side of some ties.
-        return (round_ste(x / scale) + zero_point).clamp(self.code_min, self.code_max)
+        return round_clamp_ste(x / scale, self.code_min - zero_point, self.code_max - zero_point) + zero_point
 
     def decode(self, codes: Tensor) -> Tensor:
         """See ``Quantizer.decode``."""

@@ -1,0 +1,59 @@
+"""Small seeded models and what is made of them once for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import qpass
+from tests.models import small_vit
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def vit() -> nn.Module:
+    return small_vit()
+
+
+@pytest.fixture(scope="session")
+def images() -> Tensor:
+    return torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def quantized(vit: nn.Module, images: Tensor) -> fx.GraphModule:
+    """The small ViT at w8a8; not to be changed."""
+    return qpass.quantize_graph(vit, [images], "w8a8", progress=False)
+
+
+@pytest.fixture(scope="session")
+def exported(quantized: fx.GraphModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return qpass.export_onnx(quantized, tmp_path_factory.mktemp("exported") / "model.onnx")
+
+
+@pytest.fixture(scope="session")
+def quantized_4bit(vit: nn.Module, images: Tensor) -> fx.GraphModule:
+    """The small ViT as repq-vit-w4a4: 4-bit weights with zero points, logarithmic Softmax; not to be changed."""
+    return qpass.quantize_graph(vit, [images], "repq-vit-w4a4", progress=False)
+
+
+@pytest.fixture(scope="session")
+def exported_4bit(quantized_4bit: fx.GraphModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return qpass.export_onnx(quantized_4bit, tmp_path_factory.mktemp("exported") / "model.onnx")
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of real weights and images; what needs it is skipped without it."""
+    folder = Path(os.environ.get("QPASS_ASSETS", "../shared/assets"))
+    if not (folder / "deit_tiny_in1k").is_dir():
+        pytest.skip(f"no assets in {folder}: set QPASS_ASSETS")
+    return folder

@@ -1,0 +1,84 @@
+"""What every pass must satisfy: stages that join, honest reports, a second run that changes nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from qpass.config import QuantConfig
+from qpass.data import ModelInputs
+from qpass.errors import QPassError
+from qpass.graph import info
+from qpass.passes import STAGES, Pass, check_joins, pipeline
+from qpass.passes.base import fingerprint
+from qpass.trace import trace
+
+CONFIGS = ("w8a8", "repq-vit-w4a4")
+
+
+def build(config: str, images: Tensor) -> list[Pass]:
+    return pipeline(QuantConfig.from_any(config), [ModelInputs((images,), {})])
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def stages(request: pytest.FixtureRequest, vit: nn.Module, images: Tensor) -> list[tuple[Pass, fx.GraphModule]]:
+    """Each pass of a recipe with a copy of the graph that it made."""
+    graph = trace(vit, (images,))
+    result = []
+    for step in build(request.param, images):
+        step(graph)
+        result.append((step, copy.deepcopy(graph)))
+    return result
+
+
+def test_stages_follow_one_another(stages: list[tuple[Pass, fx.GraphModule]]) -> None:
+    assert [step.gives for step, _ in stages] == list(STAGES[1:])
+    for step, graph in stages:
+        assert info(graph)["stage"] == step.gives
+
+
+def test_a_second_run_changes_nothing(stages: list[tuple[Pass, fx.GraphModule]], images: Tensor) -> None:
+    for step, graph in stages:
+        graph = copy.deepcopy(graph)
+        before, output = fingerprint(graph), graph(images)
+        assert step.run(graph) is False, type(step).__name__
+        assert fingerprint(graph) == before, type(step).__name__
+        assert torch.equal(graph(images), output), type(step).__name__
+
+
+def test_passes_before_the_quantizers_keep_the_numbers(
+    stages: list[tuple[Pass, fx.GraphModule]], vit: nn.Module, images: Tensor
+) -> None:
+    expected = vit.double()(images.double())
+    vit.float()
+    for step, graph in stages:
+        if STAGES.index(step.gives) <= STAGES.index("folded"):
+            torch.testing.assert_close(graph(images).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_pass_refuses_a_graph_at_another_stage(vit: nn.Module, images: Tensor) -> None:
+    *_, freeze = build("w8a8", images)
+    with pytest.raises(QPassError, match="Freeze: the graph is at stage 'traced'; expected 'refitted'"):
+        freeze(trace(vit, (images,)))
+
+
+def test_a_list_that_does_not_join_is_refused(images: Tensor) -> None:
+    first, _, third, *_ = build("w8a8", images)
+    with pytest.raises(QPassError, match="Canonicalize -> Calibrate: gives 'canonical', but the next pass takes 'annotated'"):
+        check_joins([first, third])
+
+
+def test_a_pass_that_hides_a_change_is_caught(vit: nn.Module, images: Tensor) -> None:
+    class Liar(Pass):
+        takes, gives = "traced", "canonical"
+
+        def run(self, graph_module: fx.GraphModule) -> bool:
+            node = next(n for n in graph_module.graph.nodes if n.op == "call_function" and len(n.users) == 1)
+            node.replace_all_uses_with(node.args[0])
+            return False
+
+    with pytest.raises(QPassError, match="reports no change and changed the graph"):
+        Liar()(trace(vit, (images,)))

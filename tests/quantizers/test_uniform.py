@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx.reference import ReferenceEvaluator
+
+from qpass.quantizers import Uniform
+
+
+def quantize_in_float64(x: np.ndarray, scale: float, zero_point: int, least: int, greatest: int) -> np.ndarray:
+    return np.clip(np.rint(x.astype(np.float64) / scale) + zero_point, least, greatest)
+
+
+def test_worked_example() -> None:
+    # Range [-1, 2] at 2 bits: s = 1, z = 1, levels -1, 0, 1, 2; ties go to even.
+    quantizer = Uniform(2, percentiles=(1.0,)).fit(torch.tensor([-1.0, 2.0]))
+    assert quantizer.scale == 1
+    assert quantizer.zero_point == 1
+    x = torch.tensor([-3.0, -0.5, 0.5, 1.5, 1.51, 9.0])
+    assert quantizer.encode(x).tolist() == [0, 1, 1, 3, 3, 3]
+    assert quantizer(x).tolist() == [-1, 0, 0, 2, 2, 2]
+
+
+def test_symmetric_worked_example() -> None:
+    quantizer = Uniform(4, symmetric=True, percentiles=(1.0,)).fit(torch.tensor([-3.5, 7.0]))
+    assert quantizer.scale == 1
+    assert quantizer.encode(torch.tensor([-9.0, -3.5, 7.4])).tolist() == [-8, -4, 7]
+    assert quantizer.zero_point == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(bits=st.integers(2, 8), signed=st.booleans(), low=st.floats(-100, 0), width=st.floats(0.01, 200), seed=st.integers(0, 999))
+def test_codes_equal_float64_rounding(bits: int, signed: bool, low: float, width: float, seed: int) -> None:
+    x = torch.rand(500, generator=torch.Generator().manual_seed(seed)) * width + low
+    quantizer = Uniform(bits, signed=signed).fit(x)
+    scale, zero = quantizer.scale.item(), int(quantizer.zero_point.item())
+    expected = quantize_in_float64(x.numpy(), scale, zero, quantizer.code_min, quantizer.code_max)
+    position = x.double().numpy() / scale
+    off_tie = np.abs(position - np.floor(position) - 0.5) > 1e-4
+    assert (quantizer.encode(x).numpy() == expected)[off_tie].all()
+    assert quantizer.code_min <= zero <= quantizer.code_max, "an ONNX zero point is a code"
+
+
+def test_eight_bits_equal_onnx_quantize_linear_bit_for_bit() -> None:
+    x = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    quantizer = Uniform(8).fit(x)
+    scale, zero = quantizer.scale.numpy(), quantizer.zero_point.numpy().astype(np.uint8)
+    assert (quantizer.encode(x).numpy() == onnx_quantize(x.numpy(), scale, zero)).all()
+
+
+def onnx_quantize(x: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 21]> g (float[N] x, float s, uint8 z) => (uint8[N] y) { y = QuantizeLinear(x, s, z) }'
+    )
+    (codes,) = ReferenceEvaluator(model).run(None, {"x": x, "s": scale, "z": zero})
+    return codes
+
+
+def test_percentile_search_finds_the_least_squared_error() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.randn(20_000, generator=generator), torch.tensor([40.0, -40.0])])
+    percentiles = (0.99, 0.999, 0.9999, 1.0)
+    searched = Uniform(4, percentiles=percentiles).fit(x)
+    errors = {p: (Uniform(4, percentiles=(p,)).fit(x)(x) - x).square().sum().item() for p in percentiles}
+    assert (searched(x) - x).square().sum().item() == pytest.approx(min(errors.values()), rel=1e-5)
+    assert errors[1.0] > min(errors.values())
+
+
+def test_channels_are_fitted_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, 64, generator=generator) * torch.tensor([0.01, 0.1, 1, 10, 100])[:, None]
+    together = Uniform(4, axis=0, symmetric=True).fit(weight)
+    for channel in range(5):
+        alone = Uniform(4, symmetric=True).fit(weight[channel])
+        assert together.scale[channel] == alone.scale
+        assert torch.equal(together(weight)[channel], alone(weight[channel]))
+
+
+@pytest.mark.parametrize("value", [0.3, -0.3, 1e-3, 0.0])
+@pytest.mark.parametrize("free", [False, True])
+def test_a_dead_channel_is_represented_exactly(value: float, free: bool) -> None:
+    rows = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
+    rows[2] = value
+    quantizer = Uniform(4, axis=0, free_zero_point=free).fit(rows)
+    assert quantizer.scale.isfinite().all()
+    assert (quantizer.scale > 0).all()
+    torch.testing.assert_close(quantizer(rows)[2], rows[2], rtol=1e-5, atol=1e-12)
+
+
+def test_weights_count_as_repetitions() -> None:
+    x, counts = torch.tensor([0.0, 1.0, 2.0, 30.0]), torch.tensor([500, 300, 200, 1])
+    repeated = Uniform(4).fit(x.repeat_interleave(counts))
+    weighted = Uniform(4).fit(x, counts)
+    assert weighted.scale == repeated.scale
+    assert weighted.zero_point == repeated.zero_point
+
+
+def test_a_criterion_replaces_the_squared_error() -> None:
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    finest = Uniform(8, percentiles=(0.6, 0.9, 1.0)).fit(x, criterion=lambda quantizer: quantizer.scale.item())
+    assert finest.scale == Uniform(8, percentiles=(0.6,)).fit(x).scale
