@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
-import re
+import io
+import traceback
 import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,8 +40,8 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")  # and torch.export prints its partial graph when it fails
             example = _resize_batch((args, kwargs), EXAMPLE_ROWS)
             _run_once(model, *example)
             try:
@@ -121,14 +124,14 @@ def _run_once(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def _explain(error: Exception, model: nn.Module) -> TraceError:
-    """Names the module path and the source line out of torch.export's long report."""
-    text = str(error)
-    line = re.findall(r'File "([^"]+)", line (\d+)', text)
-    own = [(file, number) for file, number in line if "/torch/" not in file] or line
-    where = f"{type(model).__name__}" + (f", {own[-1][0].rsplit('/', 1)[-1]}:{own[-1][1]}" if own else "")
-    path = re.findall(r"L\['self'\]\.([\w.]+)|nn_module_stack.*?'([\w.]+)'", text)
-    if path:
-        where += f", module {next(filter(None, path[-1]))}"
+    """Names the innermost module of the model that was running, and its source line."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    where = type(model).__name__
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and id(owner) in paths and "torch/nn/modules" not in frame.f_code.co_filename:
+            source = f"{Path(frame.f_code.co_filename).name}:{line}"
+            where = f"{type(model).__name__}, module {paths[id(owner)] or '(itself)'}, {source}"
     return TraceError(
         f"torch.export cannot capture the model: {_first_line(error)}",
         where=where,

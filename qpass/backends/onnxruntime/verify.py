@@ -28,7 +28,8 @@ TIE_TOLERANCE = 2e-6
 #: Where cancellation makes float32 worse than that (a LayerNorm of nearly equal values), the input may move by this many
 #: times the greatest error of torch's own float32 there, measured against float64 on the same codes.
 FLOAT32_ERRORS = 2.0
-#: Ties may make up this share of a tensor's codes; one is always allowed, and so are as many as FLOAT32_ERRORS times those
+#: Ties may make up this share of a tensor's codes: a count of rare events scatters, so it is held to three standard deviations
+#: over its expectation (and one is always allowed). Ill-conditioned tensors may have FLOAT32_ERRORS times as many as those
 #: in which torch in float32 differs from torch in float64.
 TIE_SHARE = 1e-4
 #: The whole network: error of onnxruntime against torch in float32, over what torch in float32 itself is uncertain by.
@@ -63,7 +64,8 @@ class LayerCheck:
     @property
     def passed(self) -> bool:
         """No wrong code, and few ties."""
-        return self.wrong == 0 and self.ties <= max(1, TIE_SHARE * self.codes, FLOAT32_ERRORS * self.own_ties)
+        expected = TIE_SHARE * self.codes
+        return self.wrong == 0 and self.ties <= max(1, expected + 3 * math.sqrt(expected), FLOAT32_ERRORS * self.own_ties)
 
 
 @dataclass(frozen=True)

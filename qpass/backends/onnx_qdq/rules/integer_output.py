@@ -21,7 +21,8 @@ def integer_output(graph: ir.Graph) -> int:
 
 def _rewrite(graph: ir.Graph, quantize: ir.Node) -> bool:
     x, scale, zero_point = quantize.inputs[:3]
-    if scalar(scale) is None or zero_point is None:
+    # onnxruntime has no kernel that gives int8 from uint8 x int8.
+    if scalar(scale) is None or zero_point is None or zero_point.dtype != ir.DataType.UINT8:
         return False
     moves = []
     while (below := only_reader_below(x, *_MOVEMENTS)) is not None:

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qpass import ConfigError, QuantConfig, QuantSpec
+from qpass.presets import PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_yaml(name: str, tmp_path: Path) -> None:
+    config = QuantConfig.from_any(name).with_rules({"head": {"weight": {"bits": 8}}}, {"blocks.0.*": None})
+    config.to_yaml(tmp_path / "config.yaml")
+    again = QuantConfig.from_any(tmp_path / "config.yaml")
+    assert again == config
+    assert again.to_yaml() == config.to_yaml()
+
+
+@pytest.mark.parametrize(("name", "weight", "activation"), [("w8a8", 8, 8), ("w4a8", 4, 8), ("repq-vit-w3a5", 3, 5), ("w2a7", 2, 7)])
+def test_a_preset_has_the_bits_of_its_name(name: str, weight: int, activation: int) -> None:
+    config = QuantConfig.from_any(name)
+    assert config.weight.bits == weight
+    assert config.activation.bits == config.post_softmax.bits == activation
+    assert config.network_input.bits == 8
+
+
+def test_repq_vit_is_the_paper() -> None:
+    config = QuantConfig.from_any("repq-vit-w4a4")
+    assert config.post_softmax.quantizer == "log-sqrt2"
+    assert config.fold_layer_norm == "mean"
+    assert config.calibrate_on == "quantized"
+    assert config.activation.percentiles == (0.999, 0.9999, 0.99999)
+
+
+def test_a_later_rule_wins_and_null_is_float() -> None:
+    config = QuantConfig.from_any("w4a4").with_rules(
+        {"blocks.*": {"weight": {"bits": 6}}}, {"blocks.1.*": {"weight": {"bits": 8}, "activation": None}}, {"head": None}
+    )
+    assert config.resolve("blocks.0.fc1", "weight").bits == 6
+    assert config.resolve("blocks.1.fc1", "weight").bits == 8
+    assert config.resolve("blocks.1.fc1", "activation") is None
+    assert config.resolve("head", "weight") is None
+    assert config.resolve("patch_embed", "weight").bits == 4
+
+
+def test_the_network_input_has_its_own_spec() -> None:
+    config = QuantConfig.from_any("w4a4")
+    assert config.resolve("patch_embed.proj", "activation", reads_network_input=True).bits == 8
+    assert config.resolve("patch_embed.proj", "activation").bits == 4
+
+
+def test_configs_cannot_be_changed_and_take_names_only() -> None:
+    with pytest.raises(AttributeError):
+        QuantSpec().bits = 4  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        QuantSpec(4)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: QuantConfig.from_any("w4a"), r"no preset is called 'w4a'; did you mean 'w4a[48]'\?"),
+        (lambda: QuantConfig.from_any("repq-vit-w4a9"), "did you mean 'repq-vit-w4a"),
+        (lambda: QuantConfig.from_any({"wieght": {"bits": 4}}), r"unknown key 'wieght'; did you mean 'weight'\?"),
+        (lambda: QuantConfig.from_any({"weight": {"bit": 4}}), r"weight: unknown key 'bit'; did you mean 'bits'\?"),
+        (lambda: QuantConfig.from_any({"weight": {"bits": 9}}), r"weight.bits: got 9; expected a whole number from 2 to 8"),
+        (lambda: QuantSpec(bits=1), "bits: got 1"),
+        (lambda: QuantSpec(bits=4.0), "bits: got 4.0"),
+        (lambda: QuantSpec(bits=True), "bits: got True"),
+        (lambda: QuantSpec(quantizer="log3"), r"unknown quantizer 'log3'; did you mean 'log2'\?"),
+        (lambda: QuantSpec(quantizer="log2", symmetric=True), "symmetric=True does not go with quantizer='log2'"),
+        (lambda: QuantSpec(percentiles=(0.3,)), "percentiles"),
+        (lambda: QuantSpec(criterion="outputs"), r"did you mean 'output'\?"),
+        (lambda: QuantConfig(fold_layer_norm="meen"), r"did you mean 'mean'\?"),
+        (lambda: QuantConfig(calibrate_on="quantised"), r"did you mean 'quantized'\?"),
+        (lambda: QuantConfig(weight=QuantSpec(quantizer="log2")), "weight: quantizer='log2' on weights"),
+        (lambda: QuantConfig(activation=QuantSpec(criterion="output")), "activation: criterion='output'"),
+        (lambda: QuantConfig(activation=None), "activation: got None; expected a QuantSpec"),
+        (lambda: QuantConfig.from_any("w4a4").with_rules({"head": {"weights": {"bits": 8}}}), r"did you mean 'weight'\?"),
+        (lambda: QuantConfig.from_any("w4a4").with_rules({"head": {"weight": {"bits": 12}}}), "rule 'head', weight.bits: got 12"),
+        (lambda: QuantConfig.from_any("w4a4").with_rules({"head": 8}), "rule 'head': got 8"),
+        (lambda: QuantConfig.from_any(7), "config: got int"),
+        (lambda: QuantConfig.from_any("missing.yaml"), "missing.yaml: cannot be read"),
+    ],
+)
+def test_bad_values_are_refused_by_name(make: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()  # type: ignore[operator]
+
+
+def test_yaml_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="holds no mapping"):
+        QuantConfig.from_yaml(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        QuantConfig.from_yaml(tmp_path / "b.yaml")
