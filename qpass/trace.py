@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import traceback
 import warnings
@@ -45,7 +46,7 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None
             example = _resize_batch((args, kwargs), EXAMPLE_ROWS)
             _run_once(model, *example)
             try:
-                program = torch.export.export(model, *example, dynamic_shapes=_dynamic_batch(model, *example), strict=False)
+                program = torch.export.export(model, *example, dynamic_shapes=dynamic_batch(model, *example), strict=False)
                 dynamic = True
             except Exception as why_fixed:  # torch.export raises many kinds
                 dynamic, example = False, (args, kwargs)
@@ -100,14 +101,15 @@ def _resize_batch(inputs: tuple[Any, Any], rows: int) -> tuple[Any, Any]:
     return resized
 
 
-def _dynamic_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Returns dynamic_shapes: dim 0 of every tensor that has the batch there is one symbol."""
+def dynamic_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Returns torch.export's dynamic_shapes: dim 0 of every tensor that has the batch there is one symbol."""
     batch, size = torch.export.Dim("batch", min=1), batch_size((args, kwargs))
 
     def mark(leaf: Any) -> Any:
         return {0: batch} if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size else None
 
-    return (*pytree.tree_map(mark, args), *pytree.tree_map(mark, tuple(kwargs.values())))
+    arguments = inspect.signature(model.forward).bind(*args, **kwargs).arguments  # *args and **kwargs come nested
+    return pytree.tree_map(mark, dict(arguments))
 
 
 def _run_once(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

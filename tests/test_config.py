@@ -17,7 +17,9 @@ def test_presets_survive_yaml(name: str, tmp_path: Path) -> None:
     assert again.to_yaml() == config.to_yaml()
 
 
-@pytest.mark.parametrize(("name", "weight", "activation"), [("w8a8", 8, 8), ("w4a8", 4, 8), ("repq-vit-w3a5", 3, 5), ("w2a7", 2, 7)])
+@pytest.mark.parametrize(
+    ("name", "weight", "activation"), [("w8a8", 8, 8), ("w4a8", 4, 8), ("repq-vit-w3a5", 3, 5), ("w2a7", 2, 7)]
+)
 def test_a_preset_has_the_bits_of_its_name(name: str, weight: int, activation: int) -> None:
     config = QuantConfig.from_any(name)
     assert config.weight.bits == weight
@@ -78,7 +80,10 @@ def test_configs_cannot_be_changed_and_take_names_only() -> None:
         (lambda: QuantConfig(activation=QuantSpec(criterion="output")), "activation: criterion='output'"),
         (lambda: QuantConfig(activation=None), "activation: got None; expected a QuantSpec"),
         (lambda: QuantConfig.from_any("w4a4").with_rules({"head": {"weights": {"bits": 8}}}), r"did you mean 'weight'\?"),
-        (lambda: QuantConfig.from_any("w4a4").with_rules({"head": {"weight": {"bits": 12}}}), "rule 'head', weight.bits: got 12"),
+        (
+            lambda: QuantConfig.from_any("w4a4").with_rules({"head": {"weight": {"bits": 12}}}),
+            "rule 'head', weight.bits: got 12",
+        ),
         (lambda: QuantConfig.from_any("w4a4").with_rules({"head": 8}), "rule 'head': got 8"),
         (lambda: QuantConfig.from_any(7), "config: got int"),
         (lambda: QuantConfig.from_any("missing.yaml"), "missing.yaml: cannot be read"),

@@ -58,7 +58,9 @@ def test_a_batch_that_cannot_be_dynamic_is_fixed_with_a_warning() -> None:
 
 
 def test_control_flow_on_data_is_named_with_a_way_out() -> None:
-    with pytest.raises(TraceError, match=r"Branching, module \(itself\), models.py:\d+: torch.export cannot capture.*submodules="):
+    with pytest.raises(
+        TraceError, match=r"Branching, module \(itself\), models.py:\d+: torch.export cannot capture.*submodules="
+    ):
         trace(Branching().eval(), (torch.randn(2, 8),))
 
 

@@ -12,7 +12,6 @@ from qpass.config import ACTIVATION_PERCENTILES
 from qpass.quantizers.base import Criterion, Quantizer, round_clamp_ste
 from qpass.quantizers.search import WeightedRows
 
-
 #: The least positive float32: below it lies only zero, whose logarithm has no gradient.
 _LEAST = 2.0**-149
 

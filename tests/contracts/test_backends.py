@@ -42,7 +42,11 @@ def test_the_reference_evaluator_agrees(pair: tuple[fx.GraphModule, Path], image
 
 def without_casts(model: onnx.ModelProto) -> onnx.ModelProto:
     """The evaluator of some onnx versions does not cast from INT4: unpacks those initializers instead."""
-    packed = {t.name: onnx.numpy_helper.to_array(t).astype(np.int8) for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT4}
+    packed = {
+        t.name: onnx.numpy_helper.to_array(t).astype(np.int8)
+        for t in model.graph.initializer
+        if t.data_type == onnx.TensorProto.INT4
+    }
     for tensor in model.graph.initializer:
         if tensor.name in packed:
             tensor.CopyFrom(onnx.numpy_helper.from_array(packed[tensor.name], tensor.name))

@@ -33,7 +33,9 @@ def test_symmetric_worked_example() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(bits=st.integers(2, 8), signed=st.booleans(), low=st.floats(-100, 0), width=st.floats(0.01, 200), seed=st.integers(0, 999))
+@given(
+    bits=st.integers(2, 8), signed=st.booleans(), low=st.floats(-100, 0), width=st.floats(0.01, 200), seed=st.integers(0, 999)
+)
 def test_codes_equal_float64_rounding(bits: int, signed: bool, low: float, width: float, seed: int) -> None:
     x = torch.rand(500, generator=torch.Generator().manual_seed(seed)) * width + low
     quantizer = Uniform(bits, signed=signed).fit(x)

@@ -129,7 +129,7 @@ def _matmul_with_weight(layer: QuantizedLayer, x: ir.Value, emit: Emitter, rank:
         return product
     # With all dims known, a bias of shape [N] lets onnxruntime rewrite the pair to a float Gemm before it looks at Q and DQ
     # (lowering notes, rule 2); with a dynamic batch it cannot, and [N] fuses with a Gelu behind it.
-    fixed = all(isinstance(size, int) for size in x.shape or ("unknown",))
+    fixed = all(isinstance(size, int) for value in emit.graph.inputs for size in value.shape or ())
     bias = _numpy(layer.bias).reshape([1] * (rank - 1) + [-1] if fixed else [-1])
     return emit.op("Add", [product, emit.constant("bias", bias)])
 

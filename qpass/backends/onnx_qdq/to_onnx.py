@@ -5,17 +5,15 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from typing import Any
-
 import onnx_ir as ir
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from qpass.errors import LoweringError
 from qpass.graph import example_inputs, info
 from qpass.nn import QuantizedLayer
 from qpass.quantizers import Quantizer
+from qpass.trace import dynamic_batch
 
 #: Domain of the nodes that stand for qpass modules until they are lowered.
 DOMAIN = "qpass"
@@ -55,7 +53,7 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
                 kwargs=kwargs,
                 dynamo=True,
                 opset_version=opset,
-                dynamic_shapes=_dynamic_shapes(graph_module, args, kwargs),
+                dynamic_shapes=dynamic_batch(opaque, args, kwargs) if info(graph_module)["dynamic_batch"] else None,
                 verbose=False,
                 optimize=True,
             )
@@ -66,18 +64,6 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
     model: ir.Model = program.model
     _name_outputs(graph_module, model)
     return model
-
-
-def _dynamic_shapes(graph_module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if not info(graph_module)["dynamic_batch"]:
-        return None
-    batch = torch.export.Dim("batch", min=1)
-    rows = next(leaf.shape[0] for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.dim())
-
-    def mark(leaf: Any) -> Any:
-        return {0: batch} if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == rows else None
-
-    return (*pytree.tree_map(mark, args), *pytree.tree_map(mark, tuple(kwargs.values())))
 
 
 def _name_outputs(graph_module: fx.GraphModule, model: ir.Model) -> None:

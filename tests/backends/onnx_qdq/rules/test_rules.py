@@ -1,0 +1,118 @@
+"""Rewrite rules on ONNX graphs: the graph after, the numbers (onnx's reference evaluator), and what they leave alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from qpass.backends.onnx_qdq.rules.dequantize_after_movement import dequantize_after_movement
+from qpass.backends.onnx_qdq.rules.fold_matmul_scale import fold_matmul_scale
+from qpass.backends.onnx_qdq.rules.integer_matmul import integer_matmul
+from qpass.backends.onnx_qdq.rules.integer_output import integer_output
+from qpass.backends.onnx_qdq.rules.log_softmax import log_softmax
+
+CODES = """
+    float sa = {0.02}, uint8 za = {120}, float sb = {0.03}, int8 zb = {3}, float c = {0.125}, float sy = {0.05}, uint8 zy = {100}
+"""
+
+
+def apply(rule: Callable[[ir.Graph], int], signature: str, body: str, constants: str = CODES) -> tuple[list[str], int]:
+    """Applies a rule to a graph in onnx's text form, checks the numbers, and returns its operators and the count."""
+    text = f'<ir_version: 10, opset_import: ["": 21]> g {signature} <{constants}> {{ {body} }}'
+    before = onnx.parser.parse_model(text)
+    model = ir.serde.deserialize_model(before)
+    count = rule(model.graph)
+    common.RemoveUnusedNodesPass()(model)
+    after = ir.serde.serialize_model(model)
+    onnx.checker.check_model(after)
+    generator = np.random.default_rng(0)
+    feed = {}
+    for value in before.graph.input:
+        shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        kind = value.type.tensor_type.elem_type
+        random = generator.integers(0, 100, shape) if kind != onnx.TensorProto.FLOAT else generator.standard_normal(shape)
+        feed[value.name] = random.astype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    (expected,), (actual,) = ReferenceEvaluator(before).run(None, feed), ReferenceEvaluator(after).run(None, feed)
+    if expected.dtype == np.uint8:
+        assert np.abs(actual.astype(int) - expected.astype(int)).max() <= 1
+        assert (actual != expected).mean() <= 0.01, "requantized on a tie"
+    else:
+        np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=2e-6)
+    return [node.op_type for node in model.graph], count
+
+
+def test_log_of_softmax() -> None:
+    ops, count = apply(log_softmax, "(float[2,5] x) => (float[2,5] y)", "p = Softmax<axis=-1>(x)\n y = Log(p)")
+    assert (ops, count) == (["LogSoftmax"], 1)
+
+
+def test_a_softmax_that_others_read_stays() -> None:
+    ops, count = apply(log_softmax, "(float[2,5] x) => (float[2,5] y)", "p = Softmax<axis=-1>(x)\n l = Log(p)\n y = Mul(l, p)")
+    assert (ops, count) == (["Softmax", "Log", "Mul"], 0)
+
+
+def test_dequantize_moves_behind_transpose_and_reshape() -> None:
+    body = "f = DequantizeLinear(a, sa, za)\n t = Transpose<perm=[1,0]>(f)\n r = Reshape(t, shape)\n y = Relu(r)"
+    ops, count = apply(
+        dequantize_after_movement, "(uint8[2,6] a) => (float[3,4] y)", body, CODES + ", int64[2] shape = {3, 4}"
+    )
+    assert (ops, count) == (["Transpose", "Reshape", "DequantizeLinear", "Relu"], 2)
+
+
+def test_a_scale_for_each_channel_does_not_move() -> None:
+    body = "f = DequantizeLinear<axis=1>(a, sc)\n t = Transpose<perm=[1,0]>(f)\n y = Relu(t)"
+    ops, count = apply(dequantize_after_movement, "(uint8[2,3] a) => (float[3,2] y)", body, "float[3] sc = {1.0, 2.0, 3.0}")
+    assert (ops, count) == (["DequantizeLinear", "Transpose", "Relu"], 0)
+
+
+PRODUCT = "fa = DequantizeLinear(a, sa, za)\n fb = DequantizeLinear(b, sb, zb)\n y = MatMul(fa, fb)"
+
+
+def test_a_product_of_two_activations_becomes_integer() -> None:
+    ops, count = apply(integer_matmul, "(uint8[2,3,4] a, int8[2,4,5] b) => (float[2,3,5] y)", PRODUCT)
+    assert (ops, count) == (["MatMulInteger", "Cast", "Mul"], 1)
+
+
+def test_a_product_with_an_unsigned_second_factor_stays() -> None:
+    ops, count = apply(
+        integer_matmul, "(uint8[2,3,4] a, uint8[2,4,5] b) => (float[2,3,5] y)", PRODUCT.replace("zb", "za")
+    )
+    assert count == 0
+    assert "MatMul" in ops
+
+
+INTEGER = "i = MatMulInteger(a, b, za, zb)\n f = Cast<to=1>(i)\n m = Mul(f, sa)\n"
+
+
+def test_a_scalar_behind_the_product_folds() -> None:
+    ops, count = apply(fold_matmul_scale, "(uint8[3,4] a, int8[4,5] b) => (float[3,5] y)", INTEGER + "y = Mul(m, c)")
+    assert (ops, count) == (["MatMulInteger", "Cast", "Mul"], 1)
+
+
+def test_a_scaled_product_that_others_read_stays() -> None:
+    body = INTEGER + "n = Mul(m, c)\n y = Add(n, m)"
+    ops, count = apply(fold_matmul_scale, "(uint8[3,4] a, int8[4,5] b) => (float[3,5] y)", body)
+    assert count == 0
+    assert ops.count("Mul") == 2
+
+
+@pytest.mark.parametrize("moves", ["", "Transpose"])
+def test_a_product_that_is_quantized_gives_codes_at_once(moves: str) -> None:
+    move = "t = Transpose<perm=[1,0]>(m)\n" if moves else "t = Identity(m)\n".replace("Identity", "Reshape").replace("(m)", "(m, shape)")
+    shape = "[5,3]" if moves else "[3,5]"
+    signature = f"(uint8[3,4] a, int8[4,5] b) => (uint8{shape} y)"
+    ops, count = apply(integer_output, signature, INTEGER + move + "y = QuantizeLinear(t, sy, zy)", CODES + ", int64[2] shape = {3, 5}")
+    assert count == 1
+    assert ops == ["QLinearMatMul", moves or "Reshape"]
+
+
+def test_signed_codes_are_left_to_the_float_path() -> None:
+    body = INTEGER + "q = QuantizeLinear(m, sy, zb)\n y = DequantizeLinear(q, sy, zb)"
+    _, count = apply(integer_output, "(uint8[3,4] a, int8[4,5] b) => (float[3,5] y)", body)
+    assert count == 0

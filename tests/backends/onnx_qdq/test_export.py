@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import qpass
+from qpass.backends.onnx_qdq import export_float
+from qpass.backends.onnx_qdq.capabilities import ir_version_for, loads
+from qpass.backends.onnx_qdq.write import write_model
+from qpass.backends.onnxruntime import OrtSession
+from qpass.errors import LoweringError, QPassError
+from qpass.nn import QuantizedLayer
+from qpass.trace import trace
+from tests.models import DictModel
+
+
+def test_opset_and_ir_version_are_what_onnxruntime_loads(exported: Path) -> None:
+    model = onnx.load(exported)
+    assert model.opset_import[0].version == 21
+    assert model.ir_version == ir_version_for(21)
+    assert loads(21, model.ir_version)
+    assert not loads(21, 99)
+
+
+def test_another_opset(quantized: fx.GraphModule, images: Tensor, tmp_path: Path) -> None:
+    path = qpass.export_onnx(quantized, tmp_path / "m.onnx", opset=20)
+    assert onnx.load(path).opset_import[0].version == 20
+    assert qpass.verify_onnx(quantized, path, images).passed
+
+
+@pytest.mark.parametrize("opset", [7, 99])
+def test_an_opset_out_of_reach_is_refused_and_leaves_nothing(quantized: fx.GraphModule, tmp_path: Path, opset: int) -> None:
+    with pytest.raises(LoweringError, match=f"opset {opset}; expected an opset from 20"):
+        qpass.export_onnx(quantized, tmp_path / "m.onnx", opset=opset)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_four_bits_need_opset_21(quantized_4bit: fx.GraphModule, tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match="opset 20 has no 4-bit tensors"):
+        qpass.export_onnx(quantized_4bit, tmp_path / "m.onnx", opset=20)
+
+
+def test_names_of_dict_inputs_and_outputs_are_kept(tmp_path: Path) -> None:
+    model, batch = DictModel().eval(), {"values": torch.randn(4, 8), "scale": torch.rand(4, 1)}
+    graph = qpass.quantize_graph(model, [batch], progress=False)
+    path = qpass.export_onnx(graph, tmp_path / "m.onnx")
+    session = OrtSession(path)
+    assert session.input_names == ["values", "scale"]
+    assert session.output_names == ["logits", "hidden"]
+    assert qpass.verify_onnx(graph, path, batch).passed
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
+def test_weights_of_any_width_are_stored_as_integers(bits: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(33, 17), nn.GELU(), nn.Linear(17, 5)).eval(), torch.randn(16, 33)
+    graph = qpass.quantize_graph(model, [x], f"w{bits}a8", progress=False)
+    path = qpass.export_onnx(graph, tmp_path / "m.onnx")
+    stored = [t for t in onnx.load(path).graph.initializer if t.name.endswith("weight_codes")]
+    wanted = onnx.TensorProto.INT4 if bits <= 4 else onnx.TensorProto.INT8
+    assert [t.data_type for t in stored] == [wanted, wanted]
+    layers = [m for m in graph.children() if isinstance(m, QuantizedLayer)]
+    for tensor, layer in zip(stored, layers, strict=True):
+        assert np.array_equal(onnx.numpy_helper.to_array(tensor).astype(int), layer.codes.numpy().T)
+    assert qpass.verify_onnx(graph, path, x).passed
+
+
+def test_a_fixed_batch_still_runs_on_integers(tmp_path: Path, vit: nn.Module, images: Tensor) -> None:
+    """With all dims known onnxruntime would turn MatMul + Add into a float Gemm: the bias's shape prevents it."""
+    from qpass.backends.onnxruntime.latency import fusion_of
+    from qpass.graph import info
+
+    graph = qpass.quantize_graph(vit, [images[:2]], progress=False)
+    info(graph)["dynamic_batch"] = False
+    fusion = fusion_of(qpass.export_onnx(graph, tmp_path / "m.onnx"))
+    assert fusion.float == {}
+    assert fusion.unfused == []
+
+
+def test_float_export_is_the_float_model(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    path = export_float(trace(vit, (images,)), tmp_path / "float.onnx")
+    torch.testing.assert_close(OrtSession(path)(images), vit(images), rtol=1e-4, atol=1e-4)
+
+
+def test_bad_paths_are_refused_before_work(quantized: fx.GraphModule, tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match="the folder does not exist; create it first"):
+        qpass.export_onnx(quantized, tmp_path / "missing" / "m.onnx")
+    with pytest.raises(LoweringError, match="is a folder"):
+        qpass.export_onnx(quantized, tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_a_read_only_folder_is_refused(quantized: fx.GraphModule, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(LoweringError, match="cannot be written to"):
+        qpass.export_onnx(quantized, tmp_path / "m.onnx")
+
+
+def test_a_float_graph_is_refused(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    with pytest.raises(QPassError, match="export_onnx: got a .*; expected what quantize_graph or load returned"):
+        qpass.export_onnx(trace(vit, (images,)), tmp_path / "m.onnx")
+
+
+def test_a_failed_write_leaves_the_old_file(exported: Path, tmp_path: Path) -> None:
+    target = tmp_path / "m.onnx"
+    target.write_bytes(b"old")
+    model = ir.load(exported)
+    next(node for node in model.graph if node.op_type == "Softmax").op_type = "NoSuchOperator"
+    with pytest.raises(LoweringError, match=r"m\.onnx: onnx\.checker refuses"):
+        write_model(model, target)
+    assert target.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_large_weights_go_beside_the_file(exported: Path, images: Tensor, tmp_path: Path) -> None:
+    write_model(ir.load(exported), tmp_path / "m.onnx", external_bytes=1000)
+    assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "m.onnx.data"}
+    assert torch.equal(OrtSession(tmp_path / "m.onnx")(images), OrtSession(exported)(images))

@@ -1,0 +1,186 @@
+"""Canonicalization rules: the graph after, the numbers, and what they leave alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from qpass.graph import aten, calls, finish, record_shapes
+from qpass.passes import Canonicalize
+from qpass.passes.rules.decompose_attention import attention_declined, decompose_attention
+from qpass.passes.rules.drop_no_ops import drop_no_ops
+from qpass.passes.rules.fold_batch_norm import fold_batch_norm
+from qpass.passes.rules.fold_constants import fold_constants
+from qpass.passes.rules.linear_from_matmul import linear_from_matmul
+from qpass.passes.rules.split_fused_qkv import split_fused_qkv
+from qpass.trace import trace
+
+
+class Call(nn.Module):
+    """A module around a function, with constants of its own."""
+
+    def __init__(self, function: Callable[..., Tensor], **constants: Tensor) -> None:
+        super().__init__()
+        self.function = function
+        for name, value in constants.items():
+            self.register_buffer(name, value)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(self, *inputs)
+
+
+def apply(rule: Callable[[fx.GraphModule], int], model: nn.Module, *inputs: Tensor) -> tuple[fx.GraphModule, int]:
+    """Applies a rule once and checks that the numbers are kept."""
+    graph = trace(model.eval(), inputs)
+    expected = graph(*inputs)
+    count = rule(graph)
+    finish(graph)
+    torch.testing.assert_close(graph(*inputs), expected, rtol=1e-5, atol=1e-5)
+    record_shapes(graph)
+    return graph, count
+
+
+def seeded(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def count(graph: fx.GraphModule, *targets: object) -> int:
+    return len(list(calls(graph, *targets)))
+
+
+class TestDropNoOps:
+    def test_dropout_whole_slice_and_zero_pad_go(self) -> None:
+        function = lambda m, x: F.pad(F.dropout(x, 0.5, m.training)[:], (0, 0)).detach() + 1  # noqa: E731
+        graph, dropped = apply(drop_no_ops, Call(function), seeded(2, 4))
+        assert dropped >= 3
+        assert [node.target for node in graph.graph.nodes if node.op == "call_function"] == [aten.add.Tensor]
+
+    def test_a_real_slice_and_a_real_pad_stay(self) -> None:
+        graph, _ = apply(drop_no_ops, Call(lambda m, x: F.pad(x[:, 1:], (0, 1))), seeded(2, 4))
+        assert count(graph, aten.slice.Tensor, aten.pad.default) == 2
+
+
+class TestFoldConstants:
+    def test_what_depends_on_constants_alone_becomes_one(self) -> None:
+        model = Call(lambda m, x: F.linear(x, m.w, torch.cat([m.a, m.a * 2])), w=seeded(6, 4), a=seeded(3))
+        graph, folded = apply(fold_constants, model, seeded(2, 4))
+        assert folded == 1
+        assert count(graph, aten.cat.default, aten.mul.Tensor) == 0
+
+    def test_randomness_and_inputs_stay(self) -> None:
+        graph = trace(Call(lambda m, x: x * m.a + torch.rand_like(m.a), a=seeded(4)).eval(), (seeded(2, 4),))
+        assert fold_constants(graph) == 0
+
+
+class TestDecomposeAttention:
+    @pytest.mark.parametrize("mask", ["none", "float", "bool", "causal", "scale"])
+    def test_numbers_and_form(self, mask: str) -> None:
+        q = seeded(2, 3, 5, 4)
+        options: dict[str, Callable[[nn.Module], dict[str, object]]] = {
+            "none": lambda m: {},
+            "float": lambda m: {"attn_mask": m.bias},
+            "bool": lambda m: {"attn_mask": m.bias > -0.5},
+            "causal": lambda m: {"is_causal": True},
+            "scale": lambda m: {"scale": 0.3},
+        }
+        model = Call(lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, **options[mask](m)), bias=seeded(5, 5))
+        graph, done = apply(decompose_attention, model, q, q + 1, q * 2)
+        assert done == 1
+        assert count(graph, aten.matmul.default) == 2
+        assert count(graph, aten.softmax.int) == 1
+
+    def test_grouped_heads_are_declined_with_a_reason(self) -> None:
+        q, kv = seeded(2, 4, 5, 4), seeded(2, 2, 5, 4)
+        model = Call(lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True))
+        graph = trace(model.eval(), (q, kv, kv))
+        (node,) = calls(graph, aten.scaled_dot_product_attention.default)
+        assert attention_declined(node) == "grouped-query attention is not spelled out"
+        assert decompose_attention(graph) == 0
+
+
+class TestLinearFromMatmul:
+    def test_matmul_then_add(self) -> None:
+        model = Call(lambda m, x: x @ m.w + m.b, w=seeded(4, 6), b=seeded(6))
+        graph, done = apply(linear_from_matmul, model, seeded(2, 3, 4))
+        assert done == 2
+        assert count(graph, aten.linear.default) == 1
+        assert count(graph, aten.matmul.default, aten.add.Tensor) == 0
+
+    def test_addmm(self) -> None:
+        model = Call(lambda m, x: torch.addmm(m.b, x, m.w), w=seeded(4, 6), b=seeded(6))
+        graph, done = apply(linear_from_matmul, model, seeded(3, 4))
+        assert done == 1
+        assert count(graph, aten.linear.default) == 1
+
+    def test_a_bias_of_another_shape_and_two_activations_stay(self) -> None:
+        graph, done = apply(linear_from_matmul, Call(lambda m, x: x @ m.w + m.b, w=seeded(4, 6), b=seeded(3, 6)), seeded(2, 3, 4))
+        assert done == 1
+        assert count(graph, aten.add.Tensor) == 1
+        _, done = apply(linear_from_matmul, Call(lambda m, x: x @ x.mT), seeded(2, 3, 4))
+        assert done == 0
+
+
+class TestFoldBatchNorm:
+    def norm(self, channels: int, kind: type[nn.Module]) -> nn.Module:
+        norm = kind(channels)
+        nn.init.uniform_(norm.weight, 0.5, 2)
+        nn.init.normal_(norm.bias)
+        nn.init.normal_(norm.running_mean)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+        return norm
+
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_convolution(self, bias: bool) -> None:
+        model = nn.Sequential(nn.Conv2d(3, 5, 3, bias=bias), self.norm(5, nn.BatchNorm2d))
+        graph, done = apply(fold_batch_norm, model, seeded(2, 3, 6, 6))
+        assert done == 1
+        assert count(graph, aten.batch_norm.default) == 0
+
+    def test_linear_over_merged_tokens(self) -> None:
+        linear, norm = nn.Linear(4, 6), self.norm(6, nn.BatchNorm1d)
+        model = Call(lambda m, x: norm(linear(x).flatten(0, 1)).unflatten(0, (-1, 3)))
+        model.linear, model.norm = linear, norm
+        graph, done = apply(fold_batch_norm, model, seeded(2, 3, 4))
+        assert done == 1
+        assert count(graph, aten.batch_norm.default) == 0
+
+    def test_a_layer_with_another_reader_stays(self) -> None:
+        linear, norm = nn.Linear(4, 6), self.norm(6, nn.BatchNorm1d)
+        model = Call(lambda m, x: (lambda y: norm(y) + y)(linear(x)))
+        model.linear, model.norm = linear, norm
+        _, done = apply(fold_batch_norm, model, seeded(3, 4))
+        assert done == 0
+
+
+class TestSplitFusedQkv:
+    @pytest.mark.parametrize("parts", [2, 3])
+    def test_heads_are_moved_after_the_split(self, parts: int) -> None:
+        def function(m: nn.Module, x: Tensor) -> Tensor:
+            found = F.linear(x, m.w).reshape(x.shape[0], 5, parts, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+            return sum(part * (i + 1) for i, part in enumerate(found))
+
+        graph, done = apply(split_fused_qkv, Call(function, w=seeded(parts * 8, 6)), seeded(2, 5, 6))
+        assert done == 1
+        assert count(graph, aten.unbind.int) == 0
+        assert count(graph, aten.chunk.default) == 1
+        assert count(graph, aten.permute.default) == parts
+
+    def test_parts_that_do_not_lie_side_by_side_stay(self) -> None:
+        def function(m: nn.Module, x: Tensor) -> Tensor:
+            a, b = x.reshape(x.shape[0], 5, 4, 2).permute(3, 0, 1, 2).unbind(0)
+            return a - b
+
+        _, done = apply(split_fused_qkv, Call(function), seeded(2, 5, 8))
+        assert done == 0
+
+
+def test_all_rules_together_come_to_rest_and_keep_the_numbers(vit: nn.Module, images: Tensor) -> None:
+    graph = trace(vit, (images,))
+    expected = vit(images)
+    assert Canonicalize()(graph) is True
+    torch.testing.assert_close(graph(images), expected, rtol=1e-5, atol=1e-5)
+    assert count(graph, aten.dropout.default, aten.scaled_dot_product_attention.default, aten.unbind.int) == 0

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from qpass.config import QuantConfig
+from qpass.errors import ConfigError
+from qpass.graph import get_plan
+from qpass.passes import Annotate, Canonicalize
+from qpass.passes.plan import Declined, LayerPlan
+from qpass.trace import trace
+from tests.models import MaskedAttention
+
+
+def plans(model: nn.Module, x: Tensor, config: QuantConfig | str = "w4a4") -> list[LayerPlan | Declined]:
+    graph: fx.GraphModule = trace(model.eval(), (x,))
+    Canonicalize()(graph)
+    Annotate(QuantConfig.from_any(config))(graph)
+    return [plan for node in graph.graph.nodes if (plan := get_plan(node)) is not None]
+
+
+def test_every_layer_of_a_vit_is_found(vit: nn.Module, images: Tensor) -> None:
+    found = plans(vit, images)
+    assert not [plan for plan in found if isinstance(plan, Declined)]
+    kinds = [plan.kind for plan in found]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"conv2d": 1, "linear": 9, "matmul": 4}
+    by_path = {(plan.path, plan.kind): plan for plan in found}
+    assert by_path["patch_embed.proj", "conv2d"].operands[0].spec.bits == 8
+    assert by_path["head", "linear"].operands[0].spec.bits == 4
+    attention = [plan for plan in found if plan.kind == "matmul"]
+    assert [operand.role for plan in attention[:2] for operand in plan.operands] == ["activation", "activation", "post_softmax", "activation"]
+    assert [operand.signed for operand in attention[0].operands] == [False, True]
+
+
+def test_masked_attention_with_separate_projections() -> None:
+    found = plans(MaskedAttention(), torch.randn(2, 5, 16))
+    assert [plan.path for plan in found if plan.kind == "linear"] == ["query", "key", "value", "out"]
+    assert sum(plan.kind == "matmul" for plan in found) == 2
+
+
+class _Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.overlapping, self.depthwise = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 2, stride=2, groups=4)
+        self.pointwise = nn.Conv2d(4, 8, 1)
+        self.generator = nn.Linear(8, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.pointwise(self.depthwise(self.overlapping(x))).flatten(2).transpose(1, 2)
+        weight = self.generator(y.mean((0, 1))).view(8, 8)
+        y = nn.functional.linear(y, weight)
+        return torch.einsum("bnc,bmc->bnm", y, y).softmax(-1).sum(-1)
+
+
+def test_what_stays_float_says_why() -> None:
+    declined = {(p.kind, p.path): p.reason for p in plans(_Mixed(), torch.randn(2, 3, 8, 8)) if isinstance(p, Declined)}
+    assert declined == {
+        ("conv2d", "overlapping"): "its windows overlap or are padded: not a patch embedding or 1x1 convolution",
+        ("conv2d", "depthwise"): "grouped or depthwise convolution",
+        ("linear", ""): "its weight or bias is computed, not a constant",
+        ("einsum", ""): "einsum is not turned into matmuls",
+        ("softmax", ""): "its output does not go straight into a matmul",
+    }
+
+
+def test_rules_reach_layers_and_null_is_listed(vit: nn.Module, images: Tensor) -> None:
+    config = QuantConfig.from_any("w4a4").with_rules({"head": None}, {"blocks.1.*": {"weight": {"bits": 8}}})
+    found = {(plan.path, plan.kind): plan for plan in plans(vit, images, config)}
+    assert found["head", "linear"].reason == "a rule of the config leaves it in float"
+    assert found["blocks.1.mlp.fc1", "linear"].weight.bits == 8
+    assert found["blocks.0.mlp.fc1", "linear"].weight.bits == 4
+
+
+def test_a_rule_that_matches_nothing_is_refused(vit: nn.Module, images: Tensor) -> None:
+    config = QuantConfig.from_any("w4a4").with_rules({"blocks.0.attn.qvk": {"weight": {"bits": 8}}})
+    with pytest.raises(ConfigError, match=r"rule 'blocks.0.attn.qvk': the pattern matches no .*did you mean 'blocks.0.attn.qkv'\?"):
+        plans(vit, images, config)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import qpass
+from qpass.config import QuantConfig
+from qpass.data import ModelInputs
+from qpass.graph import aten, calls, info
+from qpass.passes import Annotate, Calibrate, Canonicalize, FoldLayerNorm
+from qpass.passes.fold_layer_norm import foldable_layer_norms
+from qpass.quantizers import Uniform
+from qpass.trace import trace
+
+
+def calibrated(model: nn.Module, x: Tensor, config: str = "w4a4") -> fx.GraphModule:
+    graph = trace(model, (x,))
+    for step in (Canonicalize(), Annotate(QuantConfig.from_any(config)), Calibrate([ModelInputs((x,), {})], per_channel=True)):
+        step(graph)
+    return graph
+
+
+class Norm(nn.Module):
+    """LayerNorm and two Linears, with an uneven and a dead channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm = nn.LayerNorm(16)
+        nn.init.uniform_(self.norm.weight, 0.1, 5)
+        nn.init.normal_(self.norm.bias, std=3)
+        self.norm.weight.data[3] = 0  # constant over the data: its bias
+        self.norm.weight.data[4] = self.norm.bias.data[4] = 0  # all zero
+        self.one, self.two = nn.Linear(16, 8), nn.Linear(16, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return self.one(y.roll(1, 1)) + self.two(y)
+
+
+@pytest.mark.parametrize("target", ["mean", "median"])
+def test_layer_wise_after_equals_channel_wise_before_exactly(target: str) -> None:
+    """The property that the paper states, to the code, with channels far from zero and dead ones."""
+    x = torch.randn(64, 5, 16, generator=torch.Generator().manual_seed(1))
+    graph = calibrated(Norm().eval(), x)
+    statistics = copy.deepcopy(info(graph)["channel_statistics"])
+    (norm,) = foldable_layer_norms(graph)
+    before = fx.Interpreter(graph, garbage_collect_values=False)
+    before.run(x)
+    FoldLayerNorm(target)(graph)
+    (norm_after,) = calls(graph, aten.layer_norm.default)
+    after = fx.Interpreter(graph, garbage_collect_values=False)
+    after.run(x)
+
+    channel = Uniform(4, axis=-1, free_zero_point=True).fit(*statistics[norm.name].samples())
+    layer = info(graph)["fixed_quantizers"][norm.name]
+    offset = channel.zero_point - layer.zero_point
+    old, new = before.env[norm], after.env[norm_after]
+    position = old.double() / channel.scale
+    off_tie = (position - position.floor() - 0.5).abs() > 1e-4
+    assert torch.equal(channel.codes(old)[off_tie], layer.codes(new)[off_tie])
+    assert off_tie.double().mean() > 0.99
+    assert float(layer.zero_point) == int(layer.zero_point)
+    assert 0 <= layer.zero_point <= 15
+    assert offset.isfinite().all()
+
+
+@pytest.mark.parametrize("target", ["mean", "median"])
+def test_the_float_function_is_kept(target: str) -> None:
+    x = torch.randn(32, 5, 16, generator=torch.Generator().manual_seed(1))
+    model = Norm().eval()
+    graph = calibrated(model, x)
+    assert FoldLayerNorm(target)(graph) is True
+    fresh = torch.randn(7, 5, 16)
+    torch.testing.assert_close(graph(fresh), model(fresh), rtol=1e-4, atol=1e-4)
+
+
+def test_without_training_the_target_cancels(vit: nn.Module, images: Tensor) -> None:
+    """Any positive target gives the same quantized network: it is only a unit."""
+    outputs = [
+        qpass.quantize_graph(vit, [images], {"preset": "w6a6", "fold_layer_norm": target}, progress=False).double()(images.double())
+        for target in ("mean", "median")
+    ]
+    unfolded = qpass.quantize_graph(vit, [images], {"preset": "w6a6", "fold_layer_norm": None}, progress=False)(images)
+    same = (outputs[0] - outputs[1]).norm() / outputs[0].norm()
+    assert same < 0.1 * (outputs[0] - unfolded).norm() / outputs[0].norm(), "only ties may differ"
+
+
+def test_a_norm_with_another_reader_is_left_alone() -> None:
+    class Shared(Norm):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(x)
+            return self.one(y) + y[..., :8]
+
+    graph = calibrated(Shared().eval(), torch.randn(8, 5, 16))
+    assert foldable_layer_norms(graph) == {}
+    assert FoldLayerNorm("mean")(graph) is False
