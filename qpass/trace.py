@@ -69,9 +69,7 @@ def _own_graph(exported: nn.Module, name: str, example: tuple[Any, Any], dynamic
     """Returns a plain GraphModule with its own tensors, without torch.export's guards."""
     assert isinstance(exported, fx.GraphModule)
     for node in list(exported.graph.nodes):
-        if (node.op == "call_module" and str(node.target).startswith("_guards")) or (
-            node.op == "call_function" and node.target is torch.ops.aten._assert_tensor_metadata.default
-        ):
+        if node.op == "call_module" and str(node.target).startswith("_guards"):
             exported.graph.erase_node(node)
     graph_module = fx.GraphModule(copy.deepcopy(exported), exported.graph, class_name=name)
     graph_module.requires_grad_(False)

@@ -18,8 +18,11 @@ _END = 2**63 - 1
 
 
 def drop_no_ops(graph_module: fx.GraphModule) -> int:
-    """Removes calls that give back their input in eval mode."""
+    """Removes calls that give back their input in eval mode, and checks of dtypes that the trace has settled."""
     dropped = 0
+    for node in calls(graph_module, aten._assert_tensor_metadata.default):
+        graph_module.graph.erase_node(node)
+        dropped += 1
     for node in calls(graph_module, *_ALWAYS, aten.slice.Tensor, aten.pad.default):
         if is_call(node, aten.dropout.default, aten.feature_dropout.default) and argument(node, 2, "train"):
             continue

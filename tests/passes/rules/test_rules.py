@@ -15,6 +15,7 @@ from qpass.passes.rules.decompose_attention import attention_declined, decompose
 from qpass.passes.rules.drop_no_ops import drop_no_ops
 from qpass.passes.rules.fold_batch_norm import fold_batch_norm
 from qpass.passes.rules.fold_constants import fold_constants
+from qpass.passes.rules.inline_autocast import inline_autocast
 from qpass.passes.rules.linear_from_matmul import linear_from_matmul
 from qpass.passes.rules.split_fused_qkv import split_fused_qkv
 from qpass.trace import trace
@@ -74,6 +75,19 @@ class TestFoldConstants:
     def test_randomness_and_inputs_stay(self) -> None:
         graph = trace(Call(lambda m, x: x * m.a + torch.rand_like(m.a), a=seeded(4)).eval(), (seeded(2, 4),))
         assert fold_constants(graph) == 0
+
+
+class TestInlineAutocast:
+    @pytest.mark.parametrize("enabled", [False, True])
+    def test_only_a_disabled_region_is_inlined(self, enabled: bool) -> None:
+        def function(m: nn.Module, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", enabled=enabled):
+                return (x @ x.mT).softmax(-1) @ x
+
+        graph, done = apply(inline_autocast, Call(function), seeded(2, 5, 4))
+        assert done == int(not enabled)
+        assert count(graph, torch.ops.higher_order.wrap_with_autocast) == int(enabled)
+        assert count(graph, aten.matmul.default) == 2 * int(not enabled)
 
 
 class TestDecomposeAttention:
