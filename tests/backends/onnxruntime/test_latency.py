@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import Tensor, fx, nn
+
+import qpass
+from qpass.backends.onnx_qdq import export_float
+from qpass.backends.onnxruntime.latency import LatencyReport, LatencyRow, benchmark
+from qpass.errors import ConfigError, LoweringError
+from qpass.trace import trace
+
+
+@pytest.fixture(scope="module")
+def float_file(vit: nn.Module, images: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_float(trace(vit, (images,)), tmp_path_factory.mktemp("float") / "float.onnx")
+
+
+def test_every_setting_has_a_row_and_the_baseline_is_one(exported: Path, float_file: Path) -> None:
+    report = qpass.benchmark_latency(exported, baseline=float_file, batches=(1, 4), threads=(1, 2), runs=3, progress=False)
+    settings = [(row.name, row.batch, row.threads) for row in report.rows]
+    assert settings == [(name, b, t) for t in (1, 2) for b in (1, 4) for name in ("float", "quantized")]
+    assert all(row.speedup == 1 for row in report.rows if row.name == "float")
+    assert all(row.median_ms > 0 and row.spread >= 0 for row in report.rows)
+    assert sum(report.fusion["quantized"].integer.values()) == 14
+    assert report.to_dict()["fusion"]["quantized"]["unfused"] == []
+
+
+def test_a_graph_against_its_model(vit: nn.Module, quantized: fx.GraphModule) -> None:
+    report = qpass.benchmark_latency(quantized, baseline=vit, runs=2, progress=False)
+    assert [row.name for row in report.rows] == ["float", "quantized"]
+
+
+def test_slower_files_and_unfused_pairs_are_warned_of() -> None:
+    from qpass.backends.onnxruntime.latency import Fusion
+
+    rows = (LatencyRow("float", 1, 1, 1.0, 0.0, 1.0), LatencyRow("q", 1, 1, 2.0, 0.0, 0.5))
+    report = LatencyReport("float", "machine", rows, {"q": Fusion({}, {"MatMul": 1}, ["dq_1"])})
+    assert report.warnings == [
+        "q is slower than float at batch 1, 1 thread(s): 0.50 times its speed",
+        "q: 1 Q/DQ pairs did not fuse (dq_1)",
+    ]
+    assert "warning: q is slower" in str(report)
+
+
+def test_bad_arguments_are_refused(exported: Path, float_file: Path, vit: nn.Module) -> None:
+    with pytest.raises(ConfigError, match="no file is labelled 'b'"):
+        benchmark({"a": exported}, baseline="b")
+    with pytest.raises(ConfigError, match="runs=0"):
+        benchmark({"a": exported}, baseline="a", runs=0)
+    with pytest.raises(ConfigError, match="a float model beside an ONNX file"):
+        qpass.benchmark_latency(exported, baseline=vit)
+    with pytest.raises(LoweringError, match="cannot load it"):
+        benchmark({"a": exported, "b": Path(__file__)}, baseline="a", runs=1)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, fx
+
+import qpass
+from qpass.errors import DataError
+from tests.models import DictModel
+
+
+@pytest.mark.parametrize("name", ["quantized", "quantized_4bit"])
+def test_a_loaded_graph_is_the_saved_one(name: str, images: Tensor, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    graph: fx.GraphModule = request.getfixturevalue(name)
+    again = qpass.load(qpass.save(graph, tmp_path / "m.qpass"))
+    assert torch.equal(again(images), graph(images))
+    assert again(images[:3]).shape == (3, 10)
+    assert qpass.report(again).to_json() == qpass.report(graph).to_json()
+    path = qpass.export_onnx(again, tmp_path / "m.onnx")
+    assert qpass.verify_onnx(again, path, images).passed
+
+
+def test_inputs_by_name_and_dict_outputs_survive(tmp_path: Path) -> None:
+    batch = {"values": torch.randn(4, 8), "scale": torch.rand(4, 1)}
+    graph = qpass.quantize_graph(DictModel().eval(), [batch], progress=False)
+    again = qpass.load(qpass.save(graph, tmp_path / "m.qpass"))
+    for key, value in graph(**batch).items():
+        assert torch.equal(again(**batch)[key], value)
+
+
+@pytest.fixture
+def saved(quantized: fx.GraphModule, tmp_path: Path) -> Path:
+    return qpass.save(quantized, tmp_path / "m.qpass")
+
+
+def rewrite(path: Path, change: object) -> None:
+    """Writes the file with its header changed."""
+    with safetensors.safe_open(path, "pt") as file:
+        header, tensors = json.loads(file.metadata()["qpass"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    change(header, tensors)  # type: ignore[operator]
+    safetensors.torch.save_file(tensors, path, metadata={"qpass": json.dumps(header)})
+
+
+def test_truncated_and_foreign_files_are_refused(saved: Path, tmp_path: Path) -> None:
+    saved.write_bytes(saved.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"m\.qpass: cannot be read"):
+        qpass.load(saved)
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(DataError, match="holds no qpass graph"):
+        qpass.load(tmp_path / "other.safetensors")
+    with pytest.raises(DataError, match="cannot be read"):
+        qpass.load(tmp_path / "missing.qpass")
+
+
+def test_a_changed_tensor_is_noticed(saved: Path) -> None:
+    rewrite(saved, lambda header, tensors: tensors["head_quantized.codes"].add_(1))
+    with pytest.raises(DataError, match="its tensors do not fit its graph"):
+        qpass.load(saved)
+
+
+def test_another_format_is_refused(saved: Path) -> None:
+    rewrite(saved, lambda header, tensors: header.update(format=99))
+    with pytest.raises(DataError, match="format 99; expected format 1"):
+        qpass.load(saved)
+
+
+@pytest.mark.parametrize("target", ["os.system.default", "aten.no_such_op.default", "operator.methodcaller", "__import__"])
+def test_a_file_cannot_name_code_to_run(saved: Path, target: str) -> None:
+    def change(header: dict, tensors: dict) -> None:
+        next(node for node in header["nodes"] if node["op"] == "call_function")["target"] = target
+
+    rewrite(saved, change)
+    with pytest.raises(DataError, match="its graph cannot be read"):
+        qpass.load(saved)
+
+
+def test_a_file_cannot_name_a_class_to_import(saved: Path) -> None:
+    rewrite(saved, lambda header, tensors: next(iter(header["modules"].values())).update(kind="Popen"))
+    with pytest.raises(DataError, match="its graph cannot be read"):
+        qpass.load(saved)
+
+
+def test_a_folder_that_is_missing_is_refused(quantized: fx.GraphModule, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be written"):
+        qpass.save(quantized, tmp_path / "missing" / "m.qpass")
