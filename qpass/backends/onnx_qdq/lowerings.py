@@ -124,7 +124,7 @@ def lower_patches(layer: QuantizedConv2d, node: ir.Node, emit: Emitter) -> ir.Va
 
 
 def _matmul_with_weight(layer: QuantizedLayer, x: ir.Value, emit: Emitter, rank: int) -> ir.Value:
-    product = emit.op("MatMul", [x, _weight(layer, emit)])
+    product = emit.op("MatMul", [x, _weight(layer, emit, fuses=_is_dequantized(x))])
     if layer.bias is None:
         return product
     # With all dims known, a bias of shape [N] lets onnxruntime rewrite the pair to a float Gemm before it looks at Q and DQ
@@ -134,8 +134,20 @@ def _matmul_with_weight(layer: QuantizedLayer, x: ir.Value, emit: Emitter, rank:
     return emit.op("Add", [product, emit.constant("bias", bias)])
 
 
-def _weight(layer: QuantizedLayer, emit: Emitter) -> ir.Value:
-    """Returns the weight as a float value of shape (in, out), dequantized from integers in the file."""
+def _is_dequantized(x: ir.Value) -> bool:
+    """Tells whether a value is a DequantizeLinear's output, perhaps moved: only then do weight and input fuse."""
+    node = x.producer()
+    while node is not None and node.op_type in ("Reshape", "Transpose", "Unsqueeze", "Squeeze"):
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return node is not None and node.op_type == "DequantizeLinear"
+
+
+def _weight(layer: QuantizedLayer, emit: Emitter, *, fuses: bool) -> ir.Value:
+    """Returns the weight as a float value of shape (in, out), dequantized from integers in the file.
+
+    Beside a float input a DequantizeLinear would become MatMulNBits, which rounds the input to 8 bits unasked (lowering notes,
+    rule 10): there the same arithmetic is spelled out, and folded when the file is loaded.
+    """
     quantizer = layer.quantizer
     if quantizer is None:
         return emit.constant("weight", _numpy(layer.effective_weight()).reshape(len(layer.effective_weight()), -1).T.copy())
@@ -143,7 +155,12 @@ def _weight(layer: QuantizedLayer, emit: Emitter) -> ir.Value:
         raise LoweringError("the weight is not frozen to uniform codes", where=emit.prefix, hint="run the Freeze pass first")
     codes = _numpy(layer.codes).reshape(len(layer.codes), -1).T  # (in, out)
     stored = _store(codes, quantizer.bits, emit)
-    inputs = [stored, emit.constant("weight_scale", _numpy(quantizer.scale))]
+    scale = emit.constant("weight_scale", _numpy(quantizer.scale))
+    if not fuses:
+        as_float = emit.op("Cast", [stored], {"to": ir.DataType.FLOAT})
+        centred = emit.op("Sub", [as_float, emit.constant("weight_zero_point", _numpy(quantizer.zero_point))])
+        return emit.op("Mul", [centred, scale])
+    inputs = [stored, scale]
     if quantizer.zero_point.any():
         inputs.append(emit.constant("weight_zero_point", _codes(quantizer.zero_point, quantizer)))
     return emit.op("DequantizeLinear", inputs, {"axis": 1})

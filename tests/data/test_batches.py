@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from qpass.data import collect_batches
+from qpass.data.batches import split_rows
+from qpass.errors import CalibrationError
+from tests.models import DictModel
+
+X = torch.arange(12.0).view(4, 3)
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        X,
+        [X],
+        [(X, torch.zeros(4))],
+        [[X, torch.zeros(4)]],
+        iter([X]),
+        [X.numpy()],
+        torch.utils.data.DataLoader(X, batch_size=4),
+    ],
+)
+def test_what_a_loader_may_yield(loader: object) -> None:
+    (batch,) = collect_batches(loader, nn.Identity())
+    assert torch.equal(batch.args[0], X)
+    assert batch.kwargs == {}
+
+
+def test_mappings_become_arguments_by_name() -> None:
+    (batch,) = collect_batches([{"values": X, "labels": torch.zeros(4)}], DictModel())
+    assert batch.args == ()
+    assert set(batch.kwargs) == {"values"}
+
+
+def test_transform_fn_maps_the_rest() -> None:
+    (batch,) = collect_batches([("name.png", X)], nn.Identity(), lambda sample: sample[1])
+    assert torch.equal(batch.args[0], X)
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        ([], "calib_loader: no batches; expected at least one batch"),
+        (5, "calib_loader: got a int"),
+        (["text"], r"a batch is a str; .*pass transform_fn="),
+        ([X[:0]], r"batch 0: an empty tensor of shape \(0, 3\)"),
+        (
+            [X, torch.zeros(4, 5)],
+            r"batch 1: shape \(4, 5\) torch.float32; expected \(batch, 3\) torch.float32, as the first batch",
+        ),
+        ([X, X.double()], "batch 1"),
+        ([X, torch.full((4, 3), np.nan)], "batch 1: NaN or infinite values"),
+        ([{"pixels": X}], r"keys \['pixels'\]; expected some of the model's inputs"),
+    ],
+)
+def test_bad_data_is_refused_by_name(loader: object, message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        collect_batches(loader, nn.Identity() if "pixels" not in str(loader) else DictModel())
+
+
+def test_split_rows_drops_the_rest() -> None:
+    (batch,) = collect_batches([X], nn.Identity())
+    parts = split_rows(batch, 3)
+    assert [part.args[0].shape[0] for part in parts] == [3]
+    assert torch.equal(parts[0].args[0], X[:3])
