@@ -164,7 +164,7 @@ class QuantConfig:
         if isinstance(config, Mapping):
             return cls._from_mapping(config)
         if isinstance(config, Path) or str(config).endswith((".yaml", ".yml")):
-            return cls.from_yaml(config)
+            return cls.from_yaml(str(config))
         if isinstance(config, str):
             return preset(config)
         raise ConfigError(f"got {type(config).__name__}", where="config", expected="a preset's name, a QuantConfig or YAML")

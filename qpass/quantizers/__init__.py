@@ -5,7 +5,8 @@ from qpass.quantizers.base import Quantizer
 from qpass.quantizers.log2 import Log2, LogSqrt2
 from qpass.quantizers.uniform import Uniform
 
-QUANTIZERS: dict[str, type[Quantizer]] = {"uniform": Uniform, "log2": Log2, "log-sqrt2": LogSqrt2}
+_LOGARITHMS: dict[str, type[Log2]] = {"log2": Log2, "log-sqrt2": LogSqrt2}
+QUANTIZERS: dict[str, type[Quantizer]] = {"uniform": Uniform, **_LOGARITHMS}
 
 
 def build_quantizer(spec: QuantSpec, *, signed: bool = False, axis: int | None = None) -> Quantizer:
@@ -17,16 +18,11 @@ def build_quantizer(spec: QuantSpec, *, signed: bool = False, axis: int | None =
             codes can be; the others look their value up and ignore it.
         axis: Dimension with one scale for each index (uniform only), or None for one scale in all.
     """
-    kind = QUANTIZERS[spec.quantizer]
-    if kind is Uniform:
-        return Uniform(
-            spec.bits,
-            symmetric=spec.symmetric,
-            signed=signed or spec.symmetric,
-            axis=axis,
-            percentiles=spec.percentiles,
-        )
-    return kind(spec.bits, percentiles=spec.percentiles)
+    if spec.quantizer != "uniform":
+        return _LOGARITHMS[spec.quantizer](spec.bits, percentiles=spec.percentiles)
+    return Uniform(
+        spec.bits, symmetric=spec.symmetric, signed=signed or spec.symmetric, axis=axis, percentiles=spec.percentiles
+    )
 
 
 __all__ = ["QUANTIZERS", "Log2", "LogSqrt2", "Quantizer", "Uniform", "build_quantizer"]

@@ -44,6 +44,8 @@ class Quantizer(nn.Module, ABC):
     constructor's arguments in ``config`` so that it can be saved. ``forward`` is the fake-quantized tensor.
     """
 
+    fitted: Tensor
+
     def __init__(self, bits: int, *, signed: bool = False) -> None:
         super().__init__()
         self.bits, self.signed = bits, signed

@@ -16,6 +16,7 @@ from qpass.backends.onnx_qdq.to_onnx import DOMAIN, to_onnx
 from qpass.backends.onnx_qdq.write import check_writable, write_model
 from qpass.errors import LoweringError
 from qpass.graph import info
+from qpass.quantizers import Quantizer
 from qpass.version import __version__
 
 #: Opset that brought INT4 tensors.
@@ -30,7 +31,7 @@ def export_quantized(graph_module: fx.GraphModule, path: str | Path, *, opset: i
             where="export_onnx",
             expected="a graph from quantize_graph",
         )
-    packs = any(module.bits <= 4 for module in graph_module.modules() if hasattr(module, "bits"))
+    packs = any(isinstance(m, Quantizer) and m.bits <= 4 for m in graph_module.modules())
     if opset is not None and packs and opset < _INT4_OPSET:
         raise LoweringError(
             f"opset {opset} has no 4-bit tensors", where="export_onnx", expected=f"opset {_INT4_OPSET} or later"

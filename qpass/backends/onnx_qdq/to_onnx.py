@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from typing import Any
 import onnx_ir as ir
 import torch
 from torch import Tensor, fx, nn
@@ -28,7 +29,7 @@ class _Opaque(nn.Module):
         self.output_shape = inner.output_shape  # not the module: its tensors are none of the exporter's business
 
     def forward(self, x: Tensor) -> Tensor:
-        shape, attributes = self.output_shape(x.shape), {"module": self.path}
+        shape, attributes = self.output_shape(x.shape), dict[str, Any](module=self.path)
         return torch.onnx.ops.symbolic(f"{DOMAIN}::{self.kind}", (x,), attributes, dtype=x.dtype, shape=shape, version=1)
 
 
