@@ -1,0 +1,59 @@
+"""Copies the figures of benchmarks/results/ into the README, between its markers: python benchmarks/readme.py."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """Returns the rows of a results file."""
+    with (RESULTS / name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def accuracy() -> list[str]:
+    """Returns the accuracy table, its main columns."""
+    lines = ["| recipe | below float, points | float accuracy kept | file of float | verified |", "|---|---|---|---|---|"]
+    for r in rows("accuracy.csv"):
+        drop, error, kept, share = (float(r[key]) for key in ("drop", "drop_error", "kept", "file_share"))
+        verified = "yes" if r["verified"] == "True" else "no"
+        lines.append(f"| {r['config']} | {drop:.1f} ± {error:.1f} | {kept:.1f} % | {share:.1f} % | {verified} |")
+    return lines
+
+
+def latency() -> list[str]:
+    """Returns the speed-ups, one column a file."""
+    table = [r for r in rows("latency.csv") if r["file"] != "float"]
+    files = list(dict.fromkeys(r["file"] for r in table))
+    lines = [f"| model, batch, threads | {' | '.join(files)} |", "|---" * (len(files) + 1) + "|"]
+    for key in dict.fromkeys((r["model"], r["batch"], r["threads"]) for r in table):
+        cells = {r["file"]: float(r["speedup"]) for r in table if (r["model"], r["batch"], r["threads"]) == key}
+        lines.append(f"| {key[0]}, {key[1]}, {key[2]} | " + " | ".join(f"{cells[name]:.2f}" for name in files) + " |")
+    return lines
+
+
+def architectures() -> list[str]:
+    """Returns the count of the sweep."""
+    found = json.loads((RESULTS / "architectures.json").read_text(encoding="utf-8"))
+    return [
+        f"{sum(row['verified'] for row in found)} of {len(found)} timm architectures traced, quantized, exported and verified."
+    ]
+
+
+def main() -> None:
+    """Rewrite the README's figures."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, make in (("accuracy", accuracy), ("latency", latency), ("architectures", architectures)):
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, rest = text.split(start)
+        text = before + "\n".join([start, "", *make(), "", end]) + rest.split(end)[1]
+    (ROOT / "README.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
