@@ -89,7 +89,7 @@ def run(name: str, options: dict[str, object], config: str) -> Row:
         if "img_size" in options:
             size = (size[0], options["img_size"], options["img_size"])
         qmodel = qpass.quantize_graph(model, [torch.randn(4, *size)], config, progress=False)
-        report = qpass.report(qmodel)
+        report = qpass.quantization_report(qmodel)
         row.dynamic_batch, row.counts = report.dynamic_batch, report.counts
         row.stayed_float = dict(collections.Counter(f"{kind}: {reason}" for kind, _, reason in report.stayed_float))
         with tempfile.TemporaryDirectory() as folder:

@@ -4,8 +4,8 @@ from qpass.api import (
     benchmark_latency,
     export_onnx,
     load,
+    quantization_report,
     quantize_graph,
-    report,
     save,
     verify_onnx,
 )
@@ -37,8 +37,8 @@ __all__ = [
     "benchmark_latency",
     "export_onnx",
     "load",
+    "quantization_report",
     "quantize_graph",
-    "report",
     "save",
     "verify_onnx",
 ]

@@ -158,9 +158,9 @@ def benchmark_latency(
     return benchmark_pair(path_or_model, baseline, batches=batches, threads=threads, runs=runs, show_progress=progress)
 
 
-def report(qmodel: fx.GraphModule) -> QuantReport:
+def quantization_report(qmodel: fx.GraphModule) -> QuantReport:
     """Returns what happened to each tensor, layer and block: ``print`` it, or ``to_json()``, ``to_html()``."""
-    return info(_quantized(qmodel, "report"))["report"]  # type: ignore[no-any-return]
+    return info(_quantized(qmodel, "quantization_report"))["report"]  # type: ignore[no-any-return]
 
 
 def save(qmodel: fx.GraphModule, path: str | Path) -> Path:

@@ -104,7 +104,7 @@ def quantize(
     batches = [images for images, _ in image_batches(source, batch_size, limit=num_calib)]
     qmodel = qpass.quantize_graph(network, batches, recipe, device=device, seed=seed)
     _write_all(network, qmodel, output, {"model": model, "calibration": str(calib), "transform": asdict(transform)})
-    console.print(str(qpass.report(qmodel)), highlight=False)
+    console.print(str(qpass.quantization_report(qmodel)), highlight=False)
     console.print(f"written to {output}", highlight=False)
 
 
@@ -290,7 +290,7 @@ def _write_all(network: Any, qmodel: Any, folder: Path, settings: dict[str, Any]
 
     qpass.export_onnx(qmodel, folder / MODEL)
     export_float(trace(network, *example_inputs(qmodel)), folder / FLOAT)
-    figures = qpass.report(qmodel)
+    figures = qpass.quantization_report(qmodel)
     files = {f"file {name}": (folder / name).stat().st_size for name in (FLOAT, MODEL)}
     info(qmodel)["report"] = figures = replace(figures, sizes={**figures.sizes, **files})
     qpass.save(qmodel, folder / GRAPH)

@@ -74,7 +74,7 @@ def test_a_transformers_model(tmp_path: Path) -> None:
     model = ViTForImageClassification(config).eval()
     batch = {"pixel_values": torch.randn(4, 3, 32, 32), "labels": torch.zeros(4, dtype=torch.long)}
     graph = qpass.quantize_graph(model, [{"pixel_values": batch["pixel_values"]}], progress=False)
-    assert qpass.report(graph).counts == {"conv2d": 1, "linear": 13, "matmul": 4}
+    assert qpass.quantization_report(graph).counts == {"conv2d": 1, "linear": 13, "matmul": 4}
     logits = graph(pixel_values=batch["pixel_values"])["logits"]
     expected = model(pixel_values=batch["pixel_values"]).logits
     assert (logits - expected).norm() < 0.05 * expected.norm()
@@ -124,6 +124,6 @@ def test_bad_data_is_refused(vit: nn.Module, loader: list[Tensor], error: type[Q
 
 
 def test_a_float_model_is_not_a_quantized_graph(vit: nn.Module, images: Tensor) -> None:
-    for function in (lambda: qpass.report(vit), lambda: qpass.verify_onnx(vit, "m.onnx", images)):
+    for function in (lambda: qpass.quantization_report(vit), lambda: qpass.verify_onnx(vit, "m.onnx", images)):
         with pytest.raises(QPassError, match="got a VisionTransformer; expected what quantize_graph or load returned"):
             function()

@@ -20,7 +20,7 @@ def test_a_loaded_graph_is_the_saved_one(name: str, images: Tensor, tmp_path: Pa
     again = qpass.load(qpass.save(graph, tmp_path / "m.qpass"))
     assert torch.equal(again(images), graph(images))
     assert again(images[:3]).shape == (3, 10)
-    assert qpass.report(again).to_json() == qpass.report(graph).to_json()
+    assert qpass.quantization_report(again).to_json() == qpass.quantization_report(graph).to_json()
     path = qpass.export_onnx(again, tmp_path / "m.onnx")
     assert qpass.verify_onnx(again, path, images).passed
 

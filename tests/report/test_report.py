@@ -21,7 +21,7 @@ def test_sqnr_in_numpy() -> None:
 
 
 def test_rows_of_a_vit(quantized: fx.GraphModule, vit: nn.Module, images: Tensor) -> None:
-    report = qpass.report(quantized)
+    report = qpass.quantization_report(quantized)
     assert report.counts == {"conv2d": 1, "linear": 9, "matmul": 4}
     assert [block.path for block in report.blocks] == ["blocks.0", "blocks.1"]
     assert report.stayed_float == ()
@@ -47,11 +47,15 @@ def test_a_block_is_compared_with_the_model_s_own(vit: nn.Module, quantized: fx.
     run = fx.Interpreter(quantized, garbage_collect_values=False)
     run.run(images)
     quantized_output = run.env[find_blocks(quantized)["blocks.0"]]
-    assert sqnr_db(kept[0], quantized_output) == pytest.approx(qpass.report(quantized).blocks[0].sqnr_db, abs=1e-2)
+    assert sqnr_db(kept[0], quantized_output) == pytest.approx(qpass.quantization_report(quantized).blocks[0].sqnr_db, abs=1e-2)
 
 
 def test_histogram_counts_every_value_and_levels_are_the_codes(quantized: fx.GraphModule) -> None:
-    row = next(row for row in qpass.report(quantized).tensors if row.name == "softmax_int_quantizer" or "softmax" in row.name)
+    row = next(
+        row
+        for row in qpass.quantization_report(quantized).tensors
+        if row.name == "softmax_int_quantizer" or "softmax" in row.name
+    )
     assert sum(row.histogram) == 8 * 3 * 17 * 17
     assert len(row.levels) == 256
     assert min(row.levels) == 0
@@ -59,21 +63,21 @@ def test_histogram_counts_every_value_and_levels_are_the_codes(quantized: fx.Gra
 
 
 def test_sizes_count_packed_weights(quantized_4bit: fx.GraphModule, vit: nn.Module) -> None:
-    sizes = qpass.report(quantized_4bit).sizes
+    sizes = qpass.quantization_report(quantized_4bit).sizes
     matrices = [p for name, p in vit.named_parameters() if p.dim() >= 2 and name not in ("cls_token", "pos_embed")]
     assert sizes["weights, float32"] > 4 * sum(p.numel() for p in matrices)
     assert sizes["weights, stored"] < sizes["weights, float32"] / 3
 
 
 def test_json_reads_back_equal(quantized: fx.GraphModule) -> None:
-    report = qpass.report(quantized)
+    report = qpass.quantization_report(quantized)
     again = QuantReport.from_json(report.to_json())
     assert again.to_json() == report.to_json()
     assert again.layers == report.layers
 
 
 def test_the_page_stands_alone(quantized_4bit: fx.GraphModule) -> None:
-    page = qpass.report(quantized_4bit).to_html()
+    page = qpass.quantization_report(quantized_4bit).to_html()
     assert page.count("<svg") == 3
     outside = re.findall(r'(?:src|href)="(?!#)([^"]+)"', page)
     assert outside == [], "nothing is loaded from elsewhere"
@@ -84,5 +88,5 @@ def test_the_page_stands_alone(quantized_4bit: fx.GraphModule) -> None:
 
 def test_text_names_what_stayed_float(vit: nn.Module, images: Tensor) -> None:
     graph = qpass.quantize_graph(vit, [images], {"preset": "w8a8", "rules": [{"head": None}]}, progress=False)
-    assert "linear head: a rule of the config leaves it in float" in str(qpass.report(graph))
-    assert not math.isnan(qpass.report(graph).output_sqnr_db)
+    assert "linear head: a rule of the config leaves it in float" in str(qpass.quantization_report(graph))
+    assert not math.isnan(qpass.quantization_report(graph).output_sqnr_db)

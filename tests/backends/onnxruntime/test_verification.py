@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from torch import Tensor, fx, nn
 
 import qpass
-from qpass.backends.onnxruntime.verify import LayerCheck, RuntimeCheck
+from qpass.backends.onnxruntime.verification import LayerCheck, RuntimeCheck
 from qpass.errors import LoweringError, VerifyError
 
 
