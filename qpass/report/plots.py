@@ -43,7 +43,7 @@ def error_by_depth(report: QuantReport) -> str:
         if ends:
             axes.plot(*zip(*ends, strict=True), color="#333333", lw=1.2, marker="_", label="block output")
         axes.set(xlabel="layer, in order of execution", ylabel="SQNR of the output, dB")
-        axes.legend(frameon=False, ncols=4, loc="upper right")
+        axes.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1))
         return _svg(figure)
 
 
@@ -58,7 +58,7 @@ def ranges_by_depth(report: QuantReport) -> str:
         axes.vlines(x, *zip(*covered, strict=True), color=COLOURS["activation"], lw=1.4, label="covered by codes")
         axes.set_yscale("symlog", linthresh=1.0)
         axes.set(xlabel="activation, in order of execution", ylabel="value (linear below 1)")
-        axes.legend(frameon=False, ncols=2, loc="upper right")
+        axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
         return _svg(figure)
 
 
