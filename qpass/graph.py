@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -176,11 +176,3 @@ def example_inputs(graph_module: fx.GraphModule) -> tuple[tuple[Any, ...], dict[
     """Returns example inputs (args, kwargs) like those the graph was traced with."""
     args, kwargs = info(graph_module)["example"]
     return args, kwargs
-
-
-def users_through(node: fx.Node, passing: Iterable[Any]) -> list[tuple[fx.Node, fx.Node]]:
-    """Returns (reader, operand) for every reader of ``node``, looking through calls of ``passing``."""
-    found: list[tuple[fx.Node, fx.Node]] = []
-    for user in node.users:
-        found += users_through(user, passing) if is_call(user, *passing) else [(user, node)]
-    return found

@@ -47,7 +47,7 @@ def save_graph(graph_module: fx.GraphModule, path: Path) -> Path:
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
             draft = Path(scratch) / path.name
-            safetensors.torch.save_file(tensors, draft, metadata={"qpass": json.dumps(header)})
+            draft.write_bytes(safetensors.torch.save(tensors, metadata={"qpass": json.dumps(header)}))
             os.replace(draft, path)
     except OSError as error:
         raise DataError(f"cannot be written ({error.strerror})", where=str(path)) from error

@@ -18,9 +18,9 @@ from qpass.quantizers import Quantizer
 class RefitQuantizers(Pass):
     """Takes all batches through the network side by side, node by node, and fits each quantizer when they reach it.
 
-    So every quantizer is fitted behind those before it, as RepQ-ViT's published code initialises them. Memory holds what is
-    alive between two nodes, for all batches. Scales that a LayerNorm fold has fixed stay: the folded weights were made for
-    them. A quantizer fitted by the error of a product stays too: it was fitted to a pair of tensors.
+    So every quantizer is fitted behind those before it, as RepQ-ViT's published code initialises them; that of a folded
+    LayerNorm output too, one scale for all its channels, which the fold has made alike. A quantizer fitted by the error of a
+    product stays: it was fitted to a pair of tensors. Memory holds what is alive between two nodes, for all batches.
 
     Args:
         batches: Calls of the model; empty leaves everything as it is.
@@ -36,7 +36,7 @@ class RefitQuantizers(Pass):
         """See ``Pass.run``. Parameters change, the graph does not."""
         if not self.batches:
             return False
-        kept = {*info(graph_module)["fixed_quantizers"], *info(graph_module)["product_statistics"]}
+        kept = info(graph_module)["product_statistics"]
         runs = [fx.Interpreter(graph_module) for _ in self.batches]
         for run, batch in zip(runs, self.batches, strict=True):
             run.args_iter = iter(graph_module.graph.process_inputs(*flat_inputs(graph_module, *batch)))

@@ -44,12 +44,9 @@ class Quantizer(nn.Module, ABC):
     constructor's arguments in ``config`` so that it can be saved. ``forward`` is the fake-quantized tensor.
     """
 
-    fitted: Tensor
-
     def __init__(self, bits: int, *, signed: bool = False) -> None:
         super().__init__()
         self.bits, self.signed = bits, signed
-        self.register_buffer("fitted", torch.tensor(False))
 
     @property
     def code_min(self) -> int:

@@ -50,7 +50,6 @@ class Log2(Quantizer):
     def set_parameters(self, scale: Tensor) -> Self:
         """Sets the greatest value, one element."""
         self.scale = scale.detach().to(self.scale.device, torch.float32)
-        self.fitted.fill_(True)
         return self
 
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:

@@ -64,7 +64,6 @@ class Uniform(Quantizer):
         device = self.scale.device
         self.scale = scale.detach().to(device, torch.float32)
         self.zero_point = zero_point.detach().to(device, torch.float32)
-        self.fitted.fill_(True)
         return self
 
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
