@@ -79,14 +79,18 @@ def test_the_float_function_is_kept(target: str) -> None:
 
 
 def test_without_training_the_target_cancels(vit: nn.Module, images: Tensor) -> None:
-    """Any positive target gives the same quantized network: it is only a unit."""
-    outputs = [
-        qpass.quantize_graph(vit, [images], {"preset": "w6a6", "fold_layer_norm": target}, progress=False).double()(images.double())
-        for target in ("mean", "median")
-    ]
-    unfolded = qpass.quantize_graph(vit, [images], {"preset": "w6a6", "fold_layer_norm": None}, progress=False)(images)
-    same = (outputs[0] - outputs[1]).norm() / outputs[0].norm()
-    assert same < 0.1 * (outputs[0] - unfolded).norm() / outputs[0].norm(), "only ties may differ"
+    """Any positive target gives the same quantized network: it is only a unit.
+
+    Ranges are fitted on the float network here. Refitted behind the quantized one they are read off a histogram whose bins
+    do not scale with the target, and agree to a bin only.
+    """
+
+    def output(target: str | None) -> Tensor:
+        config = {"preset": "w6a6", "fold_layer_norm": target, "calibrate_on": "float"}
+        return qpass.quantize_graph(vit, [images], config, progress=False).double()(images.double())
+
+    mean, median, unfolded = output("mean"), output("median"), output(None)
+    assert (mean - median).norm() < 0.1 * (mean - unfolded).norm(), "only ties may differ"
 
 
 def test_a_norm_with_another_reader_is_left_alone() -> None:
