@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,34 +42,39 @@ def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
     return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
 
 
+def fetch(graph_module: fx.GraphModule, target: str) -> Any:
+    """Returns what a get_attr node with this target stands for, a tensor or a module."""
+    return operator.attrgetter(target)(graph_module)
+
+
 def get_constant(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
     """Returns the tensor that a get_attr node stands for, or None for any other node."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
-    value: Any = graph_module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
+    value = fetch(graph_module, str(node.target))
     return value.detach() if isinstance(value, Tensor) else None
 
 
-def add_module(graph_module: fx.GraphModule, wanted: str, module: nn.Module) -> str:
-    """Registers a submodule under ``wanted`` (dots become underscores), or a free name like it; returns the name."""
+def _free_name(graph_module: fx.GraphModule, wanted: str) -> str:
+    """Returns ``wanted`` with its dots as underscores, numbered if the graph has that name already."""
     name = base = wanted.replace(".", "_")
     count = 0
     while hasattr(graph_module, name):
         count += 1
         name = f"{base}_{count}"
+    return name
+
+
+def add_module(graph_module: fx.GraphModule, wanted: str, module: nn.Module) -> str:
+    """Registers a submodule under ``wanted`` (dots become underscores), or a free name like it; returns the name."""
+    name = _free_name(graph_module, wanted)
     graph_module.add_module(name, module)
     return name
 
 
 def add_constant(graph_module: fx.GraphModule, wanted: str, value: Tensor, before: fx.Node) -> fx.Node:
     """Registers a buffer and returns a get_attr node for it, inserted before ``before``."""
-    name = base = wanted.replace(".", "_")
-    count = 0
-    while hasattr(graph_module, name):
-        count += 1
-        name = f"{base}_{count}"
+    name = _free_name(graph_module, wanted)
     graph_module.register_buffer(name, value.detach().clone())
     with graph_module.graph.inserting_before(before):
         node = graph_module.graph.get_attr(name)

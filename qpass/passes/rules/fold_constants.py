@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qpass.graph import add_constant, replace
+from qpass.graph import add_constant, fetch, replace
 
 #: Larger results are left to be computed: the file would grow by them.
 MAX_ELEMENTS = 2**24
@@ -20,7 +20,7 @@ def fold_constants(graph_module: fx.GraphModule) -> int:
     folded = 0
     for node in list(graph_module.graph.nodes):
         if node.op == "get_attr":
-            values[node] = _lookup(graph_module, str(node.target))
+            values[node] = fetch(graph_module, str(node.target))
         elif node.op == "call_function" and _foldable(node, values):
             values[node] = _evaluate(node, values)
     for node, value in values.items():
@@ -42,10 +42,3 @@ def _evaluate(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda source: values[source])
     with torch.no_grad():
         return node.target(*args, **kwargs)  # type: ignore[operator]
-
-
-def _lookup(graph_module: fx.GraphModule, target: str) -> Any:
-    value: Any = graph_module
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value
