@@ -14,6 +14,7 @@ from qpass.data.batches import split_rows
 from qpass.errors import ConfigError, nearest
 from qpass.graph import info
 from qpass.passes import pipeline
+from qpass.passes.reference import float_reference
 from qpass.report.collect import collect_report
 from qpass.trace import batch_size, trace
 
@@ -28,15 +29,14 @@ def quantize_traced(
     if not info(graph_module)["dynamic_batch"]:
         rows = batch_size(info(graph_module)["example"])
         batches = [part for batch in batches for part in split_rows(batch, rows)]
-    float_graph: fx.GraphModule | None = None
-    for step in pipeline(config, batches, show_progress=show_progress):
+    *steps, freeze = pipeline(config, batches, show_progress=show_progress)
+    for step in steps:
         step(graph_module)
-        if info(graph_module)["stage"] == "folded":
-            float_graph = copy.deepcopy(graph_module)  # the same numbers as the model, the same nodes as the result
-    assert float_graph is not None
+    reference = float_reference(graph_module)
+    freeze(graph_module)
     sample = split_rows(batches[0], min(REPORT_SAMPLES, batch_size(batches[0])))[0]
-    info(graph_module)["report"] = collect_report(float_graph, graph_module, sample)
-    for key in ("statistics", "channel_statistics", "product_statistics", "fixed_quantizers"):
+    info(graph_module)["report"] = collect_report(reference, graph_module, sample)
+    for key in ("statistics", "channel_statistics", "product_statistics"):
         info(graph_module).pop(key, None)
     return graph_module
 

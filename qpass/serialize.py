@@ -26,7 +26,7 @@ from qpass.quantizers import Log2, LogSqrt2, Quantizer, Uniform
 from qpass.report import QuantReport
 
 #: Raised with every change of the format.
-FORMAT = 1
+FORMAT = 2
 
 _MODULES: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (Uniform, Log2, LogSqrt2, QuantizedLinear, QuantizedConv2d)

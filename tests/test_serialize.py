@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 import qpass
 from qpass.errors import DataError
+from qpass.serialize import FORMAT
 from tests.models import DictModel
 
 
@@ -65,7 +66,7 @@ def test_a_changed_tensor_is_noticed(saved: Path) -> None:
 
 def test_another_format_is_refused(saved: Path) -> None:
     rewrite(saved, lambda header, tensors: header.update(format=99))
-    with pytest.raises(DataError, match="format 99; expected format 1"):
+    with pytest.raises(DataError, match=f"format 99; expected format {FORMAT}"):
         qpass.load(saved)
 
 

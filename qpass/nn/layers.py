@@ -81,6 +81,24 @@ class QuantizedLinear(QuantizedLayer):
         """See ``QuantizedLayer.output_shape``."""
         return (*shape[:-1], self.weight_shape[0])
 
+    def rescale_input(self, ratio: Tensor, shift: Tensor) -> None:
+        """Takes x' = (x + shift) / ratio in place of x and gives the same: W' = W diag(ratio), bias' = bias - W shift.
+
+        The weight's quantizer is fitted again.
+
+        Args:
+            ratio: (in,), positive, in float64.
+            shift: (in,), in float64.
+        """
+        assert self.weight is not None, "a frozen layer has no float weight"
+        with torch.no_grad():
+            weight = self.weight.double()
+            moved = -(weight @ shift) if self.bias is None else self.bias.double() - weight @ shift
+            self.bias = nn.Parameter(moved.float(), requires_grad=False)
+            self.weight.copy_(weight * ratio)
+        if self.quantizer is not None:
+            self.quantizer.fit(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         return F.linear(x, self.quantized_weight(), self.bias)

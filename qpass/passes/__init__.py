@@ -20,9 +20,9 @@ def pipeline(config: QuantConfig, batches: Sequence[ModelInputs], *, show_progre
         Canonicalize(),
         Annotate(config),
         Calibrate(batches, per_channel=config.fold_layer_norm is not None, show_progress=show_progress),
-        FoldLayerNorm(config.fold_layer_norm),
         InsertQuantizers(),
         RefitQuantizers(batches if config.calibrate_on == "quantized" else (), show_progress=show_progress),
+        *([] if config.fold_layer_norm is None else [FoldLayerNorm(config.fold_layer_norm)]),
         Freeze(),
     ]
     check_joins(passes)

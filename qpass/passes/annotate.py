@@ -94,7 +94,7 @@ class Annotate(Pass):
         if spec is None and weight_spec is None:
             return Declined(kind=kind, path=path, reason="a rule of the config leaves it in float")
         operands = (OperandPlan(index=0, spec=spec),)
-        return LayerPlan(kind=kind, path=path, operands=operands, weight=weight_spec, float_name=node.name)
+        return LayerPlan(kind=kind, path=path, operands=operands, weight=weight_spec)
 
     def _matmul(self, graph_module: fx.GraphModule, node: fx.Node) -> LayerPlan | Declined | None:
         path = module_path(node)
@@ -110,7 +110,7 @@ class Annotate(Pass):
             operands.append(OperandPlan(index=index, spec=spec, signed=index == 1, role=role))
         if all(operand.spec is None for operand in operands):
             return Declined(kind="matmul", path=path, reason="a rule of the config leaves it in float")
-        return LayerPlan(kind="matmul", path=path, operands=tuple(operands), float_name=node.name)
+        return LayerPlan(kind="matmul", path=path, operands=tuple(operands))
 
     def _check_rules(self, paths: set[str]) -> None:
         for pattern, _ in self.config.rules:

@@ -12,7 +12,7 @@ from qpass.errors import QPassError
 from qpass.graph import finish, get_plan, info
 
 #: The stages of a graph, in order.
-STAGES = ("traced", "canonical", "annotated", "calibrated", "folded", "quantized", "refitted", "frozen")
+STAGES = ("traced", "canonical", "annotated", "calibrated", "quantized", "fitted", "frozen")
 
 
 class Pass(ABC):

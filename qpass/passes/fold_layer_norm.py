@@ -1,4 +1,4 @@
-"""calibrated -> folded: channel-wise scales of LayerNorm outputs move into the LayerNorm and the Linears behind it.
+"""fitted -> fitted: channel-wise scales of LayerNorm outputs move into the LayerNorm and the Linears behind it.
 
 Paper: RepQ-ViT, https://arxiv.org/abs/2212.08254, section 3.2; the median target is DopQ-ViT's (arXiv 2408.03291).
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from qpass.graph import add_constant, argument, aten, get_constant, get_plan, info, is_call, shape_of
-from qpass.observers import HistogramObserver
+from qpass.graph import add_constant, add_module, argument, aten, get_constant, get_plan, is_call, shape_of
+from qpass.nn import QuantizedLinear
 from qpass.passes.base import Pass
 from qpass.passes.plan import LayerPlan
 from qpass.quantizers import Uniform
@@ -21,37 +21,28 @@ class FoldLayerNorm(Pass):
     γ̃ = γ / r1, β̃ = (β + s r2) / r1, W̃ = W diag(r1), b̃ = b - W (s r2).
 
     The float function stays the same, and quantizing the new LayerNorm output with (s̃, z̃) equals quantizing the
-    old one channel by channel, exactly: z̃ is an integer, so the codes are.
+    old one channel by channel, exactly: z̃ is an integer, so the codes are. The quantizers of the changed weights are fitted
+    again.
 
     Args:
-        target: s̃ is the ``"mean"`` or the ``"median"`` of the channels' scales; None folds nothing.
+        target: s̃ is the ``"mean"`` or the ``"median"`` of the channels' scales.
     """
 
-    takes, gives = "calibrated", "folded"
+    takes, gives = "fitted", "fitted"
 
-    def __init__(self, target: str | None) -> None:
+    def __init__(self, target: str) -> None:
         self.target = target
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""
-        fixed: dict[str, Uniform] = info(graph_module).setdefault("fixed_quantizers", {})
-        changed = False
-        if self.target is None:
-            return changed
-        for norm, readers in foldable_layer_norms(graph_module).items():
-            if all(operand.name in fixed for _, operand in readers):
-                continue
-            statistics = info(graph_module)["channel_statistics"][norm.name]
-            quantizer = self._fold(graph_module, norm, [reader for reader, _ in readers], statistics)
-            fixed.update({operand.name: quantizer for _, operand in readers})
-            changed = True
-        return changed
+        norms = channel_wise_norms(graph_module)
+        for norm, quantizers in norms.items():
+            self._fold(graph_module, norm, quantizers)
+        return bool(norms)
 
-    def _fold(
-        self, graph_module: fx.GraphModule, norm: fx.Node, linears: list[fx.Node], statistics: HistogramObserver
-    ) -> Uniform:
-        spec = get_plan(linears[0]).operands[0].spec
-        channel = Uniform(spec.bits, axis=-1, percentiles=spec.percentiles, free_zero_point=True).fit(*statistics.samples())
+    def _fold(self, graph_module: fx.GraphModule, norm: fx.Node, quantizers: list[fx.Node]) -> None:
+        channel = graph_module.get_submodule(str(quantizers[0].target))
+        assert isinstance(channel, Uniform)
         scale, zero_point = channel.scale.double(), channel.zero_point.double()
         target_scale = (scale.mean() if self.target == "mean" else scale.median()).float().double()
         target_zero = zero_point.mean().round().clamp(channel.code_min, channel.code_max)
@@ -63,23 +54,32 @@ class FoldLayerNorm(Pass):
         new_beta = add_constant(graph_module, f"{norm.name}_folded_bias", ((beta + shift) / ratio).float(), norm)
         norm.args = (norm.args[0], norm.args[1], new_gamma, new_beta, *norm.args[4:])
         norm.kwargs = {key: value for key, value in norm.kwargs.items() if key not in ("weight", "bias")}
-        for linear in linears:
-            self._fold_linear(graph_module, linear, ratio, shift)
-        return Uniform(spec.bits, percentiles=spec.percentiles).set_parameters(target_scale, target_zero)
-
-    def _fold_linear(self, graph_module: fx.GraphModule, linear: fx.Node, ratio: Tensor, shift: Tensor) -> None:
-        weight = get_constant(graph_module, linear.args[1])
-        assert weight is not None
-        weight = weight.double()
-        bias = self._constant(graph_module, linear, 2, "bias", torch.zeros(len(weight)))
-        new_weight = add_constant(graph_module, f"{linear.name}_folded_weight", (weight * ratio).float(), linear)
-        new_bias = add_constant(graph_module, f"{linear.name}_folded_bias", (bias - weight @ shift).float(), linear)
-        linear.args, linear.kwargs = (linear.args[0], new_weight, new_bias), {}
+        for node in quantizers:
+            layer_wise = Uniform(channel.bits, percentiles=channel.percentiles).set_parameters(target_scale, target_zero)
+            layer_wise.enabled = channel.enabled
+            node.target = add_module(graph_module, f"{node.args[0].name}_quantizer", layer_wise)  # type: ignore[union-attr]
+            for reader in node.users:
+                linear = graph_module.get_submodule(str(reader.target))
+                assert isinstance(linear, QuantizedLinear)
+                linear.rescale_input(ratio, shift)
 
     @staticmethod
     def _constant(graph_module: fx.GraphModule, node: fx.Node, index: int, name: str, default: Tensor) -> Tensor:
         value = get_constant(graph_module, argument(node, index, name))
         return default.double() if value is None else value.double()
+
+
+def channel_wise_norms(graph_module: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
+    """Returns the LayerNorms whose output has a scale for each channel, with the quantizers (one module) that hold them."""
+    found: dict[fx.Node, list[fx.Node]] = {}
+    for node in graph_module.graph.nodes:
+        module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, Uniform) and module.axis is not None:
+            source = node.args[0]
+            while not is_call(source, aten.layer_norm.default):
+                source = source.args[0]
+            found.setdefault(source, []).append(node)
+    return found
 
 
 def foldable_layer_norms(graph_module: fx.GraphModule) -> dict[fx.Node, list[tuple[fx.Node, fx.Node]]]:

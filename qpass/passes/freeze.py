@@ -1,19 +1,28 @@
-"""refitted -> frozen: weights become integer codes; the graph holds only what will be deployed."""
+"""fitted -> frozen: weights become integer codes; the graph holds only what will be deployed."""
 
 from __future__ import annotations
 
 from torch import fx
 
+from qpass.errors import QPassError
+from qpass.graph import describe
 from qpass.nn import QuantizedLayer
 from qpass.passes.base import Pass
+from qpass.passes.fold_layer_norm import channel_wise_norms
 
 
 class Freeze(Pass):
     """Freezes every quantized layer."""
 
-    takes, gives = "refitted", "frozen"
+    takes, gives = "fitted", "frozen"
 
     def run(self, graph_module: fx.GraphModule) -> bool:
-        """See ``Pass.run``."""
+        """See ``Pass.run``.
+
+        Raises:
+            QPassError: If a LayerNorm output still has a scale for each channel, which no integer matmul can take.
+        """
+        for norm in channel_wise_norms(graph_module):
+            raise QPassError("its output has a scale for each channel", where=describe(norm), hint="run FoldLayerNorm first")
         layers = [module for module in graph_module.modules() if isinstance(module, QuantizedLayer)]
         return any([layer.freeze() for layer in layers])

@@ -1,8 +1,6 @@
-"""folded -> quantized: carries the plan out. Tensors get fitted quantizers, Linears and patch embeddings quantized weights."""
+"""calibrated -> quantized: carries the plan out. Tensors get fitted quantizers, Linears and patch embeddings quantized weights."""
 
 from __future__ import annotations
-
-import copy
 
 from torch import fx
 
@@ -10,21 +8,27 @@ from qpass.config import QuantSpec
 from qpass.graph import add_module, argument, copy_origin, get_constant, get_plan, info, replace, set_plan
 from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from qpass.passes.base import Pass
+from qpass.passes.fold_layer_norm import foldable_layer_norms
 from qpass.passes.plan import LayerPlan
 from qpass.passes.sources import planned_operands, quantization_point
-from qpass.quantizers import Quantizer, build_quantizer
+from qpass.quantizers import Quantizer, Uniform, build_quantizer
 
 _LAYERS: dict[str, type[QuantizedLayer]] = {"linear": QuantizedLinear, "conv2d": QuantizedConv2d}
 
 
 class InsertQuantizers(Pass):
-    """Inserts one quantizer for each tensor and spec, shared by all who read it so, and replaces the layers."""
+    """Inserts one quantizer for each tensor and spec, shared by all who read it so, and replaces the layers.
 
-    takes, gives = "folded", "quantized"
+    A LayerNorm output whose channels were observed gets a scale for each channel, which ``FoldLayerNorm`` takes away again.
+    """
+
+    takes, gives = "calibrated", "quantized"
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""
         inserted: dict[tuple[fx.Node, QuantSpec, bool], fx.Node] = {}
+        norms = foldable_layer_norms(graph_module)
+        channel_wise = self._channel_wise_modules(graph_module, norms)
         operands = [
             (node, plan, operand, quantization_point(node, plan, operand))
             for node, plan, operand in planned_operands(graph_module)
@@ -35,7 +39,8 @@ class InsertQuantizers(Pass):
             assert operand.spec is not None
             key = (point, operand.spec, operand.signed)
             if key not in inserted:
-                inserted[key] = self._insert(graph_module, point, operand.spec, operand.signed)
+                name = channel_wise.get(point) or self._add_fitted(graph_module, point, operand.spec, operand.signed)
+                inserted[key] = self._insert(graph_module, point, name)
             self._redirect(node, operand.index, point, inserted[key])
         for node in list(graph_module.graph.nodes):
             plan = get_plan(node)
@@ -43,15 +48,29 @@ class InsertQuantizers(Pass):
                 self._replace_layer(graph_module, node, plan)
         return bool(operands)
 
-    def _insert(self, graph_module: fx.GraphModule, point: fx.Node, spec: QuantSpec, signed: bool) -> fx.Node:
+    def _channel_wise_modules(
+        self, graph_module: fx.GraphModule, norms: dict[fx.Node, list[tuple[fx.Node, fx.Node]]]
+    ) -> dict[fx.Node, str]:
+        """Registers one quantizer for each observed LayerNorm; returns its name for every operand that it quantizes."""
+        names = {}
+        for norm, readers in norms.items():
+            observer = info(graph_module)["channel_statistics"].get(norm.name)
+            if observer is not None:
+                spec = get_plan(readers[0][0]).operands[0].spec
+                quantizer = Uniform(spec.bits, axis=-1, percentiles=spec.percentiles, free_zero_point=True)
+                name = add_module(graph_module, f"{norm.name}_quantizer", quantizer.fit(*observer.samples()))
+                names.update({operand: name for _, operand in readers})
+        return names
+
+    def _add_fitted(self, graph_module: fx.GraphModule, point: fx.Node, spec: QuantSpec, signed: bool) -> str:
         facts = info(graph_module)
-        quantizer: Quantizer | None = copy.deepcopy(facts.get("fixed_quantizers", {}).get(point.name))
-        if quantizer is None:
-            product = facts["product_statistics"].get(point.name) if spec.criterion == "output" else None
-            criterion = None if product is None else product.criterion()
-            samples = facts["statistics"][point.name].samples()
-            quantizer = build_quantizer(spec, signed=signed).fit(*samples, criterion=criterion)
-        name = add_module(graph_module, f"{point.name}_quantizer", quantizer)
+        product = facts["product_statistics"].get(point.name) if spec.criterion == "output" else None
+        criterion = None if product is None else product.criterion()
+        samples = facts["statistics"][point.name].samples()
+        quantizer: Quantizer = build_quantizer(spec, signed=signed).fit(*samples, criterion=criterion)
+        return add_module(graph_module, f"{point.name}_quantizer", quantizer)
+
+    def _insert(self, graph_module: fx.GraphModule, point: fx.Node, name: str) -> fx.Node:
         with graph_module.graph.inserting_after(point):
             node = graph_module.graph.call_module(name, (point,))
         copy_origin(point, node)
@@ -84,4 +103,3 @@ class InsertQuantizers(Pass):
         new.meta["shape"] = node.meta.get("shape")
         set_plan(new, plan)
         replace(node, new)
-

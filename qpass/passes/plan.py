@@ -33,14 +33,12 @@ class LayerPlan:
         path: Module path.
         operands: Its float inputs.
         weight: The weight's quantizer, or None for float (always, for a matmul).
-        float_name: Name of the node in the float graph.
     """
 
     kind: str
     path: str
     operands: tuple[OperandPlan, ...]
     weight: QuantSpec | None = None
-    float_name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

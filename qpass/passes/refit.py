@@ -1,33 +1,36 @@
-"""quantized -> refitted: fits activation quantizers again, in order, on what the quantized network before them gives."""
+"""quantized -> fitted: fits activation quantizers again, in order, on what the quantized network before them gives."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx
 
 from qpass.data import ModelInputs
-from qpass.graph import describe, flat_inputs, info
-from qpass.observers import HistogramObserver
+from qpass.graph import describe, flat_inputs
+from qpass.observers import HistogramObserver, ProductObserver
 from qpass.passes.base import Pass
+from qpass.passes.calibrate import CHANNEL_BINS, product_observers
+from qpass.passes.fold_layer_norm import channel_wise_norms
 from qpass.progress import track
-from qpass.quantizers import Quantizer
+from qpass.quantizers import Criterion, Quantizer
 
 
 class RefitQuantizers(Pass):
     """Takes all batches through the network side by side, node by node, and fits each quantizer when they reach it.
 
-    So every quantizer is fitted behind those before it, as RepQ-ViT's published code initialises them; that of a folded
-    LayerNorm output too, one scale for all its channels, which the fold has made alike. A quantizer fitted by the error of a
-    product stays: it was fitted to a pair of tensors. Memory holds what is alive between two nodes, for all batches.
+    So every quantizer is fitted behind those before it, as RepQ-ViT's published code initialises them: channel by channel for
+    LayerNorm outputs, and by the error of the product where the first fit was. Memory holds what is alive between two
+    nodes, for all batches.
 
     Args:
         batches: Calls of the model; empty leaves everything as it is.
         show_progress: Show a bar.
     """
 
-    takes, gives = "quantized", "refitted"
+    takes, gives = "quantized", "fitted"
 
     def __init__(self, batches: Sequence[ModelInputs], *, show_progress: bool = False) -> None:
         self.batches, self.show_progress = batches, show_progress
@@ -36,20 +39,87 @@ class RefitQuantizers(Pass):
         """See ``Pass.run``. Parameters change, the graph does not."""
         if not self.batches:
             return False
-        kept = info(graph_module)["product_statistics"]
-        runs = [fx.Interpreter(graph_module) for _ in self.batches]
-        for run, batch in zip(runs, self.batches, strict=True):
-            run.args_iter = iter(graph_module.graph.process_inputs(*flat_inputs(graph_module, *batch)))
+        products = {_quantizer_node(matmul.args[0]): matmul for matmul in product_observers(graph_module)}
+        channel_wise = channel_wise_norms(graph_module)
+        runs = SideBySide(graph_module, self.batches)
         with torch.no_grad():
-            for node in track(list(graph_module.graph.nodes)[:-1], "refit", show=self.show_progress):
+            for node in track(_order(graph_module, products), "refit", show=self.show_progress):
                 module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-                if isinstance(module, Quantizer) and node.args[0].name not in kept:
-                    observer = HistogramObserver(describe(node))
-                    for run in runs:
-                        observer.update(run.env[node.args[0]])
-                    module.fit(*observer.samples())
-                for run in runs:
-                    run.env[node] = run.run_node(node)
-                    for dead in run.user_to_last_uses.get(node, ()):
-                        del run.env[dead]
+                if isinstance(module, Quantizer) and getattr(module, "axis", None) is None:
+                    criterion = self._criterion(runs, node, products[node]) if node in products else None
+                    module.fit(*self._observe(runs, node.args[0]).samples(), criterion=criterion)
+                runs.step(node)
+                if node in channel_wise:
+                    fitted = graph_module.get_submodule(str(channel_wise[node][0].target))
+                    assert isinstance(fitted, Quantizer)
+                    fitted.fit(*self._observe(runs, node, channel_axis=-1, bins=CHANNEL_BINS).samples())
         return False
+
+    @staticmethod
+    def _observe(runs: SideBySide, node: fx.Node, **options: Any) -> HistogramObserver:
+        observer = HistogramObserver(describe(node), **options)
+        for value in runs.values(node):
+            observer.update(value)
+        return observer
+
+    @staticmethod
+    def _criterion(runs: SideBySide, quantizer: fx.Node, matmul: fx.Node) -> Criterion:
+        """Returns the error of the product of what the quantizer reads and of the matmul's other, quantized factor."""
+        observer = ProductObserver(describe(matmul))
+        for a, b in zip(runs.values(quantizer.args[0]), runs.values(matmul.args[1]), strict=True):
+            observer.update(a, b)
+        return observer.criterion()
+
+
+class SideBySide:
+    """Runs several batches through a graph, each node for all of them before the next node.
+
+    Args:
+        graph_module: What to run.
+        batches: Calls of the model.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, batches: Sequence[ModelInputs]) -> None:
+        self._runs = [fx.Interpreter(graph_module, garbage_collect_values=False) for _ in batches]
+        for run, batch in zip(self._runs, batches, strict=True):
+            run.args_iter = iter(graph_module.graph.process_inputs(*flat_inputs(graph_module, *batch)))
+        self._pending = {node: len(node.users) for node in graph_module.graph.nodes}
+
+    def step(self, node: fx.Node) -> None:
+        """Runs one node whose inputs have run; a value is dropped after its last reader."""
+        for run in self._runs:
+            run.env[node] = run.run_node(node)
+        for read in node.all_input_nodes:
+            self._pending[read] -= 1
+            if not self._pending[read]:
+                for run in self._runs:
+                    del run.env[read]
+
+    def values(self, node: Any) -> list[Any]:
+        """Returns the output of a node that has run and still has readers, for each batch."""
+        return [run.env[node] for run in self._runs]
+
+
+def _quantizer_node(operand: Any) -> fx.Node:
+    """Returns the quantizer behind an operand, through the movements that lie between."""
+    while operand.op != "call_module":
+        operand = operand.args[0]
+    node: fx.Node = operand
+    return node
+
+
+def _order(graph_module: fx.GraphModule, products: dict[fx.Node, fx.Node]) -> list[fx.Node]:
+    """Returns every node but the output, in an order in which a matmul's second factor is there before its first is fitted."""
+    order: dict[fx.Node, None] = {}
+
+    def visit(node: fx.Node) -> None:
+        if node in order:
+            return
+        for read in [*node.all_input_nodes, *(products[node].args[1:2] if node in products else ())]:
+            assert isinstance(read, fx.Node)
+            visit(read)
+        order[node] = None
+
+    for node in list(graph_module.graph.nodes)[:-1]:
+        visit(node)
+    return list(order)

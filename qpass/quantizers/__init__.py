@@ -1,7 +1,7 @@
 """Quantizers: tensors to integer codes and back. They know torch and nothing of graphs or ONNX."""
 
 from qpass.config import QuantSpec
-from qpass.quantizers.base import Quantizer
+from qpass.quantizers.base import Criterion, Quantizer
 from qpass.quantizers.log2 import Log2, LogSqrt2
 from qpass.quantizers.uniform import Uniform
 
@@ -25,4 +25,4 @@ def build_quantizer(spec: QuantSpec, *, signed: bool = False, axis: int | None =
     )
 
 
-__all__ = ["QUANTIZERS", "Log2", "LogSqrt2", "Quantizer", "Uniform", "build_quantizer"]
+__all__ = ["QUANTIZERS", "Criterion", "Log2", "LogSqrt2", "Quantizer", "Uniform", "build_quantizer"]

@@ -42,11 +42,14 @@ class Quantizer(nn.Module, ABC):
 
     A subclass gives ``fit``, ``codes`` and ``decode``, keeps what it learned in buffers or parameters, and lists its
     constructor's arguments in ``config`` so that it can be saved. ``forward`` is the fake-quantized tensor.
+
+    Attributes:
+        enabled: Whether ``forward`` quantizes; False makes it the identity, as in the float reference of a graph.
     """
 
     def __init__(self, bits: int, *, signed: bool = False) -> None:
         super().__init__()
-        self.bits, self.signed = bits, signed
+        self.bits, self.signed, self.enabled = bits, signed, True
 
     @property
     def code_min(self) -> int:
@@ -94,7 +97,7 @@ class Quantizer(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns ``decode(encode(x))``, differentiable."""
-        return self.decode(self.codes(x))
+        return self.decode(self.codes(x)) if self.enabled else x
 
     def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
         """Returns the shape that ``forward`` gives for an input of this shape: the same."""

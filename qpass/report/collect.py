@@ -10,7 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
-from qpass.graph import flat_inputs, get_constant, get_plan, info, module_path
+from qpass.graph import flat_inputs, get_plan, info, module_path
 from qpass.nn import QuantizedLayer
 from qpass.passes.plan import Declined, LayerPlan
 from qpass.quantizers import Quantizer, Uniform
@@ -22,21 +22,21 @@ from qpass.trace import batch_size
 HISTOGRAM_BINS = 60
 
 
-def collect_report(float_graph: fx.GraphModule, quantized: fx.GraphModule, sample: ModelInputs) -> QuantReport:
+def collect_report(reference_graph: fx.GraphModule, quantized: fx.GraphModule, sample: ModelInputs) -> QuantReport:
     """Runs both graphs on the sample and returns the report.
 
     Args:
-        float_graph: The graph as it was before quantizers were inserted: the same nodes, float numbers.
+        reference_graph: The same nodes with float numbers: see ``float_reference``.
         quantized: The frozen graph.
         sample: Calibration inputs that the errors are measured on.
     """
-    float_blocks, blocks = find_blocks(float_graph), find_blocks(quantized)
+    blocks = find_blocks(quantized)
     plans = {node: plan for node in quantized.graph.nodes if isinstance(plan := get_plan(node), LayerPlan)}
-    wanted = {plan.float_name for plan in plans.values()} | {node.name for node in float_blocks.values()}
+    wanted = {node.name for node in [*plans, *blocks.values()]}
     with torch.no_grad():
-        reference = _Keeper(float_graph, wanted)
-        expected = reference.run(*flat_inputs(float_graph, *sample))
-        actual = _Keeper(quantized, {node.name for node in [*plans, *blocks.values()]})
+        reference = _Keeper(reference_graph, wanted)
+        expected = reference.run(*flat_inputs(reference_graph, *sample))
+        actual = _Keeper(quantized, wanted)
         output = actual.run(*flat_inputs(quantized, *sample))
     layers = [
         LayerRow(
@@ -44,7 +44,7 @@ def collect_report(float_graph: fx.GraphModule, quantized: fx.GraphModule, sampl
             kind=plan.kind,
             weight_bits=None if plan.weight is None else plan.weight.bits,
             input_bits=tuple(None if operand.spec is None else operand.spec.bits for operand in plan.operands),
-            sqnr_db=sqnr_db(reference.kept[plan.float_name], actual.kept[node.name]),
+            sqnr_db=sqnr_db(reference.kept[node.name], actual.kept[node.name]),
         )
         for node, plan in plans.items()
     ]
@@ -53,12 +53,10 @@ def collect_report(float_graph: fx.GraphModule, quantized: fx.GraphModule, sampl
         config=info(quantized)["config"].to_dict(),
         dynamic_batch=info(quantized)["dynamic_batch"],
         samples=batch_size(sample),
-        tensors=(*actual.rows, *_weights(float_graph, quantized, plans)),
+        tensors=(*actual.rows, *_weights(reference_graph, quantized, plans)),
         layers=tuple(layers),
         blocks=tuple(
-            BlockRow(path, sqnr_db(reference.kept[node.name], actual.kept[blocks[path].name]))
-            for path, node in float_blocks.items()
-            if path in blocks
+            BlockRow(path, sqnr_db(reference.kept[node.name], actual.kept[node.name])) for path, node in blocks.items()
         ),
         stayed_float=tuple(
             (plan.kind, plan.path, plan.reason)
@@ -66,7 +64,7 @@ def collect_report(float_graph: fx.GraphModule, quantized: fx.GraphModule, sampl
             if isinstance(plan := get_plan(node), Declined)
         ),
         output_sqnr_db=sqnr_db(_first_tensor(expected), _first_tensor(output)),
-        sizes=_sizes(float_graph, quantized),
+        sizes=_sizes(reference_graph, quantized),
     )
 
 
@@ -119,20 +117,20 @@ def tensor_row(name: str, path: str, kind: str, quantizer: Quantizer, x: Tensor,
     )
 
 
-def _weights(float_graph: fx.GraphModule, quantized: fx.GraphModule, plans: dict[fx.Node, LayerPlan]) -> list[TensorRow]:
-    float_nodes = {node.name: node for node in float_graph.graph.nodes}
+def _weights(reference_graph: fx.GraphModule, quantized: fx.GraphModule, plans: dict[fx.Node, LayerPlan]) -> list[TensorRow]:
     rows = []
     for node, plan in plans.items():
         layer = quantized.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(layer, QuantizedLayer) and layer.quantizer is not None:
-            weight = get_constant(float_graph, float_nodes[plan.float_name].args[1])
-            assert weight is not None
+            reference = reference_graph.get_submodule(str(node.target))
+            assert isinstance(reference, QuantizedLayer)
+            weight = reference.effective_weight()
             row = tensor_row(str(node.target), plan.path, "weight", layer.quantizer, weight, layer.quantized_weight())
             rows.append(row)
     return rows
 
 
-def _sizes(float_graph: fx.GraphModule, quantized: fx.GraphModule) -> dict[str, int]:
+def _sizes(reference_graph: fx.GraphModule, quantized: fx.GraphModule) -> dict[str, int]:
     """Returns the bytes of all tensors as float32, and as the file stores them (4 bits and fewer: two to a byte)."""
     layers = [module for module in quantized.modules() if isinstance(module, QuantizedLayer)]
     packed = {id(layer.codes) for layer in layers if layer.quantizer is not None and layer.quantizer.bits <= 4}
@@ -140,7 +138,9 @@ def _sizes(float_graph: fx.GraphModule, quantized: fx.GraphModule) -> dict[str, 
     for tensor in [*quantized.parameters(), *quantized.buffers()]:
         size = tensor.numel() * tensor.element_size()
         stored += -(-size // 2) if id(tensor) in packed else size
-    before = sum(t.numel() * 4 for t in [*float_graph.parameters(), *float_graph.buffers()])
+    scales = {id(t) for module in reference_graph.modules() if isinstance(module, Quantizer) for t in module.buffers()}
+    tensors = [*reference_graph.parameters(), *reference_graph.buffers()]
+    before = sum(tensor.numel() * 4 for tensor in tensors if id(tensor) not in scales)
     return {"weights, float32": before, "weights, stored": stored}
 
 
