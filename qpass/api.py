@@ -14,7 +14,7 @@ from qpass.data import Batch, collect_batches
 from qpass.data.batches import model_inputs
 from qpass.errors import QPassError
 from qpass.graph import info
-from qpass.quantize import quantize_model, quantize_submodules
+from qpass.quantize import RunOptions, quantize_model, quantize_submodules
 from qpass.report import QuantReport
 from qpass.serialize import load_graph, save_graph
 
@@ -32,6 +32,7 @@ def quantize_graph(
     submodules: Sequence[str] | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
+    checkpoint_dir: str | Path | None = None,
     progress: bool = True,
 ) -> fx.GraphModule:
     """Quantizes a float model after training, from calibration data alone.
@@ -39,8 +40,10 @@ def quantize_graph(
     Args:
         model: Any model that torch.export captures. It is not changed, and the result shares nothing with it.
         calib_loader: Yields batches: tensors (batch, ...), (inputs, target) pairs, or mappings of inputs by name. A list of
-            such will do, and a single tensor is one batch. 32 to 128 samples are enough.
-        config: A preset's name (``"w8a8"``, ``"w6a6"``, ``"w4a8"``, ``"w4a4"``, ``"w3a3"``, ``"repq-vit-w4a4"``, ...), a
+            such will do, and a single tensor is one batch. 32 to 128 samples are enough for recipes that learn nothing;
+            ``aiqvit`` recipes want about 1,000.
+        config: A preset's name (``"w8a8"``, ``"w6a6"``, ``"w4a8"``, ``"w4a4"``, ``"w3a3"``, ``"repq-vit-w4a4"``,
+            ``"aiqvit-w4a4"``, ...), a
             ``QuantConfig``, a mapping, or the path of a YAML file.
         example_inputs: A batch to trace the model with; None takes the first calibration batch.
         transform_fn: Turns what the loader yields into a batch.
@@ -48,6 +51,8 @@ def quantize_graph(
             is captured from its real inputs and put back into a copy of the model, which is returned.
         device: Where to trace and calibrate; None leaves the model where it is.
         seed: Seeds torch's generators while this runs; the same seed gives the same bits on the same machine.
+        checkpoint_dir: Where recipes that learn keep each finished block; the same call with the same folder goes on behind
+            the last one and gives the same bits. None keeps nothing.
         progress: Show bars on standard error.
 
     Returns:
@@ -69,10 +74,12 @@ def quantize_graph(
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
+            folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+            options = RunOptions(seed=seed, checkpoint_dir=folder, show_progress=progress)
             if submodules:
-                parts = quantize_submodules(model, submodules, batches, config, show_progress=progress)
+                parts = quantize_submodules(model, submodules, batches, config, options)
                 return parts  # type: ignore[return-value]
-            return quantize_model(model, example, batches, config, show_progress=progress)
+            return quantize_model(model, example, batches, config, options)
     finally:
         if device is not None:
             model.to(restore)

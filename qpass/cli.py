@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qpass.errors import DataError, QPassError
-from qpass.presets import PRESETS
+from qpass.presets import PRESETS, SCHEDULES
 from qpass.version import __version__
 
 #: Names of what ``qpass quantize`` writes into its output folder.
@@ -74,13 +74,16 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--calib", type=_DATA, required=True, help="Folder, ImageFolder, .zip, .npy or .npz of calibration images.")
 @click.option("--num-calib", default=128, show_default=True, help="Calibration images to take, spread evenly over the source.")
 @click.option("--config", default="w8a8", show_default=True, help=f"A YAML file or a preset: {', '.join(PRESETS)}.")
+@click.option("--schedule", type=click.Choice(sorted(SCHEDULES)), help="How long aiqvit recipes learn  [default: quick]")
+@click.option("--checkpoint-dir", type=_DATA, help="Keep learned blocks here; the same command again goes on behind the last.")
 @click.option("--output", type=_DATA, required=True, help="Folder to write to; made if missing.")
 @click.option("--device", help="Where to calibrate, such as cuda  [default: cpu]")
 @click.option("--seed", default=0, show_default=True)
 @_image_options
 def quantize(
-    model: str, checkpoint: Path | None, calib: Path, num_calib: int, config: str, output: Path, device: str | None,
-    seed: int, batch_size: int, crop: int | None, resize: int | None,
+    model: str, checkpoint: Path | None, calib: Path, num_calib: int, config: str, schedule: str | None,
+    checkpoint_dir: Path | None, output: Path, device: str | None, seed: int, batch_size: int, crop: int | None,
+    resize: int | None,
 ) -> None:  # fmt: skip
     r"""Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
 
@@ -96,13 +99,14 @@ def quantize(
     from qpass.data import image_batches, open_images
     from qpass.models import create_model
 
-    recipe = QuantConfig.from_any(config)  # refused before any work is done
+    # refused before any work is done
+    recipe = QuantConfig.from_any(config if schedule is None else {"preset": config, "schedule": schedule})
     _prepare_folder(output)
     network = create_model(model, checkpoint)
     transform = _transform(network, crop, resize)
     source = open_images(calib, transform)
     batches = [images for images, _ in image_batches(source, batch_size, limit=num_calib)]
-    qmodel = qpass.quantize_graph(network, batches, recipe, device=device, seed=seed)
+    qmodel = qpass.quantize_graph(network, batches, recipe, device=device, seed=seed, checkpoint_dir=checkpoint_dir)
     _write_all(network, qmodel, output, {"model": model, "calibration": str(calib), "transform": asdict(transform)})
     console.print(str(qpass.quantization_report(qmodel)), highlight=False)
     console.print(f"written to {output}", highlight=False)

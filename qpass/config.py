@@ -12,11 +12,13 @@ from typing import Any
 import yaml
 
 from qpass.errors import ConfigError, nearest
+from qpass.reconstruction_config import ReconstructionConfig
 
-QUANTIZER_NAMES = ("uniform", "log2", "log-sqrt2")
+QUANTIZER_NAMES = ("uniform", "log2", "log-sqrt2", "dynamic-focus")
 FOLD_TARGETS = ("mean", "median")
 CRITERIA = ("tensor", "output")
 CALIBRATION_GRAPHS = ("float", "quantized")
+CODE_ZERO = ("best", "affine", "zero", "snapped")
 
 #: Clip ranges tried for activations and for weights (methods of RepQ-ViT). 1.0 is the full range.
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
@@ -29,12 +31,14 @@ class QuantSpec:
 
     Attributes:
         bits: Width of the codes, 2 to 8.
-        quantizer: ``"uniform"``, ``"log2"`` or ``"log-sqrt2"``.
+        quantizer: ``"uniform"``, ``"log2"``, ``"log-sqrt2"`` or ``"dynamic-focus"``; all but the first are for Softmax outputs.
         symmetric: Signed codes around zero point 0 (uniform only). Weights gain nothing from a zero
             point at 8 bits and much at 4.
         percentiles: Clip ranges tried when fitting, each in (0.5, 1]; the one with the least error wins.
         criterion: That error: ``"tensor"``, of the tensor itself, or ``"output"``, of the product that the tensor enters
             (attention times V; for the Softmax output only).
+        code_zero: What the codes of ``"dynamic-focus"`` stand for: ``"affine"``, ``"zero"``, ``"snapped"`` (see
+            ``qpass.quantizers.DynamicFocus``), or ``"best"``, the one with the least error, for each tensor on its own.
     """
 
     bits: int = 8
@@ -42,6 +46,7 @@ class QuantSpec:
     symmetric: bool = False
     percentiles: tuple[float, ...] = (*ACTIVATION_PERCENTILES, 1.0)
     criterion: str = "tensor"
+    code_zero: str = "best"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "percentiles", tuple(self.percentiles))
@@ -55,11 +60,15 @@ class QuantSpec:
             raise ConfigError(
                 f"unknown criterion {self.criterion!r}", where="criterion", hint=nearest(str(self.criterion), CRITERIA)
             )
+        if self.code_zero not in CODE_ZERO:
+            raise ConfigError(
+                f"unknown reading {self.code_zero!r}", where="code_zero", hint=nearest(str(self.code_zero), CODE_ZERO)
+            )
         if self.symmetric and self.quantizer != "uniform":
             raise ConfigError(
                 f"symmetric=True does not go with quantizer={self.quantizer!r}",
                 where="symmetric",
-                hint="leave it out: logarithmic codes have no zero point",
+                hint="leave it out: only uniform codes have a zero point to fix",
             )
         if not self.percentiles or not all(0.5 < p <= 1 for p in self.percentiles):
             raise ConfigError(f"got {self.percentiles!r}", where="percentiles", expected="numbers in (0.5, 1]")
@@ -85,6 +94,8 @@ class QuantConfig:
             quantized network before them gives (a second run of the data), as RepQ-ViT's published code does.
         rules: Ordered ``{glob on module path: {role: change}}``; a later rule wins. A change is a mapping of
             QuantSpec fields, or None to leave that tensor in float. The rule ``{"head": None}`` leaves the layer in float.
+        range_samples: How many calibration samples ranges are fitted on, from the first; None takes all.
+        reconstruction: How blocks are learned afterwards, or None to leave them as calibrated.
 
     Example:
         >>> QuantConfig.from_any("w4a4").with_rules({"head": {"weight": {"bits": 8}}}).resolve("head", "weight").bits
@@ -99,6 +110,8 @@ class QuantConfig:
     fold_layer_norm: str | None = "mean"
     calibrate_on: str = "float"
     rules: tuple[tuple[str, Mapping[str, Any] | None], ...] = ()
+    range_samples: int | None = None
+    reconstruction: ReconstructionConfig | None = None
 
     def __post_init__(self) -> None:
         if self.fold_layer_norm not in (None, *FOLD_TARGETS):
@@ -118,8 +131,14 @@ class QuantConfig:
         for role in ("weight", "activation", "network_input"):
             if getattr(self, role).criterion != "tensor":
                 raise ConfigError("criterion='output'", where=role, expected="'tensor': only the Softmax output has the other")
+            if getattr(self, role).quantizer == "dynamic-focus":
+                raise ConfigError("quantizer='dynamic-focus'", where=role, expected="another: it is for Softmax outputs only")
         if self.weight.quantizer != "uniform":
             raise ConfigError(f"quantizer={self.weight.quantizer!r} on weights", where="weight", expected="'uniform'")
+        if self.range_samples is not None and (not isinstance(self.range_samples, int) or self.range_samples < 1):
+            raise ConfigError(f"got {self.range_samples!r}", where="range_samples", expected="a whole number above 0, or None")
+        if not isinstance(self.reconstruction, ReconstructionConfig | None):
+            raise ConfigError(f"got {self.reconstruction!r}", where="reconstruction", expected="a ReconstructionConfig or None")
         object.__setattr__(self, "rules", _normalize_rules(self.rules))
         for pattern, _ in self.rules:
             for role in TENSOR_ROLES:
@@ -185,6 +204,8 @@ class QuantConfig:
         data = dataclasses.asdict(dataclasses.replace(self, rules=()))
         for role in (*TENSOR_ROLES, "network_input"):
             data[role]["percentiles"] = list(data[role]["percentiles"])
+        if data["reconstruction"] is not None:
+            data["reconstruction"]["ranks"] = list(data["reconstruction"]["ranks"])
         data["rules"] = [{pattern: _plain(change)} for pattern, change in self.rules]
         return data
 
@@ -197,15 +218,26 @@ class QuantConfig:
 
     @classmethod
     def _from_mapping(cls, data: Mapping[str, Any]) -> QuantConfig:
+        from qpass.presets import preset  # presets build on this module
+
         data = dict(data)
-        base = cls.from_any(data.pop("preset")) if "preset" in data else cls()
+        schedule = data.pop("schedule", None)
+        if schedule is not None and "preset" not in data:
+            raise ConfigError("needs a preset", where="schedule", expected="preset: one that learns, such as aiqvit-w4a4")
+        base = cls()
+        if "preset" in data:
+            name = data.pop("preset")
+            base = cls.from_any(name) if schedule is None else preset(str(name), schedule=schedule)
         names = [f.name for f in dataclasses.fields(cls)]
         for key in data:
             if key not in names:
-                raise ConfigError(f"unknown key {key!r}", where="config", hint=nearest(str(key), [*names, "preset"]))
+                known = [*names, "preset", "schedule"]
+                raise ConfigError(f"unknown key {key!r}", where="config", hint=nearest(str(key), known))
         for role in (*TENSOR_ROLES, "network_input"):
             if role in data:
                 data[role] = _spec_from(getattr(base, role), data[role], role)
+        if isinstance(data.get("reconstruction"), Mapping):
+            data["reconstruction"] = ReconstructionConfig.from_mapping(data["reconstruction"], base.reconstruction)
         if "rules" in data:
             data["rules"] = (*base.rules, *_normalize_rules(data["rules"]))
         return dataclasses.replace(base, **data)

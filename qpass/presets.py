@@ -6,10 +6,12 @@ import re
 
 from qpass.config import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, QuantConfig, QuantSpec
 from qpass.errors import ConfigError, nearest
+from qpass.reconstruction_config import ReconstructionConfig
 
 #: Names that documentation and error messages list; any widths from 2 to 8 are understood.
 PRESETS = (
     "w8a8", "w6a6", "w4a8", "w4a4", "w3a3",
+    "aiqvit-w6a6", "aiqvit-w4a8", "aiqvit-w4a4", "aiqvit-w3a3",
     "repq-vit-w8a8", "repq-vit-w6a6", "repq-vit-w4a8", "repq-vit-w4a4", "repq-vit-w3a3",
 )  # fmt: skip
 
@@ -17,24 +19,40 @@ PRESETS = (
 SOFTMAX_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0)
 
 
-def preset(name: str) -> QuantConfig:
+#: Samples that ranges are fitted on where far more of them are learned from.
+RANGE_SAMPLES = 128
+
+#: How long blocks are learned: as long as the paper does, or so that a DeiT-T takes under half an hour on two cores.
+SCHEDULES = {
+    "full": ReconstructionConfig(),
+    "quick": ReconstructionConfig(search_steps=100, steps=600, batch_size=32, curriculum_interval=200),
+}
+
+
+def preset(name: str, *, schedule: str | None = None) -> QuantConfig:
     """Returns the recipe of that name.
 
     ``wXaY`` is uniform everywhere, so that every matmul runs on an integer kernel: LayerNorm scales folded per channel,
     weights with a zero point below 6 bits, the Softmax output uniform. ``repq-vit-wXaY`` is the published method
-    (RepQ-ViT, arXiv 2212.08254): the same fold, and a base-sqrt(2) logarithm for the Softmax output.
+    (RepQ-ViT, arXiv 2212.08254): the same fold, and a base-sqrt(2) logarithm for the Softmax output. ``aiqvit-wXaY`` is AIQViT
+    (arXiv 2502.04628): dynamic focusing for the Softmax output, and low-rank compensated weights learned block by block.
 
     Args:
         name: One of ``PRESETS``, or the same with other widths from 2 to 8.
+        schedule: ``"quick"`` or ``"full"``, how long ``aiqvit`` recipes learn; None is ``"quick"``.
 
     Raises:
-        ConfigError: If no recipe has that name.
+        ConfigError: If no recipe has that name, or a schedule is given to one that does not learn.
     """
-    match = re.fullmatch(r"(repq-vit-)?w([2-8])a([2-8])", name)
+    match = re.fullmatch(r"(repq-vit-|aiqvit-)?w([2-8])a([2-8])", name)
     if match is None:
         raise ConfigError(f"no preset is called {name!r}", where="config", hint=nearest(name, PRESETS))
     family, weight_bits, activation_bits = match[1], int(match[2]), int(match[3])
-    if family:
+    if family == "aiqvit-":
+        return _aiqvit(name, weight_bits, activation_bits, schedule or "quick")
+    if schedule is not None:
+        raise ConfigError(f"{name!r} learns nothing", where="schedule", hint="leave it out")
+    if family == "repq-vit-":
         return _repq_vit(name, weight_bits, activation_bits)
     activation = QuantSpec(bits=activation_bits)
     return QuantConfig(
@@ -54,4 +72,19 @@ def _repq_vit(name: str, weight_bits: int, activation_bits: int) -> QuantConfig:
         post_softmax=QuantSpec(bits=activation_bits, quantizer="log-sqrt2", percentiles=ACTIVATION_PERCENTILES),
         network_input=QuantSpec(bits=8, percentiles=ACTIVATION_PERCENTILES),
         calibrate_on="quantized",
+    )
+
+
+def _aiqvit(name: str, weight_bits: int, activation_bits: int, schedule: str) -> QuantConfig:
+    if schedule not in SCHEDULES:
+        raise ConfigError(f"got {schedule!r}", where="schedule", hint=nearest(schedule, SCHEDULES))
+    return QuantConfig(
+        name=name if schedule == "quick" else f"{name}, {schedule} schedule",
+        weight=QuantSpec(bits=weight_bits, percentiles=WEIGHT_PERCENTILES),
+        activation=QuantSpec(bits=activation_bits, percentiles=ACTIVATION_PERCENTILES),
+        post_softmax=QuantSpec(bits=activation_bits, quantizer="dynamic-focus", criterion="output"),
+        network_input=QuantSpec(bits=8, percentiles=ACTIVATION_PERCENTILES),
+        calibrate_on="quantized",
+        range_samples=RANGE_SAMPLES,
+        reconstruction=SCHEDULES[schedule],
     )

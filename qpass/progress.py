@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,12 +12,46 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 T = TypeVar("T")
 
 
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
 def track(items: Iterable[T], label: str, *, show: bool = True) -> Iterator[T]:
     """Yields the items while a bar with the time left runs along."""
     if not show:
         yield from items
         return
-    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _bar() as bar:
         total = len(items) if isinstance(items, Sized) else None
         yield from bar.track(items, total=total, description=label)
+
+
+class StepBar:
+    """A bar that is moved by hand; its label may change on the way.
+
+    Args:
+        total: Steps in all.
+        show: Draw it.
+    """
+
+    def __init__(self, total: int, *, show: bool = True) -> None:
+        self.label = ""
+        self._bar = _bar()
+        self._bar.disable = not show
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def advance(self) -> None:
+        """Counts one step."""
+        self._bar.update(self._task, advance=1, description=self.label)
+
+    def move_to(self, steps: int) -> None:
+        """Counts as if so many steps were done."""
+        self._bar.update(self._task, completed=steps)

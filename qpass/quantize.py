@@ -3,49 +3,78 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import fx, nn
 
 from qpass.config import QuantConfig
 from qpass.data import ModelInputs
-from qpass.data.batches import split_rows
+from qpass.data.batches import batch_size, split_rows
 from qpass.errors import ConfigError, nearest
 from qpass.graph import info
-from qpass.passes import pipeline
 from qpass.passes.reference import float_reference
+from qpass.pipeline import pipeline
 from qpass.report.collect import collect_report
-from qpass.trace import batch_size, trace
+from qpass.trace import trace
 
 #: Samples that the report's errors are measured on.
 REPORT_SAMPLES = 8
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What concerns the run and not the recipe.
+
+    Attributes:
+        seed: Of the random numbers that learning draws.
+        checkpoint_dir: Where learned blocks are kept, or None.
+        show_progress: Show bars.
+    """
+
+    seed: int = 0
+    checkpoint_dir: Path | None = None
+    show_progress: bool = False
+
+    def inside(self, name: str) -> RunOptions:
+        """Returns the options for a part of the model, whose blocks are kept apart."""
+        folder = None if self.checkpoint_dir is None else self.checkpoint_dir / name
+        return dataclasses.replace(self, checkpoint_dir=folder)
+
+
 def quantize_traced(
-    graph_module: fx.GraphModule, batches: Sequence[ModelInputs], config: QuantConfig, *, show_progress: bool = False
+    graph_module: fx.GraphModule, batches: Sequence[ModelInputs], config: QuantConfig, options: RunOptions
 ) -> fx.GraphModule:
     """Runs every pass on a traced graph, in place, and keeps the report's figures with it."""
     if not info(graph_module)["dynamic_batch"]:
         rows = batch_size(info(graph_module)["example"])
         batches = [part for batch in batches for part in split_rows(batch, rows)]
-    *steps, freeze = pipeline(config, batches, show_progress=show_progress)
+    *steps, freeze = pipeline(
+        config,
+        batches,
+        seed=options.seed,
+        checkpoint_dir=options.checkpoint_dir,
+        show_progress=options.show_progress,
+    )
     for step in steps:
         step(graph_module)
     reference = float_reference(graph_module)
     freeze(graph_module)
     sample = split_rows(batches[0], min(REPORT_SAMPLES, batch_size(batches[0])))[0]
     info(graph_module)["report"] = collect_report(reference, graph_module, sample)
-    for key in ("statistics", "channel_statistics", "product_statistics"):
+    for key in ("statistics", "channel_statistics", "product_statistics", "reconstruction"):
         info(graph_module).pop(key, None)
     return graph_module
 
 
 def quantize_model(
-    model: nn.Module, example: ModelInputs, batches: Sequence[ModelInputs], config: QuantConfig, *, show_progress: bool
+    model: nn.Module, example: ModelInputs, batches: Sequence[ModelInputs], config: QuantConfig, options: RunOptions
 ) -> fx.GraphModule:
     """Traces a model and quantizes the graph."""
-    return quantize_traced(trace(model, *example), batches, config, show_progress=show_progress)
+    return quantize_traced(trace(model, *example), batches, config, options)
 
 
 def quantize_submodules(
@@ -53,8 +82,7 @@ def quantize_submodules(
     names: Sequence[str],
     batches: Sequence[ModelInputs],
     config: QuantConfig,
-    *,
-    show_progress: bool,
+    options: RunOptions,
 ) -> nn.Module:
     """Quantizes parts of a copy of the model, each calibrated on the inputs that it really gets, and puts them back."""
     model = copy.deepcopy(model).eval()
@@ -79,7 +107,7 @@ def quantize_submodules(
     for name in names:
         if not recorded[name]:
             raise ConfigError(f"module {name!r} was never called on the calibration data", where="submodules")
-        part = quantize_model(known[name], recorded[name][0], recorded[name], config, show_progress=show_progress)
+        part = quantize_model(known[name], recorded[name][0], recorded[name], config, options.inside(name))
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, part)
     return model

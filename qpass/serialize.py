@@ -22,14 +22,14 @@ from qpass.errors import DataError
 from qpass.graph import info
 from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from qpass.passes.plan import Declined, LayerPlan, OperandPlan
-from qpass.quantizers import Log2, LogSqrt2, Quantizer, Uniform
+from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, Quantizer, Uniform
 from qpass.report import QuantReport
 
 #: Raised with every change of the format.
 FORMAT = 2
 
 _MODULES: dict[str, type[nn.Module]] = {
-    kind.__name__: kind for kind in (Uniform, Log2, LogSqrt2, QuantizedLinear, QuantizedConv2d)
+    kind.__name__: kind for kind in (Uniform, Log2, LogSqrt2, DynamicFocus, QuantizedLinear, QuantizedConv2d)
 }
 #: Functions besides torch's own operators that a graph may call.
 _OPERATOR_NAMES = ["getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge"]
@@ -285,7 +285,10 @@ def _rebuild_module(description: dict[str, Any], tensors: dict[str, Tensor]) -> 
     if issubclass(kind, Quantizer):
         quantizer = kind(**description["config"])
         for key, value in tensors.items():
-            quantizer.register_buffer(key, value)
+            if key in dict(quantizer.named_parameters()):
+                setattr(quantizer, key, nn.Parameter(value, requires_grad=False))
+            else:
+                quantizer.register_buffer(key, value)
         return quantizer
     assert issubclass(kind, QuantizedLayer)
     quantizer_tensors = {key[len("quantizer.") :]: value for key, value in tensors.items() if key.startswith("quantizer.")}

@@ -15,6 +15,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
+from qpass.data.batches import batch_size
 from qpass.errors import TraceError
 from qpass.graph import finish, info, record_shapes
 
@@ -78,12 +79,6 @@ def _own_graph(exported: nn.Module, name: str, example: tuple[Any, Any], dynamic
     graph_module.eval()
     record_shapes(graph_module)
     return graph_module
-
-
-def batch_size(inputs: Any) -> int:
-    """Returns the size of dim 0 of the first tensor in nested inputs, 1 where there is none."""
-    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()]
-    return tensors[0].shape[0] if tensors else 1
 
 
 def _resize_batch(inputs: tuple[Any, Any], rows: int) -> tuple[Any, Any]:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from qpass import ConfigError, QuantConfig, QuantSpec
 from qpass.presets import PRESETS
+from qpass.reconstruction_config import ReconstructionConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -33,6 +35,28 @@ def test_repq_vit_is_the_paper() -> None:
     assert config.fold_layer_norm == "mean"
     assert config.calibrate_on == "quantized"
     assert config.activation.percentiles == (0.999, 0.9999, 0.99999)
+
+
+def test_aiqvit_is_the_paper_and_its_schedules_differ_in_length_only() -> None:
+    quick, full = QuantConfig.from_any("aiqvit-w4a4"), QuantConfig.from_any({"preset": "aiqvit-w4a4", "schedule": "full"})
+    assert quick.post_softmax.quantizer == "dynamic-focus"
+    assert full.reconstruction is not None
+    assert quick.reconstruction is not None
+    assert full.reconstruction.ranks == (10, 20, 50, 100, 150)
+    assert (full.reconstruction.search_steps, full.reconstruction.steps, full.reconstruction.batch_size) == (2000, 6000, 24)
+    assert full.reconstruction.curriculum
+    assert full.reconstruction.curriculum_start == 0.5
+    changed = {"search_steps", "steps", "batch_size", "curriculum_interval"}
+    for field in dataclasses.fields(full.reconstruction):
+        same = getattr(full.reconstruction, field.name) == getattr(quick.reconstruction, field.name)
+        assert same or field.name in changed, field.name
+
+
+def test_one_setting_of_the_learning_can_be_changed() -> None:
+    config = QuantConfig.from_any({"preset": "aiqvit-w4a4", "reconstruction": {"steps": 7}})
+    assert config.reconstruction is not None
+    assert (config.reconstruction.steps, config.reconstruction.batch_size) == (7, 32)
+    assert QuantConfig.from_any({"preset": "aiqvit-w4a4", "reconstruction": None}).reconstruction is None
 
 
 def test_a_later_rule_wins_and_null_is_float() -> None:
@@ -76,6 +100,20 @@ def test_configs_cannot_be_changed_and_take_names_only() -> None:
         (lambda: QuantSpec(criterion="outputs"), r"did you mean 'output'\?"),
         (lambda: QuantConfig(fold_layer_norm="meen"), r"did you mean 'mean'\?"),
         (lambda: QuantConfig(calibrate_on="quantised"), r"did you mean 'quantized'\?"),
+        (lambda: QuantSpec(code_zero="snap"), r"did you mean 'snapped'\?"),
+        (lambda: QuantConfig(activation=QuantSpec(quantizer="dynamic-focus")), "activation: quantizer='dynamic-focus'"),
+        (lambda: QuantConfig(range_samples=0), "range_samples: got 0; expected a whole number above 0"),
+        (lambda: QuantConfig(reconstruction=5), "reconstruction: got 5"),
+        (lambda: QuantConfig.from_any({"preset": "aiqvit-w4a4", "schedule": "quik"}), r"schedule: got 'quik'; did you mean 'quick'\?"),
+        (lambda: QuantConfig.from_any({"preset": "w4a4", "schedule": "full"}), "schedule: 'w4a4' learns nothing"),
+        (lambda: QuantConfig.from_any({"schedule": "full"}), "schedule: needs a preset"),
+        (lambda: QuantConfig.from_any({"reconstruction": {"stepps": 5}}), r"reconstruction: unknown key 'stepps'; did you mean 'steps'\?"),
+        (lambda: ReconstructionConfig(weights="lowrank"), r"reconstruction.weights: got 'lowrank'; did you mean 'low-rank'\?"),
+        (lambda: ReconstructionConfig(steps=0), "reconstruction.steps: got 0; expected a whole number above 0"),
+        (lambda: ReconstructionConfig(search_steps=0), "5 ranks and no step to search them"),
+        (lambda: ReconstructionConfig(ranks=()), r"reconstruction.ranks: got \(\)"),
+        (lambda: ReconstructionConfig(learning_rate=0), "reconstruction.learning_rate: got 0"),
+        (lambda: ReconstructionConfig(drop_path=1.0), "reconstruction.drop_path: got 1.0"),
         (lambda: QuantConfig(weight=QuantSpec(quantizer="log2")), "weight: quantizer='log2' on weights"),
         (lambda: QuantConfig(activation=QuantSpec(criterion="output")), "activation: criterion='output'"),
         (lambda: QuantConfig(activation=None), "activation: got None; expected a QuantSpec"),

@@ -13,11 +13,12 @@ ROOT = Path(qpass.__file__).parent
 #: Layers from the ground up; a module may import its own layer and those before it.
 LAYERS = (
     ("errors", "version"),
-    ("config", "presets", "progress"),
+    ("reconstruction_config", "config", "presets", "progress"),
     ("graph", "data", "quantizers"),
     ("observers", "nn", "trace"),
     ("passes",),
-    ("report",),
+    ("reconstruction",),
+    ("report", "pipeline"),
     ("quantize", "serialize"),
     ("backends",),
     ("benchmark", "models", "evaluate", "demo"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,6 +108,22 @@ def _check(batch: ModelInputs, first: ModelInputs, where: str) -> None:
             )
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CalibrationError("NaN or infinite values", where=where, hint="look at the files and at the preprocessing")
+
+
+def first_samples(batches: Sequence[ModelInputs], samples: int | None) -> list[ModelInputs]:
+    """Returns whole batches from the first on, until they hold ``samples`` rows or all are taken (None takes all)."""
+    taken: list[ModelInputs] = []
+    for batch in batches:
+        if samples is not None and sum(map(batch_size, taken)) >= samples:
+            break
+        taken.append(batch)
+    return taken
+
+
+def batch_size(batch: Any) -> int:
+    """Returns the size of dim 0 of the first tensor in nested inputs, 1 where there is none."""
+    tensors = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
+    return tensors[0].shape[0] if tensors else 1
 
 
 def split_rows(batch: ModelInputs, rows: int) -> list[ModelInputs]:

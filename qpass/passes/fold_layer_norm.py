@@ -54,6 +54,7 @@ class FoldLayerNorm(Pass):
         new_beta = add_constant(graph_module, f"{norm.name}_folded_bias", ((beta + shift) / ratio).float(), norm)
         norm.args = (norm.args[0], norm.args[1], new_gamma, new_beta, *norm.args[4:])
         norm.kwargs = {key: value for key, value in norm.kwargs.items() if key not in ("weight", "bias")}
+        graph_module.delete_submodule(str(quantizers[0].target))
         for node in quantizers:
             layer_wise = Uniform(channel.bits, percentiles=channel.percentiles).set_parameters(target_scale, target_zero)
             layer_wise.enabled = channel.enabled

@@ -2,11 +2,12 @@
 
 from qpass.config import QuantSpec
 from qpass.quantizers.base import Criterion, Quantizer
+from qpass.quantizers.dynamic_focus import DynamicFocus
 from qpass.quantizers.log2 import Log2, LogSqrt2
 from qpass.quantizers.uniform import Uniform
 
 _LOGARITHMS: dict[str, type[Log2]] = {"log2": Log2, "log-sqrt2": LogSqrt2}
-QUANTIZERS: dict[str, type[Quantizer]] = {"uniform": Uniform, **_LOGARITHMS}
+QUANTIZERS: dict[str, type[Quantizer]] = {"uniform": Uniform, **_LOGARITHMS, "dynamic-focus": DynamicFocus}
 
 
 def build_quantizer(spec: QuantSpec, *, signed: bool = False, axis: int | None = None) -> Quantizer:
@@ -15,9 +16,11 @@ def build_quantizer(spec: QuantSpec, *, signed: bool = False, axis: int | None =
     Args:
         spec: What to build.
         signed: Store codes as signed integers (what integer kernels want of their second operand). Only uniform
-            codes can be; the others look their value up and ignore it.
+            codes can be; the others ignore it.
         axis: Dimension with one scale for each index (uniform only), or None for one scale in all.
     """
+    if spec.quantizer == "dynamic-focus":
+        return DynamicFocus(spec.bits, code_zero=spec.code_zero)
     if spec.quantizer != "uniform":
         return _LOGARITHMS[spec.quantizer](spec.bits, percentiles=spec.percentiles)
     return Uniform(
@@ -25,4 +28,4 @@ def build_quantizer(spec: QuantSpec, *, signed: bool = False, axis: int | None =
     )
 
 
-__all__ = ["QUANTIZERS", "Criterion", "Log2", "LogSqrt2", "Quantizer", "Uniform", "build_quantizer"]
+__all__ = ["QUANTIZERS", "Criterion", "DynamicFocus", "Log2", "LogSqrt2", "Quantizer", "Uniform", "build_quantizer"]

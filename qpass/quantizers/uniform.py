@@ -120,6 +120,16 @@ class Uniform(Quantizer):
         # A division, as ONNX's QuantizeLinear has it: a product with 1/s falls on the other side of some ties.
         return round_clamp_ste(x / scale, self.code_min - zero_point, self.code_max - zero_point) + zero_point
 
+    def forward(self, x: Tensor) -> Tensor:
+        """See ``Quantizer.forward``; the zero point is left out, which changes no bit: codes are whole numbers."""
+        if not self.enabled:
+            return x
+        scale, zero_point = self._shaped(x.dim())
+        result: Tensor = _FakeQuantizeSTE.apply(  # type: ignore[no-untyped-call]
+            x, scale, self.code_min - zero_point, self.code_max - zero_point
+        )
+        return result
+
     def decode(self, codes: Tensor) -> Tensor:
         """See ``Quantizer.decode``."""
         scale, zero_point = self._shaped(codes.dim())
@@ -129,6 +139,23 @@ class Uniform(Quantizer):
         """See ``Quantizer.levels``; per channel the shape is (codes, channels)."""
         codes = torch.arange(self.code_min, self.code_max + 1, device=self.scale.device, dtype=torch.float32)
         return (codes[:, None] - self.zero_point) * self.scale if self.axis is not None else self.decode(codes)
+
+
+class _FakeQuantizeSTE(torch.autograd.Function):
+    """decode(codes(x)) in one step: learning spends much of its time here, and autograd would keep every intermediate."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, least: Tensor, greatest: Tensor) -> Tensor:  # type: ignore[override]
+        rounded = (x / scale).round_()
+        clamped = rounded.clamp(least, greatest)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(rounded == clamped)
+        return clamped.mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (inside,) = ctx.saved_tensors
+        return grad * inside, None, None, None
 
 
 def _alive(scale: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
+from qpass.data.batches import batch_size
 from qpass.graph import flat_inputs, get_plan, info, module_path
 from qpass.nn import QuantizedLayer
+from qpass.passes.blocks import find_blocks
 from qpass.passes.plan import Declined, LayerPlan
 from qpass.quantizers import Quantizer, Uniform
-from qpass.report.blocks import find_blocks
 from qpass.report.model import BlockRow, LayerRow, QuantReport, TensorRow
-from qpass.trace import batch_size
 
 #: Bins of the histograms in the report.
 HISTOGRAM_BINS = 60
@@ -65,6 +65,7 @@ def collect_report(reference_graph: fx.GraphModule, quantized: fx.GraphModule, s
         ),
         output_sqnr_db=sqnr_db(_first_tensor(expected), _first_tensor(output)),
         sizes=_sizes(reference_graph, quantized),
+        reconstruction=info(quantized).get("reconstruction", ()),
     )
 
 

@@ -8,7 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from qpass.report.model import QuantReport
-from qpass.report.plots import error_by_depth, histograms, ranges_by_depth
+from qpass.report.plots import error_by_depth, errors_of_blocks, histograms, ranges_by_depth, ranks_by_depth
 from qpass.version import __version__
 
 #: Histograms shown: the tensors that lose most.
@@ -23,6 +23,8 @@ def render(report: QuantReport) -> str:
     plots = {
         "depth": error_by_depth(report) if report.layers else "",
         "ranges": ranges_by_depth(report) if any(row.kind == "activation" for row in report.tensors) else "",
+        "ranks": ranks_by_depth(report) if any(row.ranks for row in report.reconstruction) else "",
+        "learned": errors_of_blocks(report) if report.reconstruction else "",
         "histograms": histograms(worst) if worst else "",
     }
     return template.render(report=report, version=__version__, plots={k: Markup(v) for k, v in plots.items()})

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from qpass.reconstruction.record import BlockRecord
+
 
 @dataclass(frozen=True)
 class TensorRow:
@@ -83,6 +85,7 @@ class QuantReport:
         stayed_float: (kind, module path, reason) of each layer that could have been quantized and was not.
         output_sqnr_db: Signal over error of the network's output, in dB.
         sizes: Bytes by name: weights as float32, weights as stored, and files once they are known.
+        reconstruction: What was learned of each block, where the recipe learns.
     """
 
     model: str
@@ -95,6 +98,7 @@ class QuantReport:
     stayed_float: tuple[tuple[str, str, str], ...]
     output_sqnr_db: float
     sizes: Mapping[str, int] = field(default_factory=dict)
+    reconstruction: tuple[BlockRecord, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -114,6 +118,7 @@ class QuantReport:
         data["tensors"] = tuple(TensorRow(**row) for row in tensors)
         data["layers"] = tuple(LayerRow(**{**row, "input_bits": tuple(row["input_bits"])}) for row in data["layers"])
         data["blocks"] = tuple(BlockRow(**row) for row in data["blocks"])
+        data["reconstruction"] = tuple(BlockRecord.from_dict(row) for row in data["reconstruction"])
         data["stayed_float"] = tuple(tuple(row) for row in data["stayed_float"])
         return cls(**data)
 
@@ -131,6 +136,12 @@ class QuantReport:
             *(f"{block.path:<36} {block.sqnr_db:>8.1f}" for block in self.blocks),
             *(f"{name}: {size / 1e6:.2f} MB" for name, size in self.sizes.items()),
         ]
+        if self.reconstruction:
+            lines.append(f"{'learned block':<36} {'error before':>12} {'after':>8}  ranks")
+            lines += [
+                f"{row.path:<36} {row.error_before:>12.4f} {row.error_after:>8.4f}  {' '.join(map(str, row.ranks.values()))}"
+                for row in self.reconstruction
+            ]
         if self.stayed_float:
             lines.append("stayed float:")
             lines += [f"  {kind} {path or '(model)'}: {reason}" for kind, path, reason in self.stayed_float]

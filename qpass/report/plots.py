@@ -62,6 +62,36 @@ def ranges_by_depth(report: QuantReport) -> str:
         return _svg(figure)
 
 
+def errors_of_blocks(report: QuantReport) -> str:
+    """Error of each block's output before and after it was learned, in order."""
+    rows = report.reconstruction
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(9.5, 2.6), layout="constrained")
+        x = np.arange(len(rows))
+        axes.bar(x - 0.2, [row.error_before for row in rows], 0.38, color="#bbbbbb", label="as calibrated")
+        axes.bar(x + 0.2, [row.error_after for row in rows], 0.38, color=COLOURS["activation"], label="learned")
+        axes.set_xticks(x, [row.path for row in rows], rotation=45 if len(rows) > 8 else 0)
+        axes.set(ylabel="error, share of the output")
+        axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+        return _svg(figure)
+
+
+def ranks_by_depth(report: QuantReport) -> str:
+    """The chosen rank of each compensated Linear: blocks from left to right, one line for each Linear of a block."""
+    kinds: dict[str, list[tuple[int, int]]] = {}
+    for index, row in enumerate(report.reconstruction):
+        for path, rank in row.ranks.items():
+            kinds.setdefault(path.removeprefix(f"{row.path}."), []).append((index, rank))
+    with plt.rc_context({**_STYLE, "axes.prop_cycle": plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7"])}):
+        figure, axes = plt.subplots(figsize=(9.5, 2.6), layout="constrained")
+        for kind, points in kinds.items():
+            axes.plot(*zip(*points, strict=True), marker="o", ms=4, lw=1.2, label=kind)
+        axes.set_xticks(range(len(report.reconstruction)), [row.path for row in report.reconstruction], rotation=45)
+        axes.set(ylabel="rank", ylim=(0, None))
+        axes.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1))
+        return _svg(figure)
+
+
 def histograms(rows: Sequence[TensorRow]) -> str:
     """Histogram of each tensor with the values that its quantizer can give as ticks below."""
     columns = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -12,18 +13,25 @@ from qpass.config import QuantConfig
 from qpass.data import ModelInputs
 from qpass.errors import QPassError
 from qpass.graph import info
-from qpass.passes import STAGES, Pass, check_joins, pipeline
+from qpass.passes import STAGES, Pass, check_joins
 from qpass.passes.base import fingerprint
+from qpass.pipeline import pipeline
 from qpass.trace import trace
 
-CONFIGS = ("w8a8", "repq-vit-w4a4")
+LEARNING = {"ranks": [2, 4], "search_steps": 2, "steps": 2, "batch_size": 4}
+CONFIGS: tuple[Any, ...] = (
+    "w8a8",
+    "repq-vit-w4a4",
+    {"preset": "aiqvit-w4a4", "reconstruction": LEARNING},
+    {"preset": "aiqvit-w4a4", "reconstruction": {**LEARNING, "order": "paper"}},
+)
 
 
-def build(config: str, images: Tensor) -> list[Pass]:
+def build(config: Any, images: Tensor) -> list[Pass]:
     return pipeline(QuantConfig.from_any(config), [ModelInputs((images,), {})])
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=CONFIGS, ids=["w8a8", "repq-vit", "aiqvit", "aiqvit, paper order"])
 def stages(request: pytest.FixtureRequest, vit: nn.Module, images: Tensor) -> list[tuple[Pass, fx.GraphModule]]:
     """Each pass of a recipe with a copy of the graph that it made."""
     graph = trace(vit, (images,))

@@ -15,6 +15,8 @@ from qpass.backends.onnx_qdq.lowerings import CODES, lowering_of
 from qpass.quantizers import QUANTIZERS, Quantizer
 
 NAMES = sorted(QUANTIZERS)
+#: Those whose steps are equal; the others have equal ratios.
+LINEAR = ("uniform", "dynamic-focus")
 BITS = (2, 3, 4, 6, 8)
 
 
@@ -57,8 +59,8 @@ class TestEveryQuantizer:
         quantizer, x = fitted(name, bits)
         levels = quantizer.levels()
         inside = x[(x > levels[1]) & (x < levels[-1])]
-        to_metric = (lambda t: t) if name == "uniform" else (lambda t: t.clamp(min=1e-30).log())
-        candidates = levels if name == "uniform" else levels[levels > 0]
+        to_metric = (lambda t: t) if name in LINEAR else (lambda t: t.clamp(min=1e-30).log())
+        candidates = levels if name in LINEAR else levels[levels > 0]
         nearest = (to_metric(inside)[:, None] - to_metric(candidates)).abs().amin(1)
         chosen = (to_metric(inside) - to_metric(quantizer(inside))).abs()
         assert (chosen <= nearest + 1e-5).all()
@@ -69,7 +71,7 @@ class TestEveryQuantizer:
         x = x[(x > levels[1]) & (x < levels[-1])].clone().requires_grad_()
         quantizer(x).sum().backward()
         # Exact for uniform codes; a logarithm's x̂ / x is 1 up to half a step.
-        bound = 1e-6 if name == "uniform" else 2 ** (0.5 / quantizer.steps_per_octave) - 1 + 1e-5
+        bound = 1e-6 if name in LINEAR else 2 ** (0.5 / quantizer.steps_per_octave) - 1 + 1e-5
         assert ((x.grad - 1).abs() <= bound).all()
 
     def test_rebuilds_from_its_config(self, name: str, bits: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qpass.backends.onnx_qdq.emit import Emitter
 from qpass.errors import LoweringError
 from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear
-from qpass.quantizers import Log2, LogSqrt2, Uniform
+from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, Uniform
 
 #: (module, node to replace, emitter) -> the value that replaces the node's output.
 Lowering = Callable[[Any, ir.Node, Emitter], ir.Value]
@@ -90,6 +90,22 @@ def lower_log(quantizer: Log2, node: ir.Node, emit: Emitter) -> ir.Value:
     if quantizer.zero_code:
         threshold = float(quantizer.least_value * 2 ** (-0.5 / quantizer.steps_per_octave))
         value = emit.op("ThresholdedRelu", [value], {"alpha": threshold})
+    return value
+
+
+@register_lowering(DynamicFocus)
+def lower_dynamic_focus(quantizer: DynamicFocus, node: ir.Node, emit: Emitter) -> ir.Value:
+    """x [- b1] -> QuantizeLinear -> Clip -> DequantizeLinear [+ b1] [-> ThresholdedRelu], whatever the reading asks for."""
+    x = node.inputs[0]
+    scale, zero_point = emit.constant("scale", _numpy(quantizer.scale)), emit.constant("zero_point", np.array(0, np.uint8))
+    offset = None if quantizer.code_zero == "snapped" else emit.constant("b1", _numpy(quantizer.b1))
+    if offset is not None:
+        x = emit.op("Sub", [x, offset])
+    value = emit.op("DequantizeLinear", [_quantize(x, scale, zero_point, quantizer, emit), scale, zero_point])
+    if offset is not None:
+        value = emit.op("Add", [value, offset])
+    if quantizer.code_zero == "zero":
+        value = emit.op("ThresholdedRelu", [value], {"alpha": (quantizer.b1 + quantizer.scale / 2).item()})
     return value
 
 

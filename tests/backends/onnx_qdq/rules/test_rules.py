@@ -16,6 +16,7 @@ from qpass.backends.onnx_qdq.rules.fold_matmul_scale import fold_matmul_scale
 from qpass.backends.onnx_qdq.rules.integer_matmul import integer_matmul
 from qpass.backends.onnx_qdq.rules.integer_output import integer_output
 from qpass.backends.onnx_qdq.rules.log_softmax import log_softmax
+from qpass.backends.onnx_qdq.rules.offset_matmul import offset_matmul
 
 CODES = """
     float sa = {0.02}, uint8 za = {120}, float sb = {0.03}, int8 zb = {3}, float c = {0.125}, float sy = {0.05}, uint8 zy = {100}
@@ -85,6 +86,20 @@ def test_a_product_with_an_unsigned_second_factor_stays() -> None:
     )
     assert count == 0
     assert "MatMul" in ops
+
+
+def test_an_offset_leaves_the_product_as_a_sum_of_rows() -> None:
+    body = PRODUCT.replace("y = MatMul(fa, fb)", "o = Add(fa, c)\n y = MatMul(o, fb)")
+    ops, count = apply(offset_matmul, "(uint8[2,3,4] a, int8[2,4,5] b) => (float[2,3,5] y)", body)
+    assert (sorted(ops), count) == (sorted(["DequantizeLinear", "DequantizeLinear", "MatMul", "ReduceSum", "Mul", "Add"]), 1)
+
+
+def test_an_offset_that_is_no_scalar_stays() -> None:
+    body = PRODUCT.replace("y = MatMul(fa, fb)", "o = Add(fa, v)\n y = MatMul(o, fb)")
+    _, count = apply(
+        offset_matmul, "(uint8[2,3,4] a, int8[2,4,5] b) => (float[2,3,5] y)", body, CODES + ", float[4] v = {1.0, 2.0, 3.0, 4.0}"
+    )
+    assert count == 0
 
 
 INTEGER = "i = MatMulInteger(a, b, za, zb)\n f = Cast<to=1>(i)\n m = Mul(f, sa)\n"

@@ -1,0 +1,149 @@
+"""One block from calibrated to learned: what is trained, the learning, and the merge back into one integer weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qpass.graph import get_plan
+from qpass.nn import CompensatedLinear, QuantizedLinear
+from qpass.quantizers import DynamicFocus
+from qpass.reconstruction.learner import BlockLearner
+from qpass.reconstruction.record import BlockRecord
+from qpass.reconstruction.samples import batches_of
+from qpass.reconstruction.segments import Segment
+from qpass.reconstruction_config import ReconstructionConfig
+
+
+class LearnableBlock:
+    """A segment of a graph with the values that it reads and should give.
+
+    Args:
+        graph_module: The whole graph, whose modules the segment shares.
+        segment: The block.
+        inputs: Gives what the block reads for some samples.
+        target: Gives what it should return for them.
+        samples: How many samples there are.
+        config: How it is learned.
+    """
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        segment: Segment,
+        inputs: Callable[[Tensor | slice], tuple[Any, ...]],
+        target: Callable[[Tensor | slice], Tensor],
+        samples: int,
+        config: ReconstructionConfig,
+    ) -> None:
+        self._graphs, self._segment = (graph_module, segment.graph_module), segment
+        self._inputs, self._target, self._samples, self._config = inputs, target, samples, config
+        called = [node for node in segment.graph_module.graph.nodes if node.op == "call_module"]
+        self._modules = {str(node.target): segment.graph_module.get_submodule(str(node.target)) for node in called}
+        self._paths = {str(node.target): plan.path for node in called if (plan := get_plan(node)) is not None}
+
+    def learn(self, generator: torch.Generator, on_step: Callable[[], None]) -> BlockRecord:
+        """Learns the block in place and returns its record."""
+        config, before = self._config, self._error()
+        layers = self._compensate(generator)
+        parameters = self._trained(layers)
+        for parameter in parameters:
+            parameter.requires_grad_()
+        learner = BlockLearner(
+            self._segment.graph_module,
+            self._inputs,
+            self._target,
+            config,
+            generator,
+            self._samples,
+            autocast=self._autocast,
+            on_step=on_step,
+        )
+        several = {name: layer for name, layer in layers.items() if len(layer.ranks) > 1}
+        if several:
+            learner.search(list(several.values()))
+            for layer in several.values():
+                layer.choose()
+        steps = learner.calibrate() if parameters else 0
+        ranks = {self._paths[name]: layer.ranks[0] for name, layer in layers.items()}
+        for name, layer in layers.items():
+            self._swap(name, layer.merged())
+        self._segment.graph_module.requires_grad_(False)
+        return BlockRecord(self._segment.path, before, self._error(), steps, ranks, self._intervals())
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns every tensor that learning may have changed, by module and name."""
+        return {
+            f"{name}.{key}": tensor
+            for name in self._modules
+            for key, tensor in self._segment.graph_module.get_submodule(name).state_dict().items()
+        }
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Sets what ``state`` gave."""
+        for name in self._modules:
+            prefix = f"{name}."
+            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            self._segment.graph_module.get_submodule(name).load_state_dict(own)
+
+    def _compensate(self, generator: torch.Generator) -> dict[str, CompensatedLinear]:
+        if self._config.weights != "low-rank":
+            return {}
+        layers = {
+            name: CompensatedLinear(module, self._config.ranks, generator)
+            for name, module in self._modules.items()
+            if isinstance(module, QuantizedLinear) and module.quantizer is not None
+        }
+        for name, layer in layers.items():
+            self._swap(name, layer)
+        return layers
+
+    def _trained(self, layers: dict[str, CompensatedLinear]) -> list[nn.Parameter]:
+        """Returns the parameters that the calibration learns; those of a rank search are the search's own business."""
+        parameters: list[nn.Parameter] = [p for layer in layers.values() for p in (layer.A, layer.B)]
+        if self._config.weights == "full":
+            linears = [m for m in self._modules.values() if isinstance(m, QuantizedLinear)]
+            parameters += [p for layer in linears for p in (layer.weight, layer.bias) if p is not None]
+        if self._config.focus_learning_rate > 0:
+            focus = [module for module in self._modules.values() if isinstance(module, DynamicFocus)]
+            parameters += [p for quantizer in focus for p in (quantizer.b1, quantizer.b2)]
+        return parameters
+
+    def _swap(self, name: str, module: nn.Module) -> None:
+        for graph in self._graphs:
+            setattr(graph, name, module)
+
+    def _intervals(self) -> dict[str, tuple[float, float, str]]:
+        return {
+            name: (module.b1.item(), module.b2.item(), module.code_zero)
+            for name, module in self._modules.items()
+            if isinstance(module, DynamicFocus)
+        }
+
+    def _error(self) -> float:
+        """Returns the squared error of the block's output over the squared output, in float32 over all samples."""
+        error = signal = 0.0
+        with torch.no_grad():
+            for part in batches_of(self._samples, self._config.batch_size):
+                target = self._target(part).double()
+                output = self._segment.graph_module(*self._inputs(part))[-1].double()
+                error += (output - target).square().sum().item()
+                signal += target.square().sum().item()
+        return error / signal if signal else 0.0
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        device = next((p.device for p in self._segment.graph_module.parameters()), torch.device("cpu"))
+        if self._config.precision == "float32" or (self._config.precision == "auto" and not multiplies_bfloat16(device)):
+            return nullcontext()
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Tells whether products in bfloat16 have hardware of their own, and so are several times faster."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,0 +1,144 @@
+"""Learns one block: rank search, then calibration. Papers: AIQViT (https://arxiv.org/abs/2502.04628, eq. 9-17)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qpass.nn import CompensatedLinear
+from qpass.quantizers import DynamicFocus
+from qpass.reconstruction.curriculum import Curriculum
+from qpass.reconstruction_config import ReconstructionConfig
+
+#: Weight of the newest loss in the running mean that early stopping looks at, and the improvement that it counts.
+_SMOOTHING, _IMPROVEMENT = 0.02, 0.99
+
+
+class BlockLearner:
+    """Brings a block's output near a target by gradient steps.
+
+    Args:
+        block: Takes a batch of inputs and returns a tuple whose last entry is the block's output.
+        inputs: Gives the inputs of some samples.
+        targets: Gives the output that those samples should have.
+        config: Steps, rates and so on.
+        generator: Draws batches, masks and splits.
+        samples: How many samples there are.
+        autocast: The context of each forward pass.
+        on_step: Called after each step.
+    """
+
+    def __init__(
+        self,
+        block: nn.Module,
+        inputs: Callable[[Tensor], tuple[Any, ...]],
+        targets: Callable[[Tensor], Tensor],
+        config: ReconstructionConfig,
+        generator: torch.Generator,
+        samples: int,
+        *,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._block, self._inputs, self._targets = block, inputs, targets
+        self._config, self._generator, self._samples = config, generator, samples
+        self._autocast, self._on_step = autocast, on_step
+
+    def losses(self, samples: Tensor) -> Tensor:
+        """Returns ‖B_q(x) - B(x)‖_F of each sample (eq. 10): (n,)."""
+        with self._autocast():
+            output = self._block(*self._inputs(samples))[-1]
+        difference = output.float() - self._targets(samples)
+        return difference.reshape(len(samples), -1).norm(dim=1)
+
+    def search(self, layers: list[CompensatedLinear]) -> None:
+        """Learns the architecture weights on one part of the samples and all else on the other (first-order bilevel)."""
+        config = self._config
+        order = torch.randperm(self._samples, generator=self._generator)
+        held = max(1, round(config.validation_share * self._samples))
+        validation, training = order[:held], order[held:]
+        alphas = [layer.alpha.requires_grad_() for layer in layers]
+        architecture = torch.optim.Adam(alphas, lr=config.architecture_learning_rate, betas=(0.5, 0.999))
+        rest = self._optimizer(config.search_steps)
+        for _ in range(config.search_steps):
+            for optimizer, pool in ((architecture, validation), (rest, training)):
+                for layer in layers:
+                    layer.draw_mask(config.drop_path, self._generator)
+                chosen = torch.randint(len(pool), (config.batch_size,), generator=self._generator)
+                self._step(optimizer, pool[chosen])
+            rest.advance()
+            self._on_step()
+
+    def calibrate(self) -> int:
+        """Learns until the steps are done or the loss stands still; returns how many steps it took."""
+        config = self._config
+        start = config.curriculum_start if config.curriculum else 1.0
+        everything = torch.arange(self._samples)
+        curriculum = Curriculum(
+            everything, config.steps, self._difficulty, start=start, interval=config.curriculum_interval
+        )
+        optimizer, patience = self._optimizer(config.steps), _Patience(config.patience)
+        for step in range(config.steps):
+            loss = self._step(optimizer, curriculum.draw(step, config.batch_size, self._generator))
+            optimizer.advance()
+            self._on_step()
+            if patience.exhausted(loss):
+                return step + 1
+        return config.steps
+
+    def _step(self, optimizer: _CosineAdam | torch.optim.Optimizer, samples: Tensor) -> float:
+        self._block.zero_grad(set_to_none=True)
+        loss = self.losses(samples).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        for module in self._block.modules():
+            if isinstance(module, DynamicFocus):
+                module.project()
+        return loss.item()
+
+    def _difficulty(self, samples: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self.losses(part) for part in samples.split(self._config.batch_size)]).cpu()
+
+    def _optimizer(self, steps: int) -> _CosineAdam:
+        focus = [p for module in self._block.modules() if isinstance(module, DynamicFocus) for p in module.parameters()]
+        alphas = [module.alpha for module in self._block.modules() if isinstance(module, CompensatedLinear)]
+        apart = {id(p) for p in [*focus, *alphas]}
+        rest = [p for p in self._block.parameters() if p.requires_grad and id(p) not in apart]
+        groups = [
+            {"params": rest, "lr": self._config.learning_rate},
+            {"params": [p for p in focus if p.requires_grad], "lr": self._config.focus_learning_rate},
+        ]
+        return _CosineAdam([group for group in groups if group["params"]], steps)
+
+
+class _CosineAdam:
+    """Adam whose rates fall to zero along a cosine."""
+
+    def __init__(self, groups: list[dict[str, Any]], steps: int) -> None:
+        self._adam = torch.optim.Adam(groups)
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._adam, steps)
+
+    def step(self) -> None:
+        self._adam.step()
+
+    def advance(self) -> None:
+        self._schedule.step()
+
+
+class _Patience:
+    """Notices that a running mean has not improved for some steps."""
+
+    def __init__(self, steps: int | None) -> None:
+        self._steps, self._waited = steps, 0
+        self._mean = self._best = float("inf")
+
+    def exhausted(self, loss: float) -> bool:
+        self._mean = loss if self._mean == float("inf") else self._mean + _SMOOTHING * (loss - self._mean)
+        improved = self._mean < self._best * _IMPROVEMENT
+        self._best, self._waited = (self._mean, 0) if improved else (self._best, self._waited + 1)
+        return self._steps is not None and self._waited >= self._steps

@@ -1,0 +1,146 @@
+"""fitted -> fitted: learns the weights and quantizers of each transformer block so that its output is the float block's.
+
+Papers: AIQViT (https://arxiv.org/abs/2502.04628); the block as the unit is BRECQ's (https://arxiv.org/abs/2102.05426).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx
+
+from qpass.data import ModelInputs
+from qpass.data.batches import batch_size
+from qpass.errors import UnsupportedError
+from qpass.graph import flat_inputs, info
+from qpass.passes.base import Pass
+from qpass.passes.reference import float_reference
+from qpass.progress import StepBar
+from qpass.reconstruction.block import LearnableBlock
+from qpass.reconstruction.checkpoint import BlockCheckpoints, fingerprint
+from qpass.reconstruction.record import BlockRecord
+from qpass.reconstruction.samples import SampleStore, advance
+from qpass.reconstruction.segments import cut_into_segments
+from qpass.reconstruction_config import ReconstructionConfig
+
+
+class Reconstruct(Pass):
+    """Goes through the blocks in order. Targets come from the float network, inputs from the blocks finished so far.
+
+    Each block has random numbers of its own, so that a run that was killed and goes on gives the same bits.
+
+    Args:
+        config: How blocks are learned.
+        batches: Calls of the model.
+        seed: Of the random numbers.
+        checkpoint_dir: Where finished blocks are kept, to go on behind them after a kill; None keeps none.
+        show_progress: Show a bar.
+    """
+
+    takes, gives = "fitted", "fitted"
+
+    def __init__(
+        self,
+        config: ReconstructionConfig,
+        batches: Sequence[ModelInputs],
+        *,
+        seed: int = 0,
+        checkpoint_dir: Path | None = None,
+        show_progress: bool = False,
+    ) -> None:
+        self.config, self.batches, self.seed = config, batches, seed
+        self.checkpoint_dir, self.show_progress = checkpoint_dir, show_progress
+
+    def run(self, graph_module: fx.GraphModule) -> bool:
+        """See ``Pass.run``. Parameters change, the graph does not.
+
+        Raises:
+            UnsupportedError: If the graph has no transformer block.
+            ConfigError: If ``checkpoint_dir`` holds blocks of another run.
+        """
+        if "reconstruction" in info(graph_module):
+            return False
+        segments, reference = cut_into_segments(graph_module), cut_into_segments(float_reference(graph_module))
+        if not segments:
+            raise UnsupportedError(
+                "the graph has no transformer block to learn",
+                where="reconstruct",
+                expected="numbered modules (blocks.0, ...) that hold attention and Linears",
+                hint="choose a recipe without reconstruction, such as 'w4a4'",
+            )
+        config = self._fitting_batch(graph_module)
+        device = next((tensor.device for tensor in graph_module.state_dict().values()), torch.device("cpu"))
+        checkpoints = BlockCheckpoints(self.checkpoint_dir, self._fingerprint(graph_module))
+        floats, quantized = self._read_inputs(graph_module), self._read_inputs(graph_module)
+        records: list[BlockRecord] = []
+        total = sum(bool(segment.path) for segment in segments) * config.steps_of_a_block
+        with StepBar(total, show=self.show_progress) as bar:
+            for index, (segment, float_segment) in enumerate(zip(segments, reference, strict=True)):
+                advance(floats, float_segment, config.batch_size, device)
+                if segment.path:
+                    store = quantized if config.inputs == "quantized" else floats
+                    block = LearnableBlock(
+                        graph_module,
+                        segment,
+                        _reader(store, segment.inputs, device),
+                        _single(floats, segment.outputs[-1], device),
+                        floats.samples,
+                        config,
+                    )
+                    generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+                    records.append(_learn_or_load(block, segment.path, checkpoints, generator, bar))
+                    bar.move_to(len(records) * config.steps_of_a_block)
+                advance(quantized, segment, config.batch_size, device)
+                kept = {name for later in segments[index + 1 :] for name in later.inputs}
+                floats.keep_only(kept)
+                quantized.keep_only(kept)
+        info(graph_module)["reconstruction"] = tuple(records)
+        return True
+
+    def _fitting_batch(self, graph_module: fx.GraphModule) -> ReconstructionConfig:
+        if info(graph_module)["dynamic_batch"]:
+            return self.config
+        return dataclasses.replace(self.config, batch_size=batch_size(info(graph_module)["example"]))
+
+    def _fingerprint(self, graph_module: fx.GraphModule) -> str:
+        leaves = [leaf for batch in self.batches for leaf in pytree.tree_leaves(tuple(batch)) if isinstance(leaf, Tensor)]
+        return fingerprint(f"{self.config} {self.seed} {graph_module.graph}", [*graph_module.state_dict().values(), *leaves])
+
+    def _read_inputs(self, graph_module: fx.GraphModule) -> SampleStore:
+        """Returns a store that holds the network's inputs."""
+        sizes = [batch_size(batch) for batch in self.batches]
+        store = SampleStore(sum(sizes), int(self.config.cache_gib * 2**30 / 2))
+        names = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
+        start = 0
+        for batch, rows in zip(self.batches, sizes, strict=True):
+            values = graph_module.graph.process_inputs(*flat_inputs(graph_module, *batch))
+            for name, value in zip(names, values, strict=True):
+                store.put(name, start, rows, value)
+            start += rows
+        return store
+
+
+def _learn_or_load(
+    block: LearnableBlock, path: str, checkpoints: BlockCheckpoints, generator: torch.Generator, bar: StepBar
+) -> BlockRecord:
+    kept = checkpoints.load(path)
+    if kept is not None:
+        block.load_state(kept[0])
+        return BlockRecord.from_dict(kept[1])
+    bar.label = path
+    record = block.learn(generator, bar.advance)
+    checkpoints.save(path, block.state(), dataclasses.asdict(record))
+    return record
+
+
+def _reader(store: SampleStore, names: Sequence[str], device: torch.device) -> Callable[[Tensor | slice], tuple[Any, ...]]:
+    return lambda samples: tuple(store.get(name, samples, device) for name in names)
+
+
+def _single(store: SampleStore, name: str, device: torch.device) -> Callable[[Tensor | slice], Tensor]:
+    return lambda samples: store.get(name, samples, device)  # type: ignore[no-any-return]

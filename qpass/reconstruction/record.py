@@ -1,0 +1,33 @@
+"""What is known of a learned block, for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """One learned block.
+
+    Attributes:
+        path: Module path.
+        error_before: Squared error of its output over the squared output, all samples, before it was learned.
+        error_after: The same afterwards.
+        steps: Steps of the calibration that ran.
+        ranks: Chosen rank of each compensated Linear, by module path.
+        intervals: b1, b2 and the reading of each ``dynamic-focus`` quantizer, by its name.
+    """
+
+    path: str
+    error_before: float
+    error_after: float
+    steps: int
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float, str]] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BlockRecord:
+        """Reads what ``dataclasses.asdict`` gave, through JSON too."""
+        return cls(**{**data, "intervals": {name: tuple(value) for name, value in data["intervals"].items()}})

@@ -1,0 +1,82 @@
+"""A graph cut at the outputs of its transformer blocks, into graphs that run one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from qpass.graph import module_path
+from qpass.passes.blocks import find_blocks
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The part of a graph between two cuts. Its graph module shares the whole graph's modules and tensors.
+
+    Attributes:
+        path: Module path of the block, or "" for what lies before the first one.
+        graph_module: Takes the values of ``inputs`` and returns a tuple of those of ``outputs``.
+        inputs: Nodes of the whole graph that it reads.
+        outputs: Nodes of the whole graph that later ones read; the block's output is the last.
+    """
+
+    path: str
+    graph_module: fx.GraphModule
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def cut_into_segments(graph_module: fx.GraphModule) -> list[Segment]:
+    """Returns a segment for each block, in order, with one before them for what comes first.
+
+    What follows the last block is left out. A graph without blocks gives [].
+    """
+    ends = find_blocks(graph_module)
+    nodes = list(graph_module.graph.nodes)
+    position = {node: index for index, node in enumerate(nodes)}
+    order = sorted(ends.items(), key=lambda item: position[item[1]])
+    if not order:
+        return []
+    first = next(index for index, node in enumerate(nodes) if node.op == "call_module" and _inside(node, order[0][0]))
+    starts = [0, _block_start(nodes, first, order[0][0]), *(position[end] + 1 for _, end in order)]
+    parts = zip(["", *(path for path, _ in order)], starts, starts[1:], strict=False)
+    segments = [_segment(graph_module, path, nodes[start:stop]) for path, start, stop in parts]
+    return [segment for segment in segments if segment.outputs]
+
+
+def _block_start(nodes: Sequence[fx.Node], first: int, path: str) -> int:
+    """Returns where the first block begins: behind the last node before its first layer that is not inside it."""
+    while first > 0 and (_inside(nodes[first - 1], path) or nodes[first - 1].op == "get_attr"):
+        first -= 1
+    return first
+
+
+def _inside(node: fx.Node, path: str) -> bool:
+    return (module_path(node) + ".").startswith(path + ".")
+
+
+def _segment(whole: fx.GraphModule, path: str, nodes: Sequence[fx.Node]) -> Segment:
+    graph, inside = fx.Graph(), set(nodes)
+    copies: dict[fx.Node, fx.Node] = {}
+    inputs: list[fx.Node] = []
+    body = [node for node in nodes if node.op not in ("placeholder", "get_attr", "output")]
+    for node in body:
+        for read in node.all_input_nodes:
+            outside = read not in inside or read.op == "placeholder"
+            if read.op != "get_attr" and outside and read not in copies:
+                inputs.append(read)
+                copies[read] = graph.placeholder(read.name)
+    for node in body:
+        for read in node.all_input_nodes:
+            if read not in copies:  # a constant, wherever it stands in the whole graph
+                copies[read] = graph.node_copy(read)
+        copies[node] = graph.node_copy(node, lambda n: copies[n])
+    outputs = [node for node in body if any(user not in inside for user in node.users)]
+    graph.output(tuple(copies[node] for node in outputs))
+    return Segment(path, fx.GraphModule(whole, graph), _names(inputs), _names(outputs))
+
+
+def _names(nodes: Sequence[fx.Node]) -> tuple[str, ...]:
+    return tuple(node.name for node in nodes)

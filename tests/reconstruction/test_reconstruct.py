@@ -1,0 +1,149 @@
+"""The whole learning on a small transformer: errors fall, bits repeat, kills cost nothing but the block they hit."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import qpass
+from qpass.errors import ConfigError, UnsupportedError
+from qpass.graph import info
+from qpass.progress import StepBar
+from qpass.quantizers import DynamicFocus
+from qpass.reconstruction.record import BlockRecord
+
+QUICK = {"ranks": [2, 6], "search_steps": 8, "steps": 40, "batch_size": 8, "precision": "float32",
+         "learning_rate": 5e-3, "curriculum_interval": 10}  # fmt: skip
+
+
+def learn(vit: nn.Module, images: Tensor, folder: Path | None = None, seed: int = 0, **changes: object) -> fx.GraphModule:
+    config = {"preset": "aiqvit-w3a3", "reconstruction": {**QUICK, **changes}}
+    return qpass.quantize_graph(vit, [images], config, seed=seed, checkpoint_dir=folder, progress=False)
+
+
+def records(graph: fx.GraphModule) -> tuple[BlockRecord, ...]:
+    found = info(graph)["report"].reconstruction
+    assert isinstance(found, tuple)
+    return found
+
+
+@pytest.fixture(scope="module")
+def many_images() -> Tensor:
+    return torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def learned(vit: nn.Module, many_images: Tensor) -> fx.GraphModule:
+    return learn(vit, many_images)
+
+
+def test_the_error_of_every_block_falls_and_ranks_are_chosen(learned: fx.GraphModule) -> None:
+    rows = records(learned)
+    assert [row.path for row in rows] == ["blocks.0", "blocks.1"]
+    for row in rows:
+        assert row.error_after < 0.95 * row.error_before
+        assert set(row.ranks) == {f"{row.path}.{name}" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+        assert set(row.ranks.values()) <= {2, 6}
+        assert len(row.intervals) == 1
+
+
+def test_what_is_left_is_a_plain_integer_network(learned: fx.GraphModule, many_images: Tensor, tmp_path: Path) -> None:
+    kinds = {type(module).__name__ for module in learned.modules()}
+    assert "CompensatedLinear" not in kinds
+    assert not any(parameter.requires_grad for parameter in learned.parameters())
+    path = qpass.export_onnx(learned, tmp_path / "model.onnx")
+    assert qpass.verify_onnx(learned, path, many_images[:8]).passed
+    again = qpass.load(qpass.save(learned, tmp_path / "model.qpass"))
+    assert torch.equal(again(many_images), learned(many_images))
+    assert records(again) == records(learned)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(
+    vit: nn.Module, many_images: Tensor, learned: fx.GraphModule
+) -> None:
+    assert torch.equal(learn(vit, many_images)(many_images), learned(many_images))
+    assert not torch.equal(learn(vit, many_images, seed=1)(many_images), learned(many_images))
+
+
+@pytest.mark.parametrize("killed_at", [20, 48, 70], ids=["first block", "between blocks", "second block"])
+def test_a_killed_run_goes_on_and_gives_the_same_bits(
+    vit: nn.Module,
+    many_images: Tensor,
+    learned: fx.GraphModule,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_at: int,
+) -> None:
+    steps = 0
+
+    def advance(bar: StepBar) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == killed_at:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepBar, "advance", advance)
+        with pytest.raises(KeyboardInterrupt):
+            learn(vit, many_images, tmp_path)
+    finished = len(list(tmp_path.glob("*.safetensors")))
+    assert finished == (killed_at > 48)
+    resumed = learn(vit, many_images, tmp_path)
+    assert torch.equal(resumed(many_images), learned(many_images))
+    for name, tensor in learned.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+    assert records(resumed) == records(learned)
+
+
+def test_blocks_of_another_run_are_refused(vit: nn.Module, many_images: Tensor, tmp_path: Path) -> None:
+    learn(vit, many_images, tmp_path, steps=2)
+    with pytest.raises(ConfigError, match="holds blocks of another run"):
+        learn(vit, many_images, tmp_path, steps=3)
+    with pytest.raises(ConfigError, match="holds blocks of another run"):
+        learn(vit, many_images + 1e-3, tmp_path, steps=2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weights": "full", "learning_rate": 1e-3},
+        {"ranks": [6], "inputs": "float"},
+        {"ranks": [6], "order": "paper"},
+        {"ranks": [6], "curriculum": False, "precision": "bfloat16"},
+    ],
+    ids=["full weights", "float inputs", "paper order", "bfloat16"],
+)
+def test_every_way_of_learning_lowers_the_error(vit: nn.Module, many_images: Tensor, changes: dict[str, object]) -> None:
+    for row in records(learn(vit, many_images, **changes)):
+        assert row.error_after < 0.98 * row.error_before
+
+
+def test_with_weights_fixed_only_the_intervals_move(vit: nn.Module, many_images: Tensor) -> None:
+    still = learn(vit, many_images, weights="fixed", focus_learning_rate=0)
+    moved = learn(vit, many_images, weights="fixed", focus_learning_rate=1e-3)
+    assert all(row.error_after == row.error_before and row.steps == 0 for row in records(still))
+    different = {name for name, tensor in moved.state_dict().items() if not torch.equal(tensor, still.state_dict()[name])}
+    focus = {name for name, module in moved.named_modules() if isinstance(module, DynamicFocus)}
+    assert different
+    assert {name.rpartition(".")[0] for name in different} <= focus
+
+
+def test_patience_stops_a_block_that_stands_still(vit: nn.Module, many_images: Tensor) -> None:
+    rows = records(learn(vit, many_images, learning_rate=1e-12, focus_learning_rate=0, ranks=[2], steps=200, patience=10))
+    assert all(row.steps < 60 for row in rows)
+
+
+def test_a_network_without_blocks_is_refused_by_name() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 4)).eval()
+    with pytest.raises(UnsupportedError, match="no transformer block to learn"):
+        qpass.quantize_graph(model, [torch.randn(4, 8)], "aiqvit-w4a4", progress=False)
+
+
+def test_the_model_is_not_changed(vit: nn.Module, many_images: Tensor) -> None:
+    before = copy.deepcopy(vit.state_dict())
+    learn(vit, many_images, steps=2)
+    assert all(torch.equal(tensor, vit.state_dict()[name]) for name, tensor in before.items())
