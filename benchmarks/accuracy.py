@@ -1,17 +1,20 @@
 """Top-1 of DeiT-T at each recipe, in torch and through onnxruntime, on real images.
 
-Run: python benchmarks/accuracy.py [--configs w8a8 --configs w4a4 ...]
-Writes: benchmarks/results/accuracy.md and accuracy.csv; finished rows are kept and not run again (--fresh drops them).
+Run: python benchmarks/accuracy.py [--table recipes|ablation] [--rows w8a8 --rows w4a4 ...]
+Writes: benchmarks/results/accuracy.md and .csv, or ablation.md and .csv; finished rows are kept and not run again (--fresh
+drops them). Recipes that learn keep their blocks in --checkpoint-dir and go on behind the last one.
 """
 
 from __future__ import annotations
 
 import csv
-import sys
+import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -21,14 +24,70 @@ import qpass
 from qpass.backends.onnx_qdq import export_float
 from qpass.backends.onnxruntime import OrtSession
 from qpass.backends.onnxruntime.latency import describe_machine
+from qpass.config import QuantConfig
 from qpass.data import ImageTransform, image_batches, open_images
 from qpass.evaluate import Accuracy, evaluate_top1
 from qpass.models import create_model
+from qpass.presets import SOFTMAX_PERCENTILES
 from qpass.trace import trace
 
 RESULTS = Path(__file__).parent / "results"
-CONFIGS = ("w8a8", "w6a6", "w4a8", "w4a4", "w3a3", "repq-vit-w6a6", "repq-vit-w4a8", "repq-vit-w4a4")
-CALIBRATION_IMAGES = 128
+#: Calibration images of recipes that learn nothing, and of those that do.
+CALIBRATION_IMAGES, LEARNING_IMAGES = 128, 1000
+RECIPES = (
+    "w8a8", "w6a6", "w4a8", "w4a4", "w3a3", "repq-vit-w6a6", "repq-vit-w4a8", "repq-vit-w4a4",
+    "aiqvit-w6a6", "aiqvit-w4a8", "aiqvit-w4a4", "aiqvit-w3a3",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows to measure by name, and how the page is headed."""
+
+    file: str
+    title: str
+    rows: Mapping[str, Any]
+    note: str = ""
+
+
+def ablation() -> dict[str, Any]:
+    """Returns the parts of AIQViT one by one, and the two controls that the paper lacks, at two widths.
+
+    All learn for the same number of gradient steps, a search step counting as two.
+    """
+    search, steps = 40, 160
+    uniform = {"post_softmax": {"quantizer": "uniform", "percentiles": SOFTMAX_PERCENTILES}}
+    learned = {"search_steps": search, "steps": steps, "curriculum_interval": 40}
+    one_phase = {**learned, "steps": steps + 2 * search}
+    rows: dict[str, Any] = {}
+    for bits in ("w4a4", "w3a3"):
+        preset = {"preset": f"aiqvit-{bits}"}
+        rows |= {
+            f"{bits} none": {**preset, **uniform, "reconstruction": None},
+            f"{bits} DFQ": {**preset, "reconstruction": {**one_phase, "weights": "fixed", "curriculum": False}},
+            f"{bits} AILoC": {**preset, **uniform, "reconstruction": {**learned, "curriculum": False}},
+            f"{bits} AILoC + CL": {**preset, **uniform, "reconstruction": learned},
+            f"{bits} AILoC + DFQ": {**preset, "reconstruction": {**learned, "curriculum": False}},
+            f"{bits} AILoC + DFQ + CL": {**preset, "reconstruction": learned},
+            f"{bits} full weights + DFQ + CL": {
+                **preset,
+                "reconstruction": {**one_phase, "weights": "full", "learning_rate": 4e-4},
+            },
+            f"{bits} rank 100 + DFQ + CL": {**preset, "reconstruction": {**one_phase, "ranks": [100]}},
+        }
+    return rows
+
+
+TABLES = {
+    "recipes": Table("accuracy", "Accuracy", {name: name for name in RECIPES}),
+    "ablation": Table(
+        "ablation",
+        "Ablation of AIQViT",
+        ablation(),
+        "DFQ is the dynamic focusing quantizer with learned b1 and b2, AILoC low-rank compensation with the rank search, CL the\n"
+        "curriculum; without DFQ the Softmax output is uniform. The schedule is a fraction of `quick`: read rows beside each other.",
+    ),
+}
 
 
 @dataclass
@@ -36,6 +95,7 @@ class Row:
     """One recipe. Accuracies and drops in percent, errors are standard errors, drops and errors paired by image."""
 
     config: str
+    images: int
     top1_torch: float
     top1_onnxruntime: float
     drop: float
@@ -48,22 +108,26 @@ class Row:
     verified: bool
 
 
-def measure(config: str, model: torch.nn.Module, data: Data, base: Accuracy, float_bytes: int) -> Row:
+def measure(name: str, config: Any, model: torch.nn.Module, data: Data, base: Accuracy, float_bytes: int, kept: Path) -> Row:
     """Quantizes, exports, verifies and evaluates one recipe."""
+    recipe = QuantConfig.from_any(config)
+    calibration = data.learning if recipe.reconstruction is not None else data.calibration
     start = time.perf_counter()
-    qmodel = qpass.quantize_graph(model, data.calibration, config)
+    qmodel = qpass.quantize_graph(model, calibration, recipe, checkpoint_dir=kept / name.replace(" ", "-"))
     seconds = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         path = qpass.export_onnx(qmodel, Path(folder) / "model.onnx")
-        verified = qpass.verify_onnx(qmodel, path, data.calibration[0][:8], strict=False)
+        verified = qpass.verify_onnx(qmodel, path, calibration[0][:8], strict=False)
         in_torch = evaluate_top1(qmodel, data.evaluation)
         in_onnxruntime = evaluate_top1(OrtSession(path), data.evaluation)
         size = path.stat().st_size
     if not verified.passed:
         click.echo(str(verified))
+    click.echo(str(qpass.quantization_report(qmodel)))
     drop, error = in_onnxruntime.drop_from(base)
     return Row(
-        config=config,
+        config=name,
+        images=sum(len(batch) for batch in calibration),
         top1_torch=100 * in_torch.top1,
         top1_onnxruntime=100 * in_onnxruntime.top1,
         drop=100 * drop,
@@ -82,50 +146,53 @@ class Data:
     """Calibration images in batches, and labelled images that calibrate nothing."""
 
     calibration: list[torch.Tensor]
+    learning: list[torch.Tensor]
     evaluation: list[tuple[torch.Tensor, torch.Tensor | None]]
 
     @classmethod
     def read(cls) -> Data:
-        """Reads the assets: centre crop 224 of 128 training images, and of the 650 validation images."""
+        """Reads the assets: centre crop 224 of the training images, and of the 650 validation images."""
         transform = ImageTransform(crop=224, resize=None)
         calibration = open_images(assets() / "imagenet_1000_256" / "images.zip", transform)
         evaluation = open_images(assets() / "imagenet_val650_227" / "images.zip", transform)
         return cls(
             [images for images, _ in image_batches(calibration, 16, limit=CALIBRATION_IMAGES)],
+            [images for images, _ in image_batches(calibration, 16, limit=LEARNING_IMAGES)],
             list(image_batches(evaluation, 50)),
         )
 
 
-def write(rows: list[Row], base: Accuracy, command: str) -> None:
+def write(table: Table, rows: list[Row], base: Accuracy, command: str) -> None:
     """Writes the tables."""
     RESULTS.mkdir(exist_ok=True)
     lines = [
-        "# Accuracy",
+        f"# {table.title}",
         "",
         f"Written by `{command}` on {describe_machine()}.",
-        f"DeiT-T (ImageNet-1k), calibrated on {CALIBRATION_IMAGES} training images, evaluated on {len(base.correct)} validation images",
-        "that are easier than the whole set: read the drop from float on the same images, with its paired standard error.",
+        f"DeiT-T (ImageNet-1k), calibrated on training images, evaluated on {len(base.correct)} validation images that are",
+        "easier than the whole set: read the drop from float on the same images, with its paired standard error.",
+        *([table.note] if table.note else []),
         "",
         f"Float: {100 * base.top1:.2f} ± {100 * base.standard_error:.2f} %.",
         "",
-        "| recipe | top-1 torch | top-1 onnxruntime | below float | kept | torch - onnxruntime | file | verified | quantized in |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| recipe | images | top-1 torch | top-1 onnxruntime | below float | kept | torch - onnxruntime | file | verified | quantized in |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r.config} | {r.top1_torch:.2f} | {r.top1_onnxruntime:.2f} | {r.drop:.2f} ± {r.drop_error:.2f} | {r.kept:.1f} % "
+        f"| {r.config} | {r.images} | {r.top1_torch:.2f} | {r.top1_onnxruntime:.2f} | {r.drop:.2f} ± {r.drop_error:.2f} | {r.kept:.1f} % "
         f"| {r.disagreement:.2f} | {r.file_mb:.2f} MB, {r.file_share:.1f} % | {'yes' if r.verified else 'no'} | {r.quantize_seconds:.0f} s |"
         for r in rows
     ]
-    (RESULTS / "accuracy.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with (RESULTS / "accuracy.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, [f.name for f in fields(Row)])
-        table.writeheader()
-        table.writerows(asdict(row) for row in rows)
+    (RESULTS / f"{table.file}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with (RESULTS / f"{table.file}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
 
 
-def read_rows() -> list[Row]:
+def read_rows(table: Table) -> list[Row]:
     """Returns the rows of an earlier run."""
-    path = RESULTS / "accuracy.csv"
+    path = RESULTS / f"{table.file}.csv"
     if not path.exists():
         return []
     with path.open(encoding="utf-8") as file:
@@ -133,29 +200,34 @@ def read_rows() -> list[Row]:
 
 
 def _row(record: dict[str, str]) -> Row:
-    texts: dict[str, object] = {"config": record["config"], "verified": record["verified"] == "True"}
-    return Row(**{name: texts.get(name) if name in texts else float(value) for name, value in record.items()})
+    read: dict[str, Any] = {"config": str, "images": int, "verified": "True".__eq__}
+    return Row(**{name: read.get(name, float)(value) for name, value in record.items()})
 
 
 @click.command()
-@click.option("--configs", multiple=True, default=CONFIGS)
+@click.option("--table", "name", type=click.Choice(list(TABLES)), default="recipes", show_default=True)
+@click.option("--rows", "wanted", multiple=True, help="Rows to measure  [default: all]")
 @click.option("--fresh", is_flag=True, help="Measure every row anew.")
-def main(configs: tuple[str, ...], fresh: bool) -> None:
+@click.option("--checkpoint-dir", type=click.Path(path_type=Path), help="Keep learned blocks here  [default: a temporary folder]")
+def main(name: str, wanted: tuple[str, ...], fresh: bool, checkpoint_dir: Path | None) -> None:
     """Measure the recipes and write the tables."""
+    table = TABLES[name]
     model = create_model("deit_tiny_patch16_224", assets() / "deit_tiny_in1k" / "model.safetensors")
     data = Data.read()
     with tempfile.TemporaryDirectory() as folder:
         path = export_float(trace(model, (data.calibration[0],)), Path(folder) / "float.onnx")
         base, float_bytes = evaluate_top1(OrtSession(path), data.evaluation), path.stat().st_size
     click.echo(f"float {100 * base.top1:.2f}")
-    rows = {} if fresh else {row.config: row for row in read_rows()}
-    for config in configs:
-        if config not in rows:
-            rows[config] = measure(config, model, data, base, float_bytes)
-        click.echo(str(rows[config]))
-        write(
-            [rows[name] for name in CONFIGS if name in rows], base, " ".join(["python benchmarks/accuracy.py", *sys.argv[1:]])
-        )
+    rows = {} if fresh else {row.config: row for row in read_rows(table)}
+    command = " ".join(["python benchmarks/accuracy.py", *(() if name == "recipes" else ("--table", name))])
+    kept = checkpoint_dir or Path(tempfile.mkdtemp(prefix="qpass-blocks-"))
+    for row in wanted or table.rows:
+        if row not in rows:
+            rows[row] = measure(row, table.rows[row], model, data, base, float_bytes, kept)
+        click.echo(str(rows[row]))
+        write(table, [rows[each] for each in table.rows if each in rows], base, command)
+    if checkpoint_dir is None:
+        shutil.rmtree(kept)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ RANGE_SAMPLES = 128
 #: How long blocks are learned: as long as the paper does, or so that a DeiT-T takes under half an hour on two cores.
 SCHEDULES = {
     "full": ReconstructionConfig(),
-    "quick": ReconstructionConfig(search_steps=100, steps=600, batch_size=32, curriculum_interval=200),
+    "quick": ReconstructionConfig(search_steps=60, steps=400, batch_size=32, curriculum_interval=100),
 }
 
 
@@ -82,7 +82,10 @@ def _aiqvit(name: str, weight_bits: int, activation_bits: int, schedule: str) ->
         name=name if schedule == "quick" else f"{name}, {schedule} schedule",
         weight=QuantSpec(bits=weight_bits, percentiles=WEIGHT_PERCENTILES),
         activation=QuantSpec(bits=activation_bits, percentiles=ACTIVATION_PERCENTILES),
-        post_softmax=QuantSpec(bits=activation_bits, quantizer="dynamic-focus", criterion="output"),
+        # The other readings lower the blocks' error on images held back by less than a hundredth, and cost speed.
+        post_softmax=QuantSpec(
+            bits=activation_bits, quantizer="dynamic-focus", criterion="output", code_zero="snapped"
+        ),
         network_input=QuantSpec(bits=8, percentiles=ACTIVATION_PERCENTILES),
         calibrate_on="quantized",
         range_samples=RANGE_SAMPLES,
