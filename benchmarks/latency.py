@@ -1,7 +1,7 @@
-"""Times qpass's files against float onnxruntime and onnxruntime's own quantizers, in alternation.
+"""Times qpass's files in alternation: against float onnxruntime and its own quantizers, or recipes against each other.
 
-Run: python benchmarks/latency.py [--models deit_tiny_patch16_224 ...] [--runs 30]
-Writes: benchmarks/results/latency.md and latency.csv. Random weights: speed only.
+Run: python benchmarks/latency.py [--table tools|recipes] [--models deit_tiny_patch16_224 ...] [--runs 30]
+Writes: benchmarks/results/latency.md and .csv, or latency_recipes.md and .csv. Random weights: speed only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import csv
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -33,6 +34,14 @@ from qpass.errors import QPassError
 from qpass.trace import trace
 
 RESULTS = Path(__file__).parent / "results"
+#: Recipes against w4a4. What is learned merges into the weights: random ones have the same speed.
+RECIPES: dict[str, Any] = {
+    "w4a4": "w4a4",
+    "aiqvit-w4a4": {"preset": "aiqvit-w4a4", "reconstruction": None},
+    "aiqvit-w4a4, affine": {"preset": "aiqvit-w4a4", "reconstruction": None, "post_softmax": {"code_zero": "affine"}},
+    "aiqvit-w4a4, zero": {"preset": "aiqvit-w4a4", "reconstruction": None, "post_softmax": {"code_zero": "zero"}},
+    "repq-vit-w4a4": "repq-vit-w4a4",
+}
 
 
 class _Reader(CalibrationDataReader):
@@ -66,6 +75,17 @@ def make_files(model_name: str, config: str, folder: Path) -> dict[str, Path]:
     return {**files, "ort quantize_static": static, "ort quantize_dynamic": dynamic}
 
 
+def make_recipe_files(model_name: str, folder: Path) -> dict[str, Path]:
+    """Returns the file of each recipe for one model."""
+    torch.manual_seed(0)
+    model = timm.create_model(model_name).eval()
+    images = torch.randn(4, *model.pretrained_cfg["input_size"])
+    return {
+        name: qpass.export_onnx(qpass.quantize_graph(model, [images], config), folder / f"{index}.onnx")
+        for index, (name, config) in enumerate(RECIPES.items())
+    }
+
+
 def _clear_value_info(path: Path) -> None:
     """Removes inferred shapes: onnxruntime's quantize_dynamic trips over those of a renamed initializer."""
     model = onnx.load(path)
@@ -73,7 +93,7 @@ def _clear_value_info(path: Path) -> None:
     onnx.save(model, path)
 
 
-def write(reports: dict[str, LatencyReport], command: str) -> None:
+def write(reports: dict[str, LatencyReport], command: str, file: str, baseline: str) -> None:
     """Writes the tables."""
     RESULTS.mkdir(exist_ok=True)
     machine = next(iter(reports.values())).machine
@@ -81,7 +101,7 @@ def write(reports: dict[str, LatencyReport], command: str) -> None:
         "# Latency",
         "",
         f"Written by `{command}` on {machine}.",
-        "Speed-up over float onnxruntime, all files of a cell timed in alternation; medians, interquartile range over median.",
+        f"Speed-up over {baseline}, all files of a cell timed in alternation; medians, interquartile range over median.",
         "",
         "| model | batch | threads | file | speed-up | spread |",
         "|---|---|---|---|---|---|",
@@ -94,11 +114,12 @@ def write(reports: dict[str, LatencyReport], command: str) -> None:
             integer = ", ".join(f"{n} {op}" for op, n in fusion.integer.items()) or "none"
             floats = ", ".join(f"{n} {op}" for op, n in fusion.float.items()) or "none"
             lines.append(f"- {model}, {name}: integer {integer}; float {floats}; {len(fusion.unfused)} pairs unfused")
-    lines += ["", "## Where qpass loses", ""]
-    lines += losses(rows) or ["Nowhere in this table."]
-    (RESULTS / "latency.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with (RESULTS / "latency.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
+    if file == "latency":
+        lines += ["", "## Where qpass loses", ""]
+        lines += losses(rows) or ["Nowhere in this table."]
+    (RESULTS / f"{file}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with (RESULTS / f"{file}.csv").open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
         table.writerow(["model", "file", "batch", "threads", "median_ms", "spread", "speedup"])
         table.writerows([m, r.name, r.batch, r.threads, r.median_ms, r.spread, r.speedup] for m, r in rows)
 
@@ -117,23 +138,29 @@ def losses(rows: list[tuple[str, object]]) -> list[str]:
 
 
 @click.command()
+@click.option("--table", type=click.Choice(["tools", "recipes"]), default="tools", show_default=True)
 @click.option("--models", multiple=True, default=("deit_tiny_patch16_224", "deit_small_patch16_224"))
-@click.option("--config", default="w8a8")
+@click.option("--config", default="w8a8", help="The recipe that is compared with other tools.")
 @click.option("--batches", multiple=True, type=int, default=(1, 8))
 @click.option("--threads", multiple=True, type=int, default=(1, 2))
 @click.option("--runs", default=30)
-def main(models: tuple[str, ...], config: str, batches: tuple[int, ...], threads: tuple[int, ...], runs: int) -> None:
+def main(
+    table: str, models: tuple[str, ...], config: str, batches: tuple[int, ...], threads: tuple[int, ...], runs: int
+) -> None:
     """Time the models and write the tables."""
     reports = {}
+    file, baseline = ("latency", "float") if table == "tools" else ("latency_recipes", "w4a4")
     for model in models:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
             try:
-                files = make_files(model, config, Path(folder))
+                files = make_files(model, config, folder) if table == "tools" else make_recipe_files(model, folder)
             except QPassError as error:
                 raise click.ClickException(f"{model}: {error}") from error
-            reports[model] = benchmark(files, baseline="float", batches=batches, threads=threads, runs=runs)
+            reports[model] = benchmark(files, baseline=baseline, batches=batches, threads=threads, runs=runs)
             click.echo(f"{model}\n{reports[model]}")
-    write(reports, " ".join(["python benchmarks/latency.py", *sys.argv[1:]]))
+    over = "float onnxruntime" if table == "tools" else f"{baseline}, a file of qpass"
+    write(reports, " ".join(["python benchmarks/latency.py", *sys.argv[1:]]), file, over)
 
 
 if __name__ == "__main__":

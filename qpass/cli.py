@@ -72,7 +72,11 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("model")
 @click.option("--checkpoint", type=_DATA, help="Weights: safetensors, or a torch file (read without running any code in it).")
 @click.option("--calib", type=_DATA, required=True, help="Folder, ImageFolder, .zip, .npy or .npz of calibration images.")
-@click.option("--num-calib", default=128, show_default=True, help="Calibration images to take, spread evenly over the source.")
+@click.option(
+    "--num-calib",
+    type=click.IntRange(min=1),
+    help="Calibration images to take, spread evenly over the source  [default: 128, 1000 where the recipe learns]",
+)
 @click.option("--config", default="w8a8", show_default=True, help=f"A YAML file or a preset: {', '.join(PRESETS)}.")
 @click.option("--schedule", type=click.Choice(sorted(SCHEDULES)), help="How long aiqvit recipes learn  [default: quick]")
 @click.option("--checkpoint-dir", type=_DATA, help="Keep learned blocks here; the same command again goes on behind the last.")
@@ -81,7 +85,7 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--seed", default=0, show_default=True)
 @_image_options
 def quantize(
-    model: str, checkpoint: Path | None, calib: Path, num_calib: int, config: str, schedule: str | None,
+    model: str, checkpoint: Path | None, calib: Path, num_calib: int | None, config: str, schedule: str | None,
     checkpoint_dir: Path | None, output: Path, device: str | None, seed: int, batch_size: int, crop: int | None,
     resize: int | None,
 ) -> None:  # fmt: skip
@@ -105,7 +109,8 @@ def quantize(
     network = create_model(model, checkpoint)
     transform = _transform(network, crop, resize)
     source = open_images(calib, transform)
-    batches = [images for images, _ in image_batches(source, batch_size, limit=num_calib)]
+    limit = num_calib or (128 if recipe.reconstruction is None else 1000)
+    batches = [images for images, _ in image_batches(source, batch_size, limit=limit)]
     qmodel = qpass.quantize_graph(network, batches, recipe, device=device, seed=seed, checkpoint_dir=checkpoint_dir)
     _write_all(network, qmodel, output, {"model": model, "calibration": str(calib), "transform": asdict(transform)})
     console.print(str(qpass.quantization_report(qmodel)), highlight=False)

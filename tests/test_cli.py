@@ -50,6 +50,26 @@ def test_quantize_writes_everything(output: Path) -> None:
     assert sizes["file model.onnx"] == (output / "model.onnx").stat().st_size
 
 
+def test_a_recipe_that_learns_keeps_its_blocks_and_reports_them(data: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("preset: aiqvit-w4a4\nreconstruction: {ranks: [2, 4], search_steps: 2, steps: 3, batch_size: 4}\n")
+    options = ("--calib", data, "--config", recipe, "--checkpoint-dir", tmp_path / "blocks", "--output", tmp_path / "out")
+    result = run("quantize", MODEL, *options)
+    assert result.exit_code == 0, result.output
+    assert {path.stem for path in (tmp_path / "blocks").iterdir()} == {"blocks.0", "blocks.1"}
+    assert "learned block" in result.output
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Learned blocks" in page
+    assert "The rank that the search chose" in page
+
+
+def test_a_schedule_is_for_recipes_that_learn(data: Path, tmp_path: Path) -> None:
+    result = run("quantize", MODEL, "--calib", data, "--config", "w8a8", "--schedule", "full", "--output", tmp_path / "out")
+    assert result.exit_code != 0
+    assert "'w8a8' learns nothing" in result.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_evaluate_measures_float_graph_and_file(output: Path, data: Path) -> None:
     result = run("evaluate", output, "--data", data)
     assert result.exit_code == 0, result.output

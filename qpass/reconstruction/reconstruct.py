@@ -76,14 +76,15 @@ class Reconstruct(Pass):
         config = self._fitting_batch(graph_module)
         device = next((tensor.device for tensor in graph_module.state_dict().values()), torch.device("cpu"))
         checkpoints = BlockCheckpoints(self.checkpoint_dir, self._fingerprint(graph_module))
-        floats, quantized = self._read_inputs(graph_module), self._read_inputs(graph_module)
+        floats = self._read_inputs(graph_module)
+        quantized = self._read_inputs(graph_module) if config.inputs == "quantized" else None
         records: list[BlockRecord] = []
         total = sum(bool(segment.path) for segment in segments) * config.steps_of_a_block
         with StepBar(total, show=self.show_progress) as bar:
             for index, (segment, float_segment) in enumerate(zip(segments, reference, strict=True)):
                 advance(floats, float_segment, config.batch_size, device)
                 if segment.path:
-                    store = quantized if config.inputs == "quantized" else floats
+                    store = floats if quantized is None else quantized
                     block = LearnableBlock(
                         graph_module,
                         segment,
@@ -95,10 +96,11 @@ class Reconstruct(Pass):
                     generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
                     records.append(_learn_or_load(block, segment.path, checkpoints, generator, bar))
                     bar.move_to(len(records) * config.steps_of_a_block)
-                advance(quantized, segment, config.batch_size, device)
                 kept = {name for later in segments[index + 1 :] for name in later.inputs}
                 floats.keep_only(kept)
-                quantized.keep_only(kept)
+                if quantized is not None:
+                    advance(quantized, segment, config.batch_size, device)
+                    quantized.keep_only(kept)
         info(graph_module)["reconstruction"] = tuple(records)
         return True
 

@@ -42,6 +42,11 @@ class TestEveryQuantizer:
         quantizer, x = fitted(name, bits)
         assert torch.equal(quantizer(x), quantizer.decode(quantizer.encode(x)))
 
+    def test_switched_off_it_changes_nothing(self, name: str, bits: int) -> None:
+        quantizer, x = fitted(name, bits)
+        quantizer.enabled = False
+        assert torch.equal(quantizer(x), x)
+
     def test_every_level_encodes_to_its_own_code(self, name: str, bits: int) -> None:
         quantizer, _ = fitted(name, bits)
         levels, codes = quantizer.levels(), torch.arange(quantizer.code_min, quantizer.code_max + 1)

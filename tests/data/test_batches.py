@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from qpass.data import collect_batches
-from qpass.data.batches import split_rows
+from qpass.data.batches import first_samples, split_rows
 from qpass.errors import CalibrationError
 from tests.models import DictModel
 
@@ -68,3 +68,9 @@ def test_split_rows_drops_the_rest() -> None:
     parts = split_rows(batch, 3)
     assert [part.args[0].shape[0] for part in parts] == [3]
     assert torch.equal(parts[0].args[0], X[:3])
+
+
+@pytest.mark.parametrize(("wanted", "batches"), [(1, 1), (4, 1), (5, 2), (100, 3), (None, 3)])
+def test_the_first_samples_are_whole_batches(wanted: int | None, batches: int) -> None:
+    three = collect_batches([X, X, X], nn.Identity())
+    assert len(first_samples(three, wanted)) == batches

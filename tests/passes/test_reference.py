@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from qpass.config import QuantConfig
+from qpass.data import ModelInputs
+from qpass.passes.reference import float_reference
+from qpass.pipeline import pipeline
+from qpass.trace import trace
+
+
+def test_it_computes_the_model_with_the_nodes_of_the_quantized_graph(vit: nn.Module, images: Tensor) -> None:
+    graph = trace(vit, (images,))
+    for step in pipeline(QuantConfig.from_any("w4a4"), [ModelInputs((images,), {})])[:-1]:
+        step(graph)
+    reference = float_reference(graph)
+    assert [node.name for node in reference.graph.nodes] == [node.name for node in graph.graph.nodes]
+    torch.testing.assert_close(reference(images), vit(images), rtol=1e-4, atol=1e-4)
+    assert (graph(images) - vit(images)).abs().max() > 0.05, "the graph itself stays quantized"
