@@ -208,7 +208,9 @@ def _row(record: dict[str, str]) -> Row:
 @click.option("--table", "name", type=click.Choice(list(TABLES)), default="recipes", show_default=True)
 @click.option("--rows", "wanted", multiple=True, help="Rows to measure  [default: all]")
 @click.option("--fresh", is_flag=True, help="Measure every row anew.")
-@click.option("--checkpoint-dir", type=click.Path(path_type=Path), help="Keep learned blocks here  [default: a temporary folder]")
+@click.option(
+    "--checkpoint-dir", type=click.Path(path_type=Path), help="Keep learned blocks here  [default: a temporary folder]"
+)
 def main(name: str, wanted: tuple[str, ...], fresh: bool, checkpoint_dir: Path | None) -> None:
     """Measure the recipes and write the tables."""
     table = TABLES[name]

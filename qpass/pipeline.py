@@ -43,9 +43,7 @@ def pipeline(
     learn: list[Pass] = []
     if config.reconstruction is not None:
         learn.append(
-            Reconstruct(
-                config.reconstruction, batches, seed=seed, checkpoint_dir=checkpoint_dir, show_progress=show_progress
-            )
+            Reconstruct(config.reconstruction, batches, seed=seed, checkpoint_dir=checkpoint_dir, show_progress=show_progress)
         )
     ranges = first_samples(batches, config.range_samples)
     paper_order = config.reconstruction is not None and config.reconstruction.order == "paper"

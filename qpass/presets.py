@@ -83,9 +83,7 @@ def _aiqvit(name: str, weight_bits: int, activation_bits: int, schedule: str) ->
         weight=QuantSpec(bits=weight_bits, percentiles=WEIGHT_PERCENTILES),
         activation=QuantSpec(bits=activation_bits, percentiles=ACTIVATION_PERCENTILES),
         # The other readings lower the blocks' error on images held back by less than a hundredth, and cost speed.
-        post_softmax=QuantSpec(
-            bits=activation_bits, quantizer="dynamic-focus", criterion="output", code_zero="snapped"
-        ),
+        post_softmax=QuantSpec(bits=activation_bits, quantizer="dynamic-focus", criterion="output", code_zero="snapped"),
         network_input=QuantSpec(bits=8, percentiles=ACTIVATION_PERCENTILES),
         calibrate_on="quantized",
         range_samples=RANGE_SAMPLES,

@@ -104,10 +104,16 @@ def test_configs_cannot_be_changed_and_take_names_only() -> None:
         (lambda: QuantConfig(activation=QuantSpec(quantizer="dynamic-focus")), "activation: quantizer='dynamic-focus'"),
         (lambda: QuantConfig(range_samples=0), "range_samples: got 0; expected a whole number above 0"),
         (lambda: QuantConfig(reconstruction=5), "reconstruction: got 5"),
-        (lambda: QuantConfig.from_any({"preset": "aiqvit-w4a4", "schedule": "quik"}), r"schedule: got 'quik'; did you mean 'quick'\?"),
+        (
+            lambda: QuantConfig.from_any({"preset": "aiqvit-w4a4", "schedule": "quik"}),
+            r"schedule: got 'quik'; did you mean 'quick'\?",
+        ),
         (lambda: QuantConfig.from_any({"preset": "w4a4", "schedule": "full"}), "schedule: 'w4a4' learns nothing"),
         (lambda: QuantConfig.from_any({"schedule": "full"}), "schedule: needs a preset"),
-        (lambda: QuantConfig.from_any({"reconstruction": {"stepps": 5}}), r"reconstruction: unknown key 'stepps'; did you mean 'steps'\?"),
+        (
+            lambda: QuantConfig.from_any({"reconstruction": {"stepps": 5}}),
+            r"reconstruction: unknown key 'stepps'; did you mean 'steps'\?",
+        ),
         (lambda: ReconstructionConfig(weights="lowrank"), r"reconstruction.weights: got 'lowrank'; did you mean 'low-rank'\?"),
         (lambda: ReconstructionConfig(steps=0), "reconstruction.steps: got 0; expected a whole number above 0"),
         (lambda: ReconstructionConfig(search_steps=0), "5 ranks and no step to search them"),

@@ -78,9 +78,7 @@ class BlockLearner:
         config = self._config
         start = config.curriculum_start if config.curriculum else 1.0
         everything = torch.arange(self._samples)
-        curriculum = Curriculum(
-            everything, config.steps, self._difficulty, start=start, interval=config.curriculum_interval
-        )
+        curriculum = Curriculum(everything, config.steps, self._difficulty, start=start, interval=config.curriculum_interval)
         optimizer, patience = self._optimizer(config.steps), _Patience(config.patience)
         for step in range(config.steps):
             loss = self._step(optimizer, curriculum.draw(step, config.batch_size, self._generator))

@@ -35,7 +35,9 @@ def test_values_of_the_three_readings() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(b1=st.floats(0, 0.3), width=st.floats(0.02, 0.6), bits=st.integers(2, 6), seed=st.integers(0, 999))
-def test_snapped_is_a_uniform_quantizer_of_eight_bits_clipped_to_its_codes(b1: float, width: float, bits: int, seed: int) -> None:
+def test_snapped_is_a_uniform_quantizer_of_eight_bits_clipped_to_its_codes(
+    b1: float, width: float, bits: int, seed: int
+) -> None:
     focus = quantizer("snapped", bits, b1, b1 + width)
     x = torch.rand(200, generator=torch.Generator().manual_seed(seed))
     wide = Uniform(8).set_parameters(focus.scale, torch.tensor(0.0))
