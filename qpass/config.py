@@ -18,7 +18,7 @@ QUANTIZER_NAMES = ("uniform", "log2", "log-sqrt2", "dynamic-focus")
 FOLD_TARGETS = ("mean", "median")
 CRITERIA = ("tensor", "output")
 CALIBRATION_GRAPHS = ("float", "quantized")
-CODE_ZERO = ("best", "affine", "zero", "snapped")
+CODE_ZERO = ("affine", "zero", "snapped")
 
 #: Clip ranges tried for activations and for weights (methods of RepQ-ViT). 1.0 is the full range.
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
@@ -60,10 +60,9 @@ class QuantSpec:
             raise ConfigError(
                 f"unknown criterion {self.criterion!r}", where="criterion", hint=nearest(str(self.criterion), CRITERIA)
             )
-        if self.code_zero not in CODE_ZERO:
-            raise ConfigError(
-                f"unknown reading {self.code_zero!r}", where="code_zero", hint=nearest(str(self.code_zero), CODE_ZERO)
-            )
+        if self.code_zero not in ("best", *CODE_ZERO):
+            hint = nearest(str(self.code_zero), ("best", *CODE_ZERO))
+            raise ConfigError(f"unknown reading {self.code_zero!r}", where="code_zero", hint=hint)
         if self.symmetric and self.quantizer != "uniform":
             raise ConfigError(
                 f"symmetric=True does not go with quantizer={self.quantizer!r}",

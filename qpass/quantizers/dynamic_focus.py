@@ -8,10 +8,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from qpass.config import CODE_ZERO
 from qpass.quantizers.base import Criterion, Quantizer
 from qpass.quantizers.search import WeightedRows
 
-CODE_ZERO = ("affine", "zero", "snapped")
 #: Candidates for b2, as quantiles of the data, and for b1, as shares of b2.
 UPPER_QUANTILES = (0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0)
 LOWER_SHARES = (0.0, 1 / 64, 1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4)
@@ -116,8 +116,11 @@ class DynamicFocus(Quantizer):
 
     def codes(self, x: Tensor) -> Tensor:
         """See ``Quantizer.codes``."""
-        steps = (x - self.offset if self.code_zero != "snapped" else x) / self.scale
-        return steps.round().clamp(self.code_min, self.code_max)
+        return self.position(x).round().clamp(self.code_min, self.code_max)
+
+    def position(self, x: Tensor) -> Tensor:
+        """Returns where ``x`` lies in units of codes, before rounding and clamping: (x - b1) / s, or x / s if snapped."""
+        return (x if self.code_zero == "snapped" else x - self.offset) / self.scale
 
     def decode(self, codes: Tensor) -> Tensor:
         """See ``Quantizer.decode``."""
@@ -145,10 +148,10 @@ class _DynamicFocusSTE(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, b1: Tensor, b2: Tensor, quantizer: DynamicFocus) -> Tensor:  # type: ignore[override]
-        steps = (x - quantizer.offset if quantizer.code_zero != "snapped" else x) / quantizer.scale
-        codes = steps.round()
+        position = quantizer.position(x)
+        codes = position.round()
         below, above = x < b1, x > b2
-        residual = (codes - steps).masked_fill_(below | above, 0)
+        residual = (codes - position).masked_fill_(below | above, 0)
         if quantizer.code_zero == "zero":
             residual.masked_fill_(codes <= 0, 0)  # 0 whatever b1 and b2 are
         ctx.save_for_backward(residual, below, above)

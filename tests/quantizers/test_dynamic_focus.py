@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from qpass.config import CODE_ZERO
 from qpass.quantizers import DynamicFocus, Uniform
-from qpass.quantizers.dynamic_focus import CODE_ZERO
 
 X = torch.tensor([0.0, 0.004, 0.02, 0.06, 0.11, 0.159, 0.2, 0.7, 1.0])
 

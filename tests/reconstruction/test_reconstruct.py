@@ -51,6 +51,17 @@ def test_the_error_of_every_block_falls_and_ranks_are_chosen(learned: fx.GraphMo
         assert len(row.intervals) == 1
 
 
+@pytest.mark.parametrize("order", ["fold-first", "paper"])
+def test_the_report_compares_with_the_float_model_and_not_with_learned_weights(
+    vit: nn.Module, many_images: Tensor, order: str
+) -> None:
+    graph = learn(vit, many_images, order=order)
+    sample = many_images[:8]
+    expected, actual = vit(sample).double(), graph(sample).double()
+    sqnr = 10 * torch.log10(expected.square().sum() / (expected - actual).square().sum())
+    assert info(graph)["report"].output_sqnr_db == pytest.approx(sqnr.item(), abs=0.01)
+
+
 def test_what_is_left_is_a_plain_integer_network(learned: fx.GraphModule, many_images: Tensor, tmp_path: Path) -> None:
     kinds = {type(module).__name__ for module in learned.modules()}
     assert "CompensatedLinear" not in kinds
