@@ -8,7 +8,6 @@ drops them). Recipes that learn keep their blocks in --checkpoint-dir and go on 
 from __future__ import annotations
 
 import csv
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -24,11 +23,10 @@ import qpass
 from qpass.backends.onnx_qdq import export_float
 from qpass.backends.onnxruntime import OrtSession
 from qpass.backends.onnxruntime.latency import describe_machine
-from qpass.config import QuantConfig
+from qpass.config import SOFTMAX_PERCENTILES, QuantConfig
 from qpass.data import ImageTransform, image_batches, open_images
 from qpass.evaluate import Accuracy, evaluate_top1
 from qpass.models import create_model
-from qpass.presets import SOFTMAX_PERCENTILES
 from qpass.trace import trace
 
 RESULTS = Path(__file__).parent / "results"
@@ -222,14 +220,13 @@ def main(name: str, wanted: tuple[str, ...], fresh: bool, checkpoint_dir: Path |
     click.echo(f"float {100 * base.top1:.2f}")
     rows = {} if fresh else {row.config: row for row in read_rows(table)}
     command = " ".join(["python benchmarks/accuracy.py", *(() if name == "recipes" else ("--table", name))])
-    kept = checkpoint_dir or Path(tempfile.mkdtemp(prefix="qpass-blocks-"))
-    for row in wanted or table.rows:
-        if row not in rows:
-            rows[row] = measure(row, table.rows[row], model, data, base, float_bytes, kept)
-        click.echo(str(rows[row]))
-        write(table, [rows[each] for each in table.rows if each in rows], base, command)
-    if checkpoint_dir is None:
-        shutil.rmtree(kept)
+    with tempfile.TemporaryDirectory() as folder:
+        for row in wanted or table.rows:
+            if row not in rows:
+                kept = checkpoint_dir or Path(folder)
+                rows[row] = measure(row, table.rows[row], model, data, base, float_bytes, kept)
+            click.echo(str(rows[row]))
+            write(table, [rows[each] for each in table.rows if each in rows], base, command)
 
 
 if __name__ == "__main__":

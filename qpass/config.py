@@ -25,6 +25,10 @@ ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
 WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999)
 
 
+#: A few great values make most of the squared error of a Softmax output and little of the output's: clip further down.
+SOFTMAX_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuantSpec:
     """How one tensor is quantized.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from qpass.config import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, QuantConfig, QuantSpec
+from qpass.config import ACTIVATION_PERCENTILES, SOFTMAX_PERCENTILES, WEIGHT_PERCENTILES, QuantConfig, QuantSpec
 from qpass.errors import ConfigError, nearest
 from qpass.reconstruction_config import ReconstructionConfig
 
@@ -14,10 +14,6 @@ PRESETS = (
     "aiqvit-w6a6", "aiqvit-w4a8", "aiqvit-w4a4", "aiqvit-w3a3",
     "repq-vit-w8a8", "repq-vit-w6a6", "repq-vit-w4a8", "repq-vit-w4a4", "repq-vit-w3a3",
 )  # fmt: skip
-
-#: A few great values make most of the squared error of a Softmax output and little of the output's: clip further down.
-SOFTMAX_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0)
-
 
 #: Samples that ranges are fitted on where far more of them are learned from.
 RANGE_SAMPLES = 128

@@ -47,7 +47,7 @@ class Calibrate(Pass):
             node: HistogramObserver(describe(node), channel_axis=-1, bins=CHANNEL_BINS)
             for node in (foldable_layer_norms(graph_module) if self.per_channel else ())
         }
-        products = product_observers(graph_module)
+        products = {node: ProductObserver(describe(node)) for node in fitted_by_product(graph_module)}
         listener = Listener(graph_module, [tensors, channels], products)
         listen(listener, self.batches, "calibrate", show_progress=self.show_progress)
         info(graph_module)["statistics"] = {node.name: observer for node, observer in tensors.items()}
@@ -60,13 +60,13 @@ class Calibrate(Pass):
         return False
 
 
-def product_observers(graph_module: fx.GraphModule) -> dict[fx.Node, ProductObserver]:
-    """Returns an observer for each matmul whose first factor is to be fitted by the error of the product."""
-    return {
-        node: ProductObserver(describe(node))
+def fitted_by_product(graph_module: fx.GraphModule) -> list[fx.Node]:
+    """Returns the matmuls whose first factor is to be fitted by the error of the product."""
+    return [
+        node
         for node, _, operand in planned_operands(graph_module)
         if operand.index == 0 and operand.spec is not None and operand.spec.criterion == "output"
-    }
+    ]
 
 
 def listen(listener: Listener, batches: Sequence[ModelInputs], label: str, *, show_progress: bool) -> None:

@@ -12,7 +12,7 @@ from qpass.data import ModelInputs
 from qpass.graph import describe, flat_inputs
 from qpass.observers import HistogramObserver, ProductObserver
 from qpass.passes.base import Pass
-from qpass.passes.calibrate import CHANNEL_BINS, product_observers
+from qpass.passes.calibrate import CHANNEL_BINS, fitted_by_product
 from qpass.passes.fold_layer_norm import channel_wise_norms
 from qpass.progress import track
 from qpass.quantizers import Criterion, Quantizer
@@ -39,7 +39,7 @@ class RefitQuantizers(Pass):
         """See ``Pass.run``. Parameters change, the graph does not."""
         if not self.batches:
             return False
-        products = {_quantizer_node(matmul.args[0]): matmul for matmul in product_observers(graph_module)}
+        products = {_quantizer_node(matmul.args[0]): matmul for matmul in fitted_by_product(graph_module)}
         channel_wise = channel_wise_norms(graph_module)
         runs = SideBySide(graph_module, self.batches)
         with torch.no_grad():

@@ -8,12 +8,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from qpass.config import CODE_ZERO
+from qpass.config import CODE_ZERO, SOFTMAX_PERCENTILES
 from qpass.quantizers.base import Criterion, Quantizer
 from qpass.quantizers.search import WeightedRows
 
-#: Candidates for b2, as quantiles of the data, and for b1, as shares of b2.
-UPPER_QUANTILES = (0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0)
+#: Candidates for b1, as shares of b2; those for b2 are quantiles of the data.
 LOWER_SHARES = (0.0, 1 / 64, 1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4)
 #: Codes live in 8-bit tensors: the greatest that ``snapped`` may use.
 _GREATEST_STORED = 255
@@ -105,7 +104,7 @@ class DynamicFocus(Quantizer):
         rows = WeightedRows(x.detach().reshape(1, -1), None if weight is None else weight.reshape(1, -1))
         readings = CODE_ZERO if self.code_zero == "best" else (self.code_zero,)
         best: tuple[float, str, float, float] = (math.inf, readings[-1], 0.0, 1.0)
-        for upper in sorted({rows.quantile(p).item() for p in UPPER_QUANTILES}):
+        for upper in sorted({rows.quantile(p).item() for p in SOFTMAX_PERCENTILES}):
             for share in LOWER_SHARES:
                 for self.code_zero in readings:
                     self.set_interval(share * upper, upper)
