@@ -38,7 +38,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="qpass")
 def main() -> None:
-    r"""Quantize vision transformers after training and deploy them as verified ONNX files.
+    """Quantize vision transformers after training and deploy them as verified ONNX files.
 
     \b
     The way of a model:
@@ -50,7 +50,7 @@ def main() -> None:
       qpass report   out/                           what happened to each layer?
 
     'qpass demo' walks this way on handwritten digits in about a minute, with nothing to download.
-    """
+    """  # noqa: D301 (click reads the backspace)
 
 
 _DATA = click.Path(path_type=Path)
@@ -89,7 +89,7 @@ def quantize(
     checkpoint_dir: Path | None, output: Path, device: str | None, seed: int, batch_size: int, crop: int | None,
     resize: int | None,
 ) -> None:  # fmt: skip
-    r"""Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
+    """Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
 
     \b
     Writes into --output:
@@ -97,7 +97,7 @@ def quantize(
       model.qpass   the quantized graph for torch (qpass.load)
       float.onnx    the float file, the baseline of size and speed
       report.html   errors, ranges and histograms of every layer; report.json the same as data
-    """
+    """  # noqa: D301 (click reads the backspace)
     import qpass
     from qpass.config import QuantConfig
     from qpass.data import image_batches, open_images
