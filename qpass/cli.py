@@ -42,7 +42,7 @@ def main() -> None:
 
     \b
     The way of a model:
-      qpass quantize deit_tiny_patch16_224 --checkpoint weights.safetensors \
+      qpass quantize deit_tiny_patch16_224 --checkpoint weights.safetensors \\
             --calib images.zip --config w8a8 --output out/
       qpass evaluate out/ --data validation.zip     top-1 of graph and file
       qpass verify   out/ --data images.zip         is the file the same network?
