@@ -97,7 +97,7 @@ class QuantConfig:
             quantized network before them gives (a second run of the data), as RepQ-ViT's published code does.
         rules: Ordered ``{glob on module path: {role: change}}``; a later rule wins. A change is a mapping of
             QuantSpec fields, or None to leave that tensor in float. The rule ``{"head": None}`` leaves the layer in float.
-        range_samples: How many calibration samples ranges are fitted on, from the first; None takes all.
+        range_samples: How many calibration samples ranges are fitted on, spread evenly; None takes all.
         reconstruction: How blocks are learned afterwards, or None to leave them as calibrated.
 
     Example:

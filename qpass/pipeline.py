@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qpass.config import QuantConfig
 from qpass.data import ModelInputs
-from qpass.data.batches import first_samples
+from qpass.data.batches import spread_samples
 from qpass.passes import (
     Annotate,
     Calibrate,
@@ -45,7 +45,7 @@ def pipeline(
         learn.append(
             Reconstruct(config.reconstruction, batches, seed=seed, checkpoint_dir=checkpoint_dir, show_progress=show_progress)
         )
-    ranges = first_samples(batches, config.range_samples)
+    ranges = spread_samples(batches, config.range_samples)
     paper_order = config.reconstruction is not None and config.reconstruction.order == "paper"
     passes: list[Pass] = [
         Canonicalize(),

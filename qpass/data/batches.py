@@ -110,29 +110,54 @@ def _check(batch: ModelInputs, first: ModelInputs, where: str) -> None:
             raise CalibrationError("NaN or infinite values", where=where, hint="look at the files and at the preprocessing")
 
 
-def first_samples(batches: Sequence[ModelInputs], samples: int | None) -> list[ModelInputs]:
-    """Returns whole batches from the first on, until they hold ``samples`` rows or all are taken (None takes all)."""
-    taken: list[ModelInputs] = []
+def spread_samples(batches: Sequence[ModelInputs], samples: int | None) -> list[ModelInputs]:
+    """Returns ``samples`` rows spread evenly over the batches, in batches as large as the first.
+
+    A folder of images is sorted by class: its first rows show a few classes only.
+
+    Args:
+        batches: Calls of the model.
+        samples: How many rows, rounded up to whole batches; None, or more than there are, takes the batches as they are.
+    """
+    size, total = batch_size(batches[0]), sum(map(batch_size, batches))
+    wanted = total if samples is None else -(-samples // size) * size
+    if wanted >= total:
+        return list(batches)
+    chosen = torch.arange(wanted) * total // wanted
+    parts: list[ModelInputs] = []
     for batch in batches:
-        if samples is not None and sum(map(batch_size, taken)) >= samples:
-            break
-        taken.append(batch)
-    return taken
+        rows = chosen[: int((chosen < batch_size(batch)).sum())]
+        if len(rows):
+            parts.append(_take_rows(batch, rows))
+        chosen = chosen[len(rows) :] - batch_size(batch)
+    return split_rows(_join_rows(parts), size)
 
 
 def batch_size(batch: Any) -> int:
     """Returns the size of dim 0 of the first tensor in nested inputs, 1 where there is none."""
-    tensors = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
-    return tensors[0].shape[0] if tensors else 1
+    return next((leaf.shape[0] for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), 1)
 
 
 def split_rows(batch: ModelInputs, rows: int) -> list[ModelInputs]:
     """Cuts a batch into batches of exactly ``rows`` rows; what is left over at the end is dropped."""
-    tensors = [leaf for leaf in pytree.tree_leaves((batch.args, batch.kwargs)) if isinstance(leaf, Tensor) and leaf.dim()]
-    size = tensors[0].shape[0] if tensors else 1
+    starts = range(0, batch_size(batch) - rows + 1, rows)
+    return [_take_rows(batch, slice(start, start + rows)) for start in starts]
 
-    def cut(start: int) -> ModelInputs:
-        take = lambda t: t[start : start + rows] if isinstance(t, Tensor) and t.dim() and t.shape[0] == size else t  # noqa: E731
-        return ModelInputs(*pytree.tree_map(take, (batch.args, batch.kwargs)))
 
-    return [cut(start) for start in range(0, size - rows + 1, rows)]
+def _take_rows(batch: ModelInputs, rows: Tensor | slice) -> ModelInputs:
+    """Takes some rows of every tensor that has the batch's; what has not is the same for all rows."""
+    size = batch_size(batch)
+    take = lambda leaf: leaf[rows] if _has_rows(leaf, size) else leaf  # noqa: E731
+    taken: ModelInputs = pytree.tree_map(take, batch)
+    return taken
+
+
+def _join_rows(batches: Sequence[ModelInputs]) -> ModelInputs:
+    size = batch_size(batches[0])
+    join = lambda *leaves: torch.cat(leaves) if _has_rows(leaves[0], size) else leaves[0]  # noqa: E731
+    joined: ModelInputs = pytree.tree_map(join, *batches)
+    return joined
+
+
+def _has_rows(leaf: Any, size: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == size

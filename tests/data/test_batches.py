@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from qpass.data import collect_batches
-from qpass.data.batches import first_samples, split_rows
+from qpass.data import ModelInputs, collect_batches
+from qpass.data.batches import split_rows, spread_samples
 from qpass.errors import CalibrationError
 from tests.models import DictModel
 
@@ -70,7 +74,23 @@ def test_split_rows_drops_the_rest() -> None:
     assert torch.equal(parts[0].args[0], X[:3])
 
 
-@pytest.mark.parametrize(("wanted", "batches"), [(1, 1), (4, 1), (5, 2), (100, 3), (None, 3)])
-def test_the_first_samples_are_whole_batches(wanted: int | None, batches: int) -> None:
-    three = collect_batches([X, X, X], nn.Identity())
-    assert len(first_samples(three, wanted)) == batches
+@pytest.mark.parametrize(("wanted", "rows"), [(3, [0, 2, 4, 6]), (4, [0, 2, 4, 6]), (5, range(8)), (None, range(8))])
+def test_samples_are_spread_over_the_batches(wanted: int | None, rows: Sequence[int]) -> None:
+    data = torch.arange(16.0).view(8, 2)
+    spread = spread_samples(collect_batches(data.split(4), nn.Identity()), wanted)
+    assert torch.equal(torch.cat([batch.args[0] for batch in spread]), data[list(rows)])
+    assert {len(batch.args[0]) for batch in spread} == {4}
+
+
+@given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=6), wanted=st.integers(1, 30))
+def test_spread_samples_are_in_order_and_as_far_apart_as_they_can_be(sizes: list[int], wanted: int) -> None:
+    data = torch.arange(float(sum(sizes)))
+    shared = torch.zeros(9)
+    batches = [ModelInputs((part,), {"mask": shared}) for part in data.split(sizes)]
+    spread = spread_samples(batches, wanted)
+    taken = torch.cat([batch.args[0] for batch in spread])
+    assert all(batch.kwargs["mask"] is shared for batch in spread)
+    gaps = (taken[1:] - taken[:-1]).tolist()
+    assert taken[0] == 0
+    assert len(taken) == min(len(data), -(-wanted // sizes[0]) * sizes[0])
+    assert not gaps or (min(gaps) >= 1 and max(gaps) - min(gaps) <= 1)
