@@ -43,6 +43,8 @@ class QuantSpec:
             (attention times V; for the Softmax output only).
         code_zero: What the codes of ``"dynamic-focus"`` stand for: ``"affine"``, ``"zero"``, ``"snapped"`` (see
             ``qpass.quantizers.DynamicFocus``), or ``"best"``, the one with the least error, for each tensor on its own.
+        residual_rank: Rank of a branch beside a Linear that makes up for the rounding of its weight and stays at inference
+            (see ``qpass.passes.AddResidual``); 0 for none. Of use to weights of 2 or 3 bits.
     """
 
     bits: int = 8
@@ -51,6 +53,7 @@ class QuantSpec:
     percentiles: tuple[float, ...] = (*ACTIVATION_PERCENTILES, 1.0)
     criterion: str = "tensor"
     code_zero: str = "best"
+    residual_rank: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "percentiles", tuple(self.percentiles))
@@ -73,6 +76,8 @@ class QuantSpec:
                 where="symmetric",
                 hint="leave it out: only uniform codes have a zero point to fix",
             )
+        if isinstance(self.residual_rank, bool) or not isinstance(self.residual_rank, int) or self.residual_rank < 0:
+            raise ConfigError(f"got {self.residual_rank!r}", where="residual_rank", expected="a whole number, 0 for none")
         if not self.percentiles or not all(0.5 < p <= 1 for p in self.percentiles):
             raise ConfigError(f"got {self.percentiles!r}", where="percentiles", expected="numbers in (0.5, 1]")
 
@@ -136,6 +141,9 @@ class QuantConfig:
                 raise ConfigError("criterion='output'", where=role, expected="'tensor': only the Softmax output has the other")
             if getattr(self, role).quantizer == "dynamic-focus":
                 raise ConfigError("quantizer='dynamic-focus'", where=role, expected="another: it is for Softmax outputs only")
+        for role in ("activation", "post_softmax", "network_input"):
+            if getattr(self, role).residual_rank:
+                raise ConfigError("residual_rank above 0", where=role, expected="0: only a weight has a residual")
         if self.weight.quantizer != "uniform":
             raise ConfigError(f"quantizer={self.weight.quantizer!r} on weights", where="weight", expected="'uniform'")
         if self.range_samples is not None and (not isinstance(self.range_samples, int) or self.range_samples < 1):

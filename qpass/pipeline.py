@@ -9,6 +9,7 @@ from qpass.config import QuantConfig
 from qpass.data import ModelInputs
 from qpass.data.batches import spread_samples
 from qpass.passes import (
+    AddResidual,
     Annotate,
     Calibrate,
     Canonicalize,
@@ -46,6 +47,7 @@ def pipeline(
             Reconstruct(config.reconstruction, batches, seed=seed, checkpoint_dir=checkpoint_dir, show_progress=show_progress)
         )
     ranges = spread_samples(batches, config.range_samples)
+    residual = AddResidual(ranges, show_progress=show_progress)
     paper_order = config.reconstruction is not None and config.reconstruction.order == "paper"
     passes: list[Pass] = [
         Canonicalize(),
@@ -53,7 +55,7 @@ def pipeline(
         Calibrate(ranges, per_channel=config.fold_layer_norm is not None, show_progress=show_progress),
         InsertQuantizers(),
         RefitQuantizers(ranges if config.calibrate_on == "quantized" else (), show_progress=show_progress),
-        *([*learn, *fold] if paper_order else [*fold, *learn]),
+        *([*learn, *fold, residual] if paper_order else [*fold, residual, *learn]),
         Freeze(),
     ]
     check_joins(passes)

@@ -20,16 +20,16 @@ from torch import Tensor, fx, nn
 from qpass.config import QuantConfig, QuantSpec
 from qpass.errors import DataError
 from qpass.graph import info
-from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.passes.plan import Declined, LayerPlan, OperandPlan
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, Quantizer, Uniform
 from qpass.report import QuantReport
 
 #: Raised with every change of the format.
-FORMAT = 2
+FORMAT = 3
 
 _MODULES: dict[str, type[nn.Module]] = {
-    kind.__name__: kind for kind in (Uniform, Log2, LogSqrt2, DynamicFocus, QuantizedLinear, QuantizedConv2d)
+    kind.__name__: kind for kind in (Uniform, Log2, LogSqrt2, DynamicFocus, QuantizedLinear, ResidualFactor, QuantizedConv2d)
 }
 #: Functions besides torch's own operators that a graph may call.
 _OPERATOR_NAMES = ["getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge"]

@@ -102,6 +102,8 @@ def test_configs_cannot_be_changed_and_take_names_only() -> None:
         (lambda: QuantConfig(calibrate_on="quantised"), r"did you mean 'quantized'\?"),
         (lambda: QuantSpec(code_zero="snap"), r"did you mean 'snapped'\?"),
         (lambda: QuantConfig(activation=QuantSpec(quantizer="dynamic-focus")), "activation: quantizer='dynamic-focus'"),
+        (lambda: QuantSpec(residual_rank=-1), "residual_rank: got -1; expected a whole number"),
+        (lambda: QuantConfig(activation=QuantSpec(residual_rank=4)), "activation: residual_rank above 0"),
         (lambda: QuantConfig(range_samples=0), "range_samples: got 0; expected a whole number above 0"),
         (lambda: QuantConfig(reconstruction=5), "reconstruction: got 5"),
         (

@@ -25,7 +25,7 @@ class QuantizedLayer(nn.Module, ABC):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, quantizer: Quantizer | None) -> None:
         super().__init__()
-        self.weight: nn.Parameter | None = nn.Parameter(weight.detach().clone())
+        self.weight: nn.Parameter | None = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         self.quantizer = quantizer
         self.register_buffer("codes", None)
@@ -102,6 +102,16 @@ class QuantizedLinear(QuantizedLayer):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         return F.linear(x, self.quantized_weight(), self.bias)
+
+
+class ResidualFactor(QuantizedLinear):
+    """A Linear of the branch that makes up for the rounding of another one's weight; nothing where rounding is switched off."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        assert self.quantizer is not None, "a residual factor is made for integers"
+        y = super().forward(x)
+        return y if self.quantizer.enabled else torch.zeros_like(y)
 
 
 class QuantizedConv2d(QuantizedLayer):

@@ -1,5 +1,6 @@
 """Passes: graph -> graph, one a file."""
 
+from qpass.passes.add_residual import AddResidual
 from qpass.passes.annotate import Annotate
 from qpass.passes.base import STAGES, Pass, check_joins
 from qpass.passes.calibrate import Calibrate
@@ -11,6 +12,7 @@ from qpass.passes.refit import RefitQuantizers
 
 __all__ = [
     "STAGES",
+    "AddResidual",
     "Annotate",
     "Calibrate",
     "Canonicalize",

@@ -9,11 +9,12 @@ import torch
 from torch import fx
 
 from qpass.data import ModelInputs
-from qpass.graph import describe, flat_inputs
+from qpass.graph import describe
 from qpass.observers import HistogramObserver, ProductObserver
 from qpass.passes.base import Pass
 from qpass.passes.calibrate import CHANNEL_BINS, fitted_by_product
 from qpass.passes.fold_layer_norm import channel_wise_norms
+from qpass.passes.side_by_side import SideBySide
 from qpass.progress import track
 from qpass.quantizers import Criterion, Quantizer
 
@@ -69,35 +70,6 @@ class RefitQuantizers(Pass):
         for a, b in zip(runs.values(quantizer.args[0]), runs.values(matmul.args[1]), strict=True):
             observer.update(a, b)
         return observer.criterion()
-
-
-class SideBySide:
-    """Runs several batches through a graph, each node for all of them before the next node.
-
-    Args:
-        graph_module: What to run.
-        batches: Calls of the model.
-    """
-
-    def __init__(self, graph_module: fx.GraphModule, batches: Sequence[ModelInputs]) -> None:
-        self._runs = [fx.Interpreter(graph_module, garbage_collect_values=False) for _ in batches]
-        for run, batch in zip(self._runs, batches, strict=True):
-            run.args_iter = iter(graph_module.graph.process_inputs(*flat_inputs(graph_module, *batch)))
-        self._pending = {node: len(node.users) for node in graph_module.graph.nodes}
-
-    def step(self, node: fx.Node) -> None:
-        """Runs one node whose inputs have run; a value is dropped after its last reader."""
-        for run in self._runs:
-            run.env[node] = run.run_node(node)
-        for read in node.all_input_nodes:
-            self._pending[read] -= 1
-            if not self._pending[read]:
-                for run in self._runs:
-                    del run.env[read]
-
-    def values(self, node: Any) -> list[Any]:
-        """Returns the output of a node that has run and still has readers, for each batch."""
-        return [run.env[node] for run in self._runs]
 
 
 def _quantizer_node(operand: Any) -> fx.Node:

@@ -13,6 +13,8 @@ from qpass.quantizers.search import WeightedRows
 
 #: A row whose range is below this share of the median row's is taken to be constant (a dead channel).
 DEAD_RANGE = 1e-5
+#: Unsigned codes live in 8-bit tensors.
+_GREATEST_STORED = 255
 
 
 class Uniform(Quantizer):
@@ -26,6 +28,7 @@ class Uniform(Quantizer):
         percentiles: Clip ranges tried by ``fit``, each in (0.5, 1].
         free_zero_point: Let the range leave zero out, and so the zero point leave the codes. Exact for channels far
             from zero, but no ONNX tensor can hold it: only for scales that a LayerNorm fold absorbs.
+        first_code: The least code of unsigned ones; the others follow it. The values are the same, stored elsewhere.
     """
 
     scale: Tensor
@@ -40,9 +43,11 @@ class Uniform(Quantizer):
         axis: int | None = None,
         percentiles: tuple[float, ...] = (*ACTIVATION_PERCENTILES, 1.0),
         free_zero_point: bool = False,
+        first_code: int = 0,
     ) -> None:
         super().__init__(bits, signed=signed or symmetric)
         self.symmetric, self.axis, self.free_zero_point = symmetric, axis, free_zero_point
+        self.first_code = first_code
         self.percentiles = tuple(percentiles)
         self.register_buffer("scale", torch.tensor(1.0))
         self.register_buffer("zero_point", torch.tensor(0.0))
@@ -57,7 +62,23 @@ class Uniform(Quantizer):
             "axis": self.axis,
             "percentiles": self.percentiles,
             "free_zero_point": self.free_zero_point,
+            "first_code": self.first_code,
         }
+
+    @property
+    def code_min(self) -> int:
+        """The least code."""
+        return super().code_min if self.signed else self.first_code
+
+    def store_zero_at(self, zero_point: int) -> Self:
+        """Moves all codes of one unsigned scale so that this one stands for zero, kept where 8 bits hold them."""
+        assert self.axis is None, "one scale"
+        assert not self.signed, "unsigned codes"
+        moved = int(zero_point - self.zero_point.item())
+        moved = min(max(moved, -self.code_min), _GREATEST_STORED - self.code_max)
+        self.first_code += moved
+        self.zero_point = self.zero_point + moved
+        return self
 
     def set_parameters(self, scale: Tensor, zero_point: Tensor) -> Self:
         """Sets scale and zero point; one element each, or one for each index of ``axis``."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qpass.graph import get_plan
-from qpass.nn import CompensatedLinear, QuantizedLinear
+from qpass.nn import CompensatedLinear, QuantizedLinear, ResidualFactor
 from qpass.quantizers import DynamicFocus
 from qpass.reconstruction.learner import BlockLearner
 from qpass.reconstruction.record import BlockRecord
@@ -96,7 +96,7 @@ class LearnableBlock:
         layers = {
             name: CompensatedLinear(module, self._config.ranks, generator)
             for name, module in self._modules.items()
-            if isinstance(module, QuantizedLinear) and module.quantizer is not None
+            if isinstance(module, QuantizedLinear) and module.quantizer is not None and not isinstance(module, ResidualFactor)
         }
         for name, layer in layers.items():
             self._swap(name, layer)
@@ -105,8 +105,10 @@ class LearnableBlock:
     def _trained(self, layers: dict[str, CompensatedLinear]) -> list[nn.Parameter]:
         """Returns the parameters that the calibration learns; those of a rank search are the search's own business."""
         parameters: list[nn.Parameter] = [p for layer in layers.values() for p in (layer.A, layer.B)]
+        if self._config.weights != "fixed":
+            parameters += [m.weight for m in self._modules.values() if isinstance(m, ResidualFactor) and m.weight is not None]
         if self._config.weights == "full":
-            linears = [m for m in self._modules.values() if isinstance(m, QuantizedLinear)]
+            linears = [m for m in self._modules.values() if type(m) is QuantizedLinear]
             parameters += [p for layer in linears for p in (layer.weight, layer.bias) if p is not None]
         if self._config.focus_learning_rate > 0:
             focus = [module for module in self._modules.values() if isinstance(module, DynamicFocus)]

@@ -13,6 +13,7 @@ from qpass.data import ModelInputs
 from qpass.data.batches import batch_size
 from qpass.graph import flat_inputs, get_plan, info, module_path
 from qpass.nn import QuantizedLayer
+from qpass.passes.add_residual import sum_with_residual
 from qpass.passes.blocks import find_blocks
 from qpass.passes.plan import Declined, LayerPlan
 from qpass.quantizers import Quantizer, Uniform
@@ -32,7 +33,8 @@ def collect_report(reference_graph: fx.GraphModule, quantized: fx.GraphModule, s
     """
     blocks = find_blocks(quantized)
     plans = {node: plan for node in quantized.graph.nodes if isinstance(plan := get_plan(node), LayerPlan)}
-    wanted = {node.name for node in [*plans, *blocks.values()]}
+    outputs = {node: sum_with_residual(quantized, node) for node in plans}
+    wanted = {node.name for node in [*plans, *outputs.values(), *blocks.values()]}
     with torch.no_grad():
         reference = _Keeper(reference_graph, wanted)
         expected = reference.run(*flat_inputs(reference_graph, *sample))
@@ -44,7 +46,8 @@ def collect_report(reference_graph: fx.GraphModule, quantized: fx.GraphModule, s
             kind=plan.kind,
             weight_bits=None if plan.weight is None else plan.weight.bits,
             input_bits=tuple(None if operand.spec is None else operand.spec.bits for operand in plan.operands),
-            sqnr_db=sqnr_db(reference.kept[node.name], actual.kept[node.name]),
+            sqnr_db=sqnr_db(reference.kept[node.name], actual.kept[outputs[node].name]),
+            residual_rank=0 if outputs[node] is node or plan.weight is None else plan.weight.residual_rank,
         )
         for node, plan in plans.items()
     ]

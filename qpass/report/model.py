@@ -53,6 +53,7 @@ class LayerRow:
         weight_bits: Width of its weight, None for a matmul or a float weight.
         input_bits: Widths of its inputs.
         sqnr_db: Signal over error of its output, errors of all layers before it included, in dB.
+        residual_rank: Rank of the branch that makes up for the rounding of its weight, 0 for none.
     """
 
     path: str
@@ -60,6 +61,7 @@ class LayerRow:
     weight_bits: int | None
     input_bits: tuple[int | None, ...]
     sqnr_db: float
+    residual_rank: int = 0
 
 
 @dataclass(frozen=True)

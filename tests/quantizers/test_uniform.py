@@ -105,3 +105,18 @@ def test_a_criterion_replaces_the_squared_error() -> None:
     x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     finest = Uniform(8, percentiles=(0.6, 0.9, 1.0)).fit(x, criterion=lambda quantizer: quantizer.scale.item())
     assert finest.scale == Uniform(8, percentiles=(0.6,)).fit(x).scale
+
+
+@given(bits=st.integers(2, 8), low=st.floats(-3, 0), high=st.floats(0.1, 3), zero=st.integers(-50, 400))
+def test_codes_stored_elsewhere_stand_for_the_same_values(bits: int, low: float, high: float, zero: int) -> None:
+    quantizer = Uniform(bits, percentiles=(1.0,)).fit(torch.tensor([low, high]))
+    x = torch.linspace(-4, 4, 400)
+    before, codes = quantizer(x), quantizer.encode(x).int()
+    quantizer.store_zero_at(zero)
+    again = Uniform(**quantizer.config).set_parameters(quantizer.scale, quantizer.zero_point)
+    assert torch.equal(quantizer(x), before)
+    assert torch.equal(again(x), before)
+    assert quantizer.encode(x).int().sub(codes).unique().tolist() == [again.code_min]
+    assert 0 <= again.code_min <= again.code_max <= 255
+    if 2**bits <= zero <= 255 - 2**bits:
+        assert quantizer.zero_point == zero

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qpass.backends.onnx_qdq.emit import Emitter
 from qpass.errors import LoweringError
-from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, Uniform
 
 #: (module, node to replace, emitter) -> the value that replaces the node's output.
@@ -110,6 +110,7 @@ def lower_dynamic_focus(quantizer: DynamicFocus, node: ir.Node, emit: Emitter) -
 
 
 @register_lowering(QuantizedLinear)
+@register_lowering(ResidualFactor)
 def lower_linear(layer: QuantizedLinear, node: ir.Node, emit: Emitter) -> ir.Value:
     """x -> MatMul(x, DequantizeLinear(Wᵀ)) -> Add(bias shaped [1, ..., N]): the form that fuses to an integer matmul."""
     x = node.inputs[0]

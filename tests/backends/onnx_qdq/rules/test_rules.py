@@ -17,6 +17,7 @@ from qpass.backends.onnx_qdq.rules.integer_matmul import integer_matmul
 from qpass.backends.onnx_qdq.rules.integer_output import integer_output
 from qpass.backends.onnx_qdq.rules.log_softmax import log_softmax
 from qpass.backends.onnx_qdq.rules.offset_matmul import offset_matmul
+from qpass.backends.onnx_qdq.rules.residual_rows import residual_rows
 
 CODES = """
     float sa = {0.02}, uint8 za = {120}, float sb = {0.03}, int8 zb = {3}, float c = {0.125}, float sy = {0.05}, uint8 zy = {100}
@@ -131,3 +132,40 @@ def test_signed_codes_are_left_to_the_float_path() -> None:
     body = INTEGER + "q = QuantizeLinear(m, sy, zb)\n y = DequantizeLinear(q, sy, zb)"
     _, count = apply(integer_output, "(uint8[3,4] a, int8[4,5] b) => (float[3,5] y)", body)
     assert count == 0
+
+
+RESIDUAL = (
+    "float sx = {0.5}, uint8 zx = {128}, float st = {0.25}, int8[2,3] w = {1, -2, 3, 0, 2, -4}, float[3] sw = {0.5, 1.0, 2.0}, "
+    "int8[3] zw = {0, 1, -1}, int8[1,3] b = {100, -90, 7}, float[3] sb = {0.0625, 0.125, 0.25}, float[3] bias = {1.0, 2.0, 3.0}"
+)
+FIRST = "fx = DequantizeLinear(x, sx, zx)\n fw = DequantizeLinear<axis=1>(w, sw, zw)\n p = MatMul(fx, fw)\n pb = Add(p, bias)\n"
+SECOND = "ft = DequantizeLinear(t, st, zx)\n fb = DequantizeLinear<axis=1>(b, sb)\n q = MatMul(ft, fb)\n y = Add(pb, q)"
+
+
+def test_a_low_rank_branch_becomes_rows_of_the_product_beside_it() -> None:
+    signature = "(uint8[2,4,2] x, uint8[2,4,1] t) => (float[2,4,3] y)"
+    ops, count = apply(residual_rows, signature, FIRST + SECOND, RESIDUAL)
+    assert count == 1
+    assert [ops.count(op) for op in ("MatMul", "Concat", "DequantizeLinear", "Add")] == [1, 2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("ft = DequantizeLinear(t, st, zx)", "ft = DequantizeLinear(t, st, zt)"),
+        ("sb = {0.0625, 0.125, 0.25}", "sb = {0.0625, 0.125, 0.2}"),
+        ("sb = {0.0625, 0.125, 0.25}", "sb = {0.03125, 0.0625, 0.125}, int8 unused = {0}"),
+        ("y = Add(pb, q)", "r = Add(pb, q)\n y = Add(r, q)"),
+    ],
+    ids=["another zero point", "no common factor", "too great a factor", "read twice"],
+)
+def test_a_branch_that_does_not_fit_stays(old: str, new: str) -> None:
+    constants = RESIDUAL.replace(old, new).replace("int8[2,3] w = {1, -2, 3, 0, 2, -4}", "int8[2,3] w = {1, -2, 3, 0, 2, -4}")
+    if "0.03125" in new:
+        constants = constants.replace("w = {1, -2, 3", "w = {1, -2, 17")
+    body = (FIRST + SECOND).replace(old, new)
+    ops, count = apply(
+        residual_rows, "(uint8[2,4,2] x, uint8[2,4,1] t) => (float[2,4,3] y)", body, constants + ", uint8 zt = {100}"
+    )
+    assert count == 0
+    assert ops.count("MatMul") == 2

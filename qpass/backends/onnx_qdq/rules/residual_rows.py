@@ -1,0 +1,97 @@
+"""x W + bias + t B -> [x, t] [m W; B] + bias: a low-rank branch becomes more rows of the integer product beside it.
+
+Where x and t are codes with one zero point, s_x s_W = m s_t s_B for a whole number m in every output channel, and m W fits 8 bits.
+A second product costs 13 to 47 % of a Linear of DeiT-T or DeiT-S at rank 16 and 32, more rows 6 to 23 %.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from qpass.backends.onnx_qdq.emit import Emitter
+from qpass.backends.onnx_qdq.rules.patterns import only_reader_below, scalar
+
+_GREATEST_CODE = 127
+#: Scales are float32: their quotient is a whole number but for this share.
+_ROUNDING = 1e-5
+
+
+def residual_rows(graph: ir.Graph) -> int:
+    """Applies the rule everywhere."""
+    return sum(_rewrite(graph, node) for node in list(graph) if node.op_type == "Add")
+
+
+class _Product(NamedTuple):
+    """DQ(x) times DQ(w) with constant integers w of shape (rows, columns) and a scale for each column."""
+
+    x: ir.Value
+    x_scale: ir.Value
+    x_zero: ir.Value
+    w: ir.Value
+    w_scale: ir.Value
+    w_zero: ir.Value | None
+
+
+def _rewrite(graph: ir.Graph, total: ir.Node) -> bool:
+    add = only_reader_below(total.inputs[0], "Add")
+    bias = None if add is None else add.inputs[1]
+    first, second = _product(total.inputs[0] if add is None else add.inputs[0]), _product(total.inputs[1])
+    if first is None or second is None or second.w_zero is not None or (bias is not None and not bias.is_initializer()):
+        return False
+    factor = _factor(first, second)
+    if factor is None or scalar(first.x_zero) != scalar(second.x_zero) or first.x.dtype != second.x.dtype:
+        return False
+    emit = Emitter(graph, f"{total.outputs[0].name}.with_residual")
+    codes = emit.op("Concat", [first.x, second.x], {"axis": -1}, dtype=first.x.dtype)
+    x = emit.op("DequantizeLinear", [codes, first.x_scale, first.x_zero])
+    # Kept as packed as they were: all of this is folded when the file is loaded.
+    rows = emit.op("Cast", [first.w], {"to": ir.DataType.INT32})
+    if first.w_zero is not None:
+        rows = emit.op("Sub", [rows, emit.op("Cast", [first.w_zero], {"to": ir.DataType.INT32})])
+    rows = emit.op("Mul", [rows, emit.constant("factor", np.array(factor, np.int32))])
+    rows = emit.op("Cast", [rows], {"to": ir.DataType.INT8}, dtype=ir.DataType.INT8)
+    w = emit.op("Concat", [rows, second.w], {"axis": 0}, dtype=ir.DataType.INT8)
+    scale = emit.constant("weight_scale", _array(first.w_scale) / np.float32(factor))
+    product = emit.op("MatMul", [x, emit.op("DequantizeLinear", [w, scale], {"axis": 1})])
+    emit.replace(total, product if bias is None else emit.op("Add", [product, bias]))
+    return True
+
+
+def _product(value: ir.Value | None) -> _Product | None:
+    matmul = only_reader_below(value, "MatMul")
+    sides = [] if matmul is None else [side.producer() for side in matmul.inputs if side is not None]
+    if len(sides) != 2 or any(side is None or side.op_type != "DequantizeLinear" for side in sides):
+        return None
+    (x, x_scale, *x_zero), (w, w_scale, *w_zero) = (side.inputs for side in sides if side is not None)
+    if x is None or x_scale is None or w is None or w_scale is None or not x_zero or x_zero[0] is None:
+        return None
+    if scalar(x_scale) is None or w_scale.const_value is None or _codes(w) is None:
+        return None
+    return _Product(x, x_scale, x_zero[0], w, w_scale, w_zero[0] if w_zero else None)
+
+
+def _factor(first: _Product, second: _Product) -> int | None:
+    """Returns m, or None where there is none."""
+    scales = [_array(p.x_scale).astype(np.float64) * _array(p.w_scale).astype(np.float64) for p in (first, second)]
+    quotient = scales[0] / scales[1]
+    factor = int(np.round(quotient.flat[0]))
+    codes, zero = _codes(first.w), 0 if first.w_zero is None else _array(first.w_zero).astype(np.int32)
+    assert codes is not None
+    fits = np.abs(codes - zero).max() * factor <= _GREATEST_CODE
+    return factor if factor >= 1 and fits and np.allclose(quotient, factor, rtol=_ROUNDING, atol=0) else None
+
+
+def _codes(value: ir.Value) -> np.ndarray | None:
+    """Returns the integers of a constant, perhaps behind the Cast that unpacks it."""
+    node = value.producer()
+    if node is not None and node.op_type == "Cast" and node.inputs[0] is not None:
+        value = node.inputs[0]
+    return None if value.const_value is None else _array(value).astype(np.int32)
+
+
+def _array(value: ir.Value) -> np.ndarray:
+    assert value.const_value is not None
+    return value.const_value.numpy()

@@ -1,0 +1,157 @@
+"""fitted -> fitted: a low-rank branch beside a Linear makes up for the rounding of its weight, and stays at inference.
+
+The form of LQER (https://arxiv.org/abs/2402.02446), in integers; AIQViT (https://arxiv.org/abs/2502.04628) merges its factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx
+
+from qpass.data import ModelInputs
+from qpass.graph import add_module, aten, copy_origin, get_plan, is_call
+from qpass.nn import QuantizedLinear, ResidualFactor
+from qpass.passes.base import Pass
+from qpass.passes.plan import LayerPlan
+from qpass.passes.side_by_side import SideBySide
+from qpass.progress import track
+from qpass.quantizers import Quantizer, Uniform
+
+#: Codes of the branch's value are 8 bits around this zero point, or the input's where that is near the middle too.
+_MIDDLE, _NEAR_MIDDLE = 128, range(64, 193)
+#: Share of the mean diagonal of the Gram matrix that is added to its diagonal.
+_DAMPING = 1e-4
+
+
+class AddResidual(Pass):
+    """y = x̂ Q(W)ᵀ + bias becomes y = x̂ Q(W)ᵀ + bias + t̂ B̂ᵀ with t = x̂ Âᵀ, for weights whose spec has a ``residual_rank``.
+
+    B A is the best approximation of W - Q(W) of that rank in the metric of the inputs: with S the Cholesky factor of their
+    Gram matrix, the truncated SVD of (W - Q(W)) S, and S^-1 behind A. Everything is 8-bit integers. Scales and zero points are
+    chosen so that both products can be one integer product with more rows, [x, t] [m Q(W), B̂]ᵀ: t has the zero point of x, and
+    B̂ the scale s_x s_W / (m s_t) for each output, m a power of two that the codes of m Q(W) still fit with.
+
+    Args:
+        batches: Calls of the model that give the Gram matrices.
+        show_progress: Show a bar.
+    """
+
+    takes, gives = "fitted", "fitted"
+
+    def __init__(self, batches: Sequence[ModelInputs], *, show_progress: bool = False) -> None:
+        self.batches, self.show_progress = batches, show_progress
+
+    def run(self, graph_module: fx.GraphModule) -> bool:
+        """See ``Pass.run``. Each branch is fitted behind those before it."""
+        linears = [node for node in graph_module.graph.nodes if self._wants_residual(graph_module, node)]
+        if not linears:
+            return False
+        runs = SideBySide(graph_module, self.batches)
+        branches: dict[fx.Node, tuple[ResidualFactor, Uniform, ResidualFactor]] = {}
+        with torch.no_grad():
+            for node in track(list(graph_module.graph.nodes)[:-1], "residual", show=self.show_progress):
+                inputs = runs.values(node.args[0]) if node in linears else []
+                runs.step(node)
+                if node in linears:
+                    down, quantizer, up = branches[node] = _branch(graph_module, node, inputs)
+                    for run, x in zip(runs.values(node), inputs, strict=True):
+                        run += up(quantizer(down(x)))
+        for node, branch in branches.items():
+            _insert(graph_module, node, branch)
+        return True
+
+    @staticmethod
+    def _wants_residual(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+        plan = get_plan(node)
+        if not isinstance(plan, LayerPlan) or node.op != "call_module" or plan.weight is None or not plan.weight.residual_rank:
+            return False
+        layer = graph_module.get_submodule(str(node.target))
+        reads_codes = isinstance(_module_of(graph_module, node.args[0]), Uniform)
+        return isinstance(layer, QuantizedLinear) and reads_codes and sum_with_residual(graph_module, node) is node
+
+
+def sum_with_residual(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Returns the sum of a Linear and its branch, or the Linear itself where it has none."""
+    for user in node.users:
+        if is_call(user, aten.add.Tensor) and isinstance(_module_of(graph_module, user.args[1]), ResidualFactor):
+            return user
+    return node
+
+
+def _branch(
+    graph_module: fx.GraphModule, node: fx.Node, inputs: Sequence[Tensor]
+) -> tuple[ResidualFactor, Uniform, ResidualFactor]:
+    layer, reads = graph_module.get_submodule(str(node.target)), _module_of(graph_module, node.args[0])
+    assert isinstance(layer, QuantizedLinear) and isinstance(layer.quantizer, Uniform) and isinstance(reads, Uniform)
+    assert layer.weight is not None, "a frozen layer has no float weight"
+    error = layer.weight.double() - layer.quantized_weight().double()
+    a, b = low_rank(error, gram(inputs), get_plan(node).weight.residual_rank)
+    down = ResidualFactor(a.float(), None, Uniform(8, symmetric=True, axis=0, percentiles=(1.0,)).fit(a.float()))
+    t = torch.cat([down(x).reshape(-1) for x in inputs])
+    quantizer = Uniform(8).set_parameters(*_scale_around_middle(t, reads))
+    bits = layer.quantizer.bits
+    scale_b = reads.scale * layer.quantizer.scale / (2 ** (7 - bits) * quantizer.scale)
+    up = ResidualFactor(b.float(), None, Uniform(8, symmetric=True, axis=0).set_parameters(scale_b, torch.zeros_like(scale_b)))
+    return down.requires_grad_(False), quantizer, up.requires_grad_(False)
+
+
+def gram(inputs: Sequence[Tensor]) -> Tensor:
+    """Returns the mean of x xᵀ over all vectors x of the last dim, damped, in float64: (in, in)."""
+    width = inputs[0].shape[-1]
+    total = torch.zeros(width, width, dtype=torch.float64, device=inputs[0].device)
+    for x in inputs:
+        rows = x.reshape(-1, width).double()
+        total += rows.T @ rows
+    total *= width / sum(x.numel() for x in inputs)
+    damping = _DAMPING * total.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    return total + damping * torch.eye(len(total), dtype=total.dtype, device=total.device)
+
+
+def low_rank(error: Tensor, metric: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Returns A (rank, in) and B (out, rank) with the least tr((E - B A) G (E - B A)ᵀ); the rows of A have A G Aᵀ = 1.
+
+    Args:
+        error: E, (out, in).
+        metric: G, (in, in), positive definite.
+        rank: At most the least side of E is used.
+    """
+    factor = torch.linalg.cholesky(metric)
+    u, s, vt = torch.linalg.svd(error @ factor, full_matrices=False)
+    a = torch.linalg.solve_triangular(factor, vt[:rank], upper=False, left=False)
+    return a, u[:, :rank] * s[:rank]
+
+
+def _scale_around_middle(t: Tensor, reads: Uniform) -> tuple[Tensor, Tensor]:
+    """Returns scale and zero point of t; moves the codes of the tensor that is read so that both have one zero point."""
+    if reads.bits < 8:
+        reads.store_zero_at(_MIDDLE)
+    zero = int(reads.zero_point.item())
+    zero = zero if zero in _NEAR_MIDDLE else _MIDDLE
+    symmetric = Uniform(8, symmetric=True).fit(t)
+    return symmetric.scale * 128 / min(zero, 256 - zero), torch.tensor(float(zero), device=t.device)
+
+
+def _module_of(graph_module: fx.GraphModule, node: object) -> torch.nn.Module | None:
+    is_module = isinstance(node, fx.Node) and node.op == "call_module"
+    return graph_module.get_submodule(str(node.target)) if is_module else None  # type: ignore[union-attr]
+
+
+def _insert(
+    graph_module: fx.GraphModule, node: fx.Node, branch: tuple[ResidualFactor, Quantizer, ResidualFactor]
+) -> None:
+    readers, value = list(node.users), node.args[0]
+    after = node
+    for name, module in zip(("down", "codes", "up"), branch, strict=True):
+        target = add_module(graph_module, f"{node.target}_residual_{name}", module)
+        with graph_module.graph.inserting_after(after):
+            after = graph_module.graph.call_module(target, (value,))
+        copy_origin(node, after)
+        value = after
+    with graph_module.graph.inserting_after(after):
+        total = graph_module.graph.call_function(aten.add.Tensor, (node, after))
+    copy_origin(node, total)
+    total.meta["shape"] = node.meta.get("shape")
+    for reader in readers:
+        reader.replace_input_with(node, total)
