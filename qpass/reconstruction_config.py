@@ -32,6 +32,8 @@ class ReconstructionConfig:
         learning_rate: Of factors or weights, with Adam and a cosine to zero.
         architecture_learning_rate: Of the architecture weights in the rank search.
         focus_learning_rate: Of b1 and b2 of ``dynamic-focus`` quantizers; 0 leaves them as fitted.
+        scale_learning_rate: Of the scales of uniform activations, as a share of the scale (LSQ, arXiv 1902.08153); 0, AIQViT's,
+            leaves them as fitted.
         drop_path: Probability that a candidate is left out of a step of the search.
         validation_share: Share of the samples that the architecture weights are learned on.
         inputs: A block reads what the ``"quantized"`` blocks before it give, or what the ``"float"`` ones do.
@@ -53,6 +55,7 @@ class ReconstructionConfig:
     learning_rate: float = 1e-3
     architecture_learning_rate: float = 3e-3
     focus_learning_rate: float = 1e-4
+    scale_learning_rate: float = 0.0
     drop_path: float = 0.1
     validation_share: float = 0.5
     inputs: str = "quantized"
@@ -84,7 +87,8 @@ class ReconstructionConfig:
         _check("patience", self.patience, self.patience is None or waits, "a whole number above 0, or None")
         for name in ("learning_rate", "architecture_learning_rate", "cache_gib"):
             _check(name, getattr(self, name), getattr(self, name) > 0, "a number above 0")
-        _check("focus_learning_rate", self.focus_learning_rate, self.focus_learning_rate >= 0, "0 or a number above it")
+        for name in ("focus_learning_rate", "scale_learning_rate"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or a number above it")
         for name in ("drop_path", "validation_share", "curriculum_start"):
             value = getattr(self, name)
             _check(name, value, 0 <= value < 1 or (name == "curriculum_start" and value == 1), "a share of one")

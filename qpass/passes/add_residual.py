@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from qpass.data import ModelInputs
-from qpass.graph import add_module, aten, copy_origin, get_plan, is_call
+from qpass.graph import add_module, aten, calls, copy_origin, get_plan, is_call
 from qpass.nn import QuantizedLinear, ResidualFactor
 from qpass.passes.base import Pass
 from qpass.passes.plan import LayerPlan
@@ -84,17 +84,37 @@ def _branch(
     graph_module: fx.GraphModule, node: fx.Node, inputs: Sequence[Tensor]
 ) -> tuple[ResidualFactor, Uniform, ResidualFactor]:
     layer, reads = graph_module.get_submodule(str(node.target)), _module_of(graph_module, node.args[0])
-    assert isinstance(layer, QuantizedLinear) and isinstance(layer.quantizer, Uniform) and isinstance(reads, Uniform)
+    assert isinstance(layer, QuantizedLinear)
+    assert isinstance(reads, Uniform)
     assert layer.weight is not None, "a frozen layer has no float weight"
     error = layer.weight.double() - layer.quantized_weight().double()
     a, b = low_rank(error, gram(inputs), get_plan(node).weight.residual_rank)
     down = ResidualFactor(a.float(), None, Uniform(8, symmetric=True, axis=0, percentiles=(1.0,)).fit(a.float()))
     t = torch.cat([down(x).reshape(-1) for x in inputs])
     quantizer = Uniform(8).set_parameters(*_scale_around_middle(t, reads))
-    bits = layer.quantizer.bits
-    scale_b = reads.scale * layer.quantizer.scale / (2 ** (7 - bits) * quantizer.scale)
-    up = ResidualFactor(b.float(), None, Uniform(8, symmetric=True, axis=0).set_parameters(scale_b, torch.zeros_like(scale_b)))
+    up = ResidualFactor(b.float(), None, Uniform(8, symmetric=True, axis=0))
+    _tie(up, reads, layer, quantizer)
     return down.requires_grad_(False), quantizer, up.requires_grad_(False)
+
+
+def tie_residual_scales(graph_module: fx.GraphModule) -> None:
+    """Makes the scales of branches fit again, where those of the tensors that they read have changed."""
+    for total in calls(graph_module, aten.add.Tensor):
+        up = _module_of(graph_module, total.args[1])
+        if isinstance(up, ResidualFactor):
+            linear, quantizer = total.args[0], total.args[1].args[0]  # type: ignore[union-attr]
+            _tie(up, *(_module_of(graph_module, node) for node in (linear.args[0], linear, quantizer)))  # type: ignore[union-attr]
+
+
+def _tie(up: ResidualFactor, reads: nn.Module | None, layer: nn.Module | None, quantizer: nn.Module | None) -> None:
+    """Sets the scale of B̂ to s_x s_W / (m s_t)."""
+    assert isinstance(reads, Uniform)
+    assert isinstance(layer, QuantizedLinear)
+    assert isinstance(layer.quantizer, Uniform)
+    assert isinstance(quantizer, Uniform)
+    assert isinstance(up.quantizer, Uniform)
+    scale = reads.scale * layer.quantizer.scale / (2 ** (7 - layer.quantizer.bits) * quantizer.scale)
+    up.quantizer.set_parameters(scale, torch.zeros_like(scale))
 
 
 def gram(inputs: Sequence[Tensor]) -> Tensor:
@@ -133,7 +153,7 @@ def _scale_around_middle(t: Tensor, reads: Uniform) -> tuple[Tensor, Tensor]:
     return symmetric.scale * 128 / min(zero, 256 - zero), torch.tensor(float(zero), device=t.device)
 
 
-def _module_of(graph_module: fx.GraphModule, node: object) -> torch.nn.Module | None:
+def _module_of(graph_module: fx.GraphModule, node: object) -> nn.Module | None:
     is_module = isinstance(node, fx.Node) and node.op == "call_module"
     return graph_module.get_submodule(str(node.target)) if is_module else None  # type: ignore[union-attr]
 

@@ -99,6 +99,10 @@ class Quantizer(nn.Module, ABC):
         """Returns ``decode(encode(x))``, differentiable."""
         return self.decode(self.codes(x)) if self.enabled else x
 
+    def project(self) -> Self:
+        """Moves learned parameters to the nearest that are allowed; call it after each step of an optimiser."""
+        return self
+
     def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
         """Returns the shape that ``forward`` gives for an input of this shape: the same."""
         return shape

@@ -90,7 +90,7 @@ class DynamicFocus(Quantizer):
         return self.project()
 
     def project(self) -> Self:
-        """Moves b1 and b2 to the nearest pair that is allowed; call it after each step of an optimiser."""
+        """Moves b1 and b2 to the nearest pair that is allowed; see ``Quantizer.project``."""
         with torch.no_grad():
             self.b2.clamp_(min=_LEAST_B2, max=1.0)
             if self.code_zero == "snapped":

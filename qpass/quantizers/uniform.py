@@ -1,11 +1,14 @@
-"""The uniform quantizer, with an integer zero point. Paper: https://arxiv.org/abs/1712.05877, section 2.1."""
+"""The uniform quantizer, with an integer zero point. Paper: https://arxiv.org/abs/1712.05877, section 2.1.
+
+The gradient of the scale is that of LSQ, https://arxiv.org/abs/1902.08153, eq. 3.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qpass.config import ACTIVATION_PERCENTILES
 from qpass.quantizers.base import Criterion, Quantizer, round_clamp_ste
@@ -15,6 +18,8 @@ from qpass.quantizers.search import WeightedRows
 DEAD_RANGE = 1e-5
 #: Unsigned codes live in 8-bit tensors.
 _GREATEST_STORED = 255
+#: A learned scale stays above this.
+_LEAST_SCALE = 1e-8
 
 
 class Uniform(Quantizer):
@@ -31,7 +36,6 @@ class Uniform(Quantizer):
         first_code: The least code of unsigned ones; the others follow it. The values are the same, stored elsewhere.
     """
 
-    scale: Tensor
     zero_point: Tensor
 
     def __init__(
@@ -49,7 +53,7 @@ class Uniform(Quantizer):
         self.symmetric, self.axis, self.free_zero_point = symmetric, axis, free_zero_point
         self.first_code = first_code
         self.percentiles = tuple(percentiles)
-        self.register_buffer("scale", torch.tensor(1.0))
+        self.scale = nn.Parameter(torch.tensor(1.0), requires_grad=False)
         self.register_buffer("zero_point", torch.tensor(0.0))
 
     @property
@@ -83,8 +87,14 @@ class Uniform(Quantizer):
     def set_parameters(self, scale: Tensor, zero_point: Tensor) -> Self:
         """Sets scale and zero point; one element each, or one for each index of ``axis``."""
         device = self.scale.device
-        self.scale = scale.detach().to(device, torch.float32)
+        self.scale = nn.Parameter(scale.detach().to(device, torch.float32), requires_grad=False)
         self.zero_point = zero_point.detach().to(device, torch.float32)
+        return self
+
+    def project(self) -> Self:
+        """See ``Quantizer.project``."""
+        with torch.no_grad():
+            self.scale.clamp_(min=_LEAST_SCALE)
         return self
 
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
@@ -169,14 +179,18 @@ class _FakeQuantizeSTE(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor, least: Tensor, greatest: Tensor) -> Tensor:  # type: ignore[override]
         rounded = (x / scale).round_()
         clamped = rounded.clamp(least, greatest)
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(rounded == clamped)
-        return clamped.mul_(scale)
+        if ctx.needs_input_grad[1]:
+            inside = rounded == clamped
+            ctx.save_for_backward(inside, torch.where(inside, clamped - x / scale, clamped), scale)
+        elif ctx.needs_input_grad[0]:
+            ctx.save_for_backward(rounded == clamped, None, None)
+        return clamped * scale
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        (inside,) = ctx.saved_tensors
-        return grad * inside, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # type: ignore[override]
+        inside, residual, scale = ctx.saved_tensors
+        to_scale = None if residual is None else (grad * residual).sum_to_size(scale.shape)
+        return grad * inside, to_scale, None, None
 
 
 def _alive(scale: Tensor) -> Tensor:

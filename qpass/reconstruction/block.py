@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 
 from qpass.graph import get_plan
 from qpass.nn import CompensatedLinear, QuantizedLinear, ResidualFactor
-from qpass.quantizers import DynamicFocus
+from qpass.passes.add_residual import tie_residual_scales
+from qpass.quantizers import DynamicFocus, Uniform
 from qpass.reconstruction.learner import BlockLearner
 from qpass.reconstruction.record import BlockRecord
 from qpass.reconstruction.samples import batches_of
@@ -73,6 +74,7 @@ class LearnableBlock:
         for name, layer in layers.items():
             self._swap(name, layer.merged())
         self._segment.graph_module.requires_grad_(False)
+        tie_residual_scales(self._segment.graph_module)
         return BlockRecord(self._segment.path, before, self._error(), steps, ranks, self._intervals())
 
     def state(self) -> dict[str, Tensor]:
@@ -113,6 +115,8 @@ class LearnableBlock:
         if self._config.focus_learning_rate > 0:
             focus = [module for module in self._modules.values() if isinstance(module, DynamicFocus)]
             parameters += [p for quantizer in focus for p in (quantizer.b1, quantizer.b2)]
+        if self._config.scale_learning_rate > 0:
+            parameters += [module.scale for module in self._modules.values() if isinstance(module, Uniform)]
         return parameters
 
     def _swap(self, name: str, module: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qpass.nn import CompensatedLinear
-from qpass.quantizers import DynamicFocus
+from qpass.quantizers import DynamicFocus, Quantizer, Uniform
 from qpass.reconstruction.curriculum import Curriculum
 from qpass.reconstruction_config import ReconstructionConfig
 
@@ -94,7 +94,7 @@ class BlockLearner:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         for module in self._block.modules():
-            if isinstance(module, DynamicFocus):
+            if isinstance(module, Quantizer):
                 module.project()
         return loss.item()
 
@@ -103,13 +103,16 @@ class BlockLearner:
             return torch.cat([self.losses(part) for part in samples.split(self._config.batch_size)]).cpu()
 
     def _optimizer(self, steps: int) -> _CosineAdam:
-        focus = [p for module in self._block.modules() if isinstance(module, DynamicFocus) for p in module.parameters()]
-        alphas = [module.alpha for module in self._block.modules() if isinstance(module, CompensatedLinear)]
-        apart = {id(p) for p in [*focus, *alphas]}
+        modules = list(self._block.modules())
+        focus = [p for module in modules if isinstance(module, DynamicFocus) for p in module.parameters()]
+        scales = [module.scale for module in modules if isinstance(module, Uniform) and module.scale.requires_grad]
+        alphas = [module.alpha for module in modules if isinstance(module, CompensatedLinear)]
+        apart = {id(p) for p in [*focus, *scales, *alphas]}
         rest = [p for p in self._block.parameters() if p.requires_grad and id(p) not in apart]
         groups = [
             {"params": rest, "lr": self._config.learning_rate},
             {"params": [p for p in focus if p.requires_grad], "lr": self._config.focus_learning_rate},
+            *({"params": [scale], "lr": self._config.scale_learning_rate * scale.item()} for scale in scales),
         ]
         return _CosineAdam([group for group in groups if group["params"]], steps)
 

@@ -142,7 +142,12 @@ def _sizes(reference_graph: fx.GraphModule, quantized: fx.GraphModule) -> dict[s
     for tensor in [*quantized.parameters(), *quantized.buffers()]:
         size = tensor.numel() * tensor.element_size()
         stored += -(-size // 2) if id(tensor) in packed else size
-    scales = {id(t) for module in reference_graph.modules() if isinstance(module, Quantizer) for t in module.buffers()}
+    scales = {
+        id(t)
+        for module in reference_graph.modules()
+        if isinstance(module, Quantizer)
+        for t in module.state_dict(keep_vars=True).values()
+    }
     tensors = [*reference_graph.parameters(), *reference_graph.buffers()]
     before = sum(tensor.numel() * 4 for tensor in tensors if id(tensor) not in scales)
     return {"weights, float32": before, "weights, stored": stored}

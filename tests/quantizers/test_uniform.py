@@ -120,3 +120,29 @@ def test_codes_stored_elsewhere_stand_for_the_same_values(bits: int, low: float,
     assert 0 <= again.code_min <= again.code_max <= 255
     if 2**bits <= zero <= 255 - 2**bits:
         assert quantizer.zero_point == zero
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_the_gradient_of_the_scale_is_the_closed_form(axis: int | None) -> None:
+    """LSQ, eq. 3: [x/s] - x/s inside, the nearest bound outside; summed for each scale."""
+    scale = torch.tensor(0.5) if axis is None else torch.tensor([0.5, 0.25])
+    quantizer = Uniform(3, axis=axis).set_parameters(scale, torch.full_like(scale, 2.0))
+    quantizer.scale.requires_grad_()
+    x = torch.tensor([[-3.0, -0.9, 0.1, 1.3, 9.0], [-0.4, -0.1, 0.3, 0.6, 1.0]])
+    upstream = torch.tensor([[1.0, -2.0, 0.5, 3.0, 0.25], [1.0, 2.0, 3.0, 4.0, 5.0]])
+    (quantizer(x) * upstream).sum().backward()
+    u = x.double() / (scale.double() if axis is None else scale.double()[:, None])
+    by_element = torch.where(u.round() < -2, -2.0, torch.where(u.round() > 5, 5.0, u.round() - u)) * upstream
+    expected = by_element.sum() if axis is None else by_element.sum(1)
+    assert quantizer.scale.grad is not None
+    torch.testing.assert_close(quantizer.scale.grad.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_outside_the_range_the_gradient_of_the_scale_is_the_finite_difference() -> None:
+    quantizer = Uniform(4).set_parameters(torch.tensor(0.1), torch.tensor(3.0))
+    x = torch.tensor([-2.0, 5.0, 7.0])
+    ends = [quantizer.set_parameters(torch.tensor(s), torch.tensor(3.0))(x).double().sum() for s in (0.09, 0.11)]
+    quantizer.set_parameters(torch.tensor(0.1), torch.tensor(3.0)).scale.requires_grad_()
+    quantizer(x).sum().backward()
+    assert quantizer.scale.grad is not None
+    assert quantizer.scale.grad.item() == pytest.approx((ends[1] - ends[0]).item() / 0.02, rel=1e-4)

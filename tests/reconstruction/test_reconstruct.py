@@ -123,10 +123,11 @@ def test_blocks_of_another_run_are_refused(vit: nn.Module, many_images: Tensor, 
     [
         {"weights": "full", "learning_rate": 1e-3},
         {"ranks": [6], "inputs": "float"},
+        {"ranks": [6], "scale_learning_rate": 1e-2},
         {"ranks": [6], "order": "paper"},
         {"ranks": [6], "curriculum": False, "precision": "bfloat16"},
     ],
-    ids=["full weights", "float inputs", "paper order", "bfloat16"],
+    ids=["full weights", "float inputs", "learned scales", "paper order", "bfloat16"],
 )
 def test_every_way_of_learning_lowers_the_error(vit: nn.Module, many_images: Tensor, changes: dict[str, object]) -> None:
     for row in records(learn(vit, many_images, **changes)):
@@ -141,6 +142,16 @@ def test_with_weights_fixed_only_the_intervals_move(vit: nn.Module, many_images:
     focus = {name for name, module in moved.named_modules() if isinstance(module, DynamicFocus)}
     assert different
     assert {name.rpartition(".")[0] for name in different} <= focus
+
+
+def test_learned_scales_lower_the_error_further(vit: nn.Module, many_images: Tensor) -> None:
+    still, moved = (learn(vit, many_images, ranks=[6], steps=60, scale_learning_rate=rate) for rate in (0.0, 1e-2))
+    scales = {
+        name for name in still.state_dict() if name.endswith("_quantizer.scale") and name.startswith(("layer_norm", "gelu"))
+    }
+    inside = {name for name in scales if not torch.equal(still.state_dict()[name], moved.state_dict()[name])}
+    assert len(inside) >= 4, "the LayerNorms and GELUs of two blocks"
+    assert all(b.error_after < 0.97 * a.error_after for a, b in zip(records(still), records(moved), strict=True))
 
 
 def test_patience_stops_a_block_that_stands_still(vit: nn.Module, many_images: Tensor) -> None:
