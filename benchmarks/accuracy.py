@@ -27,14 +27,16 @@ from qpass.config import SOFTMAX_PERCENTILES, QuantConfig
 from qpass.data import ImageTransform, image_batches, open_images
 from qpass.evaluate import Accuracy, evaluate_top1
 from qpass.models import create_model
+from qpass.presets import SCALE_LEARNING_RATE
 from qpass.trace import trace
 
 RESULTS = Path(__file__).parent / "results"
-#: Calibration images of recipes that learn nothing, and of those that do.
-CALIBRATION_IMAGES, LEARNING_IMAGES = 128, 1000
+#: Calibration images of recipes that learn nothing, of those that do, and of the ablation.
+CALIBRATION_IMAGES, LEARNING_IMAGES, ABLATION_IMAGES = 128, 1000, 256
 RECIPES = (
     "w8a8", "w6a6", "w4a8", "w4a4", "w3a3", "repq-vit-w6a6", "repq-vit-w4a8", "repq-vit-w4a4",
     "aiqvit-w6a6", "aiqvit-w4a8", "aiqvit-w4a4", "aiqvit-w3a3",
+    "aiqvit-lsq-w6a6", "aiqvit-lsq-w4a8", "aiqvit-lsq-w4a4", "aiqvit-lsq-w3a3",
 )  # fmt: skip
 
 
@@ -45,6 +47,7 @@ class Table:
     file: str
     title: str
     rows: Mapping[str, Any]
+    learning_images: int
     note: str = ""
 
 
@@ -67,23 +70,30 @@ def ablation() -> dict[str, Any]:
             f"{bits} AILoC + CL": {**preset, **uniform, "reconstruction": learned},
             f"{bits} AILoC + DFQ": {**preset, "reconstruction": {**learned, "curriculum": False}},
             f"{bits} AILoC + DFQ + CL": {**preset, "reconstruction": learned},
+            f"{bits} AILoC + DFQ + CL + learned scales": {
+                **preset,
+                "reconstruction": {**learned, "scale_learning_rate": SCALE_LEARNING_RATE},
+            },
             f"{bits} full weights + DFQ + CL": {
                 **preset,
                 "reconstruction": {**one_phase, "weights": "full", "learning_rate": 4e-4},
             },
+            f"{bits} AILoC + DFQ + CL, paper order": {**preset, "reconstruction": {**learned, "order": "paper"}},
             f"{bits} rank 100 + DFQ + CL": {**preset, "reconstruction": {**one_phase, "ranks": [100]}},
         }
     return rows
 
 
 TABLES = {
-    "recipes": Table("accuracy", "Accuracy", {name: name for name in RECIPES}),
+    "recipes": Table("accuracy", "Accuracy", {name: name for name in RECIPES}, LEARNING_IMAGES),
     "ablation": Table(
         "ablation",
         "Ablation of AIQViT",
         ablation(),
+        ABLATION_IMAGES,
         "DFQ is the dynamic focusing quantizer with learned b1 and b2, AILoC low-rank compensation with the rank search, CL the\n"
-        "curriculum; without DFQ the Softmax output is uniform. The schedule is a fraction of `quick`: read rows beside each other.",
+        "curriculum; without DFQ the Softmax output is uniform. Learned scales are ours;\n"
+        "the last rows are controls. The schedule is a fraction of `quick`: read rows beside each other.",
     ),
 }
 
@@ -148,14 +158,14 @@ class Data:
     evaluation: list[tuple[torch.Tensor, torch.Tensor | None]]
 
     @classmethod
-    def read(cls) -> Data:
+    def read(cls, learning_images: int) -> Data:
         """Reads the assets: centre crop 224 of the training images, and of the 650 validation images."""
         transform = ImageTransform(crop=224, resize=None)
         calibration = open_images(assets() / "imagenet_1000_256" / "images.zip", transform)
         evaluation = open_images(assets() / "imagenet_val650_227" / "images.zip", transform)
         return cls(
             [images for images, _ in image_batches(calibration, 16, limit=CALIBRATION_IMAGES)],
-            [images for images, _ in image_batches(calibration, 16, limit=LEARNING_IMAGES)],
+            [images for images, _ in image_batches(calibration, 16, limit=learning_images)],
             list(image_batches(evaluation, 50)),
         )
 
@@ -213,7 +223,7 @@ def main(name: str, wanted: tuple[str, ...], fresh: bool, checkpoint_dir: Path |
     """Measure the recipes and write the tables."""
     table = TABLES[name]
     model = create_model("deit_tiny_patch16_224", assets() / "deit_tiny_in1k" / "model.safetensors")
-    data = Data.read()
+    data = Data.read(table.learning_images)
     with tempfile.TemporaryDirectory() as folder:
         path = export_float(trace(model, (data.calibration[0],)), Path(folder) / "float.onnx")
         base, float_bytes = evaluate_top1(OrtSession(path), data.evaluation), path.stat().st_size

@@ -41,6 +41,8 @@ RECIPES: dict[str, Any] = {
     "aiqvit-w4a4, affine": {"preset": "aiqvit-w4a4", "reconstruction": None, "post_softmax": {"code_zero": "affine"}},
     "aiqvit-w4a4, zero": {"preset": "aiqvit-w4a4", "reconstruction": None, "post_softmax": {"code_zero": "zero"}},
     "repq-vit-w4a4": "repq-vit-w4a4",
+    "w3a3": "w3a3",
+    "w3a3, residual rank 16": {"preset": "w3a3", "weight": {"residual_rank": 16}},
 }
 
 

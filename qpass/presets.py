@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 from qpass.config import ACTIVATION_PERCENTILES, SOFTMAX_PERCENTILES, WEIGHT_PERCENTILES, QuantConfig, QuantSpec
@@ -12,11 +13,15 @@ from qpass.reconstruction_config import ReconstructionConfig
 PRESETS = (
     "w8a8", "w6a6", "w4a8", "w4a4", "w3a3",
     "aiqvit-w6a6", "aiqvit-w4a8", "aiqvit-w4a4", "aiqvit-w3a3",
+    "aiqvit-lsq-w6a6", "aiqvit-lsq-w4a8", "aiqvit-lsq-w4a4", "aiqvit-lsq-w3a3",
     "repq-vit-w8a8", "repq-vit-w6a6", "repq-vit-w4a8", "repq-vit-w4a4", "repq-vit-w3a3",
 )  # fmt: skip
 
 #: Samples that ranges are fitted on where far more of them are learned from.
 RANGE_SAMPLES = 128
+
+#: Rate of learned activation scales, as a share of the scale.
+SCALE_LEARNING_RATE = 2e-2
 
 #: How long blocks are learned: as long as the paper does, or so that a DeiT-T takes under half an hour on two cores.
 SCHEDULES = {
@@ -32,6 +37,8 @@ def preset(name: str, *, schedule: str | None = None) -> QuantConfig:
     weights with a zero point below 6 bits, the Softmax output uniform. ``repq-vit-wXaY`` is the published method
     (RepQ-ViT, arXiv 2212.08254): the same fold, and a base-sqrt(2) logarithm for the Softmax output. ``aiqvit-wXaY`` is AIQViT
     (arXiv 2502.04628): dynamic focusing for the Softmax output, and low-rank compensated weights learned block by block.
+    ``aiqvit-lsq-wXaY`` is ours: the same, and the scales of activations are learned too, with the gradient of LSQ (arXiv
+    1902.08153).
 
     Args:
         name: One of ``PRESETS``, or the same with other widths from 2 to 8.
@@ -40,12 +47,17 @@ def preset(name: str, *, schedule: str | None = None) -> QuantConfig:
     Raises:
         ConfigError: If no recipe has that name, or a schedule is given to one that does not learn.
     """
-    match = re.fullmatch(r"(repq-vit-|aiqvit-)?w([2-8])a([2-8])", name)
+    match = re.fullmatch(r"(repq-vit-|aiqvit-|aiqvit-lsq-)?w([2-8])a([2-8])", name)
     if match is None:
         raise ConfigError(f"no preset is called {name!r}", where="config", hint=nearest(name, PRESETS))
     family, weight_bits, activation_bits = match[1], int(match[2]), int(match[3])
     if family == "aiqvit-":
         return _aiqvit(name, weight_bits, activation_bits, schedule or "quick")
+    if family == "aiqvit-lsq-":
+        config = _aiqvit(name, weight_bits, activation_bits, schedule or "quick")
+        assert config.reconstruction is not None
+        learning = dataclasses.replace(config.reconstruction, scale_learning_rate=SCALE_LEARNING_RATE)
+        return dataclasses.replace(config, reconstruction=learning)
     if schedule is not None:
         raise ConfigError(f"{name!r} learns nothing", where="schedule", hint="leave it out")
     if family == "repq-vit-":

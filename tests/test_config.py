@@ -52,6 +52,16 @@ def test_aiqvit_is_the_paper_and_its_schedules_differ_in_length_only() -> None:
         assert same or field.name in changed, field.name
 
 
+def test_aiqvit_lsq_is_aiqvit_with_learned_scales() -> None:
+    paper, ours = QuantConfig.from_any("aiqvit-w3a3"), QuantConfig.from_any("aiqvit-lsq-w3a3")
+    assert paper.reconstruction is not None
+    assert ours.reconstruction is not None
+    assert paper.reconstruction.scale_learning_rate == 0
+    assert ours.reconstruction.scale_learning_rate > 0
+    same = dataclasses.replace(ours.reconstruction, scale_learning_rate=0.0)
+    assert dataclasses.replace(ours, name=paper.name, reconstruction=same) == paper
+
+
 def test_one_setting_of_the_learning_can_be_changed() -> None:
     config = QuantConfig.from_any({"preset": "aiqvit-w4a4", "reconstruction": {"steps": 7}})
     assert config.reconstruction is not None
