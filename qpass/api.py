@@ -94,7 +94,7 @@ def export_onnx(qmodel: fx.GraphModule, path: str | Path, *, opset: int | None =
     Args:
         qmodel: What ``quantize_graph`` returned.
         path: The file; its folder must exist. Past 2 GB the weights lie beside it in ``<name>.data``.
-        opset: ONNX opset, 20 or later, 21 or later with 4-bit weights; None takes 21.
+        opset: ONNX opset, 20 or later; None takes 21.
 
     Returns:
         The path.

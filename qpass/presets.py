@@ -21,7 +21,7 @@ PRESETS = (
 RANGE_SAMPLES = 128
 
 #: Rate of learned activation scales, as a share of the scale.
-SCALE_LEARNING_RATE = 2e-2
+SCALE_LEARNING_RATE = 5e-3
 
 #: How long blocks are learned: as long as the paper does, or so that a DeiT-T takes under half an hour on two cores.
 SCHEDULES = {

@@ -11,17 +11,13 @@ from torch import fx
 from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, ir_version_for
 from qpass.backends.onnx_qdq.emit import Emitter
 from qpass.backends.onnx_qdq.lowerings import lowering_of
+from qpass.backends.onnx_qdq.pack_weights import pack_weights
 from qpass.backends.onnx_qdq.rules import RULES
 from qpass.backends.onnx_qdq.to_onnx import DOMAIN, to_onnx
 from qpass.backends.onnx_qdq.write import check_writable, write_model
 from qpass.errors import LoweringError
 from qpass.graph import info
-from qpass.quantizers import Quantizer
 from qpass.version import __version__
-
-#: Opset that brought INT4 tensors.
-_INT4_OPSET = 21
-
 
 def export_quantized(graph_module: fx.GraphModule, path: str | Path, *, opset: int | None = None) -> Path:
     """Writes a frozen graph as an ONNX file; see ``qpass.export_onnx``."""
@@ -30,11 +26,6 @@ def export_quantized(graph_module: fx.GraphModule, path: str | Path, *, opset: i
             f"the graph is at stage {info(graph_module).get('stage')!r}",
             where="export_onnx",
             expected="a graph from quantize_graph",
-        )
-    packs = any(isinstance(m, Quantizer) and m.bits <= 4 for m in graph_module.modules())
-    if opset is not None and packs and opset < _INT4_OPSET:
-        raise LoweringError(
-            f"opset {opset} has no 4-bit tensors", where="export_onnx", expected=f"opset {_INT4_OPSET} or later"
         )
     return _export(graph_module, Path(path), opset)
 
@@ -50,6 +41,8 @@ def _export(graph_module: fx.GraphModule, path: Path, opset: int | None) -> Path
     ir_version = ir_version_for(opset)
     model = to_onnx(graph_module, opset)
     lower(graph_module, model)
+    pack_weights(model.graph, opset)
+    _strip(model.graph)
     model.ir_version = ir_version
     model.producer_name, model.producer_version = "qpass", __version__
     config = info(graph_module).get("config")
@@ -73,7 +66,6 @@ def lower(graph_module: fx.GraphModule, model: ir.Model) -> None:
     common.RemoveUnusedNodesPass()(model)
     for rule in RULES:
         rule(graph)
-    _strip(graph)
     for step in (common.RemoveUnusedNodesPass(), common.DeduplicateInitializersPass(), common.RemoveUnusedOpsetsPass()):
         step(model)
     model.opset_imports.pop(DOMAIN, None)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from torch import Tensor, nn
 
 from qpass.backends.onnx_qdq.emit import Emitter
+from qpass.backends.onnx_qdq.pack_weights import WEIGHT_CODES
 from qpass.errors import LoweringError
 from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, Uniform
@@ -171,7 +171,7 @@ def _weight(layer: QuantizedLayer, emit: Emitter, *, fuses: bool) -> ir.Value:
     if not isinstance(quantizer, Uniform) or layer.codes is None:
         raise LoweringError("the weight is not frozen to uniform codes", where=emit.prefix, hint="run the Freeze pass first")
     codes = _numpy(layer.codes).reshape(len(layer.codes), -1).T  # (in, out)
-    stored = _store(codes, quantizer.bits, emit)
+    stored = emit.constant(WEIGHT_CODES, np.ascontiguousarray(codes))
     scale = emit.constant("weight_scale", _numpy(quantizer.scale))
     if not fuses:
         as_float = emit.op("Cast", [stored], {"to": ir.DataType.FLOAT})
@@ -181,15 +181,6 @@ def _weight(layer: QuantizedLayer, emit: Emitter, *, fuses: bool) -> ir.Value:
     if quantizer.zero_point.any():
         inputs.append(emit.constant("weight_zero_point", _codes(quantizer.zero_point, quantizer)))
     return emit.op("DequantizeLinear", inputs, {"axis": 1})
-
-
-def _store(codes: np.ndarray, bits: int, emit: Emitter) -> ir.Value:
-    """Registers int8 codes, packed two to a byte where they have 4 bits or fewer."""
-    if bits > 4:
-        return emit.constant("weight_codes", np.ascontiguousarray(codes))
-    packed = emit.constant("weight_codes", codes.astype(ml_dtypes.int4), ir.DataType.INT4)
-    # The Cast is folded when the file is loaded; a DequantizeLinear of INT4 would not fuse (lowering notes, rule 5).
-    return emit.op("Cast", [packed], {"to": ir.DataType.INT8}, dtype=ir.DataType.INT8)
 
 
 def _codes(value: Tensor, quantizer: Uniform) -> np.ndarray:

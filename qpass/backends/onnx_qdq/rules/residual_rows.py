@@ -47,7 +47,7 @@ def _rewrite(graph: ir.Graph, total: ir.Node) -> bool:
     emit = Emitter(graph, f"{total.outputs[0].name}.with_residual")
     codes = emit.op("Concat", [first.x, second.x], {"axis": -1}, dtype=first.x.dtype)
     x = emit.op("DequantizeLinear", [codes, first.x_scale, first.x_zero])
-    # Kept as packed as they were: all of this is folded when the file is loaded.
+    # All of this is folded when the file is loaded, so that the weight's own codes can be packed.
     rows = emit.op("Cast", [first.w], {"to": ir.DataType.INT32})
     if first.w_zero is not None:
         rows = emit.op("Sub", [rows, emit.op("Cast", [first.w_zero], {"to": ir.DataType.INT32})])
@@ -85,10 +85,6 @@ def _factor(first: _Product, second: _Product) -> int | None:
 
 
 def _codes(value: ir.Value) -> np.ndarray | None:
-    """Returns the integers of a constant, perhaps behind the Cast that unpacks it."""
-    node = value.producer()
-    if node is not None and node.op_type == "Cast" and node.inputs[0] is not None:
-        value = node.inputs[0]
     return None if value.const_value is None else _array(value).astype(np.int32)
 
 
