@@ -165,20 +165,39 @@ def verify(folder: Path, data: Path | None, samples: int, batch_size: int, crop:
         raise click.exceptions.Exit(2)
 
 
+def _explain(file: Path, batches: tuple[int, ...], threads: tuple[int, ...], runs: int, as_json: bool) -> None:
+    from qpass.backends.onnxruntime import explain
+
+    found = [explain(file, batch=batch, threads=count, runs=runs) for count in threads for batch in batches]
+    click.echo(json.dumps([each.to_dict() for each in found], indent=1) if as_json else "\n\n".join(map(str, found)))
+
+
 @main.command()
 @click.argument("path", type=_DATA)
 @click.option("--baseline", type=_DATA, help="Float ONNX file  [default: float.onnx beside it]")
 @click.option("--batch", "batches", multiple=True, type=int, help="Batch size; may be given again  [default: 1 and 8]")
 @click.option("--threads", multiple=True, type=int, help="Threads in an operator; may be given again  [default: 1 and 2]")
 @click.option("--runs", default=30, show_default=True, help="Timed rounds for each setting.")
+@click.option(
+    "--explain", "explained", is_flag=True, help="Show instead where PATH's time goes, and what did not fuse and why."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(
-    path: Path, baseline: Path | None, batches: tuple[int, ...], threads: tuple[int, ...], runs: int, as_json: bool
+    path: Path,
+    baseline: Path | None,
+    batches: tuple[int, ...],
+    threads: tuple[int, ...],
+    runs: int,
+    explained: bool,
+    as_json: bool,
 ) -> None:
     """Time PATH, an ONNX file or a folder from 'qpass quantize', against its float file, in alternation."""
     import qpass
 
     file = _file(path, MODEL) if path.is_dir() else path
+    if explained:
+        _explain(file, batches or (1,), threads or (1,), runs, as_json)
+        return
     baseline = baseline or file.parent / FLOAT
     for needed in (file, baseline):
         if not needed.is_file():

@@ -1,7 +1,8 @@
 """Running, verifying and timing ONNX files with stock onnxruntime."""
 
+from qpass.backends.onnxruntime.explain import Explanation, explain
 from qpass.backends.onnxruntime.latency import LatencyReport, benchmark
 from qpass.backends.onnxruntime.session import OrtSession
 from qpass.backends.onnxruntime.verification import VerifyReport, verify
 
-__all__ = ["LatencyReport", "OrtSession", "VerifyReport", "benchmark", "verify"]
+__all__ = ["Explanation", "LatencyReport", "OrtSession", "VerifyReport", "benchmark", "explain", "verify"]
