@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import operator
-import os
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
@@ -24,9 +20,10 @@ from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear, ResidualF
 from qpass.passes.plan import Declined, LayerPlan, OperandPlan
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, Quantizer, Uniform
 from qpass.report import QuantReport
+from qpass.tensor_file import digest, read_tensors, write_tensors
 
 #: Raised with every change of the format.
-FORMAT = 3
+FORMAT = 4
 
 _MODULES: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (Uniform, Log2, LogSqrt2, DynamicFocus, QuantizedLinear, ResidualFactor, QuantizedConv2d)
@@ -42,30 +39,15 @@ _TORCH_CONSTANTS = {torch.dtype: "dtype", torch.memory_format: "memory_format", 
 
 def save_graph(graph_module: fx.GraphModule, path: Path) -> Path:
     """See ``qpass.save``."""
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in graph_module.state_dict().items()}
-    header = {"format": FORMAT, "tensors": _digest(tensors), **_describe(graph_module)}
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-            draft = Path(scratch) / path.name
-            draft.write_bytes(safetensors.torch.save(tensors, metadata={"qpass": json.dumps(header)}))
-            os.replace(draft, path)
-    except OSError as error:
-        raise DataError(f"cannot be written ({error.strerror})", where=str(path)) from error
+    tensors = graph_module.state_dict()
+    write_tensors(path, tensors, {"format": FORMAT, "tensors": _digest(tensors), **_describe(graph_module)})
     return path
 
 
 def load_graph(path: Path) -> fx.GraphModule:
     """See ``qpass.load``."""
+    header, tensors = read_tensors(path, expected="a file that qpass.save wrote")
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get("qpass")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise DataError(f"cannot be read: {error}", where=str(path), expected="a file that qpass.save wrote") from error
-    if text is None:
-        raise DataError("holds no qpass graph", where=str(path), expected="a file that qpass.save wrote")
-    try:
-        header = json.loads(text)
         if header["format"] != FORMAT:
             raise DataError(f"format {header['format']}", where=str(path), expected=f"format {FORMAT}: save it again")
         if header["tensors"] != _digest(tensors):
@@ -79,13 +61,9 @@ def load_graph(path: Path) -> fx.GraphModule:
         ) from error
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    names = sorted(tensors)
+    return digest(" ".join(names), [tensors[name] for name in names])
 
 
 def _describe(graph_module: fx.GraphModule) -> dict[str, Any]:

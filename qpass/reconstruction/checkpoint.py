@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor
 
-from qpass.errors import ConfigError, DataError
+from qpass.errors import ConfigError
+from qpass.tensor_file import read_tensors, write_tensors
 
 
 class BlockCheckpoints:
@@ -43,14 +38,9 @@ class BlockCheckpoints:
         path = self._path(block)
         if path is None or not path.exists():
             return None
-        try:
-            with safetensors.safe_open(path, "pt") as file:
-                header = json.loads((file.metadata() or {})["qpass"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
-            hint = "delete it: the block is learned again"
-            raise DataError(f"cannot be read: {error}", where=str(path), hint=hint) from error
-        if header["fingerprint"] != self._fingerprint:
+        hint = "delete it: the block is learned again"
+        header, tensors = read_tensors(path, expected="a learned block", hint=hint)
+        if header.get("fingerprint") != self._fingerprint:
             raise ConfigError(
                 "holds blocks of another run",
                 where=f"checkpoint_dir {self._folder}",
@@ -64,25 +54,7 @@ class BlockCheckpoints:
         path = self._path(block)
         if path is None:
             return
-        header = json.dumps({"fingerprint": self._fingerprint, "record": record})
-        kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        draft = path.with_suffix(".part")
-        try:
-            draft.write_bytes(safetensors.torch.save(kept, metadata={"qpass": header}))
-            os.replace(draft, path)
-        except OSError as error:
-            raise DataError(f"cannot be written ({error.strerror})", where=str(path)) from error
+        write_tensors(path, tensors, {"fingerprint": self._fingerprint, "record": record})
 
     def _path(self, block: str) -> Path | None:
         return None if self._folder is None else self._folder / f"{block}.safetensors"
-
-
-def fingerprint(text: str, tensors: Iterable[Tensor]) -> str:
-    """Returns a digest of a text and of the exact values of tensors."""
-    digest = hashlib.sha256(text.encode())
-    for tensor in tensors:
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        if tensor.numel():
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

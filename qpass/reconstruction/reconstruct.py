@@ -22,11 +22,12 @@ from qpass.passes.base import Pass
 from qpass.passes.reference import float_reference
 from qpass.progress import StepBar
 from qpass.reconstruction.block import LearnableBlock
-from qpass.reconstruction.checkpoint import BlockCheckpoints, fingerprint
+from qpass.reconstruction.checkpoint import BlockCheckpoints
 from qpass.reconstruction.record import BlockRecord
 from qpass.reconstruction.samples import SampleStore, advance
 from qpass.reconstruction.segments import cut_into_segments
 from qpass.reconstruction_config import ReconstructionConfig
+from qpass.tensor_file import digest
 
 
 class Reconstruct(Pass):
@@ -111,7 +112,7 @@ class Reconstruct(Pass):
 
     def _fingerprint(self, graph_module: fx.GraphModule) -> str:
         leaves = [leaf for batch in self.batches for leaf in pytree.tree_leaves(tuple(batch)) if isinstance(leaf, Tensor)]
-        return fingerprint(f"{self.config} {self.seed} {graph_module.graph}", [*graph_module.state_dict().values(), *leaves])
+        return digest(f"{self.config} {self.seed} {graph_module.graph}", [*graph_module.state_dict().values(), *leaves])
 
     def _read_inputs(self, graph_module: fx.GraphModule) -> SampleStore:
         """Returns a store that holds the network's inputs."""
