@@ -1,8 +1,8 @@
 """Top-1 of DeiT-T at each recipe, in torch and through onnxruntime, on real images.
 
 Run: python benchmarks/accuracy.py [--table recipes|ablation] [--rows w8a8 --rows w4a4 ...]
-Writes: benchmarks/results/accuracy.md and .csv, or ablation.md and .csv; finished rows are kept and not run again (--fresh
-drops them). Recipes that learn keep their blocks in --checkpoint-dir and go on behind the last one.
+Writes: benchmarks/results/accuracy.md and .csv, and learned_blocks.md, or ablation.md and .csv; finished rows are kept and not run
+again (--fresh drops them). Recipes that learn keep their blocks in --checkpoint-dir and go on behind the last one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import learned_blocks
 import torch
 from assets import assets
 
@@ -131,7 +132,10 @@ def measure(name: str, config: Any, model: torch.nn.Module, data: Data, base: Ac
         size = path.stat().st_size
     if not verified.passed:
         click.echo(str(verified))
-    click.echo(str(qpass.quantization_report(qmodel)))
+    report = qpass.quantization_report(qmodel)
+    click.echo(str(report))
+    if name in RECIPES and report.reconstruction:
+        learned_blocks.write(RESULTS, name, report.reconstruction)
     drop, error = in_onnxruntime.drop_from(base)
     return Row(
         config=name,

@@ -1,0 +1,45 @@
+"""What was learned of each block, written beside the accuracy of a recipe: errors, ranks, and b1 and b2 beside the paper's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qpass.reconstruction.record import BlockRecord
+
+#: b2 that AIQViT (arXiv 2502.04628) reports for DeiT-T at W4A4, blocks 0 to 11; its b1 are .01 to .02.
+PAPER_B2 = (0.17, 0.21, 0.21, 0.13, 0.11, 0.12, 0.13, 0.11, 0.09, 0.05, 0.09, 0.11)
+
+
+def write(results: Path, recipe: str, records: Sequence[BlockRecord]) -> None:
+    """Adds or replaces a recipe's blocks in ``learned_blocks.json`` and writes ``learned_blocks.md`` anew."""
+    file = results / "learned_blocks.json"
+    known: dict[str, list[dict[str, Any]]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    known[recipe] = [dataclasses.asdict(record) for record in records]
+    file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    lines = [
+        "# Learned blocks",
+        "",
+        "Written by `python benchmarks/accuracy.py` with each row that learns. Errors are squared errors of a block's output over the",
+        "squared output, on the calibration images, behind the quantized blocks before it. b1 and b2 bound the codes of the Softmax",
+        "output; the paper's b1 are .01 to .02, its b2 are given for W4A4.",
+    ]
+    for name, blocks in known.items():
+        lines += ["", f"## {name}", "", *_table([BlockRecord.from_dict(block) for block in blocks])]
+    (results / "learned_blocks.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _table(records: Sequence[BlockRecord]) -> list[str]:
+    layers = [path.removeprefix(f"{records[0].path}.") for path in records[0].ranks]
+    ranks = "".join(f" rank of {layer} |" for layer in layers)
+    lines = [f"| block | error before | after |{ranks} b1 | b2 | paper's b2 |", "|---" * (6 + len(layers)) + "|"]
+    for record, paper in zip(records, PAPER_B2, strict=True):
+        ((b1, b2, _),) = record.intervals.values()
+        chosen = "".join(f" {rank} |" for rank in record.ranks.values())
+        lines.append(
+            f"| {record.path} | {record.error_before:.4f} | {record.error_after:.4f} |{chosen} {b1:.3f} | {b2:.2f} | {paper:.2f} |"
+        )
+    return lines
