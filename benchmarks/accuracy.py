@@ -57,9 +57,9 @@ def ablation() -> dict[str, Any]:
 
     All learn for the same number of gradient steps, a search step counting as two.
     """
-    search, steps = 40, 160
+    search, steps = 20, 80
     uniform = {"post_softmax": {"quantizer": "uniform", "percentiles": SOFTMAX_PERCENTILES}}
-    learned = {"search_steps": search, "steps": steps, "curriculum_interval": 40}
+    learned = {"search_steps": search, "steps": steps, "curriculum_interval": 20}
     one_phase = {**learned, "steps": steps + 2 * search}
     rows: dict[str, Any] = {}
     for bits in ("w4a4", "w3a3"):
@@ -68,19 +68,19 @@ def ablation() -> dict[str, Any]:
             f"{bits} none": {**preset, **uniform, "reconstruction": None},
             f"{bits} DFQ": {**preset, "reconstruction": {**one_phase, "weights": "fixed", "curriculum": False}},
             f"{bits} AILoC": {**preset, **uniform, "reconstruction": {**learned, "curriculum": False}},
-            f"{bits} AILoC + CL": {**preset, **uniform, "reconstruction": learned},
             f"{bits} AILoC + DFQ": {**preset, "reconstruction": {**learned, "curriculum": False}},
             f"{bits} AILoC + DFQ + CL": {**preset, "reconstruction": learned},
-            f"{bits} AILoC + DFQ + CL + learned scales": {
-                **preset,
-                "reconstruction": {**learned, "scale_learning_rate": SCALE_LEARNING_RATE},
-            },
             f"{bits} full weights + DFQ + CL": {
                 **preset,
                 "reconstruction": {**one_phase, "weights": "full", "learning_rate": 4e-4},
             },
-            f"{bits} AILoC + DFQ + CL, paper order": {**preset, "reconstruction": {**learned, "order": "paper"}},
             f"{bits} rank 100 + DFQ + CL": {**preset, "reconstruction": {**one_phase, "ranks": [100]}},
+            f"{bits} AILoC + DFQ + CL + learned scales": {
+                **preset,
+                "reconstruction": {**learned, "scale_learning_rate": SCALE_LEARNING_RATE},
+            },
+            f"{bits} AILoC + DFQ + CL, paper order": {**preset, "reconstruction": {**learned, "order": "paper"}},
+            f"{bits} AILoC + CL": {**preset, **uniform, "reconstruction": learned},
         }
     return rows
 
