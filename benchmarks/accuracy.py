@@ -94,7 +94,7 @@ TABLES = {
         ABLATION_IMAGES,
         "DFQ is the dynamic focusing quantizer with learned b1 and b2, AILoC low-rank compensation with the rank search, CL the\n"
         "curriculum; without DFQ the Softmax output is uniform. Learned scales are ours;\n"
-        "the last rows are controls. The schedule is a fraction of `quick`: read rows beside each other.",
+        "full weights, the fixed rank and the paper's order are controls. The schedule is a fraction of `quick`: read rows beside each other.",
     ),
 }
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from torch import fx
 
 from qpass.config import QuantSpec
-from qpass.graph import add_module, argument, copy_origin, get_constant, get_plan, info, replace, set_plan
+from qpass.graph import add_module, argument, aten, copy_origin, get_constant, get_plan, info, is_call, replace, set_plan
 from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from qpass.passes.base import Pass
 from qpass.passes.fold_layer_norm import foldable_layer_norms
 from qpass.passes.plan import LayerPlan
 from qpass.passes.sources import planned_operands, quantization_point
-from qpass.quantizers import Quantizer, Uniform, build_quantizer
+from qpass.quantizers import Uniform, build_quantizer
 
+_BOUNDED_BELOW = (aten.softmax.int, aten._softmax.default, aten.gelu.default)
 _LAYERS: dict[str, type[QuantizedLayer]] = {"linear": QuantizedLinear, "conv2d": QuantizedConv2d}
 
 
@@ -67,7 +68,9 @@ class InsertQuantizers(Pass):
         product = facts["product_statistics"].get(point.name) if spec.criterion == "output" else None
         criterion = None if product is None else product.criterion()
         samples = facts["statistics"][point.name].samples()
-        quantizer: Quantizer = build_quantizer(spec, signed=signed).fit(*samples, criterion=criterion)
+        # Bounded from below, such a tensor needs no Clip if its greatest code is the greatest byte: saturation clips it.
+        first_code = 256 - 2**spec.bits if is_call(point, *_BOUNDED_BELOW) else 0
+        quantizer = build_quantizer(spec, signed=signed, first_code=first_code).fit(*samples, criterion=criterion)
         return add_module(graph_module, f"{point.name}_quantizer", quantizer)
 
     def _insert(self, graph_module: fx.GraphModule, point: fx.Node, name: str) -> fx.Node:

@@ -10,7 +10,7 @@ _LOGARITHMS: dict[str, type[Log2]] = {"log2": Log2, "log-sqrt2": LogSqrt2}
 QUANTIZERS: dict[str, type[Quantizer]] = {"uniform": Uniform, **_LOGARITHMS, "dynamic-focus": DynamicFocus}
 
 
-def build_quantizer(spec: QuantSpec, *, signed: bool = False, axis: int | None = None) -> Quantizer:
+def build_quantizer(spec: QuantSpec, *, signed: bool = False, axis: int | None = None, first_code: int = 0) -> Quantizer:
     """Returns the unfitted quantizer that a spec asks for.
 
     Args:
@@ -18,13 +18,20 @@ def build_quantizer(spec: QuantSpec, *, signed: bool = False, axis: int | None =
         signed: Store codes as signed integers (what integer kernels want of their second operand). Only uniform
             codes can be; the others ignore it.
         axis: Dimension with one scale for each index (uniform only), or None for one scale in all.
+        first_code: The least of unsigned uniform codes.
     """
     if spec.quantizer == "dynamic-focus":
         return DynamicFocus(spec.bits, code_zero=spec.code_zero)
     if spec.quantizer != "uniform":
         return _LOGARITHMS[spec.quantizer](spec.bits, percentiles=spec.percentiles)
+    signed = signed or spec.symmetric
     return Uniform(
-        spec.bits, symmetric=spec.symmetric, signed=signed or spec.symmetric, axis=axis, percentiles=spec.percentiles
+        spec.bits,
+        symmetric=spec.symmetric,
+        signed=signed,
+        axis=axis,
+        percentiles=spec.percentiles,
+        first_code=0 if signed else first_code,
     )
 
 

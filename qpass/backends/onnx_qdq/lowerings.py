@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from torch import Tensor, nn
 
 from qpass.backends.onnx_qdq.emit import Emitter
@@ -14,6 +15,9 @@ from qpass.backends.onnx_qdq.pack_weights import WEIGHT_CODES
 from qpass.errors import LoweringError
 from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, Uniform
+
+#: What the outputs of an operator never fall below.
+_LEAST_VALUES = {"Softmax": 0.0, "Gelu": -0.1701}
 
 #: (module, node to replace, emitter) -> the value that replaces the node's output.
 Lowering = Callable[[Any, ir.Node, Emitter], ir.Value]
@@ -55,7 +59,7 @@ def lowering_of(module: nn.Module, where: str) -> Lowering:
 
 @register_lowering(Uniform)
 def lower_uniform(quantizer: Uniform, node: ir.Node, emit: Emitter) -> ir.Value:
-    """x -> QuantizeLinear -> [Clip] -> DequantizeLinear; codes below 8 bits live in 8-bit tensors."""
+    """x -> QuantizeLinear -> [Clip] -> DequantizeLinear; codes below 8 bits live in 8-bit tensors, and are clipped where they must."""
     scale = emit.constant("scale", _numpy(quantizer.scale))
     zero_point = emit.constant("zero_point", _codes(quantizer.zero_point, quantizer))
     codes = _quantize(node.inputs[0], scale, zero_point, quantizer, emit)
@@ -65,12 +69,22 @@ def lower_uniform(quantizer: Uniform, node: ir.Node, emit: Emitter) -> ir.Value:
 def _quantize(x: ir.Value | None, scale: ir.Value, zero_point: ir.Value, quantizer: Any, emit: Emitter) -> ir.Value:
     dtype = ir.DataType.INT8 if quantizer.signed else ir.DataType.UINT8
     name = emit.prefix + CODES
-    if quantizer.bits == 8:
+    if not _needs_clip(x, quantizer):
         return emit.op("QuantizeLinear", [x, scale, zero_point], name=name, dtype=dtype)
     codes = emit.op("QuantizeLinear", [x, scale, zero_point], dtype=dtype)
     kind = np.int8 if quantizer.signed else np.uint8
     bounds = [emit.constant(n, np.array(v, kind)) for n, v in (("least", quantizer.code_min), ("greatest", quantizer.code_max))]
     return emit.op("Clip", [codes, *bounds], name=name, dtype=dtype)
+
+
+def _needs_clip(x: ir.Value | None, quantizer: Any) -> bool:
+    """Tells whether QuantizeLinear can give codes that the quantizer has not: its own saturation clips at the ends of a byte."""
+    least, greatest = (-128, 127) if quantizer.signed else (0, 255)
+    producer = None if x is None else x.producer()
+    bound = _LEAST_VALUES.get(producer.op_type) if producer is not None else None
+    if bound is not None and isinstance(quantizer, Uniform):
+        least = int((torch.tensor(bound) / quantizer.scale).round() + quantizer.zero_point)
+    return bool(quantizer.code_min > least or quantizer.code_max < greatest)
 
 
 @register_lowering(Log2)

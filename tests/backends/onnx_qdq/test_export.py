@@ -130,3 +130,21 @@ def test_large_weights_go_beside_the_file(exported: Path, images: Tensor, tmp_pa
     write_model(ir.load(exported), tmp_path / "m.onnx", external_bytes=1000)
     assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "m.onnx.data"}
     assert torch.equal(OrtSession(tmp_path / "m.onnx")(images), OrtSession(exported)(images))
+
+
+def test_saturation_clips_codes_of_tensors_that_are_bounded_below(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    """Behind a Softmax and a GELU the greatest code is 255: QuantizeLinear clips by itself. Elsewhere a Clip does."""
+    graph = qpass.quantize_graph(vit, [images], "w4a4", progress=False)
+    path = qpass.export_onnx(graph, tmp_path / "m.onnx")
+    nodes = onnx.load(path).graph.node
+    producers = {name: node.op_type for node in nodes for name in node.output}
+    clipped = {node.input[0] for node in nodes if node.op_type == "Clip"}
+    behind = {"Softmax": [False, False], "Gelu": [False, False], "LayerNormalization": [True] * 4}
+    for operator, wanted in behind.items():
+        found = [
+            node.output[0] in clipped
+            for node in nodes
+            if node.op_type == "QuantizeLinear" and producers.get(node.input[0]) == operator
+        ]
+        assert found == wanted, operator
+    assert qpass.verify_onnx(graph, path, images * 10).passed, "far beyond the calibrated range too"
