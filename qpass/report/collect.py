@@ -135,13 +135,12 @@ def _weights(reference_graph: fx.GraphModule, quantized: fx.GraphModule, plans: 
 
 
 def _sizes(reference_graph: fx.GraphModule, quantized: fx.GraphModule) -> dict[str, int]:
-    """Returns the bytes of all tensors as float32, and as the file stores them (4 bits and fewer: two to a byte)."""
+    """Returns the bytes of all tensors as float32, and as the file stores them (codes in as many bits as they have)."""
     layers = [module for module in quantized.modules() if isinstance(module, QuantizedLayer)]
-    packed = {id(layer.codes) for layer in layers if layer.quantizer is not None and layer.quantizer.bits <= 4}
+    bits = {id(layer.codes): layer.quantizer.bits for layer in layers if layer.quantizer is not None}
     stored = 0
     for tensor in [*quantized.parameters(), *quantized.buffers()]:
-        size = tensor.numel() * tensor.element_size()
-        stored += -(-size // 2) if id(tensor) in packed else size
+        stored += -(-tensor.numel() * bits.get(id(tensor), 8 * tensor.element_size()) // 8)
     scales = {
         id(t)
         for module in reference_graph.modules()

@@ -77,17 +77,20 @@ def errors_of_blocks(report: QuantReport) -> str:
 
 
 def ranks_by_depth(report: QuantReport) -> str:
-    """The chosen rank of each compensated Linear: blocks from left to right, one line for each Linear of a block."""
-    kinds: dict[str, list[tuple[int, int]]] = {}
+    """The chosen rank of each compensated Linear: blocks from left to right, the Linears of a block side by side."""
+    kinds: dict[str, list[tuple[float, int]]] = {}
     for index, row in enumerate(report.reconstruction):
-        for path, rank in row.ranks.items():
-            kinds.setdefault(path.removeprefix(f"{row.path}."), []).append((index, rank))
+        for place, (path, rank) in enumerate(row.ranks.items()):
+            beside = 0.12 * (place - (len(row.ranks) - 1) / 2)  # equal ranks would hide each other
+            kinds.setdefault(path.removeprefix(f"{row.path}."), []).append((index + beside, rank))
     with plt.rc_context({**_STYLE, "axes.prop_cycle": plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7"])}):
         figure, axes = plt.subplots(figsize=(9.5, 2.6), layout="constrained")
         for kind, points in kinds.items():
-            axes.plot(*zip(*points, strict=True), marker="o", ms=4, lw=1.2, label=kind)
+            axes.plot(*zip(*points, strict=True), marker="o", ms=5, lw=0.5, label=kind)
         axes.set_xticks(range(len(report.reconstruction)), [row.path for row in report.reconstruction], rotation=45)
-        axes.set(ylabel="rank", ylim=(0, None))
+        chosen = {rank for row in report.reconstruction for rank in row.ranks.values()}
+        axes.set_yticks(sorted(chosen))
+        axes.set(ylabel="rank", ylim=(0, 1.1 * max(chosen, default=1)))
         axes.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1))
         return _svg(figure)
 
