@@ -85,26 +85,30 @@ def quantize_graph(
             model.to(restore)
 
 
-def export_onnx(qmodel: fx.GraphModule, path: str | Path, *, opset: int | None = None) -> Path:
-    """Writes a quantized graph as an ONNX QDQ file of standard operators, whole or not at all.
+def export_onnx(qmodel: fx.GraphModule, path: str | Path, *, opset: int | None = None, target: str = "onnxruntime") -> Path:
+    """Writes a quantized graph as an ONNX QDQ file, whole or not at all.
 
-    Weights are stored as integers, those of 4 bits and fewer packed two to a byte; the batch is dynamic where the graph's
+    Weights are stored as integers in as many bits as they have; the batch is dynamic where the graph's
     is; inputs keep their names, and outputs the keys of a dict output (``output`` for a single one).
 
     Args:
         qmodel: What ``quantize_graph`` returned.
         path: The file; its folder must exist. Past 2 GB the weights lie beside it in ``<name>.data``.
         opset: ONNX opset, 20 or later; None takes 21.
+        target: The runtime that the file is shaped for: ``"onnxruntime"``, standard operators only; ``"onnxruntime-contrib"``,
+            onnxruntime's own operators where they save work; ``"openvino"``, standard operators in the form that it
+            fuses. Every one holds the same network, and onnxruntime runs every one.
 
     Returns:
         The path.
 
     Raises:
-        LoweringError: If the path cannot be written, onnxruntime does not load the opset, or a module has no lowering.
+        LoweringError: If the path cannot be written, the target is not known, onnxruntime does not load the opset, or a module
+            has no lowering.
     """
     from qpass.backends.onnx_qdq import export_quantized
 
-    return export_quantized(_quantized(qmodel, "export_onnx"), path, opset=opset)
+    return export_quantized(_quantized(qmodel, "export_onnx"), path, opset=opset, target=target)
 
 
 def verify_onnx(qmodel: fx.GraphModule, path: str | Path, inputs: Batch, *, strict: bool = True) -> VerifyReport:

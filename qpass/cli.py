@@ -80,13 +80,19 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--config", default="w8a8", show_default=True, help=f"A YAML file or a preset: {', '.join(PRESETS)}.")
 @click.option("--schedule", type=click.Choice(sorted(SCHEDULES)), help="How long aiqvit recipes learn  [default: quick]")
 @click.option("--checkpoint-dir", type=_DATA, help="Keep learned blocks here; the same command again goes on behind the last.")
+@click.option(
+    "--target",
+    default="onnxruntime",
+    show_default=True,
+    help="What model.onnx is shaped for: onnxruntime, onnxruntime-contrib (its own operators too) or openvino.",
+)
 @click.option("--output", type=_DATA, required=True, help="Folder to write to; made if missing.")
 @click.option("--device", help="Where to calibrate, such as cuda  [default: cpu]")
 @click.option("--seed", default=0, show_default=True)
 @_image_options
 def quantize(
     model: str, checkpoint: Path | None, calib: Path, num_calib: int | None, config: str, schedule: str | None,
-    checkpoint_dir: Path | None, output: Path, device: str | None, seed: int, batch_size: int, crop: int | None,
+    checkpoint_dir: Path | None, target: str, output: Path, device: str | None, seed: int, batch_size: int, crop: int | None,
     resize: int | None,
 ) -> None:  # fmt: skip
     """Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
@@ -99,11 +105,13 @@ def quantize(
       report.html   errors, ranges and histograms of every layer; report.json the same as data
     """  # noqa: D301 (click reads the backspace)
     import qpass
+    from qpass.backends.onnx_qdq.targets import target_by_name
     from qpass.config import QuantConfig
     from qpass.data import image_batches, open_images
     from qpass.models import create_model
 
     # refused before any work is done
+    target_by_name(target)
     recipe = QuantConfig.from_any(config if schedule is None else {"preset": config, "schedule": schedule})
     _prepare_folder(output)
     network = create_model(model, checkpoint)
@@ -112,7 +120,8 @@ def quantize(
     limit = num_calib or (128 if recipe.reconstruction is None else 1000)
     batches = [images for images, _ in image_batches(source, batch_size, limit=limit)]
     qmodel = qpass.quantize_graph(network, batches, recipe, device=device, seed=seed, checkpoint_dir=checkpoint_dir)
-    _write_all(network, qmodel, output, {"model": model, "calibration": str(calib), "transform": asdict(transform)})
+    settings = {"model": model, "calibration": str(calib), "transform": asdict(transform)}
+    _write_all(network, qmodel, output, settings, target)
     console.print(str(qpass.quantization_report(qmodel)), highlight=False)
     console.print(f"written to {output}", highlight=False)
 
@@ -310,14 +319,14 @@ def _file(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _write_all(network: Any, qmodel: Any, folder: Path, settings: dict[str, Any]) -> None:
+def _write_all(network: Any, qmodel: Any, folder: Path, settings: dict[str, Any], target: str = "onnxruntime") -> None:
     """Writes file, graph, float file and report into a folder that exists."""
     import qpass
     from qpass.backends.onnx_qdq import export_float
     from qpass.graph import example_inputs, info
     from qpass.trace import trace
 
-    qpass.export_onnx(qmodel, folder / MODEL)
+    qpass.export_onnx(qmodel, folder / MODEL, target=target)
     export_float(trace(network, *example_inputs(qmodel)), folder / FLOAT)
     figures = qpass.quantization_report(qmodel)
     files = {f"file {name}": (folder / name).stat().st_size for name in (FLOAT, MODEL)}

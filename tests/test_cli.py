@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -68,6 +69,18 @@ def test_a_schedule_is_for_recipes_that_learn(data: Path, tmp_path: Path) -> Non
     assert result.exit_code != 0
     assert "'w8a8' learns nothing" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_target_is_named_before_work_starts_and_kept_in_the_file(data: Path, tmp_path: Path) -> None:
+    options = ("--calib", data, "--config", "w8a8", "--output", tmp_path / "out")
+    refused = run("quantize", MODEL, *options, "--target", "openvin")
+    assert refused.exit_code == 2
+    assert "no target is called 'openvin'; did you mean 'openvino'?" in refused.output
+    assert not (tmp_path / "out").exists()
+    assert run("quantize", MODEL, *options, "--target", "openvino").exit_code == 0
+    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "out" / "model.onnx").metadata_props}
+    assert metadata["qpass.target"] == "openvino"
+    assert run("verify", tmp_path / "out").exit_code == 0
 
 
 def test_evaluate_measures_float_graph_and_file(output: Path, data: Path) -> None:

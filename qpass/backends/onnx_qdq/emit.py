@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class Form:
+    """What lowerings do in one way or another, by the runtime that the file is for.
+
+    Attributes:
+        clips_codes: Codes below 8 bits are clipped as bytes behind QuantizeLinear (cheapest); else as floats before it.
+        weight_zero_points: Weights keep their zero points; else these are subtracted from the codes where 8 bits hold the rest.
+    """
+
+    clips_codes: bool = True
+    weight_zero_points: bool = True
 
 
 class Emitter:
@@ -15,10 +29,12 @@ class Emitter:
     Args:
         graph: Graph that initializers are registered with.
         prefix: Start of the names of values and initializers made here.
+        form: What the file's runtime wants.
     """
 
-    def __init__(self, graph: ir.Graph, prefix: str) -> None:
+    def __init__(self, graph: ir.Graph, prefix: str, form: Form = Form()) -> None:
         self.graph, self.prefix, self.nodes = graph, prefix, list[ir.Node]()
+        self.form = form
 
     def op(
         self,
@@ -29,9 +45,10 @@ class Emitter:
         name: str | None = None,
         dtype: ir.DataType | None = None,
         shape: ir.Shape | None = None,
+        domain: str = "",
     ) -> ir.Value:
         """Adds a node with one output and returns that."""
-        node = ir.node(op_type, inputs, attributes or {})
+        node = ir.node(op_type, inputs, attributes or {}, domain=domain)
         value = node.outputs[0]
         value.name = name or f"{self.prefix}.{op_type.lower()}_{len(self.nodes)}"
         node.name = f"{value.name}.node"

@@ -12,14 +12,22 @@ from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, ir_version_for
 from qpass.backends.onnx_qdq.emit import Emitter
 from qpass.backends.onnx_qdq.lowerings import lowering_of
 from qpass.backends.onnx_qdq.pack_weights import pack_weights
-from qpass.backends.onnx_qdq.rules import RULES
+from qpass.backends.onnx_qdq.targets import Target, target_by_name
 from qpass.backends.onnx_qdq.to_onnx import DOMAIN, to_onnx
 from qpass.backends.onnx_qdq.write import check_writable, write_model
 from qpass.errors import LoweringError
 from qpass.graph import info
 from qpass.version import __version__
 
-def export_quantized(graph_module: fx.GraphModule, path: str | Path, *, opset: int | None = None) -> Path:
+#: The target of files that are written for none in particular.
+DEFAULT_TARGET = "onnxruntime"
+#: onnxruntime's own operators.
+CONTRIB_DOMAIN = "com.microsoft"
+
+
+def export_quantized(
+    graph_module: fx.GraphModule, path: str | Path, *, opset: int | None = None, target: str = DEFAULT_TARGET
+) -> Path:
     """Writes a frozen graph as an ONNX file; see ``qpass.export_onnx``."""
     if info(graph_module).get("stage") != "frozen":
         raise LoweringError(
@@ -27,21 +35,21 @@ def export_quantized(graph_module: fx.GraphModule, path: str | Path, *, opset: i
             where="export_onnx",
             expected="a graph from quantize_graph",
         )
-    return _export(graph_module, Path(path), opset)
+    return _export(graph_module, Path(path), opset, target_by_name(target))
 
 
 def export_float(graph_module: fx.GraphModule, path: str | Path, *, opset: int | None = None) -> Path:
     """Writes a traced float graph, as the baseline of sizes and timings."""
-    return _export(graph_module, Path(path), opset)
+    return _export(graph_module, Path(path), opset, target_by_name(DEFAULT_TARGET))
 
 
-def _export(graph_module: fx.GraphModule, path: Path, opset: int | None) -> Path:
+def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target: Target) -> Path:
     path = check_writable(path)
     opset = PREFERRED_OPSET if opset is None else opset
     ir_version = ir_version_for(opset)
     model = to_onnx(graph_module, opset)
-    lower(graph_module, model)
-    pack_weights(model.graph, opset)
+    lower(graph_module, model, target)
+    pack_weights(model.graph, opset, fields=target.packs_fields)
     _strip(model.graph)
     model.ir_version = ir_version
     model.producer_name, model.producer_version = "qpass", __version__
@@ -50,23 +58,27 @@ def _export(graph_module: fx.GraphModule, path: Path, opset: int | None) -> Path
     model.graph.metadata_props.clear()
     if config is not None:
         model.metadata_props["qpass.config"] = config.to_yaml()
+        model.metadata_props["qpass.target"] = target.name
     write_model(model, path)
     return path
 
 
-def lower(graph_module: fx.GraphModule, model: ir.Model) -> None:
-    """Replaces every ``qpass::`` node by standard operators and applies the rewrite rules, in place."""
+def lower(graph_module: fx.GraphModule, model: ir.Model, target: Target) -> None:
+    """Replaces every ``qpass::`` node by standard operators and applies the target's rewrite rules, in place."""
     graph = model.graph
     for node in list(graph):
         if node.domain == DOMAIN:
             name = node.attributes["module"].as_string()
             module = graph_module.get_submodule(name)
-            emit = Emitter(graph, name)
+            emit = Emitter(graph, name, target.form)
             emit.replace(node, lowering_of(module, name)(module, node, emit))
-    common.RemoveUnusedNodesPass()(model)
-    for rule in RULES:
+    remove_unread = common.RemoveUnusedNodesPass()
+    remove_unread(model)
+    for rule in target.rules:
         rule(graph)
-    for step in (common.RemoveUnusedNodesPass(), common.DeduplicateInitializersPass(), common.RemoveUnusedOpsetsPass()):
+        remove_unread(model)  # what a rule leaves behind would count as a reader for the next one
+    model.opset_imports.update({node.domain: 1 for node in graph if node.domain == CONTRIB_DOMAIN})
+    for step in (common.DeduplicateInitializersPass(), common.RemoveUnusedOpsetsPass()):
         step(model)
     model.opset_imports.pop(DOMAIN, None)
 

@@ -19,6 +19,8 @@ from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, Uniform
 #: What the outputs of an operator never fall below.
 _LEAST_VALUES = {"Softmax": 0.0, "Gelu": -0.1701}
 
+_GREATEST_INT8 = 127
+
 #: (module, node to replace, emitter) -> the value that replaces the node's output.
 Lowering = Callable[[Any, ir.Node, Emitter], ir.Value]
 
@@ -69,12 +71,23 @@ def lower_uniform(quantizer: Uniform, node: ir.Node, emit: Emitter) -> ir.Value:
 def _quantize(x: ir.Value | None, scale: ir.Value, zero_point: ir.Value, quantizer: Any, emit: Emitter) -> ir.Value:
     dtype = ir.DataType.INT8 if quantizer.signed else ir.DataType.UINT8
     name = emit.prefix + CODES
-    if not _needs_clip(x, quantizer):
+    clips = _needs_clip(x, quantizer)
+    if clips and not emit.form.clips_codes:
+        x = _clip_before(x, scale, zero_point, quantizer, emit)
+    if not (clips and emit.form.clips_codes):
         return emit.op("QuantizeLinear", [x, scale, zero_point], name=name, dtype=dtype)
     codes = emit.op("QuantizeLinear", [x, scale, zero_point], dtype=dtype)
     kind = np.int8 if quantizer.signed else np.uint8
     bounds = [emit.constant(n, np.array(v, kind)) for n, v in (("least", quantizer.code_min), ("greatest", quantizer.code_max))]
     return emit.op("Clip", [codes, *bounds], name=name, dtype=dtype)
+
+
+def _clip_before(x: ir.Value | None, scale: ir.Value, zero_point: ir.Value, quantizer: Any, emit: Emitter) -> ir.Value:
+    """Clips floats to the values of the least and the greatest code."""
+    numbers = [value.const_value.numpy() for value in (scale, zero_point) if value.const_value is not None]
+    ends = [(code - int(numbers[1])) * float(numbers[0]) for code in (quantizer.code_min, quantizer.code_max)]
+    bounds = [emit.constant(name, np.array(end, np.float32)) for name, end in zip(("lower", "upper"), ends, strict=True)]
+    return emit.op("Clip", [x, *bounds])
 
 
 def _needs_clip(x: ir.Value | None, quantizer: Any) -> bool:
@@ -185,15 +198,19 @@ def _weight(layer: QuantizedLayer, emit: Emitter, *, fuses: bool) -> ir.Value:
     if not isinstance(quantizer, Uniform) or layer.codes is None:
         raise LoweringError("the weight is not frozen to uniform codes", where=emit.prefix, hint="run the Freeze pass first")
     codes = _numpy(layer.codes).reshape(len(layer.codes), -1).T  # (in, out)
+    zero_point = _codes(quantizer.zero_point, quantizer)
+    centred = codes.astype(np.int16) - zero_point
+    if not emit.form.weight_zero_points and np.abs(centred).max() <= _GREATEST_INT8:
+        codes, zero_point = centred.astype(np.int8), np.zeros_like(zero_point)
     stored = emit.constant(WEIGHT_CODES, np.ascontiguousarray(codes))
     scale = emit.constant("weight_scale", _numpy(quantizer.scale))
     if not fuses:
         as_float = emit.op("Cast", [stored], {"to": ir.DataType.FLOAT})
-        centred = emit.op("Sub", [as_float, emit.constant("weight_zero_point", _numpy(quantizer.zero_point))])
-        return emit.op("Mul", [centred, scale])
+        zero = emit.constant("weight_zero_point", zero_point.astype(np.float32))
+        return emit.op("Mul", [emit.op("Sub", [as_float, zero]), scale])
     inputs = [stored, scale]
-    if quantizer.zero_point.any():
-        inputs.append(emit.constant("weight_zero_point", _codes(quantizer.zero_point, quantizer)))
+    if zero_point.any():
+        inputs.append(emit.constant("weight_zero_point", zero_point))
     return emit.op("DequantizeLinear", inputs, {"axis": 1})
 
 

@@ -19,17 +19,17 @@ INT4_OPSET = 21
 _FIELDS = (4, 2, 1)
 
 
-def pack_weights(graph: ir.Graph, opset: int) -> int:
+def pack_weights(graph: ir.Graph, opset: int, *, fields: bool = True) -> int:
     """Packs every int8 weight whose codes need fewer bits; returns how many.
 
     4 bits become an INT4 tensor, where the opset has it. Any other width k is cut into fields of 4, 2 and 1 bits, as many of a field to
-    a byte as it holds: 3 bits are four 2-bit fields to a byte, and eight 1-bit ones.
+    a byte as it holds: 3 bits are four 2-bit fields to a byte, and eight 1-bit ones. Without ``fields`` they become INT4 up to 4 bits, and stay int8 above.
     """
     names = [name for name in graph.initializers if name.endswith(f".{WEIGHT_CODES}")]
-    return sum(_pack(graph, graph.initializers[name], opset) for name in names)
+    return sum(_pack(graph, graph.initializers[name], opset, fields) for name in names)
 
 
-def _pack(graph: ir.Graph, value: ir.Value, opset: int) -> bool:
+def _pack(graph: ir.Graph, value: ir.Value, opset: int, fields: bool) -> bool:
     assert value.const_value is not None
     codes = value.const_value.numpy()
     least = int(codes.min())
@@ -37,9 +37,12 @@ def _pack(graph: ir.Graph, value: ir.Value, opset: int) -> bool:
     if value.dtype != ir.DataType.INT8 or bits >= 8 or not value.uses():
         return False
     emit = Emitter(graph, str(value.name))
-    if bits == 4 and least >= -8 and codes.max() <= 7 and opset >= INT4_OPSET:
+    is_int4 = bits <= 4 and least >= -8 and codes.max() <= 7 and opset >= INT4_OPSET
+    if is_int4 and (bits == 4 or not fields):
         packed = emit.constant("int4", codes.astype(ml_dtypes.int4), ir.DataType.INT4)
         unpacked = emit.op("Cast", [packed], {"to": ir.DataType.INT8}, dtype=ir.DataType.INT8)
+    elif not fields:
+        return False
     else:
         unpacked = _fields(codes, least, bits, emit)
     ir.convenience.replace_all_uses_with(value, unpacked)

@@ -1,0 +1,69 @@
+"""The runtimes that a file can be written for, and what differs between their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from qpass.backends.onnx_qdq import rules
+from qpass.backends.onnx_qdq.emit import Form
+from qpass.errors import LoweringError, nearest
+
+Rule = Callable[[ir.Graph], int]
+
+
+@dataclass(frozen=True)
+class Target:
+    """How a file for one runtime is written.
+
+    Attributes:
+        name: What users call it.
+        rules: Rewrite rules, in order: each makes the pattern that the next one looks for.
+        form: What its lowerings do.
+        packs_fields: Weights of 2, 3, 5, 6 and 7 bits are packed into fields that the runtime folds away when it loads the file.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    form: Form = Form()
+    packs_fields: bool = True
+
+
+_STANDARD: tuple[Rule, ...] = (
+    rules.log_softmax,
+    rules.dequantize_after_movement,
+    rules.residual_rows,
+    rules.offset_matmul,
+    rules.integer_matmul,
+    rules.fold_matmul_scale,
+    rules.integer_output,
+)
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("onnxruntime", _STANDARD),
+        Target("onnxruntime-contrib", (*_STANDARD, rules.contrib_matmul)),
+        # OpenVINO fuses Q/DQ pairs by patterns of its own: a byte that is clipped or a weight with a zero point keeps the
+        # product in float, and operators on bytes are not folded but run with every inference.
+        Target(
+            "openvino",
+            (rules.log_softmax, rules.dequantize_after_movement),
+            Form(clips_codes=False, weight_zero_points=False),
+            packs_fields=False,
+        ),
+    )
+}
+
+
+def target_by_name(name: str) -> Target:
+    """Returns a target.
+
+    Raises:
+        LoweringError: If there is none of that name.
+    """
+    if name not in TARGETS:
+        raise LoweringError(f"no target is called {name!r}", where="export_onnx", hint=nearest(str(name), TARGETS))
+    return TARGETS[name]

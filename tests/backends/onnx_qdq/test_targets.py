@@ -1,0 +1,81 @@
+"""Files for every target hold the same network; each is loaded by the runtime that it is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import qpass
+from qpass.backends.onnx_qdq.targets import TARGETS
+from qpass.backends.onnxruntime import OrtSession
+from qpass.errors import LoweringError
+
+RECIPES = ("w8a8", "w3a3", "repq-vit-w4a4", "aiqvit-w4a4")
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def graph(request: pytest.FixtureRequest, vit: nn.Module, images: Tensor) -> fx.GraphModule:
+    config = {"preset": request.param, **({"reconstruction": None} if request.param.startswith("aiqvit") else {})}
+    return qpass.quantize_graph(vit, [images], config, progress=False)
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_every_target_is_the_same_network(graph: fx.GraphModule, images: Tensor, tmp_path: Path, target: str) -> None:
+    path = qpass.export_onnx(graph, tmp_path / "m.onnx", target=target)
+    assert qpass.verify_onnx(graph, path, images).passed
+    metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert metadata["qpass.target"] == target
+
+
+def test_only_contrib_uses_operators_of_onnxruntime_alone(quantized: fx.GraphModule, tmp_path: Path) -> None:
+    for target in TARGETS:
+        model = onnx.load(qpass.export_onnx(quantized, tmp_path / "m.onnx", target=target))
+        domains = {node.domain for node in model.graph.node}
+        assert domains == ({"", "com.microsoft"} if target == "onnxruntime-contrib" else {""})
+        assert {entry.domain for entry in model.opset_import} == domains
+
+
+def test_contrib_leaves_no_product_to_cast_and_scale(quantized: fx.GraphModule, tmp_path: Path) -> None:
+    operators = {
+        target: OrtSession(qpass.export_onnx(quantized, tmp_path / f"{target}.onnx", target=target), keep_graph=True).operators
+        for target in ("onnxruntime", "onnxruntime-contrib")
+    }
+    assert {"MatMulInteger", "Cast", "Mul"} <= set(operators["onnxruntime"])
+    assert not {"MatMulInteger", "Cast", "Mul"} & set(operators["onnxruntime-contrib"])
+
+
+def test_openvino_computes_what_torch_computes_and_in_integers(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    for config in ("w8a8", "w4a4"):
+        graph = qpass.quantize_graph(vit, [images], config, progress=False)
+        path = qpass.export_onnx(graph, tmp_path / "m.onnx", target="openvino")
+        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        compiled = openvino.Core().compile_model(str(path), "CPU", options)
+        result, expected = torch.from_numpy(next(iter(compiled(images.numpy()).values()))), graph(images)
+        error = (result - expected).square().sum() / expected.square().sum()
+        assert error < 1e-3, "ties apart"
+        kinds = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+        linears = [kind["runtimePrecision"].astype(str) for kind in kinds if kind["layerType"].astype(str) == "FullyConnected"]
+        assert len(linears) == 10
+        assert set(linears) == {"u8"}, config
+
+
+def test_bytes_are_clipped_behind_and_floats_before(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    graph = qpass.quantize_graph(vit, [images], "w3a3", progress=False)
+    for target, wanted in (("onnxruntime", {np.dtype(np.uint8), np.dtype(np.int8)}), ("openvino", {np.dtype(np.float32)})):
+        model = onnx.load(qpass.export_onnx(graph, tmp_path / "m.onnx", target=target))
+        constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        bounds = [constants[node.input[1]] for node in model.graph.node if node.op_type == "Clip"]
+        assert {bound.dtype for bound in bounds} == wanted
+        assert any("bits_2" in name for name in constants) == (target == "onnxruntime")
+
+
+def test_an_unknown_target_is_refused(quantized: fx.GraphModule, tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match=r"no target is called 'openvin'; did you mean 'openvino'\?"):
+        qpass.export_onnx(quantized, tmp_path / "m.onnx", target="openvin")
+    assert not list(tmp_path.iterdir())
