@@ -56,8 +56,8 @@ class AddResidual(Pass):
                 runs.step(node)
                 if node in linears:
                     down, quantizer, up = branches[node] = _branch(graph_module, node, inputs)
-                    for run, x in zip(runs.values(node), inputs, strict=True):
-                        run += up(quantizer(down(x)))
+                    for output, x in zip(runs.values(node), inputs, strict=True):
+                        output += up(quantizer(down(x)))
         for node, branch in branches.items():
             _insert(graph_module, node, branch)
         return True
