@@ -11,6 +11,7 @@ import onnx_ir.passes.common as common
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from qpass.backends.onnx_qdq.rules.contrib_matmul import contrib_matmul
 from qpass.backends.onnx_qdq.rules.dequantize_after_movement import dequantize_after_movement
 from qpass.backends.onnx_qdq.rules.fold_matmul_scale import fold_matmul_scale
 from qpass.backends.onnx_qdq.rules.integer_matmul import integer_matmul
@@ -18,6 +19,7 @@ from qpass.backends.onnx_qdq.rules.integer_output import integer_output
 from qpass.backends.onnx_qdq.rules.log_softmax import log_softmax
 from qpass.backends.onnx_qdq.rules.offset_matmul import offset_matmul
 from qpass.backends.onnx_qdq.rules.residual_rows import residual_rows
+from qpass.backends.onnxruntime import OrtSession
 
 CODES = """
     float sa = {0.02}, uint8 za = {120}, float sb = {0.03}, int8 zb = {3}, float c = {0.125}, float sy = {0.05}, uint8 zy = {100}
@@ -169,3 +171,27 @@ def test_a_branch_that_does_not_fit_stays(old: str, new: str) -> None:
     )
     assert count == 0
     assert ops.count("MatMul") == 2
+
+
+@pytest.mark.parametrize(("scale", "count"), [("sa", 1), ("v", 0)], ids=["one scale", "a scale for each column"])
+def test_contrib_scales_inside_the_product(scale: str, count: int) -> None:
+    """The operator is onnxruntime's own: no evaluator but its session knows it."""
+    text = f"""<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]> g (uint8[2,3,4] a, int8[2,4,5] b) => (float[2,3,5] y)
+    <{CODES}, float[5] v = {{1.0, 2.0, 3.0, 4.0, 5.0}}> {{
+      i = MatMulInteger(a, b, za, zb)
+      f = Cast<to=1>(i)
+      y = Mul(f, {scale})
+    }}"""
+    before = onnx.parser.parse_model(text)
+    model = ir.serde.deserialize_model(before)
+    assert contrib_matmul(model.graph) == count
+    common.RemoveUnusedNodesPass()(model)
+    after = ir.serde.serialize_model(model)
+    assert [node.op_type for node in after.graph.node] == (["MatMulIntegerToFloat"] if count else ["MatMulInteger", "Cast", "Mul"])
+    generator = np.random.default_rng(0)
+    feed = {
+        "a": generator.integers(0, 256, (2, 3, 4)).astype(np.uint8),
+        "b": generator.integers(-128, 128, (2, 4, 5)).astype(np.int8),
+    }
+    (expected,) = ReferenceEvaluator(before).run(None, feed)
+    np.testing.assert_allclose(OrtSession(after).run(feed)["y"], expected, rtol=2e-6)
