@@ -86,7 +86,7 @@ def test_every_product_runs_on_integers(quantized: fx.GraphModule, exported: Pat
 
 
 def test_four_bit_weights_are_packed(exported_4bit: Path) -> None:
-    weights = [t for t in onnx.load(exported_4bit).graph.initializer if t.name.endswith("weight_codes")]
+    weights = [t for t in onnx.load(exported_4bit).graph.initializer if t.name.endswith("weight_codes.int4")]
     assert len(weights) == 10
     for tensor in weights:
         assert tensor.data_type == onnx.TensorProto.INT4
