@@ -124,13 +124,12 @@ def spread_samples(batches: Sequence[ModelInputs], samples: int | None) -> list[
     if wanted >= total:
         return list(batches)
     chosen = torch.arange(wanted) * total // wanted
-    parts: list[ModelInputs] = []
-    for batch in batches:
-        rows = chosen[: int((chosen < batch_size(batch)).sum())]
-        if len(rows):
-            parts.append(_take_rows(batch, rows))
-        chosen = chosen[len(rows) :] - batch_size(batch)
-    return split_rows(_join_rows(parts), size)
+    spec = pytree.tree_structure(batches[0])
+    columns = []
+    for leaves in zip(*(pytree.tree_leaves(batch) for batch in batches), strict=True):
+        by_rows = all(_has_rows(leaf, batch_size(batch)) for leaf, batch in zip(leaves, batches, strict=True))
+        columns.append(torch.cat(leaves)[chosen].split(size) if by_rows else [leaves[0]] * (wanted // size))
+    return [pytree.tree_unflatten(list(row), spec) for row in zip(*columns, strict=True)]
 
 
 def batch_size(batch: Any) -> int:
@@ -150,13 +149,6 @@ def _take_rows(batch: ModelInputs, rows: Tensor | slice) -> ModelInputs:
     take = lambda leaf: leaf[rows] if _has_rows(leaf, size) else leaf  # noqa: E731
     taken: ModelInputs = pytree.tree_map(take, batch)
     return taken
-
-
-def _join_rows(batches: Sequence[ModelInputs]) -> ModelInputs:
-    size = batch_size(batches[0])
-    join = lambda *leaves: torch.cat(leaves) if _has_rows(leaves[0], size) else leaves[0]  # noqa: E731
-    joined: ModelInputs = pytree.tree_map(join, *batches)
-    return joined
 
 
 def _has_rows(leaf: Any, size: int) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -82,6 +82,7 @@ def test_samples_are_spread_over_the_batches(wanted: int | None, rows: Sequence[
     assert {len(batch.args[0]) for batch in spread} == {4}
 
 
+@example(sizes=[3, 7], wanted=7)  # nine rows wanted, as many as the shared tensor has
 @given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=6), wanted=st.integers(1, 30))
 def test_spread_samples_are_in_order_and_as_far_apart_as_they_can_be(sizes: list[int], wanted: int) -> None:
     data = torch.arange(float(sum(sizes)))
