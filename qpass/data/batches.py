@@ -124,11 +124,17 @@ def spread_samples(batches: Sequence[ModelInputs], samples: int | None) -> list[
     if wanted >= total:
         return list(batches)
     chosen = torch.arange(wanted) * total // wanted
+    rows_of, start = [], 0
+    for batch in batches:
+        end = start + batch_size(batch)
+        rows_of.append(chosen[(chosen >= start) & (chosen < end)] - start)
+        start = end
     spec = pytree.tree_structure(batches[0])
     columns = []
     for leaves in zip(*(pytree.tree_leaves(batch) for batch in batches), strict=True):
         by_rows = all(_has_rows(leaf, batch_size(batch)) for leaf, batch in zip(leaves, batches, strict=True))
-        columns.append(torch.cat(leaves)[chosen].split(size) if by_rows else [leaves[0]] * (wanted // size))
+        taken = [leaf[rows] for leaf, rows in zip(leaves, rows_of, strict=True)] if by_rows else []
+        columns.append(torch.cat(taken).split(size) if by_rows else [leaves[0]] * (wanted // size))
     return [pytree.tree_unflatten(list(row), spec) for row in zip(*columns, strict=True)]
 
 
@@ -143,7 +149,7 @@ def split_rows(batch: ModelInputs, rows: int) -> list[ModelInputs]:
     return [_take_rows(batch, slice(start, start + rows)) for start in starts]
 
 
-def _take_rows(batch: ModelInputs, rows: Tensor | slice) -> ModelInputs:
+def _take_rows(batch: ModelInputs, rows: slice) -> ModelInputs:
     """Takes some rows of every tensor that has the batch's; what has not is the same for all rows."""
     size = batch_size(batch)
     take = lambda leaf: leaf[rows] if _has_rows(leaf, size) else leaf  # noqa: E731

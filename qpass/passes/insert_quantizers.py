@@ -7,13 +7,13 @@ from torch import fx
 from qpass.config import QuantSpec
 from qpass.graph import add_module, argument, aten, copy_origin, get_constant, get_plan, info, is_call, replace, set_plan
 from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from qpass.passes.annotate import is_softmax
 from qpass.passes.base import Pass
 from qpass.passes.fold_layer_norm import foldable_layer_norms
 from qpass.passes.plan import LayerPlan
 from qpass.passes.sources import planned_operands, quantization_point
 from qpass.quantizers import Uniform, build_quantizer
 
-_BOUNDED_BELOW = (aten.softmax.int, aten._softmax.default, aten.gelu.default)
 _LAYERS: dict[str, type[QuantizedLayer]] = {"linear": QuantizedLinear, "conv2d": QuantizedConv2d}
 
 
@@ -69,7 +69,7 @@ class InsertQuantizers(Pass):
         criterion = None if product is None else product.criterion()
         samples = facts["statistics"][point.name].samples()
         # Bounded from below, such a tensor needs no Clip if its greatest code is the greatest byte: saturation clips it.
-        first_code = 256 - 2**spec.bits if is_call(point, *_BOUNDED_BELOW) else 0
+        first_code = 256 - 2**spec.bits if is_softmax(point) or is_call(point, aten.gelu.default) else 0
         quantizer = build_quantizer(spec, signed=signed, first_code=first_code).fit(*samples, criterion=criterion)
         return add_module(graph_module, f"{point.name}_quantizer", quantizer)
 

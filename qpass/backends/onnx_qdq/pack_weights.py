@@ -22,8 +22,9 @@ _FIELDS = (4, 2, 1)
 def pack_weights(graph: ir.Graph, opset: int, *, fields: bool = True) -> int:
     """Packs every int8 weight whose codes need fewer bits; returns how many.
 
-    4 bits become an INT4 tensor, where the opset has it. Any other width k is cut into fields of 4, 2 and 1 bits, as many of a field to
-    a byte as it holds: 3 bits are four 2-bit fields to a byte, and eight 1-bit ones. Without ``fields`` they become INT4 up to 4 bits, and stay int8 above.
+    4 bits become an INT4 tensor, where the opset has it. Any other width k is cut into fields of 4, 2 and 1 bits, as many of a
+    field to a byte as it holds: 3 bits are four 2-bit fields to a byte, and eight 1-bit ones. Without ``fields`` they become
+    INT4 up to 4 bits, and stay int8 above.
     """
     names = [name for name in graph.initializers if name.endswith(f".{WEIGHT_CODES}")]
     return sum(_pack(graph, graph.initializers[name], opset, fields) for name in names)

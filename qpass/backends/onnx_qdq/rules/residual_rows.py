@@ -68,7 +68,7 @@ def _product(value: ir.Value | None) -> _Product | None:
     (x, x_scale, *x_zero), (w, w_scale, *w_zero) = (side.inputs for side in sides if side is not None)
     if x is None or x_scale is None or w is None or w_scale is None or not x_zero or x_zero[0] is None:
         return None
-    if scalar(x_scale) is None or w_scale.const_value is None or _codes(w) is None:
+    if scalar(x_scale) is None or w_scale.const_value is None or w.const_value is None:
         return None
     return _Product(x, x_scale, x_zero[0], w, w_scale, w_zero[0] if w_zero else None)
 
@@ -78,14 +78,9 @@ def _factor(first: _Product, second: _Product) -> int | None:
     scales = [_array(p.x_scale).astype(np.float64) * _array(p.w_scale).astype(np.float64) for p in (first, second)]
     quotient = scales[0] / scales[1]
     factor = int(np.round(quotient.flat[0]))
-    codes, zero = _codes(first.w), 0 if first.w_zero is None else _array(first.w_zero).astype(np.int32)
-    assert codes is not None
-    fits = np.abs(codes - zero).max() * factor <= _GREATEST_CODE
+    zero = 0 if first.w_zero is None else _array(first.w_zero).astype(np.int32)
+    fits = np.abs(_array(first.w).astype(np.int32) - zero).max() * factor <= _GREATEST_CODE
     return factor if factor >= 1 and fits and np.allclose(quotient, factor, rtol=_ROUNDING, atol=0) else None
-
-
-def _codes(value: ir.Value) -> np.ndarray | None:
-    return None if value.const_value is None else _array(value).astype(np.int32)
 
 
 def _array(value: ir.Value) -> np.ndarray:
