@@ -117,7 +117,7 @@ def test_the_file_holds_one_product_for_both_and_passes(
     path = qpass.export_onnx(graph, tmp_path / "model.onnx")
     assert qpass.verify_onnx(graph, path, many_images[:8]).passed
     stored = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
-    assert len(stored["blocks_0_attn_qkv_quantized.weight_codes.bits_2"].raw_data) == 48 * 144 // 4, "packed as without a branch"
+    assert len(stored["blocks_0_attn_qkv_quantized.weight_codes.runs_of_3_bits"].raw_data) == 2 * 48 * -(-144 // 5), "packed as without a branch"
     session = OrtSession(path, keep_graph=True)
     assert session.optimized_graph is not None
     products = [node for node in session.optimized_graph.node if node.op_type == "MatMulIntegerToFloat"]

@@ -49,7 +49,7 @@ def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target:
     ir_version = ir_version_for(opset)
     model = to_onnx(graph_module, opset)
     lower(graph_module, model, target)
-    pack_weights(model.graph, opset, fields=target.packs_fields)
+    pack_weights(model.graph, opset, tables=target.unpacks_by_tables)
     _strip(model.graph)
     model.ir_version = ir_version
     model.producer_name, model.producer_version = "qpass", __version__

@@ -1,11 +1,14 @@
 """Weights of fewer than 8 bits, packed in the file and unpacked by standard operators when it is loaded.
 
-onnxruntime folds the unpacking into the weights, so that the kernels read int8 as they would without it.
+onnxruntime folds the unpacking into the weights, so that the kernels read int8 as they would without it. While it folds, every value
+in between lies in memory beside the others, so few operators of the weight's own size are what counts: a look-up of several codes
+at once takes three bytes for each code, shifts and masks of bit planes took seventeen, more than the float weight.
 """
 
 from __future__ import annotations
 
-import ml_dtypes
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -13,83 +16,124 @@ from qpass.backends.onnx_qdq.emit import Emitter
 
 #: The constant, after its layer's name, that holds a weight's integer codes.
 WEIGHT_CODES = "weight_codes"
-#: The least opset with INT4 tensors.
-INT4_OPSET = 21
-#: Widths of the fields that a code is cut into, widest first: those that divide a byte.
-_FIELDS = (4, 2, 1)
+#: The least opset with INT4 tensors, and with INT2 and UINT2.
+INT4_OPSET, INT2_OPSET = 21, 25
+#: Integers that index a table of codes. A wider one would make the table larger than the weight.
+_INDEX_TYPES: tuple[np.dtype[Any], ...] = (np.dtype(np.uint8), np.dtype(np.uint16))
+_INT8, _UINT8, _INT32 = ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32
 
 
-def pack_weights(graph: ir.Graph, opset: int, *, fields: bool = True) -> int:
+def pack_weights(graph: ir.Graph, opset: int, *, tables: bool = True) -> int:
     """Packs every int8 weight whose codes need fewer bits; returns how many.
 
-    4 bits become an INT4 tensor, where the opset has it. Any other width k is cut into fields of 4, 2 and 1 bits, as many of a
-    field to a byte as it holds: 3 bits are four 2-bit fields to a byte, and eight 1-bit ones. Without ``fields`` they become
-    INT4 up to 4 bits, and stay int8 above.
+    4 bits become an INT4 tensor and 2 bits INT2, where the opset has it. Other codes of up to 5 bits are looked up: 4 of 2 bits by
+    an index of 8, 5 of 3 bits or 3 of 5 bits by one of 16. 6 and 7 bits are four in INT4 and the rest in a tensor of its own.
+    Without ``tables`` up to 4 bits become INT4, and more stay int8.
     """
     names = [name for name in graph.initializers if name.endswith(f".{WEIGHT_CODES}")]
-    return sum(_pack(graph, graph.initializers[name], opset, fields) for name in names)
+    packer = _Packer(graph, opset, tables)
+    count = sum(packer.pack(graph.initializers[name]) for name in names)
+    graph.insert_before(graph[0], packer.nodes)
+    return count
 
 
-def _pack(graph: ir.Graph, value: ir.Value, opset: int, fields: bool) -> bool:
-    assert value.const_value is not None
-    codes = value.const_value.numpy()
-    least = int(codes.min())
-    bits = max(1, (int(codes.max()) - least).bit_length())
-    if value.dtype != ir.DataType.INT8 or bits >= 8 or not value.uses():
-        return False
-    emit = Emitter(graph, str(value.name))
-    is_int4 = bits <= 4 and least >= -8 and codes.max() <= 7 and opset >= INT4_OPSET
-    if is_int4 and (bits == 4 or not fields):
-        packed = emit.constant("int4", codes.astype(ml_dtypes.int4), ir.DataType.INT4)
-        unpacked = emit.op("Cast", [packed], {"to": ir.DataType.INT8}, dtype=ir.DataType.INT8)
-    elif not fields:
-        return False
-    else:
-        unpacked = _fields(codes, least, bits, emit)
-    ir.convenience.replace_all_uses_with(value, unpacked)
-    del graph.initializers[str(value.name)]
-    graph.insert_before(graph[0], emit.nodes)
-    return True
+class _Packer:
+    """Packs the weights of one graph; they share its tables."""
+
+    def __init__(self, graph: ir.Graph, opset: int, tables: bool) -> None:
+        self.graph, self.opset, self.tables = graph, opset, tables
+        self.nodes: list[ir.Node] = []
+        self._tables: dict[str, ir.Value] = {}
+
+    def pack(self, value: ir.Value) -> bool:
+        """Replaces one weight, if that makes it smaller."""
+        assert value.const_value is not None
+        codes = value.const_value.numpy()
+        bits = _width(codes)
+        if value.dtype != _INT8 or bits == 8 or not value.uses():
+            return False
+        emit = Emitter(self.graph, str(value.name))
+        if not self.tables:
+            if bits > 4 or self.opset < INT4_OPSET:
+                return False
+            unpacked = _cast(codes, ir.DataType.INT4, _INT8, emit)
+        elif bits < 6:
+            unpacked = self._narrow(codes, bits, emit, _INT8)
+        else:
+            unpacked = self._high_and_low(codes, bits - 4, emit)
+        self.nodes += emit.nodes
+        ir.convenience.replace_all_uses_with(value, unpacked)
+        del self.graph.initializers[str(value.name)]
+        return True
+
+    def _narrow(self, codes: np.ndarray, bits: int, emit: Emitter, to: ir.DataType, *, signed: bool = True) -> ir.Value:
+        """Packs up to 5 bits, in a tensor of just that width if there is one; negative codes wrap around in a uint8."""
+        if bits == 4 and self.opset >= INT4_OPSET:
+            return _cast(codes, ir.DataType.INT4 if signed else ir.DataType.UINT4, to, emit)
+        if bits == 2 and self.opset >= INT2_OPSET:
+            return _cast(codes, ir.DataType.INT2 if signed else ir.DataType.UINT2, to, emit)
+        return self._look_up(codes, bits, emit, to, signed)
+
+    def _high_and_low(self, codes: np.ndarray, low_bits: int, emit: Emitter) -> ir.Value:
+        """The high four bits, with the sign, and the low ones are packed apart and put together as bytes."""
+        high = self._narrow(codes >> low_bits, 4, emit, _UINT8)
+        low = self._narrow(codes & (2**low_bits - 1), low_bits, emit, _UINT8, signed=False)
+        shifted = emit.op("BitShift", [high, emit.constant("low_bits", np.array(low_bits, np.uint8))], {"direction": "LEFT"})
+        return emit.op("Cast", [emit.op("BitwiseOr", [shifted, low])], {"to": _INT8}, dtype=_INT8)
+
+    def _look_up(self, codes: np.ndarray, bits: int, emit: Emitter, to: ir.DataType, signed: bool) -> ir.Value:
+        """Indices of several codes each -> Gather in the table of all such runs of codes."""
+        indices = pack(codes, bits, signed=signed)
+        stored = emit.op("Cast", [emit.constant(f"runs_of_{bits}_bits", indices)], {"to": _INT32})
+        found = emit.op("Gather", [self._table(bits, signed, to), stored], {"axis": 0})
+        rows, columns = codes.shape
+        filled = indices.shape[1] * codes_per_index(bits)[0]
+        matrix = emit.op("Reshape", [found, emit.constant(f"shape_of_{bits}_bits", [rows, filled])], dtype=to)
+        if filled == columns:
+            return matrix
+        start, end, axis = (emit.constant(name, [n]) for name, n in (("start", 0), ("end", columns), ("axis", 1)))
+        return emit.op("Slice", [matrix, start, end, axis], dtype=to)
+
+    def _table(self, bits: int, signed: bool, to: ir.DataType) -> ir.Value:
+        """Every run of codes in the order of its index: (2^(n bits), n). Computed when the file is loaded, and stored nowhere."""
+        key = f"runs.{'' if signed else 'u'}int{bits}_as_{to.name.lower()}"
+        if key not in self._tables:
+            emit = Emitter(self.graph, key)
+            count, _ = codes_per_index(bits)
+            ends = [emit.constant(name, np.array(n, np.int32)) for name, n in (("0", 0), ("end", 2 ** (bits * count)), ("1", 1))]
+            every = emit.op("Reshape", [emit.op("Range", ends), emit.constant("column", [-1, 1])])
+            moved = emit.op("Div", [every, emit.constant("steps", (2 ** (bits * np.arange(count))).astype(np.int32))])
+            code = emit.op("Mod", [moved, emit.constant("codes", np.array(2**bits, np.int32))])
+            if signed:
+                code = emit.op("Add", [code, emit.constant("least", np.array(-(2 ** (bits - 1)), np.int32))])
+            self._tables[key] = emit.op("Cast", [code], {"to": to})
+            self.nodes += emit.nodes
+        return self._tables[key]
 
 
-def _fields(codes: np.ndarray, least: int, bits: int, emit: Emitter) -> ir.Value:
-    """Registers the fields of codes - least and returns the value that puts them together again."""
-    rest, shift = (codes.astype(np.int16) - least).astype(np.uint8).reshape(-1), 0
-    rest = np.pad(rest, (0, -codes.size % 8))
-    total: ir.Value | None = None
-    for width in _FIELDS:
-        if not bits & width:
-            continue
-        field = (rest >> shift) & (2**width - 1)
-        part = _unpack(pack(field, width), width, emit)
-        if shift:
-            part = emit.op("BitShift", [part, emit.constant(f"shift_{shift}", np.array(shift, np.uint8))], {"direction": "LEFT"})
-        total = part if total is None else emit.op("BitwiseOr", [total, part])
-        shift += width
-    # int32 in between: onnxruntime subtracts no bytes.
-    wide = emit.op("Cast", [total], {"to": ir.DataType.INT32})
-    centred = emit.op("Add", [wide, emit.constant("least", np.array(least, np.int32))])
-    narrow = emit.op("Cast", [centred], {"to": ir.DataType.INT8})
-    if codes.size % 8:
-        narrow = emit.op("Slice", [narrow, *(emit.constant(f"slice_{n}", [n]) for n in (0, codes.size))])
-    return emit.op("Reshape", [narrow, emit.constant("shape", list(codes.shape))], dtype=ir.DataType.INT8)
+def pack(codes: np.ndarray, bits: int, *, signed: bool = True) -> np.ndarray:
+    """Returns the indices of runs of codes along rows: (rows, columns) to (rows, runs).
 
-
-def pack(field: np.ndarray, width: int) -> np.ndarray:
-    """Returns fields of ``width`` bits, 8 / width to a byte: (n,) to (n width / 8,).
-
-    The first part of the row lies in the lowest bits of all bytes, the next part above it: so one shift unpacks a whole
-    part, where neighbours in a byte would take a shift each.
+    The first code of a run lies in the lowest bits; the last run of a row is filled with the least code.
     """
-    shifts = np.arange(0, 8, width, dtype=np.uint8)[:, None]
-    rows: np.ndarray = np.bitwise_or.reduce(field.reshape(8 // width, -1).astype(np.uint8) << shifts, axis=0)
-    return rows
+    count, dtype = codes_per_index(bits)
+    row = codes.astype(np.int32) + (2 ** (bits - 1) if signed else 0)
+    runs = np.pad(row, ((0, 0), (0, -codes.shape[1] % count))).reshape(len(codes), -1, count)
+    indices: np.ndarray = (runs << (bits * np.arange(count))).sum(axis=2).astype(dtype)
+    return indices
 
 
-def _unpack(packed: np.ndarray, width: int, emit: Emitter) -> ir.Value:
-    """Returns the fields again, in one row."""
-    stored = emit.constant(f"bits_{width}", packed)
-    shifts = emit.constant(f"shifts_{width}", np.arange(0, 8, width, dtype=np.uint8)[:, None])
-    mask = emit.constant(f"mask_{width}", np.array(2**width - 1, np.uint8))
-    moved = emit.op("BitShift", [stored, shifts], {"direction": "RIGHT"})
-    return emit.op("Reshape", [emit.op("BitwiseAnd", [moved, mask]), emit.constant("flat", [-1])])
+def codes_per_index(bits: int) -> tuple[int, np.dtype[Any]]:
+    """Returns how many codes one index stands for, and its type: the one that wastes the fewest bits, the narrower of equals."""
+    dtype = max(_INDEX_TYPES, key=lambda kind: 8 * kind.itemsize // bits * bits / kind.itemsize)
+    return 8 * dtype.itemsize // bits, dtype
+
+
+def _width(codes: np.ndarray) -> int:
+    """Returns the bits that hold the codes, one of them for the sign; at least 2."""
+    return max(2, *(int(end if end >= 0 else ~end).bit_length() + 1 for end in (codes.min(), codes.max())))
+
+
+def _cast(codes: np.ndarray, stored_as: ir.DataType, to: ir.DataType, emit: Emitter) -> ir.Value:
+    stored = emit.constant(stored_as.name.lower(), codes.astype(stored_as.numpy()), stored_as)
+    return emit.op("Cast", [stored], {"to": to}, dtype=to)

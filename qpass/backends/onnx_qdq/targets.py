@@ -22,13 +22,13 @@ class Target:
         name: What users call it.
         rules: Rewrite rules, in order: each makes the pattern that the next one looks for.
         form: What its lowerings do.
-        packs_fields: Weights of 2, 3, 5, 6 and 7 bits are packed into fields that the runtime folds away when it loads the file.
+        unpacks_by_tables: Weights of 2, 3, 5, 6 and 7 bits are packed in forms that the runtime folds away when it loads the file.
     """
 
     name: str
     rules: tuple[Rule, ...]
     form: Form = Form()
-    packs_fields: bool = True
+    unpacks_by_tables: bool = True
 
 
 _STANDARD: tuple[Rule, ...] = (
@@ -52,7 +52,7 @@ TARGETS = {
             "openvino",
             (rules.log_softmax, rules.dequantize_after_movement),
             Form(clips_codes=False, weight_zero_points=False),
-            packs_fields=False,
+            unpacks_by_tables=False,
         ),
     )
 }

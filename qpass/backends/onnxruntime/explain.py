@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +10,11 @@ from typing import Any
 
 import onnx
 
-from qpass.backends.onnxruntime.latency import FLOAT_PRODUCTS, INTEGER_OPERATORS
-from qpass.backends.onnxruntime.session import OrtSession
+from qpass.backends.onnxruntime.arithmetic import integer_peak
+from qpass.backends.onnxruntime.operators import FLOAT_PRODUCTS, kind_of
+from qpass.backends.onnxruntime.profiling import NodeCost, Profile, profile_file
 from qpass.errors import ConfigError
 
-#: Operators that turn floats into codes or back.
-_CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "Cast")
-_MOVEMENTS = ("Transpose", "Reshape", "Split", "Concat", "Slice", "Gather", "Squeeze", "Unsqueeze", "Expand", "Pad", "Shape")
 #: Slow nodes that are listed one by one.
 _LISTED = 10
 
@@ -33,6 +29,7 @@ class OperatorCost:
         count: How many nodes.
         milliseconds: Their time in one run, the mean over runs.
         share: Of the time of all operators.
+        multiply_adds: In one run; 0 for an operator that multiplies no matrices.
     """
 
     operator: str
@@ -40,15 +37,7 @@ class OperatorCost:
     count: int
     milliseconds: float
     share: float
-
-
-@dataclass(frozen=True)
-class NodeCost:
-    """One node: name, operator and milliseconds in one run."""
-
-    name: str
-    operator: str
-    milliseconds: float
+    multiply_adds: int
 
 
 @dataclass(frozen=True)
@@ -68,12 +57,25 @@ class Unfused:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What ``explain`` found, each list in order of cost; ``print`` it, or read its fields."""
+    """What ``explain`` found, each list in order of cost; ``print`` it, or read its fields.
+
+    Attributes:
+        path: The file.
+        batch: Batch size.
+        threads: Threads inside an operator.
+        milliseconds: Time of all operators in one run.
+        integer_peak: Operations a second of one large uint8 times int8 product on this machine with as many threads, a
+            multiply-add counted as two.
+        operators: Time by operator.
+        slowest: The slowest nodes.
+        unfused: The Q/DQ pairs that did not fuse.
+    """
 
     path: str
     batch: int
     threads: int
     milliseconds: float
+    integer_peak: float
     operators: tuple[OperatorCost, ...]
     slowest: tuple[NodeCost, ...]
     unfused: tuple[Unfused, ...]
@@ -81,6 +83,22 @@ class Explanation:
     def share_of(self, kind: str) -> float:
         """Returns the share of the time that operators of one kind take."""
         return sum(cost.share for cost in self.operators if cost.kind == kind)
+
+    @property
+    def integer_arithmetic(self) -> float:
+        """The share of all multiply-adds that are done on integers."""
+        total = sum(cost.multiply_adds for cost in self.operators)
+        return self._integer_multiply_adds / total if total else 0.0
+
+    def share_of_peak(self, milliseconds: float | None = None) -> float:
+        """Returns the integer operations a second as a share of ``integer_peak``, over a time or over integer products' own."""
+        if milliseconds is None:
+            milliseconds = self.share_of("integer product") * self.milliseconds
+        return 2 * self._integer_multiply_adds / (milliseconds * 1e-3) / self.integer_peak if milliseconds else 0.0
+
+    @property
+    def _integer_multiply_adds(self) -> int:
+        return sum(cost.multiply_adds for cost in self.operators if cost.kind == "integer product")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, for JSON."""
@@ -90,6 +108,8 @@ class Explanation:
         lines = [
             f"{self.path}: {self.milliseconds:.2f} ms in operators, batch {self.batch}, {self.threads} thread(s); "
             f"integer products {self.share_of('integer product'):.0%}, float products {self.share_of('float product'):.0%}",
+            f"{self.integer_arithmetic:.1%} of the multiply-adds are done on integers, at {self.share_of_peak():.0%} of this machine's "
+            f"peak of {self.integer_peak / 1e9:.0f} GOP/s; over the whole run {self.share_of_peak(self.milliseconds):.0%}",
             "",
             f"{'operator':<28} {'kind':<16} {'nodes':>5} {'ms':>8} {'share':>6}",
             *(f"{c.operator:<28} {c.kind:<16} {c.count:>5} {c.milliseconds:>8.3f} {c.share:>6.1%}" for c in self.operators),
@@ -118,54 +138,29 @@ def explain(path: str | Path, *, batch: int = 1, threads: int = 1, runs: int = 2
     """
     if min(batch, threads, runs) < 1:
         raise ConfigError(f"batch={batch}, threads={threads}, runs={runs}", where="explain", expected="numbers above 0")
-    with tempfile.TemporaryDirectory() as folder:
-        session = OrtSession(path, threads=threads, keep_graph=True, profile_to=f"{folder}/profile")
-        feed = session.random_feed(batch)
-        for _ in range(runs + 1):
-            session.run(feed)
-        events = json.loads(Path(session.session.end_profiling()).read_text(encoding="utf-8"))
-    times, operators = _node_times(events, runs)
-    total = sum(times.values())
-    by_operator: dict[str, list[float]] = collections.defaultdict(list)
-    for name, milliseconds in times.items():
-        by_operator[operators[name]].append(milliseconds)
-    costs = [OperatorCost(op, _kind(op), len(each), sum(each), sum(each) / total) for op, each in by_operator.items()]
-    nodes = [NodeCost(name, operators[name], milliseconds) for name, milliseconds in times.items()]
-    assert session.optimized_graph is not None
+    profile = profile_file(path, batch=batch, threads=threads, runs=runs)
+    total = sum(node.milliseconds for node in profile.nodes)
+    by_operator: dict[str, list[NodeCost]] = collections.defaultdict(list)
+    for node in profile.nodes:
+        by_operator[node.operator].append(node)
+    costs = []
+    for operator, nodes in by_operator.items():
+        spent, counted = sum(node.milliseconds for node in nodes), sum(node.multiply_adds for node in nodes)
+        costs.append(OperatorCost(operator, kind_of(operator), len(nodes), spent, spent / total, counted))
     return Explanation(
         str(path),
         batch,
         threads,
         total,
+        integer_peak(threads),
         tuple(sorted(costs, key=lambda cost: -cost.milliseconds)),
-        tuple(sorted(nodes, key=lambda node: -node.milliseconds)[:_LISTED]),
-        tuple(sorted(_unfused(session.optimized_graph, times), key=lambda item: -item.milliseconds)),
+        tuple(sorted(profile.nodes, key=lambda node: -node.milliseconds)[:_LISTED]),
+        tuple(sorted(_unfused(profile), key=lambda item: -item.milliseconds)),
     )
 
 
-def _node_times(events: list[dict[str, Any]], runs: int) -> tuple[dict[str, float], dict[str, str]]:
-    """Returns the mean milliseconds and the operator of each node; the first run is left out."""
-    samples: dict[str, list[float]] = collections.defaultdict(list)
-    operators: dict[str, str] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            name = event["name"].removesuffix("_kernel_time")
-            samples[name].append(event["dur"] / 1e3)
-            operators[name] = event["args"]["op_name"]
-    return {name: sum(each[-runs:]) / runs for name, each in samples.items()}, operators
-
-
-def _kind(operator: str) -> str:
-    if operator in INTEGER_OPERATORS:
-        return "integer product"
-    if operator in FLOAT_PRODUCTS:
-        return "float product"
-    if operator in _CONVERSIONS:
-        return "conversion"
-    return "movement" if operator in _MOVEMENTS else "float"
-
-
-def _unfused(graph: onnx.GraphProto, times: Mapping[str, float]) -> list[Unfused]:
+def _unfused(profile: Profile) -> list[Unfused]:
+    graph, times = profile.graph, {node.name: node.milliseconds for node in profile.nodes}
     producers = {name: node for node in graph.node for name in node.output}
     found = []
     for node in graph.node:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,16 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from qpass.backends.onnxruntime.arithmetic import integer_peak
+from qpass.backends.onnxruntime.footprint import Footprint, footprint
+from qpass.backends.onnxruntime.operators import FLOAT_PRODUCTS, INTEGER_PRODUCTS, kind_of
+from qpass.backends.onnxruntime.profiling import profile_file
 from qpass.backends.onnxruntime.session import OrtSession
 from qpass.errors import ConfigError
 from qpass.progress import track
 
-#: Operators of the optimised graph that multiply integers.
-INTEGER_OPERATORS = (
-    "MatMulInteger",
-    "MatMulIntegerToFloat",
-    "DynamicQuantizeMatMul",
-    "QGemm",
-    "QLinearMatMul",
-    "QLinearConv",
-    "ConvInteger",
-    "QAttention",
-    "MatMulNBits",
-)
-FLOAT_PRODUCTS = ("MatMul", "Gemm", "Conv", "FusedMatMul", "FusedConv", "FusedGemm", "Einsum")
+#: Makes a function that runs a network once, for a batch size and a number of threads.
+Contender = Callable[[int, int], Callable[[], object]]
 
 
 @dataclass(frozen=True)
@@ -37,11 +30,13 @@ class Fusion:
     """What onnxruntime made of a file.
 
     Attributes:
+        integer_arithmetic: Share of the multiply-adds that are done on integers.
         integer: Count of each operator that multiplies integers.
         float: Count of each operator that still multiplies floats.
         unfused: The DequantizeLinear nodes that were left, by name: their Q/DQ pairs did not fuse.
     """
 
+    integer_arithmetic: float
     integer: Mapping[str, int]
     float: Mapping[str, int]
     unfused: Sequence[str]
@@ -58,6 +53,8 @@ class LatencyRow:
         median_ms: Median time of one run, in milliseconds: of this machine at this hour, read the ratio.
         spread: Interquartile range over the median.
         speedup: Baseline's median over this one's, timed in alternation; 1 for the baseline.
+        peak_share: Integer operations a second, over what one large uint8 times int8 product does on this machine; 0 for what
+            multiplies no integers, or is not a file of onnxruntime's.
     """
 
     name: str
@@ -66,16 +63,26 @@ class LatencyRow:
     median_ms: float
     spread: float
     speedup: float
+    peak_share: float
 
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """What ``benchmark_latency`` found; ``print`` it, or read its fields."""
+    """What ``benchmark_latency`` found; ``print`` it, or read its fields.
+
+    Attributes:
+        baseline: Name of the file that others are compared with.
+        machine: Processor and versions.
+        rows: A row for each file and setting.
+        fusion: What onnxruntime made of each file.
+        footprints: Size, time to load and memory of each file.
+    """
 
     baseline: str
     machine: str
     rows: tuple[LatencyRow, ...]
     fusion: Mapping[str, Fusion]
+    footprints: Mapping[str, Footprint]
 
     @property
     def warnings(self) -> list[str]:
@@ -96,13 +103,21 @@ class LatencyReport:
         return {**asdict(self), "warnings": self.warnings}
 
     def __str__(self) -> str:
-        lines = [self.machine, f"{'file':<28} {'batch':>5} {'threads':>7} {'median ms':>10} {'spread':>7} {'speedup':>8}"]
+        lines = [self.machine, f"{'file':<28} {'batch':>5} {'threads':>7} {'median ms':>10} {'spread':>7} {'speedup':>8} {'of peak':>8}"]
         lines += [
-            f"{r.name:<28} {r.batch:>5} {r.threads:>7} {r.median_ms:>10.2f} {r.spread:>7.1%} {r.speedup:>7.2f}x" for r in self.rows
+            f"{r.name:<28} {r.batch:>5} {r.threads:>7} {r.median_ms:>10.2f} {r.spread:>7.1%} {r.speedup:>7.2f}x {r.peak_share:>8.0%}"
+            for r in self.rows
+        ]
+        lines += [
+            f"{name}: {cost.size_mb:.2f} MB, loads in {cost.load_ms:.0f} ms, takes {cost.peak_mb:.0f} MB of memory"
+            for name, cost in self.footprints.items()
         ]
         for name, fusion in self.fusion.items():
             integer = ", ".join(f"{count} {op}" for op, count in fusion.integer.items()) or "none"
-            lines.append(f"{name}: integer products: {integer}; float products: {sum(fusion.float.values())}")
+            lines.append(
+                f"{name}: integer products: {integer} ({fusion.integer_arithmetic:.1%} of the multiply-adds); "
+                f"float products: {sum(fusion.float.values())}"
+            )
         return "\n".join(lines + [f"warning: {text}" for text in self.warnings])
 
 
@@ -110,6 +125,7 @@ def benchmark(
     files: Mapping[str, str | Path],
     *,
     baseline: str,
+    others: Mapping[str, Contender] | None = None,
     batches: Sequence[int] = (1,),
     threads: Sequence[int] = (1,),
     runs: int = 30,
@@ -120,6 +136,7 @@ def benchmark(
     Args:
         files: Paths by label.
         baseline: Label of the file that the others are compared with.
+        others: What else to time in the same turns, by label: networks in other runtimes.
         batches: Batch sizes; a file with a fixed batch is timed at its own.
         threads: Thread counts.
         runs: Timed rounds, after a tenth as many (at least 2) for warm-up.
@@ -133,42 +150,66 @@ def benchmark(
         raise ConfigError(f"no file is labelled {baseline!r}", where="baseline", expected=f"one of {list(files)}")
     if runs < 1 or min(batches) < 1 or min(threads) < 1:
         raise ConfigError(f"runs={runs}, batches={batches}, threads={threads}", where="benchmark", expected="numbers above 0")
+    contenders = {name: file_contender(path) for name, path in files.items()} | dict(others or {})
+    peaks = {count: integer_peak(count) for count in threads}
     rows: list[LatencyRow] = []
     settings = [(batch, count) for count in threads for batch in batches]
     for batch, count in track(settings, "time", show=show_progress):
-        sessions = {name: OrtSession(path, threads=count) for name, path in files.items()}
-        times = _alternate(sessions, batch, runs)
+        work = {name: _integer_multiply_adds(path, batch) for name, path in files.items()}
+        times = _alternate({name: make(batch, count) for name, make in contenders.items()}, runs)
         base = float(np.median(times[baseline]))
         for name, samples in times.items():
             low, median, high = np.percentile(samples, [25, 50, 75])
-            rows.append(LatencyRow(name, batch, count, median * 1e3, (high - low) / median, base / median))
-    fusion = {name: fusion_of(path) for name, path in files.items() if name != baseline}
-    return LatencyReport(baseline, describe_machine(), tuple(rows), fusion)
+            share = 2 * work.get(name, 0) / median / peaks[count]
+            rows.append(LatencyRow(name, batch, count, median * 1e3, (high - low) / median, base / median, share))
+    return LatencyReport(
+        baseline,
+        describe_machine(),
+        tuple(rows),
+        {name: fusion_of(path) for name, path in files.items() if name != baseline},
+        {name: footprint(path, threads=min(threads)) for name, path in files.items()},
+    )
 
 
-def _alternate(sessions: Mapping[str, OrtSession], batch: int, runs: int) -> dict[str, np.ndarray]:
-    feeds = {name: session.random_feed(batch) for name, session in sessions.items()}
-    times: dict[str, list[float]] = {name: [] for name in sessions}
+def file_contender(path: str | Path) -> Contender:
+    """Runs a file in onnxruntime on random inputs."""
+
+    def make(batch: int, threads: int) -> Callable[[], object]:
+        session = OrtSession(path, threads=threads, stop_spinning=True)
+        feed = session.random_feed(batch)
+        return lambda: session.session.run(None, feed)
+
+    return make
+
+
+def _alternate(runners: Mapping[str, Callable[[], object]], runs: int) -> dict[str, np.ndarray]:
+    times: dict[str, list[float]] = {name: [] for name in runners}
     warm_up = max(2, runs // 10)
     for round_ in range(warm_up + runs):
-        for name, session in sessions.items():
+        for name, run in runners.items():
             start = time.perf_counter()
-            session.session.run(None, feeds[name])
+            run()
             if round_ >= warm_up:
                 times[name].append(time.perf_counter() - start)
     return {name: np.array(samples) for name, samples in times.items()}
 
 
+def _integer_multiply_adds(path: str | Path, batch: int) -> int:
+    return sum(node.multiply_adds for node in profile_file(path, batch=batch).nodes if kind_of(node.operator) == "integer product")
+
+
 def fusion_of(path: str | Path) -> Fusion:
     """Loads a file as onnxruntime ships and tells what it made of it."""
-    session = OrtSession(path, keep_graph=True)
-    assert session.optimized_graph is not None
-    counts = collections.Counter(session.operators)
-    unfused = [node.name or node.output[0] for node in session.optimized_graph.node if node.op_type == "DequantizeLinear"]
+    profile = profile_file(path)
+    counts = collections.Counter(node.op_type for node in profile.graph.node)
+    products = collections.Counter[str]()
+    for node in profile.nodes:
+        products[kind_of(node.operator)] += node.multiply_adds
     return Fusion(
-        {op: counts[op] for op in INTEGER_OPERATORS if counts[op]},
+        products["integer product"] / max(1, products.total()),
+        {op: counts[op] for op in INTEGER_PRODUCTS if counts[op]},
         {op: counts[op] for op in FLOAT_PRODUCTS if counts[op]},
-        unfused,
+        [node.name or node.output[0] for node in profile.graph.node if node.op_type == "DequantizeLinear"],
     )
 
 

@@ -28,6 +28,8 @@ class OrtSession:
         optimized: Whether onnxruntime may optimise the graph (its default) or runs it as written.
         threads: Threads inside an operator; 0 takes onnxruntime's default, one for each core.
         keep_graph: Keep the optimised graph, for ``operators`` and ``optimized_graph``.
+        profile_to: Start of the name of a profile that onnxruntime writes.
+        stop_spinning: Threads sleep as soon as a run ends, and take no time from another session that is timed in turn.
 
     Raises:
         LoweringError: If onnxruntime cannot load it.
@@ -41,6 +43,7 @@ class OrtSession:
         threads: int = 0,
         keep_graph: bool = False,
         profile_to: str | None = None,
+        stop_spinning: bool = False,
     ) -> None:
         options = ort.SessionOptions()
         level = ort.GraphOptimizationLevel
@@ -48,6 +51,8 @@ class OrtSession:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if stop_spinning:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         if profile_to is not None:
             options.enable_profiling, options.profile_file_prefix = True, profile_to
         self.optimized_graph: onnx.GraphProto | None = None

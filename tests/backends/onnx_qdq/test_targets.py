@@ -72,7 +72,7 @@ def test_bytes_are_clipped_behind_and_floats_before(vit: nn.Module, images: Tens
         constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         bounds = [constants[node.input[1]] for node in model.graph.node if node.op_type == "Clip"]
         assert {bound.dtype for bound in bounds} == wanted
-        assert any("bits_2" in name for name in constants) == (target == "onnxruntime")
+        assert any("runs_of_3_bits" in name for name in constants) == (target == "onnxruntime")
 
 
 def test_an_unknown_target_is_refused(quantized: fx.GraphModule, tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from qpass.backends.onnxruntime import OrtSession, explain
 from qpass.cli import main
@@ -23,6 +26,17 @@ def test_every_node_of_the_optimised_graph_is_counted_once(exported: Path) -> No
     assert found.unfused == ()
     assert "Every Q/DQ pair fused." in str(found)
     assert found.share_of("float product") == 0
+
+
+def test_the_multiply_adds_are_those_of_the_network(exported: Path, vit: nn.Module, images: Tensor) -> None:
+    """Against torch's own count for the float network: every product runs on integers, attention included."""
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        vit(images[:2])
+    found = explain(exported, batch=2, runs=1)
+    assert 2 * sum(cost.multiply_adds for cost in found.operators) == counter.get_total_flops()
+    assert found.integer_arithmetic == 1
+    assert 0 < found.share_of_peak(found.milliseconds) <= found.share_of_peak()
+    assert "100.0% of the multiply-adds are done on integers" in str(found)
 
 
 def test_what_did_not_fuse_is_named_with_its_reason(exported_4bit: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,22 @@ def test_every_setting_has_a_row_and_the_baseline_is_one(exported: Path, float_f
     assert all(row.median_ms > 0 and row.spread >= 0 for row in report.rows)
     assert sum(report.fusion["quantized"].integer.values()) == 14
     assert report.to_dict()["fusion"]["quantized"]["unfused"] == []
+    assert report.fusion["quantized"].integer_arithmetic == 1
+    assert all((row.peak_share > 0) == (row.name == "quantized") for row in report.rows)
+    assert report.footprints["quantized"].size_mb == pytest.approx(exported.stat().st_size / 1e6)
+    assert f"quantized: {exported.stat().st_size / 1e6:.2f} MB, loads in" in str(report)
+
+
+def test_networks_of_other_runtimes_take_their_turns(float_file: Path) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def make(batch: int, threads: int) -> Callable[[], None]:
+        return lambda: calls.append((batch, threads))
+
+    report = benchmark({"float": float_file}, baseline="float", others={"other": make}, batches=(1, 2), runs=3)
+    assert calls == [(1, 1)] * 5 + [(2, 1)] * 5, "three runs and two for warm-up"
+    assert [row.name for row in report.rows] == ["float", "other"] * 2
+    assert set(report.footprints) == {"float"}
 
 
 def test_a_graph_against_its_model(vit: nn.Module, quantized: fx.GraphModule) -> None:
@@ -35,8 +52,8 @@ def test_a_graph_against_its_model(vit: nn.Module, quantized: fx.GraphModule) ->
 def test_slower_files_and_unfused_pairs_are_warned_of() -> None:
     from qpass.backends.onnxruntime.latency import Fusion
 
-    rows = (LatencyRow("float", 1, 1, 1.0, 0.0, 1.0), LatencyRow("q", 1, 1, 2.0, 0.0, 0.5))
-    report = LatencyReport("float", "machine", rows, {"q": Fusion({}, {"MatMul": 1}, ["dq_1"])})
+    rows = (LatencyRow("float", 1, 1, 1.0, 0.0, 1.0, 0.0), LatencyRow("q", 1, 1, 2.0, 0.0, 0.5, 0.1))
+    report = LatencyReport("float", "machine", rows, {"q": Fusion(0.0, {}, {"MatMul": 1}, ["dq_1"])}, {})
     assert report.warnings == [
         "q is slower than float at batch 1, 1 thread(s): 0.50 times its speed",
         "q: 1 Q/DQ pairs did not fuse (dq_1)",

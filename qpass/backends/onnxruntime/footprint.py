@@ -1,0 +1,96 @@
+"""What a file costs before it gives anything: time to load and memory, each measured in processes of their own.
+
+The measuring process runs this file as a script and imports little but onnxruntime: torch in the same process would hide the memory.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """One file.
+
+    Attributes:
+        size_mb: Size on disk in MB, external data included.
+        load_ms: Milliseconds to make a session, the median over processes.
+        peak_mb: Greatest resident memory in MB of a process that loads the file and runs it once, above one that only
+            imports onnxruntime.
+    """
+
+    size_mb: float
+    load_ms: float
+    peak_mb: float
+
+
+def footprint(path: str | Path, *, batch: int = 1, threads: int = 1, processes: int = 5) -> Footprint:
+    """Loads and runs a file in fresh processes.
+
+    Args:
+        path: The file.
+        batch: Batch size of the run, where the file takes any.
+        threads: Threads inside an operator.
+        processes: How many times.
+
+    Raises:
+        LoweringError: If onnxruntime cannot load or run the file.
+    """
+    from qpass.backends.onnxruntime.session import OrtSession
+    from qpass.errors import LoweringError
+
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(OrtSession(path, threads=threads).random_feed(batch), f"{folder}/feed")
+        command = [sys.executable, "-P", __file__, str(path), f"{folder}/feed", str(threads)]
+        for _ in range(processes):
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                reason = done.stderr.strip().splitlines()[-1:] or [f"its process ended with code {done.returncode}"]
+                raise LoweringError(f"onnxruntime does not run it: {reason[0][:300]}", where=str(path))
+            found.append(json.loads(done.stdout))
+    loads, peaks = ([each[key] for each in found] for key in ("load_ms", "peak_mb"))
+    return Footprint(_file_bytes(Path(path)) / 1e6, float(np.median(loads)), float(np.median(peaks)))
+
+
+def _file_bytes(path: Path) -> int:
+    data = path.with_name(f"{path.name}.data")
+    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+
+
+def _measure(path: str, feed_file: str, threads: int) -> dict[str, float]:
+    import onnxruntime as ort
+
+    feed = load_file(feed_file)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    before, start = _peak_bytes(), time.perf_counter()
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    load = time.perf_counter() - start
+    session.run(None, feed)
+    return {"load_ms": load * 1e3, "peak_mb": (_peak_bytes() - before) / 1e6}
+
+
+def _peak_bytes() -> int:
+    """Returns the greatest resident memory of this process so far."""
+    try:  # getrusage would include what the parent held when it started this process
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))

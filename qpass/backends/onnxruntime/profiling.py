@@ -1,0 +1,85 @@
+"""Profiling a file as onnxruntime ships: the time and the multiply-adds of every node of the optimised graph."""
+
+from __future__ import annotations
+
+import collections
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from qpass.backends.onnxruntime.arithmetic import multiply_adds
+from qpass.backends.onnxruntime.session import OrtSession
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """One node.
+
+    Attributes:
+        name: Its name in the optimised graph.
+        operator: Its type.
+        milliseconds: Its time in one run, the mean over runs.
+        multiply_adds: In one run; 0 for an operator that multiplies no matrices.
+    """
+
+    name: str
+    operator: str
+    milliseconds: float
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The nodes of one file, and the optimised graph that they are of."""
+
+    nodes: tuple[NodeCost, ...]
+    graph: onnx.GraphProto
+
+
+def profile_file(path: str | Path, *, batch: int = 1, threads: int = 1, runs: int = 1) -> Profile:
+    """Runs a file with onnxruntime's profiler.
+
+    Args:
+        path: The file.
+        batch: Batch size, where the file takes any.
+        threads: Threads inside an operator.
+        runs: Profiled runs; one more before them is not counted.
+
+    Raises:
+        LoweringError: If onnxruntime cannot load the file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        session = OrtSession(path, threads=threads, keep_graph=True, profile_to=f"{folder}/profile")
+        feed = session.random_feed(batch)
+        for _ in range(runs + 1):
+            session.run(feed)
+        events = json.loads(Path(session.session.end_profiling()).read_text(encoding="utf-8"))
+    assert session.optimized_graph is not None
+    weights = {constant.name: tuple(constant.dims) for constant in session.optimized_graph.initializer}
+    nodes = {node.name: node for node in session.optimized_graph.node}
+    samples: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            samples[event["name"].removesuffix("_kernel_time")].append(event)
+    found = []
+    for name, each in samples.items():
+        operator, milliseconds = each[0]["args"]["op_name"], sum(event["dur"] for event in each[-runs:]) / 1e3 / runs
+        # A node without a name is profiled under one that the graph does not know.
+        node = nodes.get(name, onnx.NodeProto(op_type=operator))
+        found.append(NodeCost(name, operator, milliseconds, _multiply_adds(node, each[0]["args"], weights)))
+    return Profile(tuple(found), session.optimized_graph)
+
+
+def _multiply_adds(node: onnx.NodeProto, seen: dict[str, Any], weights: dict[str, tuple[int, ...]]) -> int:
+    """Returns the multiply-adds by the shapes that the profiler saw; constants that kernels keep to themselves are not among them."""
+    first, output = _shape(seen["input_type_shape"]), _shape(seen["output_type_shape"])
+    return multiply_adds(node, first, output, weights) if first and output else 0
+
+
+def _shape(seen: list[dict[str, list[int]]]) -> list[int]:
+    """Returns the shape of the first tensor: the profiler lists each as ``{type: shape}``."""
+    return next(iter(seen[0].values())) if seen else []
