@@ -27,13 +27,17 @@ def accuracy() -> list[str]:
 
 
 def latency() -> list[str]:
-    """Returns the speed-ups, one column a file."""
-    table = [r for r in rows("latency.csv") if r["file"] != "float"]
-    files = list(dict.fromkeys(r["file"] for r in table))
-    lines = [f"| model, batch, threads | {' | '.join(files)} |", "|---" * (len(files) + 1) + "|"]
-    for key in dict.fromkeys((r["model"], r["batch"], r["threads"]) for r in table):
-        cells = {r["file"]: float(r["speedup"]) for r in table if (r["model"], r["batch"], r["threads"]) == key}
-        lines.append(f"| {key[0]}, {key[1]}, {key[2]} | " + " | ".join(f"{cells[name]:.2f}" for name in files) + " |")
+    """Returns the speed-ups, one row a network or file, one column a model, at the first setting of each."""
+    models = json.loads((RESULTS / "latency.json").read_text(encoding="utf-8"))
+    cells: dict[str, dict[str, float]] = {}
+    for model, found in models.items():
+        first = found["rows"][0]
+        for row in found["rows"]:
+            if (row["batch"], row["threads"]) == (first["batch"], first["threads"]):
+                cells.setdefault(row["name"], {})[model] = row["speedup"]
+    lines = [f"| | {' | '.join(models)} |", "|---" * (len(models) + 1) + "|"]
+    for name, speedups in cells.items():
+        lines.append(f"| {name} | " + " | ".join(f"{speedups[m]:.2f}" if m in speedups else "" for m in models) + " |")
     return lines
 
 

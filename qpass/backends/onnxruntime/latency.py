@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ from qpass.backends.onnxruntime.session import OrtSession
 from qpass.errors import ConfigError
 from qpass.progress import track
 
+#: Timed rounds of a setting, however long they take.
+_LEAST_ROUNDS = 5
 #: Makes a function that runs a network once, for a batch size and a number of threads.
 Contender = Callable[[int, int], Callable[[], object]]
 
@@ -129,6 +132,7 @@ def benchmark(
     batches: Sequence[int] = (1,),
     threads: Sequence[int] = (1,),
     runs: int = 30,
+    seconds: float = math.inf,
     show_progress: bool = False,
 ) -> LatencyReport:
     """Times files in alternation, so that what else the machine does falls on all alike.
@@ -140,6 +144,7 @@ def benchmark(
         batches: Batch sizes; a file with a fixed batch is timed at its own.
         threads: Thread counts.
         runs: Timed rounds, after a tenth as many (at least 2) for warm-up.
+        seconds: No new round of a setting begins after so long, save for the first five.
         show_progress: Show a bar.
 
     Raises:
@@ -156,7 +161,7 @@ def benchmark(
     settings = [(batch, count) for count in threads for batch in batches]
     for batch, count in track(settings, "time", show=show_progress):
         work = {name: _integer_multiply_adds(path, batch) for name, path in files.items()}
-        times = _alternate({name: make(batch, count) for name, make in contenders.items()}, runs)
+        times = _alternate({name: make(batch, count) for name, make in contenders.items()}, runs, seconds)
         base = float(np.median(times[baseline]))
         for name, samples in times.items():
             low, median, high = np.percentile(samples, [25, 50, 75])
@@ -182,10 +187,13 @@ def file_contender(path: str | Path) -> Contender:
     return make
 
 
-def _alternate(runners: Mapping[str, Callable[[], object]], runs: int) -> dict[str, np.ndarray]:
+def _alternate(runners: Mapping[str, Callable[[], object]], runs: int, seconds: float) -> dict[str, np.ndarray]:
     times: dict[str, list[float]] = {name: [] for name in runners}
     warm_up = max(2, runs // 10)
+    end = time.perf_counter() + seconds
     for round_ in range(warm_up + runs):
+        if round_ >= warm_up + _LEAST_ROUNDS and time.perf_counter() > end:
+            break
         for name, run in runners.items():
             start = time.perf_counter()
             run()
