@@ -27,7 +27,7 @@ class OperatorCost:
         operator: Type of the operator in the optimised graph.
         kind: ``"integer product"``, ``"float product"``, ``"conversion"``, ``"movement"`` or ``"float"``.
         count: How many nodes.
-        milliseconds: Their time in one run, the mean over runs.
+        milliseconds: Their time in one run, the median over runs of each node.
         share: Of the time of all operators.
         multiply_adds: In one run; 0 for an operator that multiplies no matrices.
     """

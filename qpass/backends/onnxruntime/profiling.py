@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import statistics
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ class NodeCost:
     Attributes:
         name: Its name in the optimised graph.
         operator: Its type.
-        milliseconds: Its time in one run, the mean over runs.
+        milliseconds: Its time in one run, the median over runs.
         multiply_adds: In one run; 0 for an operator that multiplies no matrices.
     """
 
@@ -67,7 +68,7 @@ def profile_file(path: str | Path, *, batch: int = 1, threads: int = 1, runs: in
             samples[event["name"].removesuffix("_kernel_time")].append(event)
     found = []
     for name, each in samples.items():
-        operator, milliseconds = each[0]["args"]["op_name"], sum(event["dur"] for event in each[-runs:]) / 1e3 / runs
+        operator, milliseconds = each[0]["args"]["op_name"], statistics.median(event["dur"] for event in each[-runs:]) / 1e3
         # A node without a name is profiled under one that the graph does not know.
         node = nodes.get(name, onnx.NodeProto(op_type=operator))
         found.append(NodeCost(name, operator, milliseconds, _multiply_adds(node, each[0]["args"], weights)))

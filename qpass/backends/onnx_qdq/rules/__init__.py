@@ -1,5 +1,6 @@
 """Rewrite rules on the exported ONNX graph, one a file: they shape what a runtime fuses and keep the numbers."""
 
+from qpass.backends.onnx_qdq.rules.contrib_linear import contrib_linear
 from qpass.backends.onnx_qdq.rules.contrib_matmul import contrib_matmul
 from qpass.backends.onnx_qdq.rules.dequantize_after_movement import dequantize_after_movement
 from qpass.backends.onnx_qdq.rules.fold_matmul_scale import fold_matmul_scale
@@ -10,6 +11,7 @@ from qpass.backends.onnx_qdq.rules.offset_matmul import offset_matmul
 from qpass.backends.onnx_qdq.rules.residual_rows import residual_rows
 
 __all__ = [
+    "contrib_linear",
     "contrib_matmul",
     "dequantize_after_movement",
     "fold_matmul_scale",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import onnx_ir as ir
 
 
@@ -18,3 +20,28 @@ def scalar(value: ir.Value | None) -> float | None:
     if value is None or value.const_value is None or value.const_value.size != 1:
         return None
     return float(value.const_value.numpy().reshape(()))
+
+
+class WeightProduct(NamedTuple):
+    """DQ(x) times DQ(w): x with one scale, w of shape (rows, columns) with a scale for each column."""
+
+    x: ir.Value
+    x_scale: ir.Value
+    x_zero: ir.Value
+    w: ir.Value
+    w_scale: ir.Value
+    w_zero: ir.Value | None
+
+
+def weight_product(value: ir.Value | None) -> WeightProduct | None:
+    """Returns the product that ``value`` is, if it is one of codes and a weight and nothing else reads it."""
+    matmul = only_reader_below(value, "MatMul")
+    sides = [] if matmul is None else [side.producer() for side in matmul.inputs if side is not None]
+    if len(sides) != 2 or any(side is None or side.op_type != "DequantizeLinear" for side in sides):
+        return None
+    (x, x_scale, *x_zero), (w, w_scale, *w_zero) = (side.inputs for side in sides if side is not None)
+    if x is None or x_scale is None or w is None or w_scale is None or not x_zero or x_zero[0] is None:
+        return None
+    if scalar(x_scale) is None or w_scale.const_value is None or len(w_scale.const_value.shape) != 1:
+        return None
+    return WeightProduct(x, x_scale, x_zero[0], w, w_scale, w_zero[0] if w_zero else None)

@@ -6,13 +6,11 @@ A second product costs 13 to 47 % of a Linear of DeiT-T or DeiT-S at rank 16 and
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
-from qpass.backends.onnx_qdq.rules.patterns import only_reader_below, scalar
+from qpass.backends.onnx_qdq.rules.patterns import WeightProduct, only_reader_below, scalar, weight_product
 
 _GREATEST_CODE = 127
 #: Scales are float32: their quotient is a whole number but for this share.
@@ -22,17 +20,6 @@ _ROUNDING = 1e-5
 def residual_rows(graph: ir.Graph) -> int:
     """Applies the rule everywhere."""
     return sum(_rewrite(graph, node) for node in list(graph) if node.op_type == "Add")
-
-
-class _Product(NamedTuple):
-    """DQ(x) times DQ(w) with constant integers w of shape (rows, columns) and a scale for each column."""
-
-    x: ir.Value
-    x_scale: ir.Value
-    x_zero: ir.Value
-    w: ir.Value
-    w_scale: ir.Value
-    w_zero: ir.Value | None
 
 
 def _rewrite(graph: ir.Graph, total: ir.Node) -> bool:
@@ -60,20 +47,12 @@ def _rewrite(graph: ir.Graph, total: ir.Node) -> bool:
     return True
 
 
-def _product(value: ir.Value | None) -> _Product | None:
-    matmul = only_reader_below(value, "MatMul")
-    sides = [] if matmul is None else [side.producer() for side in matmul.inputs if side is not None]
-    if len(sides) != 2 or any(side is None or side.op_type != "DequantizeLinear" for side in sides):
-        return None
-    (x, x_scale, *x_zero), (w, w_scale, *w_zero) = (side.inputs for side in sides if side is not None)
-    if x is None or x_scale is None or w is None or w_scale is None or not x_zero or x_zero[0] is None:
-        return None
-    if scalar(x_scale) is None or w_scale.const_value is None or w.const_value is None:
-        return None
-    return _Product(x, x_scale, x_zero[0], w, w_scale, w_zero[0] if w_zero else None)
+def _product(value: ir.Value | None) -> WeightProduct | None:
+    product = weight_product(value)
+    return None if product is None or product.w.const_value is None else product
 
 
-def _factor(first: _Product, second: _Product) -> int | None:
+def _factor(first: WeightProduct, second: WeightProduct) -> int | None:
     """Returns m, or None where there is none."""
     scales = [_array(p.x_scale).astype(np.float64) * _array(p.w_scale).astype(np.float64) for p in (first, second)]
     quotient = scales[0] / scales[1]

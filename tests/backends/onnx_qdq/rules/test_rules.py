@@ -11,6 +11,7 @@ import onnx_ir.passes.common as common
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from qpass.backends.onnx_qdq.rules.contrib_linear import contrib_linear
 from qpass.backends.onnx_qdq.rules.contrib_matmul import contrib_matmul
 from qpass.backends.onnx_qdq.rules.dequantize_after_movement import dequantize_after_movement
 from qpass.backends.onnx_qdq.rules.fold_matmul_scale import fold_matmul_scale
@@ -173,25 +174,45 @@ def test_a_branch_that_does_not_fit_stays(old: str, new: str) -> None:
     assert ops.count("MatMul") == 2
 
 
-@pytest.mark.parametrize(("scale", "count"), [("sa", 1), ("v", 0)], ids=["one scale", "a scale for each column"])
-def test_contrib_scales_inside_the_product(scale: str, count: int) -> None:
-    """The operator is onnxruntime's own: no evaluator but its session knows it."""
-    text = f"""<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]> g (uint8[2,3,4] a, int8[2,4,5] b) => (float[2,3,5] y)
-    <{CODES}, float[5] v = {{1.0, 2.0, 3.0, 4.0, 5.0}}> {{
-      i = MatMulInteger(a, b, za, zb)
-      f = Cast<to=1>(i)
-      y = Mul(f, {scale})
-    }}"""
+def apply_contrib(rule: Callable[[ir.Graph], int], signature: str, body: str, constants: str) -> tuple[list[str], int]:
+    """As ``apply``, for operators that are onnxruntime's own: no evaluator but its session knows them."""
+    text = f'<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]> g {signature} <{constants}> {{ {body} }}'
     before = onnx.parser.parse_model(text)
     model = ir.serde.deserialize_model(before)
-    assert contrib_matmul(model.graph) == count
+    count = rule(model.graph)
     common.RemoveUnusedNodesPass()(model)
     after = ir.serde.serialize_model(model)
-    assert [node.op_type for node in after.graph.node] == (["MatMulIntegerToFloat"] if count else ["MatMulInteger", "Cast", "Mul"])
     generator = np.random.default_rng(0)
-    feed = {
-        "a": generator.integers(0, 256, (2, 3, 4)).astype(np.uint8),
-        "b": generator.integers(-128, 128, (2, 4, 5)).astype(np.int8),
-    }
-    (expected,) = ReferenceEvaluator(before).run(None, feed)
-    np.testing.assert_allclose(OrtSession(after).run(feed)["y"], expected, rtol=2e-6)
+    feed = {}
+    for value in before.graph.input:
+        kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        ends = np.iinfo(kind)
+        feed[value.name] = generator.integers(ends.min, ends.max + 1, [d.dim_value for d in value.type.tensor_type.shape.dim], kind)
+    (expected,), (actual,) = ReferenceEvaluator(before).run(None, feed), OrtSession(after).run(feed).values()
+    np.testing.assert_allclose(actual, expected, rtol=3e-6, atol=1e-5)
+    return [node.op_type for node in after.graph.node], count
+
+
+@pytest.mark.parametrize(("scale", "count"), [("sa", 1), ("v", 0)], ids=["one scale", "a scale for each column"])
+def test_contrib_scales_inside_the_product(scale: str, count: int) -> None:
+    body = f"i = MatMulInteger(a, b, za, zb)\n f = Cast<to=1>(i)\n y = Mul(f, {scale})"
+    constants = f"{CODES}, float[5] v = {{1.0, 2.0, 3.0, 4.0, 5.0}}"
+    found = apply_contrib(contrib_matmul, "(uint8[2,3,4] a, int8[2,4,5] b) => (float[2,3,5] y)", body, constants)
+    assert found == ((["MatMulIntegerToFloat"], 1) if count else (["MatMulInteger", "Cast", "Mul"], 0))
+
+
+LINEAR = """int8[2,3] w = {1, -2, 3, 0, 2, -4}, float[3] sw = {0.01, 0.02, 0.03}, int8[3] zw = {1, 0, -2},
+    float[3] bias = {0.5, -1.0, 2.0}, float[1,1,3] bias3 = {0.5, -1.0, 2.0}, float one = {1.0}"""
+
+
+@pytest.mark.parametrize("weight", ["w, sw", "w, sw, zw"])
+@pytest.mark.parametrize(("bias", "count"), [("bias", 1), ("bias3", 1), ("one", 0), ("m", 0)])
+def test_contrib_adds_the_bias_inside_the_product(weight: str, bias: str, count: int) -> None:
+    """A constant of one number is no bias, and another value neither."""
+    body = f"""x = DequantizeLinear(a, sa, za)
+      v = DequantizeLinear<axis=1>({weight})
+      m = MatMul(x, v)
+      y = Add(m, {bias})"""
+    operators, found = apply_contrib(contrib_linear, "(uint8[2,4,2] a) => (float[2,4,3] y)", body, f"{CODES}, {LINEAR}")
+    assert found == count
+    assert (operators == ["MatMulIntegerToFloat"]) == bool(count)

