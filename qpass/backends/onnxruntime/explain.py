@@ -163,9 +163,7 @@ def _unfused(profile: Profile) -> list[Unfused]:
     graph, times = profile.graph, {node.name: node.milliseconds for node in profile.nodes}
     producers = {name: node for node in graph.node for name in node.output}
     found = []
-    for node in graph.node:
-        if node.op_type != "DequantizeLinear":
-            continue
+    for node in profile.unfused:
         readers = [reader for reader in graph.node if node.output[0] in reader.input]
         reader = max(readers, key=lambda r: times.get(r.name, 0.0), default=None)
         cost = times.get(node.name, 0.0) + (0.0 if reader is None else times.get(reader.name, 0.0))

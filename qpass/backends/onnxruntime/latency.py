@@ -217,7 +217,7 @@ def fusion_of(path: str | Path) -> Fusion:
         products["integer product"] / max(1, products.total()),
         {op: counts[op] for op in INTEGER_PRODUCTS if counts[op]},
         {op: counts[op] for op in FLOAT_PRODUCTS if counts[op]},
-        [node.name or node.output[0] for node in profile.graph.node if node.op_type == "DequantizeLinear"],
+        [node.name or node.output[0] for node in profile.unfused],
     )
 
 

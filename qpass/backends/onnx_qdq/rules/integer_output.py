@@ -1,6 +1,6 @@
-"""QuantizeLinear(Move(Mul(Cast(MatMulInteger(a, b)), s))) -> Move(QLinearMatMul(a, b)): attention's output never is float.
+"""QuantizeLinear(Move(DequantizeLinear(MatMulInteger(a, b), s))) -> Move(QLinearMatMul(a, b)): attention's output never is float.
 
-Casting, scaling, moving and quantizing floats costs more than the product itself; requantized in the kernel it is bytes at once.
+Dequantizing, moving and quantizing again costs more than the product itself; requantized in the kernel it is bytes at once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
-from qpass.backends.onnx_qdq.rules.patterns import only_reader_below, scalar
+from qpass.backends.onnx_qdq.rules.patterns import only_reader_below, rescaled_product, scalar
 
 _MOVEMENTS = ("Reshape", "Transpose")
 
@@ -28,12 +28,10 @@ def _rewrite(graph: ir.Graph, quantize: ir.Node) -> bool:
     while (below := only_reader_below(x, *_MOVEMENTS)) is not None:
         moves.append(below)
         x = below.inputs[0]
-    rescale = only_reader_below(x, "Mul")
-    factor = None if rescale is None else scalar(rescale.inputs[1])
-    cast = None if rescale is None else only_reader_below(rescale.inputs[0], "Cast")
-    product = None if cast is None else only_reader_below(cast.inputs[0], "MatMulInteger")
-    if product is None or factor is None or len(product.inputs) != 4:
+    rescale = rescaled_product(x)
+    if rescale is None:
         return False
+    product, factor = rescale
     a, b, a_zero, b_zero = product.inputs
     emit = Emitter(graph, f"{quantize.outputs[0].name}.requantized")
     factors = [emit.constant(name, np.array(value, np.float32)) for name, value in (("rescale", factor), ("one", 1.0))]

@@ -22,6 +22,14 @@ def scalar(value: ir.Value | None) -> float | None:
     return float(value.const_value.numpy().reshape(()))
 
 
+def rescaled_product(value: ir.Value | None) -> tuple[ir.Node, float] | None:
+    """Returns the MatMulInteger of four inputs whose sums ``value`` dequantizes, and the scale, if nothing else reads them."""
+    dequantize = only_reader_below(value, "DequantizeLinear")
+    product = None if dequantize is None else only_reader_below(dequantize.inputs[0], "MatMulInteger")
+    scale = None if dequantize is None else scalar(dequantize.inputs[1])
+    return None if product is None or scale is None or len(product.inputs) != 4 else (product, scale)
+
+
 class WeightProduct(NamedTuple):
     """DQ(x) times DQ(w): x with one scale, w of shape (rows, columns) with a scale for each column."""
 
