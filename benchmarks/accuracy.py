@@ -71,25 +71,28 @@ def ablation() -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for bits in ("w4a4", "w3a3"):
         preset = {"preset": f"aiqvit-{bits}"}
+        plain = {**preset, **min_max}
+        searched = {**preset, **uniform}
+        without_curriculum = {**learned, "curriculum": False}
         rows |= {
-            f"{bits} none": {**preset, **uniform, "reconstruction": None},
+            f"{bits} none, min-max Softmax": {**plain, "reconstruction": None},
             f"{bits} DFQ": {**preset, "reconstruction": {**one_phase, "weights": "fixed", "curriculum": False}},
-            f"{bits} AILoC": {**preset, **uniform, "reconstruction": {**learned, "curriculum": False}},
-            f"{bits} AILoC + DFQ": {**preset, "reconstruction": {**learned, "curriculum": False}},
+            f"{bits} AILoC, min-max Softmax": {**plain, "reconstruction": without_curriculum},
+            f"{bits} AILoC + DFQ": {**preset, "reconstruction": without_curriculum},
             f"{bits} AILoC + DFQ + CL": {**preset, "reconstruction": learned},
+            f"{bits} none": {**searched, "reconstruction": None},
+            f"{bits} AILoC": {**searched, "reconstruction": without_curriculum},
+            f"{bits} AILoC + CL": {**searched, "reconstruction": learned},
+            f"{bits} AILoC + DFQ + CL, paper order": {**preset, "reconstruction": {**learned, "order": "paper"}},
+            f"{bits} rank 100 + DFQ + CL": {**preset, "reconstruction": {**one_phase, "ranks": [100]}},
             f"{bits} full weights + DFQ + CL": {
                 **preset,
                 "reconstruction": {**one_phase, "weights": "full", "learning_rate": 4e-4},
             },
-            f"{bits} rank 100 + DFQ + CL": {**preset, "reconstruction": {**one_phase, "ranks": [100]}},
             f"{bits} AILoC + DFQ + CL + learned scales": {
                 **preset,
                 "reconstruction": {**learned, "scale_learning_rate": SCALE_LEARNING_RATE},
             },
-            f"{bits} AILoC + DFQ + CL, paper order": {**preset, "reconstruction": {**learned, "order": "paper"}},
-            f"{bits} AILoC + CL": {**preset, **uniform, "reconstruction": learned},
-            f"{bits} none, min-max Softmax": {**preset, **min_max, "reconstruction": None},
-            f"{bits} AILoC, min-max Softmax": {**preset, **min_max, "reconstruction": {**learned, "curriculum": False}},
         }
     return rows
 

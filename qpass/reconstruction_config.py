@@ -40,7 +40,8 @@ class ReconstructionConfig:
         curriculum: Begin with the easiest samples (eq. 16-17).
         curriculum_start: Share of the samples at the first step.
         curriculum_interval: Steps between two rankings of the samples.
-        order: ``"fold-first"`` folds LayerNorm scales before blocks are learned, ``"paper"`` afterwards.
+        order: ``"fold-first"`` folds LayerNorm scales before blocks are learned, ``"paper"`` afterwards, which keeps less
+            accuracy (benchmarks/results/ablation.md).
         precision: Of the products in a step: ``"bfloat16"`` by autocast, ``"float32"``, or ``"auto"``, bfloat16 where the
             machine multiplies it faster.
         patience: Stop a block after so many steps without an improvement of 1 % of its loss; None runs every step.
