@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 aten = torch.ops.aten
 
-#: Operators that move values without changing them, one tensor in and one out.
+#: Operators that move or repeat values without changing them, one tensor in and one out.
 MOVEMENT_OPS = (
     aten.transpose.int,
     aten.permute.default,
@@ -24,6 +24,7 @@ MOVEMENT_OPS = (
     aten.contiguous.default,
     aten.clone.default,
     aten.expand.default,
+    aten.repeat_interleave.self_int,
 )
 
 

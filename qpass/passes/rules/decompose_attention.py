@@ -1,4 +1,7 @@
-"""scaled_dot_product_attention(q, k, v, mask) -> matmul(softmax(matmul(q, transpose(k)) * scale + mask), v)."""
+"""scaled_dot_product_attention(q, k, v, mask) -> matmul(softmax(matmul(q, transpose(k)) * scale + mask), v).
+
+Where several heads of q share one of k and v (grouped-query attention), k and v are repeated.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +25,21 @@ def decompose_attention(graph_module: fx.GraphModule) -> int:
 
 def attention_declined(node: fx.Node) -> str | None:
     """Returns why an attention node cannot be spelled out, or None."""
-    query, key = shape_of(node.args[0]), shape_of(node.args[1])
-    if query is None or key is None:
+    if any(shape_of(value) is None for value in node.args[:3]):
         return "the shapes of its inputs are unknown"
-    if argument(node, 6, "enable_gqa", False) and query[-3] != key[-3]:
-        return "grouped-query attention is not spelled out"
     return None
 
 
 def _decompose(graph_module: fx.GraphModule, node: fx.Node) -> None:
     query, key, value = node.args[:3]
     mask, causal = argument(node, 3, "attn_mask"), argument(node, 5, "is_causal", False)
-    scale = argument(node, 6, "scale") if len(node.args) > 6 else node.kwargs.get("scale")
+    scale = node.kwargs.get("scale")
     query_shape, key_shape = shape_of(query), shape_of(key)
     assert query_shape is not None and key_shape is not None
     scale = 1 / math.sqrt(query_shape[-1]) if scale is None else scale
 
+    if node.kwargs.get("enable_gqa", False):
+        key, value = (_repeat_heads(graph_module, node, tensor, query_shape[-3]) for tensor in (key, value))
     key_t = call_like(graph_module, node, aten.transpose.int, key, -2, -1)
     logits = call_like(graph_module, node, aten.matmul.default, query, key_t)  # (B, H, N, d) x (B, H, d, M) -> (B, H, N, M)
     logits = call_like(graph_module, node, aten.mul.Tensor, logits, scale)
@@ -54,3 +56,10 @@ def _decompose(graph_module: fx.GraphModule, node: fx.Node) -> None:
         logits = call_like(graph_module, node, aten.add.Tensor, logits, mask)
     weights = call_like(graph_module, node, aten.softmax.int, logits, -1)
     replace(node, call_like(graph_module, node, aten.matmul.default, weights, value))
+
+
+def _repeat_heads(graph_module: fx.GraphModule, node: fx.Node, tensor: fx.Node, heads: int) -> fx.Node:
+    shape = shape_of(tensor)
+    assert shape is not None
+    groups = heads // shape[-3]
+    return tensor if groups == 1 else call_like(graph_module, node, aten.repeat_interleave.self_int, tensor, groups, -3)

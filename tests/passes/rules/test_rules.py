@@ -107,13 +107,14 @@ class TestDecomposeAttention:
         assert count(graph, aten.matmul.default) == 2
         assert count(graph, aten.softmax.int) == 1
 
-    def test_grouped_heads_are_declined_with_a_reason(self) -> None:
-        q, kv = seeded(2, 4, 5, 4), seeded(2, 2, 5, 4)
+    @pytest.mark.parametrize("heads", [1, 2, 4])
+    def test_heads_that_share_a_key_and_a_value(self, heads: int) -> None:
+        q, kv = seeded(2, 4, 5, 4), seeded(2, heads, 5, 4)
         model = Call(lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True))
-        graph = trace(model.eval(), (q, kv, kv))
-        (node,) = calls(graph, aten.scaled_dot_product_attention.default)
-        assert attention_declined(node) == "grouped-query attention is not spelled out"
-        assert decompose_attention(graph) == 0
+        graph, done = apply(decompose_attention, model, q, kv, kv * 2)
+        assert done == 1
+        assert count(graph, aten.matmul.default) == 2
+        assert count(graph, aten.repeat_interleave.self_int) == (0 if heads == 4 else 2)
 
 
 class TestLinearFromMatmul:
