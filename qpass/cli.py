@@ -323,6 +323,7 @@ def _write_all(network: Any, qmodel: Any, folder: Path, settings: dict[str, Any]
     """Writes file, graph, float file and report into a folder that exists."""
     import qpass
     from qpass.backends.onnx_qdq import export_float
+    from qpass.backends.onnx_qdq.targets import target_by_name
     from qpass.graph import example_inputs, info
     from qpass.trace import trace
 
@@ -330,7 +331,8 @@ def _write_all(network: Any, qmodel: Any, folder: Path, settings: dict[str, Any]
     export_float(trace(network, *example_inputs(qmodel)), folder / FLOAT)
     figures = qpass.quantization_report(qmodel)
     files = {f"file {name}": (folder / name).stat().st_size for name in (FLOAT, MODEL)}
-    info(qmodel)["report"] = figures = replace(figures, sizes={**figures.sizes, **files})
+    options = target_by_name(target).options
+    info(qmodel)["report"] = figures = replace(figures, sizes={**figures.sizes, **files}, target=target, options=options)
     qpass.save(qmodel, folder / GRAPH)
     (folder / FIGURES).write_text(figures.to_json(), encoding="utf-8")
     (folder / REPORT).write_text(figures.to_html(), encoding="utf-8")

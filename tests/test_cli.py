@@ -80,6 +80,9 @@ def test_a_target_is_named_before_work_starts_and_kept_in_the_file(data: Path, t
     assert run("quantize", MODEL, *options, "--target", "openvino").exit_code == 0
     metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "out" / "model.onnx").metadata_props}
     assert metadata["qpass.target"] == "openvino"
+    wanted = "file for openvino, INFERENCE_PRECISION_HINT=f32"
+    assert wanted in run("report", tmp_path / "out").output.replace("\n", " ")
+    assert wanted in (tmp_path / "out" / "report.html").read_text()
     assert run("verify", tmp_path / "out").exit_code == 0
 
 

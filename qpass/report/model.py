@@ -88,6 +88,8 @@ class QuantReport:
         output_sqnr_db: Signal over error of the network's output, in dB.
         sizes: Bytes by name: weights as float32, weights as stored, and files once they are known.
         reconstruction: What was learned of each block, where the recipe learns.
+        target: The runtime that the file was written for, once it is known.
+        options: Options that this runtime needs to compute what the graph computes.
     """
 
     model: str
@@ -101,12 +103,19 @@ class QuantReport:
     output_sqnr_db: float
     sizes: Mapping[str, int] = field(default_factory=dict)
     reconstruction: tuple[BlockRecord, ...] = ()
+    target: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
         """How many layers of each kind were quantized."""
         kinds = [layer.kind for layer in self.layers]
         return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+
+    @property
+    def options_text(self) -> str:
+        """The options in words."""
+        return ", ".join(f"{name}={value}" for name, value in self.options.items()) or "default options"
 
     def to_json(self) -> str:
         """Returns the report as JSON; ``from_json`` reads it back."""
@@ -138,6 +147,8 @@ class QuantReport:
             *(f"{block.path:<36} {block.sqnr_db:>8.1f}" for block in self.blocks),
             *(f"{name}: {size / 1e6:.2f} MB" for name, size in self.sizes.items()),
         ]
+        if self.target:
+            lines.append(f"file for {self.target}, {self.options_text}")
         if self.reconstruction:
             lines.append(f"{'learned block':<36} {'error before':>12} {'after':>8}  ranks")
             lines += [

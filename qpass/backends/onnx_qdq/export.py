@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import onnx_ir as ir
@@ -59,6 +60,7 @@ def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target:
     if config is not None:
         model.metadata_props["qpass.config"] = config.to_yaml()
         model.metadata_props["qpass.target"] = target.name
+        model.metadata_props["qpass.options"] = json.dumps(dict(target.options))
     write_model(model, path)
     return path
 

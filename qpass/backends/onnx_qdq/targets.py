@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -22,12 +22,15 @@ class Target:
         name: What users call it.
         rules: Rewrite rules, in order: each makes the pattern that the next one looks for.
         form: What its lowerings do.
+        options: Session or compile options, by name, without which the runtime does not compute what the graph computes. They are
+            in the file's metadata too.
         unpacks_by_tables: Weights of 2, 3, 5, 6 and 7 bits are packed in forms that the runtime folds away when it loads the file.
     """
 
     name: str
     rules: tuple[Rule, ...]
     form: Form = Form()
+    options: Mapping[str, str] = field(default_factory=dict)
     unpacks_by_tables: bool = True
 
 
@@ -52,6 +55,8 @@ TARGETS = {
             "openvino",
             (rules.log_softmax, rules.dequantize_after_movement),
             Form(clips_codes=False, weight_zero_points=False),
+            # Left to itself it computes all that is float in bfloat16, where the processor has it.
+            {"INFERENCE_PRECISION_HINT": "f32"},
             unpacks_by_tables=False,
         ),
     )

@@ -20,9 +20,11 @@ WIDTH, HEADS = 48, 4
 class CrossAttention(nn.Module):
     """Queries of one sequence, keys and values of another; ``key_heads`` of them, each for several heads of the query."""
 
-    def __init__(self, key_heads: int = HEADS, *, repeats: bool = False, mask: Tensor | None = None) -> None:
+    def __init__(
+        self, key_heads: int = HEADS, *, repeats: bool = False, mask: Tensor | None = None, activates: bool = False
+    ) -> None:
         super().__init__()
-        self.key_heads, self.repeats = key_heads, repeats
+        self.key_heads, self.repeats, self.activates = key_heads, repeats, activates
         self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH // HEADS * heads) for heads in (HEADS, key_heads, key_heads))
         self.project, self.norm = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
         self.register_buffer("mask", mask)
@@ -36,13 +38,15 @@ class CrossAttention(nn.Module):
             k, v = (t.repeat_interleave(HEADS // self.key_heads, 1) for t in (k, v))
         grouped = self.key_heads != HEADS and not self.repeats
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, enable_gqa=grouped)
-        return self.norm(x + self.project(y.transpose(1, 2).flatten(2)))
+        merged = y.transpose(1, 2).flatten(2)
+        return self.norm(x + self.project(F.hardswish(merged) if self.activates else merged))
 
 
 FORMS: dict[str, dict[str, Any]] = {
     "cross-attention": {},
     "float mask": {"mask": torch.linspace(-2, 2, 7 * 11).view(7, 11)},
     "bool mask": {"mask": (torch.arange(7 * 11) % 3 > 0).view(7, 11)},
+    "an activation behind it, as in LeViT": {"activates": True},
     "grouped heads": {"key_heads": 2},
     "one key for all heads": {"key_heads": 1},
     "grouped heads, repeated by the model": {"key_heads": 2, "repeats": True},

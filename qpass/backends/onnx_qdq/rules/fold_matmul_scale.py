@@ -1,4 +1,4 @@
-"""Mul(DequantizeLinear(MatMulInteger, c1), c2) -> DequantizeLinear(MatMulInteger, c1 c2), scalars: 1/sqrt(d) costs nothing."""
+"""Mul(Mul(Cast(MatMulInteger), c1), c2) -> Mul(Cast(MatMulInteger), c1 c2), scalars: 1/sqrt(d) costs nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
-from qpass.backends.onnx_qdq.rules.patterns import rescaled_product, scalar
+from qpass.backends.onnx_qdq.rules.patterns import rescaled, rescaled_product, scalar
 
 
 def fold_matmul_scale(graph: ir.Graph) -> int:
@@ -20,5 +20,5 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     product, scale = rescale
     emit = Emitter(graph, f"{node.outputs[0].name}.scaled")
-    emit.replace(node, emit.op("DequantizeLinear", [product.outputs[0], emit.constant("rescale", np.array(scale * factor, np.float32))]))
+    emit.replace(node, rescaled(product.outputs[0], emit.constant("rescale", np.array(scale * factor, np.float32)), emit))
     return True

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
+from qpass.backends.onnx_qdq.emit import Emitter
+
 
 def only_reader_below(value: ir.Value | None, *op_types: str) -> ir.Node | None:
     """Returns the node that computes ``value``, if it is one of these operators and nothing else reads the value."""
@@ -22,11 +24,18 @@ def scalar(value: ir.Value | None) -> float | None:
     return float(value.const_value.numpy().reshape(()))
 
 
+def rescaled(product: ir.Value, scale: ir.Value, emit: Emitter) -> ir.Value:
+    """Emits Mul(Cast(product), scale), the floats that an integer product stands for."""
+    as_float = emit.op("Cast", [product], {"to": ir.DataType.FLOAT}, dtype=ir.DataType.FLOAT, shape=product.shape)
+    return emit.op("Mul", [as_float, scale])
+
+
 def rescaled_product(value: ir.Value | None) -> tuple[ir.Node, float] | None:
-    """Returns the MatMulInteger of four inputs whose sums ``value`` dequantizes, and the scale, if nothing else reads them."""
-    dequantize = only_reader_below(value, "DequantizeLinear")
-    product = None if dequantize is None else only_reader_below(dequantize.inputs[0], "MatMulInteger")
-    scale = None if dequantize is None else scalar(dequantize.inputs[1])
+    """Returns the MatMulInteger of four inputs that ``value`` is rescaled from, and the scale, if nothing else reads them."""
+    rescale = only_reader_below(value, "Mul")
+    scale = None if rescale is None else scalar(rescale.inputs[1])
+    cast = None if rescale is None else only_reader_below(rescale.inputs[0], "Cast")
+    product = None if cast is None else only_reader_below(cast.inputs[0], "MatMulInteger")
     return None if product is None or scale is None or len(product.inputs) != 4 else (product, scale)
 
 
