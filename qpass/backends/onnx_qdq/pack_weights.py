@@ -2,7 +2,7 @@
 
 onnxruntime folds the unpacking into the weights, so that the kernels read int8 as they would without it. While it folds, every value
 in between lies in memory beside the others, so few operators of the weight's own size are what counts: a look-up of several codes
-at once takes three bytes for each code, shifts and masks of bit planes took seventeen, more than the float weight.
+at once takes under four bytes for each code, where shifts and masks of bit planes take seventeen, far more than the float weight.
 """
 
 from __future__ import annotations
