@@ -128,6 +128,7 @@ class Row:
     file_mb: float
     file_share: float
     verified: bool
+    threads: int = 2
 
 
 def measure(name: str, config: Any, model: torch.nn.Module, data: Data, base: Accuracy, float_bytes: int, kept: Path) -> Row:
@@ -163,6 +164,7 @@ def measure(name: str, config: Any, model: torch.nn.Module, data: Data, base: Ac
         file_mb=size / 1e6,
         file_share=100 * size / float_bytes,
         verified=verified.passed,
+        threads=torch.get_num_threads(),
     )
 
 
@@ -205,7 +207,7 @@ def write(table: Table, rows: list[Row], base: Accuracy, command: str) -> None:
     ]
     lines += [
         f"| {r.config} | {r.images} | {r.top1_torch:.2f} | {r.top1_onnxruntime:.2f} | {r.drop:.2f} ± {r.drop_error:.2f} | {r.kept:.1f} % "
-        f"| {r.disagreement:.2f} | {r.file_mb:.2f} MB, {r.file_share:.1f} % | {'yes' if r.verified else 'no'} | {r.quantize_seconds:.0f} s |"
+        f"| {r.disagreement:.2f} | {r.file_mb:.2f} MB, {r.file_share:.1f} % | {'yes' if r.verified else 'no'} | {r.quantize_seconds:.0f} s, {r.threads} thread{'s' * (r.threads > 1)} |"
         for r in rows
     ]
     (RESULTS / f"{table.file}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -225,7 +227,7 @@ def read_rows(table: Table) -> list[Row]:
 
 
 def _row(record: dict[str, str]) -> Row:
-    read: dict[str, Any] = {"config": str, "images": int, "verified": "True".__eq__}
+    read: dict[str, Any] = {"config": str, "images": int, "threads": int, "verified": "True".__eq__}
     return Row(**{name: read.get(name, float)(value) for name, value in record.items()})
 
 
