@@ -109,9 +109,13 @@ class Page:
         self.models: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
 
     def add(self, model: str, report: dict[str, Any], failed: dict[str, str]) -> None:
-        """Replaces one model's figures and writes everything anew."""
+        """Replaces one model's figures."""
         command = " ".join(["python benchmarks/latency.py", *sys.argv[1:]])
         self.models[model] = {**report, "failed": failed, "command": command}
+        self.write()
+
+    def write(self) -> None:
+        """Writes figures, page, table and picture."""
         RESULTS.mkdir(exist_ok=True)
         self.path.write_text(json.dumps(self.models, indent=1) + "\n", encoding="utf-8")
         self.path.with_suffix(".md").write_text("\n".join(self.lines()) + "\n", encoding="utf-8")
@@ -130,6 +134,7 @@ class Page:
         yield f"Speed-up over {self.baseline}, everything of a cell timed in alternation: medians, and the interquartile range over the median."
         yield "'Of peak' is integer operations a second over what one large uint8 times int8 product does on the same machine. Random"
         yield "weights: speed only."
+        yield f"\n![Speed-ups]({self.path.stem}.svg)"
         for model, found in self.models.items():
             yield f"\n## {model}\n\nWritten by `{found['command']}` on {found['machine']}.\n"
             yield from speed_table(found["rows"])
@@ -191,7 +196,7 @@ def losses(models: dict[str, Any]) -> list[str]:
 def plot(models: dict[str, Any], path: Path) -> None:
     """Draws the speed-ups at the first setting of each model."""
     matplotlib.use("svg")
-    plt.rcParams["svg.hashsalt"] = "qpass"
+    plt.rcParams.update({"svg.hashsalt": "qpass", "svg.fonttype": "none"})
     figure, axes = plt.subplots(len(models), 1, figsize=(8, 0.6 + 2.9 * len(models)), squeeze=False, layout="constrained")
     for axis, (model, found) in zip(axes[:, 0], models.items(), strict=True):
         first = found["rows"][0]
