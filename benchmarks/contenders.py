@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class _Reader(CalibrationDataReader):
 
 def ort_static(float_file: Path, images: Tensor, path: Path) -> Path:
     """Onnxruntime's ``quantize_static`` as its documentation recommends for transformers on x86: uint8 x int8, per channel."""
-    prepared = _prepared(float_file, path)
+    prepared = _prepared(float_file)
     name = onnx.load(float_file, load_external_data=False).graph.input[0].name
     quantize_static(
         str(prepared), str(path), _Reader(name, images), quant_format=QuantFormat.QDQ,
@@ -40,15 +41,18 @@ def ort_static(float_file: Path, images: Tensor, path: Path) -> Path:
 
 def ort_dynamic(float_file: Path, images: Tensor, path: Path) -> Path:
     """Onnxruntime's ``quantize_dynamic``: activations get their scale while the network runs."""
-    quantize_dynamic(str(_prepared(float_file, path)), str(path), weight_type=QuantType.QInt8, per_channel=True)
+    quantize_dynamic(str(_prepared(float_file)), str(path), weight_type=QuantType.QInt8, per_channel=True)
     return path
 
 
-def _prepared(float_file: Path, path: Path) -> Path:
+def _prepared(float_file: Path) -> Path:
     """Returns the float file as both quantizers want it; quantize_dynamic trips over inferred shapes of a renamed constant."""
-    prepared = path.with_suffix(".prepared.onnx")
-    quant_pre_process(str(float_file), str(prepared), skip_symbolic_shape=True)
-    model = onnx.load(prepared)
+    prepared = float_file.with_suffix(".prepared.onnx")
+    if prepared.exists():
+        return prepared
+    shaped = float_file.with_suffix(".shaped.onnx")
+    quant_pre_process(str(float_file), str(shaped), skip_symbolic_shape=True)
+    model = onnx.load(shaped)
     del model.graph.value_info[:]
     onnx.save(model, prepared)
     return prepared
@@ -88,16 +92,14 @@ def openvino_contender(path: Path, precision: str) -> Contender:
     return _openvino(openvino.Core().read_model(path), precision)
 
 
-def nncf_contender(float_file: Path, images: Tensor, precision: str) -> Contender:
-    """NNCF's int8 post-training quantization for transformers, in OpenVINO."""
+def nncf_model(float_file: Path, images: Tensor) -> Any:
+    """NNCF's int8 post-training quantization for transformers."""
     import nncf
     import openvino
 
     model = openvino.Core().read_model(float_file)
-    quantized = nncf.quantize(
-        model, nncf.Dataset([images[i : i + 1].numpy() for i in range(len(images))]), model_type=nncf.ModelType.TRANSFORMER
-    )
-    return _openvino(quantized, precision)
+    dataset = nncf.Dataset([images[i : i + 1].numpy() for i in range(len(images))])
+    return nncf.quantize(model, dataset, model_type=nncf.ModelType.TRANSFORMER)
 
 
 def _openvino(model: Any, precision: str) -> Contender:
@@ -117,10 +119,11 @@ def _openvino(model: Any, precision: str) -> Contender:
 
 def float_runtimes(model: nn.Module, images: Tensor, float_file: Path) -> Iterator[tuple[str, Callable[[], Contender]]]:
     """Yields each runtime by name, and what makes its contender: some fail on some models."""
+    quantized = functools.cache(lambda: nncf_model(float_file, images))
     yield "torch eager", lambda: torch_contender(model, images)
     yield "torch.compile", lambda: torch_contender(model, images, compiled=True)
     yield "torchao int8", lambda: torchao_contender(model, images)
     yield "OpenVINO float32", lambda: openvino_contender(float_file, "f32")
     yield "OpenVINO bf16", lambda: openvino_contender(float_file, "bf16")
-    yield "NNCF int8, OpenVINO float32", lambda: nncf_contender(float_file, images, "f32")
-    yield "NNCF int8, OpenVINO bf16", lambda: nncf_contender(float_file, images, "bf16")
+    yield "NNCF int8, OpenVINO float32", lambda: _openvino(quantized(), "f32")
+    yield "NNCF int8, OpenVINO bf16", lambda: _openvino(quantized(), "bf16")

@@ -6,6 +6,8 @@ import csv
 import json
 from pathlib import Path
 
+from latency_page import first_setting
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -31,10 +33,8 @@ def latency() -> list[str]:
     models = json.loads((RESULTS / "latency.json").read_text(encoding="utf-8"))
     cells: dict[str, dict[str, float]] = {}
     for model, found in models.items():
-        first = found["rows"][0]
-        for row in found["rows"]:
-            if (row["batch"], row["threads"]) == (first["batch"], first["threads"]):
-                cells.setdefault(row["name"], {})[model] = row["speedup"]
+        for row in first_setting(found["rows"]):
+            cells.setdefault(row["name"], {})[model] = row["speedup"]
     lines = [f"| | {' | '.join(models)} |", "|---" * (len(models) + 1) + "|"]
     for name, speedups in cells.items():
         lines.append(f"| {name} | " + " | ".join(f"{speedups[m]:.2f}" if m in speedups else "" for m in models) + " |")

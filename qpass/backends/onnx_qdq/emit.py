@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+#: Domain of onnxruntime's own operators.
+CONTRIB_DOMAIN = "com.microsoft"
+
 
 @dataclass(frozen=True)
 class Form:

@@ -10,7 +10,7 @@ import onnx_ir.passes.common as common
 from torch import fx
 
 from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, ir_version_for
-from qpass.backends.onnx_qdq.emit import Emitter
+from qpass.backends.onnx_qdq.emit import CONTRIB_DOMAIN, Emitter
 from qpass.backends.onnx_qdq.lowerings import lowering_of
 from qpass.backends.onnx_qdq.pack_weights import pack_weights
 from qpass.backends.onnx_qdq.targets import Target, target_by_name
@@ -22,8 +22,6 @@ from qpass.version import __version__
 
 #: The target of files that are written for none in particular.
 DEFAULT_TARGET = "onnxruntime"
-#: onnxruntime's own operators.
-CONTRIB_DOMAIN = "com.microsoft"
 
 
 def export_quantized(

@@ -41,7 +41,7 @@ class _Packer:
     """Packs the weights of one graph; they share its tables."""
 
     def __init__(self, graph: ir.Graph, opset: int, tables: bool) -> None:
-        self.graph, self.opset, self.tables = graph, opset, tables
+        self.graph, self.opset, self.looks_up = graph, opset, tables
         self.nodes: list[ir.Node] = []
         self._tables: dict[str, ir.Value] = {}
 
@@ -53,7 +53,7 @@ class _Packer:
         if value.dtype != _INT8 or bits == 8 or not value.uses():
             return False
         emit = Emitter(self.graph, str(value.name))
-        if not self.tables:
+        if not self.looks_up:
             if bits > 4 or self.opset < INT4_OPSET:
                 return False
             unpacked = _cast(codes, ir.DataType.INT4, _INT8, emit)

@@ -12,7 +12,7 @@ import onnx
 
 from qpass.backends.onnxruntime.arithmetic import integer_peak
 from qpass.backends.onnxruntime.operators import FLOAT_PRODUCTS, kind_of
-from qpass.backends.onnxruntime.profiling import NodeCost, Profile, profile_file
+from qpass.backends.onnxruntime.profiling import NodeCost, Profile, integer_arithmetic, integer_multiply_adds, profile_file
 from qpass.errors import ConfigError
 
 #: Slow nodes that are listed one by one.
@@ -87,18 +87,13 @@ class Explanation:
     @property
     def integer_arithmetic(self) -> float:
         """The share of all multiply-adds that are done on integers."""
-        total = sum(cost.multiply_adds for cost in self.operators)
-        return self._integer_multiply_adds / total if total else 0.0
+        return integer_arithmetic(self.operators)
 
     def share_of_peak(self, milliseconds: float | None = None) -> float:
         """Returns the integer operations a second as a share of ``integer_peak``, over a time or over integer products' own."""
         if milliseconds is None:
             milliseconds = self.share_of("integer product") * self.milliseconds
-        return 2 * self._integer_multiply_adds / (milliseconds * 1e-3) / self.integer_peak if milliseconds else 0.0
-
-    @property
-    def _integer_multiply_adds(self) -> int:
-        return sum(cost.multiply_adds for cost in self.operators if cost.kind == "integer product")
+        return 2 * integer_multiply_adds(self.operators) / (milliseconds * 1e-3) / self.integer_peak if milliseconds else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, for JSON."""

@@ -16,8 +16,8 @@ import onnxruntime as ort
 
 from qpass.backends.onnxruntime.arithmetic import integer_peak
 from qpass.backends.onnxruntime.footprint import Footprint, footprint
-from qpass.backends.onnxruntime.operators import FLOAT_PRODUCTS, INTEGER_PRODUCTS, kind_of
-from qpass.backends.onnxruntime.profiling import profile_file
+from qpass.backends.onnxruntime.operators import FLOAT_PRODUCTS, INTEGER_PRODUCTS
+from qpass.backends.onnxruntime.profiling import Profile, integer_arithmetic, integer_multiply_adds, profile_file
 from qpass.backends.onnxruntime.session import OrtSession
 from qpass.errors import ConfigError
 from qpass.progress import track
@@ -155,12 +155,13 @@ def benchmark(
         raise ConfigError(f"no file is labelled {baseline!r}", where="baseline", expected=f"one of {list(files)}")
     if runs < 1 or min(batches) < 1 or min(threads) < 1:
         raise ConfigError(f"runs={runs}, batches={batches}, threads={threads}", where="benchmark", expected="numbers above 0")
+    profiles = {batch: {name: profile_file(path, batch=batch) for name, path in files.items()} for batch in batches}
     contenders = {name: file_contender(path) for name, path in files.items()} | dict(others or {})
     peaks = {count: integer_peak(count) for count in threads}
     rows: list[LatencyRow] = []
     settings = [(batch, count) for count in threads for batch in batches]
     for batch, count in track(settings, "time", show=show_progress):
-        work = {name: _integer_multiply_adds(path, batch) for name, path in files.items()}
+        work = {name: integer_multiply_adds(profile.nodes) for name, profile in profiles[batch].items()}
         times = _alternate({name: make(batch, count) for name, make in contenders.items()}, runs, seconds)
         base = float(np.median(times[baseline]))
         for name, samples in times.items():
@@ -171,7 +172,7 @@ def benchmark(
         baseline,
         describe_machine(),
         tuple(rows),
-        {name: fusion_of(path) for name, path in files.items() if name != baseline},
+        {name: _fusion(profile) for name, profile in profiles[batches[0]].items() if name != baseline},
         {name: footprint(path, threads=min(threads)) for name, path in files.items()},
     )
 
@@ -202,19 +203,15 @@ def _alternate(runners: Mapping[str, Callable[[], object]], runs: int, seconds: 
     return {name: np.array(samples) for name, samples in times.items()}
 
 
-def _integer_multiply_adds(path: str | Path, batch: int) -> int:
-    return sum(node.multiply_adds for node in profile_file(path, batch=batch).nodes if kind_of(node.operator) == "integer product")
-
-
 def fusion_of(path: str | Path) -> Fusion:
     """Loads a file as onnxruntime ships and tells what it made of it."""
-    profile = profile_file(path)
+    return _fusion(profile_file(path))
+
+
+def _fusion(profile: Profile) -> Fusion:
     counts = collections.Counter(node.op_type for node in profile.graph.node)
-    products = collections.Counter[str]()
-    for node in profile.nodes:
-        products[kind_of(node.operator)] += node.multiply_adds
     return Fusion(
-        products["integer product"] / max(1, products.total()),
+        integer_arithmetic(profile.nodes),
         {op: counts[op] for op in INTEGER_PRODUCTS if counts[op]},
         {op: counts[op] for op in FLOAT_PRODUCTS if counts[op]},
         [node.name or node.output[0] for node in profile.unfused],

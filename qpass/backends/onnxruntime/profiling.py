@@ -6,13 +6,15 @@ import collections
 import json
 import statistics
 import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import onnx
 
 from qpass.backends.onnxruntime.arithmetic import multiply_adds
+from qpass.backends.onnxruntime.operators import kind_of
 from qpass.backends.onnxruntime.session import OrtSession
 
 
@@ -31,6 +33,32 @@ class NodeCost:
     operator: str
     milliseconds: float
     multiply_adds: int
+
+    @property
+    def kind(self) -> str:
+        """What kind of operator it is; see ``kind_of``."""
+        return kind_of(self.operator)
+
+
+class Counted(Protocol):
+    """What was counted of a node, or of several of one kind."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def multiply_adds(self) -> int: ...
+
+
+def integer_multiply_adds(costs: Iterable[Counted]) -> int:
+    """Returns the multiply-adds of integer products."""
+    return sum(cost.multiply_adds for cost in costs if cost.kind == "integer product")
+
+
+def integer_arithmetic(costs: Sequence[Counted]) -> float:
+    """Returns the share of all multiply-adds that are done on integers; 0 where there are none."""
+    total = sum(cost.multiply_adds for cost in costs)
+    return integer_multiply_adds(costs) / total if total else 0.0
 
 
 @dataclass(frozen=True)

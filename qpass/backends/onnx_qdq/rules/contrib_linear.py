@@ -1,14 +1,14 @@
 """Add(MatMul(DQ(x), DQ(w)), bias) -> com.microsoft.MatMulIntegerToFloat(x, w, ..., bias): the kernel adds the bias as it scales.
 
 onnxruntime makes the same operator of the Q/DQ pairs itself, and leaves the Add; or fuses it with a Gelu behind it, to an operator that is
-slower than the Gelu alone. DeiT-S gains 7 %, DeiT-T 5 %.
+slower than the Gelu alone (benchmarks/results/latency.md has both targets).
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from qpass.backends.onnx_qdq.emit import Emitter
+from qpass.backends.onnx_qdq.emit import CONTRIB_DOMAIN, Emitter
 from qpass.backends.onnx_qdq.rules.patterns import weight_product
 
 
@@ -27,5 +27,5 @@ def _rewrite(graph: ir.Graph, add: ir.Node) -> bool:
     emit = Emitter(graph, f"{add.outputs[0].name}.contrib")
     row = emit.constant("bias", bias.const_value.numpy().reshape(-1))
     inputs = [product.x, product.w, product.x_scale, product.w_scale, product.x_zero, product.w_zero, row]
-    emit.replace(add, emit.op("MatMulIntegerToFloat", inputs, domain="com.microsoft"))
+    emit.replace(add, emit.op("MatMulIntegerToFloat", inputs, domain=CONTRIB_DOMAIN))
     return True

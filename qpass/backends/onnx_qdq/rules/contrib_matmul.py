@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qpass.backends.onnx_qdq.emit import Emitter
-from qpass.backends.onnx_qdq.rules.patterns import only_reader_below, scalar
+from qpass.backends.onnx_qdq.emit import CONTRIB_DOMAIN, Emitter
+from qpass.backends.onnx_qdq.rules.patterns import product_below
 
 
 def contrib_matmul(graph: ir.Graph) -> int:
@@ -18,13 +18,12 @@ def contrib_matmul(graph: ir.Graph) -> int:
 
 
 def _rewrite(graph: ir.Graph, node: ir.Node) -> bool:
-    cast, scale = only_reader_below(node.inputs[0], "Cast"), node.inputs[1]
-    product = None if cast is None else only_reader_below(cast.inputs[0], "MatMulInteger")
-    if product is None or scalar(scale) is None or len(product.inputs) != 4:
+    rescaled = product_below(node)
+    if rescaled is None:
         return False
-    a, b, a_zero, b_zero = product.inputs
+    a, b, a_zero, b_zero = rescaled[0].inputs
     emit = Emitter(graph, f"{node.outputs[0].name}.contrib")
     one = emit.constant("one", np.array(1.0, np.float32))
-    inputs = [a, b, scale, one, a_zero, b_zero]
-    emit.replace(node, emit.op("MatMulIntegerToFloat", inputs, domain="com.microsoft"))
+    inputs = [a, b, node.inputs[1], one, a_zero, b_zero]
+    emit.replace(node, emit.op("MatMulIntegerToFloat", inputs, domain=CONTRIB_DOMAIN))
     return True

@@ -33,8 +33,12 @@ def rescaled(product: ir.Value, scale: ir.Value, emit: Emitter) -> ir.Value:
 def rescaled_product(value: ir.Value | None) -> tuple[ir.Node, float] | None:
     """Returns the MatMulInteger of four inputs that ``value`` is rescaled from, and the scale, if nothing else reads them."""
     rescale = only_reader_below(value, "Mul")
-    scale = None if rescale is None else scalar(rescale.inputs[1])
-    cast = None if rescale is None else only_reader_below(rescale.inputs[0], "Cast")
+    return None if rescale is None else product_below(rescale)
+
+
+def product_below(rescale: ir.Node) -> tuple[ir.Node, float] | None:
+    """Returns the MatMulInteger of four inputs that a Mul rescales, whoever reads the Mul, and the scale."""
+    cast, scale = only_reader_below(rescale.inputs[0], "Cast"), scalar(rescale.inputs[1])
     product = None if cast is None else only_reader_below(cast.inputs[0], "MatMulInteger")
     return None if product is None or scale is None or len(product.inputs) != 4 else (product, scale)
 
