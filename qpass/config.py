@@ -14,7 +14,9 @@ import yaml
 from qpass.errors import ConfigError, nearest
 from qpass.reconstruction_config import ReconstructionConfig
 
-QUANTIZER_NAMES = ("uniform", "log2", "log-sqrt2", "dynamic-focus")
+QUANTIZER_NAMES = ("uniform", "log2", "log-sqrt2", "dynamic-focus", "shift-log2", "tan")
+#: Those that take values from 0 to 1.
+SOFTMAX_ONLY = ("dynamic-focus", "shift-log2", "tan")
 FOLD_TARGETS = ("mean", "median")
 CRITERIA = ("tensor", "output")
 CALIBRATION_GRAPHS = ("float", "quantized")
@@ -35,7 +37,8 @@ class QuantSpec:
 
     Attributes:
         bits: Width of the codes, 2 to 8.
-        quantizer: ``"uniform"``, ``"log2"``, ``"log-sqrt2"`` or ``"dynamic-focus"``; all but the first are for Softmax outputs.
+        quantizer: ``"uniform"``, or for Softmax outputs ``"log2"``, ``"log-sqrt2"``, ``"dynamic-focus"``, ``"shift-log2"`` or
+            ``"tan"`` (see ``qpass.quantizers``).
         symmetric: Signed codes around zero point 0 (uniform only). Weights gain nothing from a zero
             point at 8 bits and much at 4.
         percentiles: Clip ranges tried when fitting, each in (0.5, 1]; the one with the least error wins.
@@ -43,6 +46,9 @@ class QuantSpec:
             (attention times V; for the Softmax output only).
         code_zero: What the codes of ``"dynamic-focus"`` stand for: ``"affine"``, ``"zero"``, ``"snapped"`` (see
             ``qpass.quantizers.DynamicFocus``), or ``"best"``, the one with the least error, for each tensor on its own.
+        exponent_round: Whether ``"shift-log2"`` rounds exponents to whole numbers, as I&S-ViT does.
+        tabulated: Deploy the quantizer of a Softmax output as a table over 256 cells of equal ratio (see
+            ``qpass.quantizers.LookUp``), whose cost does not depend on the formula; thresholds move to edges of cells.
         residual_rank: Rank of a branch beside a Linear that makes up for the rounding of its weight and stays at inference
             (see ``qpass.passes.AddResidual``); 0 for none. Of use to weights of 2 or 3 bits.
     """
@@ -53,6 +59,8 @@ class QuantSpec:
     percentiles: tuple[float, ...] = (*ACTIVATION_PERCENTILES, 1.0)
     criterion: str = "tensor"
     code_zero: str = "best"
+    exponent_round: bool = False
+    tabulated: bool = False
     residual_rank: int = 0
 
     def __post_init__(self) -> None:
@@ -75,6 +83,12 @@ class QuantSpec:
                 f"symmetric=True does not go with quantizer={self.quantizer!r}",
                 where="symmetric",
                 hint="leave it out: only uniform codes have a zero point to fix",
+            )
+        if self.tabulated and self.quantizer in ("uniform", "dynamic-focus"):
+            raise ConfigError(
+                f"tabulated=True does not go with quantizer={self.quantizer!r}",
+                where="tabulated",
+                hint="leave it out: codes of equal steps are cheaper as they are",
             )
         if isinstance(self.residual_rank, bool) or not isinstance(self.residual_rank, int) or self.residual_rank < 0:
             raise ConfigError(f"got {self.residual_rank!r}", where="residual_rank", expected="a whole number, 0 for none")
@@ -139,8 +153,8 @@ class QuantConfig:
         for role in ("weight", "activation", "network_input"):
             if getattr(self, role).criterion != "tensor":
                 raise ConfigError("criterion='output'", where=role, expected="'tensor': only the Softmax output has the other")
-            if getattr(self, role).quantizer == "dynamic-focus":
-                raise ConfigError("quantizer='dynamic-focus'", where=role, expected="another: it is for Softmax outputs only")
+            if (name := getattr(self, role).quantizer) in SOFTMAX_ONLY:
+                raise ConfigError(f"quantizer={name!r}", where=role, expected="another: it is for Softmax outputs only")
         for role in ("activation", "post_softmax", "network_input"):
             if getattr(self, role).residual_rank:
                 raise ConfigError("residual_rank above 0", where=role, expected="0: only a weight has a residual")

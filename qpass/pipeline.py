@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from qpass.config import QuantConfig
 from qpass.data import ModelInputs
@@ -16,8 +18,11 @@ from qpass.passes import (
     FoldLayerNorm,
     Freeze,
     InsertQuantizers,
+    KeepReference,
     Pass,
     RefitQuantizers,
+    ResumeWeightRounding,
+    SuspendWeightRounding,
     check_joins,
 )
 from qpass.reconstruction import Reconstruct
@@ -40,22 +45,36 @@ def pipeline(
         checkpoint_dir: Where learned blocks are kept; None keeps none.
         show_progress: Show bars.
     """
-    fold = [] if config.fold_layer_norm is None else [FoldLayerNorm(config.fold_layer_norm)]
-    learn: list[Pass] = []
-    if config.reconstruction is not None:
-        learn.append(
-            Reconstruct(config.reconstruction, batches, seed=seed, checkpoint_dir=checkpoint_dir, show_progress=show_progress)
-        )
     ranges = spread_samples(batches, config.range_samples)
-    residual = AddResidual(ranges, show_progress=show_progress)
-    paper_order = config.reconstruction is not None and config.reconstruction.order == "paper"
+    fold = [] if config.fold_layer_norm is None else [FoldLayerNorm(config.fold_layer_norm)]
+    fold_and_residual = [*fold, AddResidual(ranges, show_progress=show_progress)]
+
+    def learn(stage: str, **changes: Any) -> Reconstruct:
+        assert config.reconstruction is not None
+        folder = checkpoint_dir / stage if checkpoint_dir is not None and stage else checkpoint_dir
+        learning = dataclasses.replace(config.reconstruction, **changes)
+        return Reconstruct(learning, batches, stage=stage, seed=seed, checkpoint_dir=folder, show_progress=show_progress)
+
+    order = None if config.reconstruction is None else config.reconstruction.order
+    three_stages = order == "three-stage"
+    finish: list[Pass]
+    if order is None:
+        finish = fold_and_residual
+    elif order == "fold-first":
+        finish = [*fold_and_residual, KeepReference(), learn("")]
+    elif order == "paper":
+        finish = [KeepReference(), learn(""), *fold_and_residual]
+    else:
+        first = learn("activations", inputs="float")
+        finish = [KeepReference(), first, *fold, ResumeWeightRounding(), fold_and_residual[-1], learn("weights")]
     passes: list[Pass] = [
         Canonicalize(),
         Annotate(config),
         Calibrate(ranges, per_channel=config.fold_layer_norm is not None, show_progress=show_progress),
         InsertQuantizers(),
+        *([SuspendWeightRounding()] if three_stages else []),
         RefitQuantizers(ranges if config.calibrate_on == "quantized" else (), show_progress=show_progress),
-        *([*learn, *fold, residual] if paper_order else [*fold, residual, *learn]),
+        *finish,
         Freeze(),
     ]
     check_joins(passes)

@@ -16,7 +16,6 @@ from qpass.data import ModelInputs
 from qpass.data.batches import batch_size, split_rows
 from qpass.errors import ConfigError, nearest
 from qpass.graph import info
-from qpass.passes import FoldLayerNorm
 from qpass.passes.reference import float_reference
 from qpass.pipeline import pipeline
 from qpass.report.collect import collect_report
@@ -60,14 +59,9 @@ def quantize_traced(
         checkpoint_dir=options.checkpoint_dir,
         show_progress=options.show_progress,
     )
-    reference: fx.GraphModule | None = None
     for step in steps:
-        if reference is None and info(graph_module)["stage"] == "fitted":
-            reference = float_reference(graph_module)  # before anything is learned
         step(graph_module)
-        if reference is not None and isinstance(step, FoldLayerNorm):
-            step(reference)
-    reference = reference or float_reference(graph_module)
+    reference = info(graph_module).pop("reference", None) or float_reference(graph_module)
     freeze(graph_module)
     sample = split_rows(batches[0], min(REPORT_SAMPLES, batch_size(batches[0])))[0]
     info(graph_module)["report"] = collect_report(reference, graph_module, sample)

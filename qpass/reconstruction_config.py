@@ -12,7 +12,8 @@ from qpass.errors import ConfigError, nearest
 _CHOICES = {
     "weights": ("low-rank", "full", "fixed"),
     "inputs": ("quantized", "float"),
-    "order": ("fold-first", "paper"),
+    "order": ("fold-first", "paper", "three-stage"),
+    "loss": ("norm", "squared"),
     "precision": ("auto", "float32", "bfloat16"),
 }
 
@@ -41,7 +42,11 @@ class ReconstructionConfig:
         curriculum_start: Share of the samples at the first step.
         curriculum_interval: Steps between two rankings of the samples.
         order: ``"fold-first"`` folds LayerNorm scales before blocks are learned, ``"paper"`` afterwards, which keeps less
-            accuracy (benchmarks/results/ablation.md).
+            accuracy (benchmarks/results/ablation.md). ``"three-stage"`` is I&S-ViT's (arXiv 2311.10126): blocks are learned
+            with float weights, a scale for each channel and inputs of the float network; scales are folded; blocks are
+            learned again with rounded weights and ``inputs``.
+        loss: Of a sample: the ``"norm"`` of the difference between two outputs of a block (AIQViT), or that ``"squared"``
+            (I&S-ViT).
         precision: Of the products in a step: ``"bfloat16"`` by autocast, ``"float32"``, or ``"auto"``, bfloat16 where the
             machine multiplies it faster.
         patience: Stop a block after so many steps without an improvement of 1 % of its loss; None runs every step.
@@ -64,6 +69,7 @@ class ReconstructionConfig:
     curriculum_start: float = 0.5
     curriculum_interval: int = 500
     order: str = "fold-first"
+    loss: str = "norm"
     precision: str = "auto"
     patience: int | None = None
     cache_gib: float = 4.0
@@ -93,6 +99,12 @@ class ReconstructionConfig:
         for name in ("drop_path", "validation_share", "curriculum_start"):
             value = getattr(self, name)
             _check(name, value, 0 <= value < 1 or (name == "curriculum_start" and value == 1), "a share of one")
+        if self.order == "three-stage" and self.weights == "low-rank":
+            raise ConfigError(
+                "weights='low-rank' with order='three-stage'",
+                where="reconstruction.weights",
+                expected="'full' or 'fixed': the first stage has no rounded weights to compensate",
+            )
         if self.validation_share == 0 and searches:
             raise ConfigError("got 0", where="reconstruction.validation_share", expected="samples for the rank search")
 

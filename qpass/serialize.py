@@ -18,16 +18,15 @@ from qpass.errors import DataError
 from qpass.graph import info
 from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.passes.plan import Declined, LayerPlan, OperandPlan
-from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, Quantizer, Uniform
+from qpass.quantizers import QUANTIZERS, LookUp, Quantizer
 from qpass.report import QuantReport
 from qpass.tensor_file import digest, read_tensors, write_tensors
 
 #: Raised with every change of the format.
-FORMAT = 4
+FORMAT = 5
 
-_MODULES: dict[str, type[nn.Module]] = {
-    kind.__name__: kind for kind in (Uniform, Log2, LogSqrt2, DynamicFocus, QuantizedLinear, ResidualFactor, QuantizedConv2d)
-}
+_KINDS: list[type[nn.Module]] = [*QUANTIZERS.values(), LookUp, QuantizedLinear, ResidualFactor, QuantizedConv2d]
+_MODULES = {kind.__name__: kind for kind in _KINDS}
 #: Functions besides torch's own operators that a graph may call.
 _OPERATOR_NAMES = ["getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge"]
 _BUILTINS: dict[str, Any] = {

@@ -8,7 +8,9 @@ from qpass.passes.canonicalize import Canonicalize
 from qpass.passes.fold_layer_norm import FoldLayerNorm
 from qpass.passes.freeze import Freeze
 from qpass.passes.insert_quantizers import InsertQuantizers
+from qpass.passes.reference import KeepReference
 from qpass.passes.refit import RefitQuantizers
+from qpass.passes.weight_rounding import ResumeWeightRounding, SuspendWeightRounding
 
 __all__ = [
     "STAGES",
@@ -19,7 +21,10 @@ __all__ = [
     "FoldLayerNorm",
     "Freeze",
     "InsertQuantizers",
+    "KeepReference",
     "Pass",
     "RefitQuantizers",
+    "ResumeWeightRounding",
+    "SuspendWeightRounding",
     "check_joins",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from qpass.graph import add_constant, add_module, argument, aten, get_constant, get_plan, is_call, shape_of
+from qpass.graph import add_constant, add_module, argument, aten, get_constant, get_plan, info, is_call, shape_of
 from qpass.nn import QuantizedLinear
 from qpass.passes.base import Pass
 from qpass.passes.plan import LayerPlan
@@ -22,7 +22,7 @@ class FoldLayerNorm(Pass):
 
     The float function stays the same, and quantizing the new LayerNorm output with (s̃, z̃) equals quantizing the
     old one channel by channel, exactly: z̃ is an integer, so the codes are. The quantizers of the changed weights are fitted
-    again.
+    again. A reference that ``KeepReference`` left is folded too.
 
     Args:
         target: s̃ is the ``"mean"`` or the ``"median"`` of the channels' scales.
@@ -38,6 +38,8 @@ class FoldLayerNorm(Pass):
         norms = channel_wise_norms(graph_module)
         for norm, quantizers in norms.items():
             self._fold(graph_module, norm, quantizers)
+        if (reference := info(graph_module).get("reference")) is not None:
+            self(reference)
         return bool(norms)
 
     def _fold(self, graph_module: fx.GraphModule, norm: fx.Node, quantizers: list[fx.Node]) -> None:

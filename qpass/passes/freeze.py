@@ -1,4 +1,4 @@
-"""fitted -> frozen: weights become integer codes; the graph holds only what will be deployed."""
+"""fitted -> frozen: weights become integer codes, formulas tables; the graph holds only what will be deployed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from qpass.graph import describe
 from qpass.nn import QuantizedLayer
 from qpass.passes.base import Pass
 from qpass.passes.fold_layer_norm import channel_wise_norms
+from qpass.quantizers import LookUp, Quantizer
 
 
 class Freeze(Pass):
-    """Freezes every quantized layer."""
+    """Freezes every quantized layer, and tabulates the quantizers that ask for it."""
 
     takes, gives = "fitted", "frozen"
 
@@ -25,4 +26,11 @@ class Freeze(Pass):
         for norm in channel_wise_norms(graph_module):
             raise QPassError("its output has a scale for each channel", where=describe(norm), hint="run FoldLayerNorm first")
         layers = [module for module in graph_module.modules() if isinstance(module, QuantizedLayer)]
-        return any([layer.freeze() for layer in layers])
+        tabulated = [
+            (name, module)
+            for name, module in graph_module.named_children()
+            if isinstance(module, Quantizer) and module.tabulated
+        ]
+        for name, quantizer in tabulated:
+            setattr(graph_module, name, LookUp.of(quantizer))
+        return any([layer.freeze() for layer in layers]) or bool(tabulated)

@@ -1,4 +1,4 @@
-"""The float network that a quantized graph came from, with the same nodes."""
+"""fitted -> fitted: the float network that a quantized graph came from, with the same nodes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,21 @@ import copy
 
 from torch import fx
 
+from qpass.graph import info
+from qpass.passes.base import Pass
 from qpass.quantizers import Quantizer
+
+
+class KeepReference(Pass):
+    """Keeps the float network beside the graph, before anything is learned; ``FoldLayerNorm`` folds it too."""
+
+    takes, gives = "fitted", "fitted"
+
+    def run(self, graph_module: fx.GraphModule) -> bool:
+        """See ``Pass.run``."""
+        if "reference" not in info(graph_module):
+            info(graph_module)["reference"] = float_reference(graph_module)
+        return False
 
 
 def float_reference(graph_module: fx.GraphModule) -> fx.GraphModule:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 #: Scores a quantizer with candidate parameters; the least score wins.
 Criterion = Callable[["Quantizer"], float]
 
+#: The least positive float32: below it lies only zero, whose logarithm has no gradient.
+LEAST_FLOAT = 2.0**-149
+
 
 class _RoundClampSTE(torch.autograd.Function):
     """Written out, since x + (round(x) - x).detach() is not round(x) in floats, and clamp's gradient at its ends varies."""
@@ -45,11 +48,13 @@ class Quantizer(nn.Module, ABC):
 
     Attributes:
         enabled: Whether ``forward`` quantizes; False makes it the identity, as in the float reference of a graph.
+        tabulated: Whether it is deployed as a table of its values (see ``LookUp``).
     """
 
     def __init__(self, bits: int, *, signed: bool = False) -> None:
         super().__init__()
-        self.bits, self.signed, self.enabled = bits, signed, True
+        self.bits, self.signed = bits, signed
+        self.enabled, self.tabulated = True, False
 
     @property
     def code_min(self) -> int:
@@ -60,6 +65,11 @@ class Quantizer(nn.Module, ABC):
     def code_max(self) -> int:
         """The greatest code."""
         return self.code_min + 2**self.bits - 1
+
+    @property
+    def label(self) -> str:
+        """What reports call it."""
+        return type(self).__name__
 
     @property
     def code_dtype(self) -> torch.dtype:
@@ -111,6 +121,10 @@ class Quantizer(nn.Module, ABC):
         """Returns every value that the quantizer can give, ascending by code; per-channel quantizers add a last dim."""
         codes = torch.arange(self.code_min, self.code_max + 1, dtype=torch.float32)
         return self.decode(codes)
+
+    def integer_levels(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Returns a byte n for each code, a unit and an offset with x̂ = unit n + offset exactly; None where there are none."""
+        return None
 
     def extra_repr(self) -> str:
         """Returns what ``print`` shows inside the parentheses."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 from typing import Any, Self
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qpass.config import CODE_ZERO, SOFTMAX_PERCENTILES
 from qpass.quantizers.base import Criterion, Quantizer
-from qpass.quantizers.search import WeightedRows
+from qpass.quantizers.search import WeightedRows, least_error
 
 #: Candidates for b1, as shares of b2; those for b2 are quantiles of the data.
 LOWER_SHARES = (0.0, 1 / 64, 1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4)
@@ -103,15 +103,13 @@ class DynamicFocus(Quantizer):
         """Searches a grid of intervals, and of readings where none is given; see ``Quantizer.fit``."""
         rows = WeightedRows(x.detach().reshape(1, -1), None if weight is None else weight.reshape(1, -1))
         readings = CODE_ZERO if self.code_zero == "best" else (self.code_zero,)
-        best: tuple[float, str, float, float] = (math.inf, readings[-1], 0.0, 1.0)
-        for upper in sorted({rows.quantile(p).item() for p in SOFTMAX_PERCENTILES}):
-            for share in LOWER_SHARES:
-                for self.code_zero in readings:
-                    self.set_interval(share * upper, upper)
-                    error = criterion(self) if criterion is not None else rows.squared_error(self(rows.x.float())).item()
-                    best = min(best, (error, self.code_zero, self.b1.item(), self.b2.item()))
-        _, self.code_zero, b1, b2 = best
-        return self.set_interval(b1, b2)
+        uppers = sorted({rows.quantile(p).item() for p in SOFTMAX_PERCENTILES})
+        best = least_error(itertools.product(uppers, LOWER_SHARES, readings), self._set_share, self, rows, criterion)
+        return self._set_share(best)
+
+    def _set_share(self, candidate: tuple[float, float, str]) -> Self:
+        upper, share, self.code_zero = candidate
+        return self.set_interval(share * upper, upper)
 
     def codes(self, x: Tensor) -> Tensor:
         """See ``Quantizer.codes``."""

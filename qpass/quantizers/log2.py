@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 
 from qpass.config import ACTIVATION_PERCENTILES
-from qpass.quantizers.base import Criterion, Quantizer, round_clamp_ste
-from qpass.quantizers.search import WeightedRows
-
-#: The least positive float32: below it lies only zero, whose logarithm has no gradient.
-_LEAST = 2.0**-149
+from qpass.quantizers.base import LEAST_FLOAT, Criterion, Quantizer, round_clamp_ste
+from qpass.quantizers.search import WeightedRows, least_error
 
 
 class Log2(Quantizer):
@@ -55,16 +52,8 @@ class Log2(Quantizer):
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
         """Searches s among the percentiles; see ``Quantizer.fit``."""
         rows = WeightedRows(x.detach().reshape(1, -1), None if weight is None else weight.reshape(1, -1))
-        best_error, best_scale = math.inf, torch.tensor(1.0)
-        for p in self.percentiles:
-            scale = rows.quantile(p)[0].float()
-            if scale <= 0:
-                continue
-            self.set_parameters(scale)
-            error = criterion(self) if criterion is not None else rows.squared_error(self(rows.x)).item()
-            if error < best_error:
-                best_error, best_scale = error, scale
-        return self.set_parameters(best_scale)
+        scales = [scale for p in self.percentiles if (scale := rows.quantile(p)[0].float()) > 0] or [torch.tensor(1.0)]
+        return self.set_parameters(least_error(scales, self.set_parameters, self, rows, criterion))
 
     @property
     def least_value(self) -> float:
@@ -74,7 +63,7 @@ class Log2(Quantizer):
     def codes(self, x: Tensor) -> Tensor:
         """See ``Quantizer.codes``."""
         # In natural logarithms and in this order, as the deployed graph computes it from a LogSoftmax.
-        distance = (x.clamp(min=_LEAST).log() - self.scale.log()) / self.log_step
+        distance = (x.clamp(min=LEAST_FLOAT).log() - self.scale.log()) / self.log_step
         return round_clamp_ste(distance, self.code_min - self.code_max, 0) + self.code_max
 
     def decode(self, codes: Tensor) -> Tensor:

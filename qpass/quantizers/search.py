@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+
+from qpass.quantizers.base import Criterion, Quantizer
+
+Candidate = TypeVar("Candidate")
 
 
 class WeightedRows:
@@ -36,3 +44,29 @@ class WeightedRows:
     def squared_error(self, approximation: Tensor) -> Tensor:
         """Returns the weighted sum of squared differences to ``approximation``, row by row: (rows,)."""
         return ((approximation.double() - self.x).square() * self.weight).sum(-1)
+
+
+def least_error(
+    candidates: Iterable[Candidate],
+    set_parameters: Callable[[Candidate], object],
+    quantizer: Quantizer,
+    rows: WeightedRows,
+    criterion: Criterion | None,
+) -> Candidate:
+    """Returns the candidate with the least error, the first of equals.
+
+    Args:
+        candidates: Parameters to try, at least one.
+        set_parameters: Sets them.
+        quantizer: Whose parameters they are.
+        rows: One row of samples.
+        criterion: The error; None takes the squared error on the samples.
+    """
+    x, best, least = rows.x.float(), None, math.inf
+    for candidate in candidates:
+        set_parameters(candidate)
+        error = criterion(quantizer) if criterion is not None else rows.squared_error(quantizer(x)).item()
+        if best is None or error < least:
+            best, least = candidate, error
+    assert best is not None, "no candidate"
+    return best

@@ -49,11 +49,12 @@ class BlockLearner:
         self._autocast, self._on_step = autocast, on_step
 
     def losses(self, samples: Tensor) -> Tensor:
-        """Returns ‖B_q(x) - B(x)‖_F of each sample (eq. 10): (n,)."""
+        """Returns ‖B_q(x) - B(x)‖_F of each sample (AIQViT eq. 10), or its square (I&S-ViT): (n,)."""
         with self._autocast():
             output = self._block(*self._inputs(samples))[-1]
         difference = output.float() - self._targets(samples)
-        return difference.reshape(len(samples), -1).norm(dim=1)
+        norm = difference.reshape(len(samples), -1).norm(dim=1)
+        return norm.square() if self._config.loss == "squared" else norm
 
     def search(self, layers: list[CompensatedLinear]) -> None:
         """Learns the architecture weights on one part of the samples and all else on the other (first-order bilevel)."""

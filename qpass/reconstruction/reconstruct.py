@@ -1,6 +1,7 @@
 """fitted -> fitted: learns the weights and quantizers of each transformer block so that its output is the float block's.
 
-Papers: AIQViT (https://arxiv.org/abs/2502.04628); the block as the unit is BRECQ's (https://arxiv.org/abs/2102.05426).
+Papers: AIQViT (https://arxiv.org/abs/2502.04628), I&S-ViT (https://arxiv.org/abs/2311.10126); the block as the unit is
+BRECQ's (https://arxiv.org/abs/2102.05426).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from qpass.reconstruction.block import LearnableBlock
 from qpass.reconstruction.checkpoint import BlockCheckpoints
 from qpass.reconstruction.record import BlockRecord
 from qpass.reconstruction.samples import SampleStore, advance
-from qpass.reconstruction.segments import cut_into_segments
+from qpass.reconstruction.segments import Segment, cut_into_segments
 from qpass.reconstruction_config import ReconstructionConfig
 from qpass.tensor_file import digest
 
@@ -33,11 +34,13 @@ from qpass.tensor_file import digest
 class Reconstruct(Pass):
     """Goes through the blocks in order. Targets come from the float network, inputs from the blocks finished so far.
 
-    Each block has random numbers of its own, so that a run that was killed and goes on gives the same bits.
+    The float network is the one that ``KeepReference`` left, or else the graph with its quantizers switched off. Each block has
+    random numbers of its own, so that a run that was killed and goes on gives the same bits.
 
     Args:
         config: How blocks are learned.
         batches: Calls of the model.
+        stage: Its name in the records, where a recipe learns several times.
         seed: Of the random numbers.
         checkpoint_dir: Where finished blocks are kept, to go on behind them after a kill; None keeps none.
         show_progress: Show a bar.
@@ -50,11 +53,12 @@ class Reconstruct(Pass):
         config: ReconstructionConfig,
         batches: Sequence[ModelInputs],
         *,
+        stage: str = "",
         seed: int = 0,
         checkpoint_dir: Path | None = None,
         show_progress: bool = False,
     ) -> None:
-        self.config, self.batches, self.seed = config, batches, seed
+        self.config, self.batches, self.stage, self.seed = config, batches, stage, seed
         self.checkpoint_dir, self.show_progress = checkpoint_dir, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
@@ -64,9 +68,11 @@ class Reconstruct(Pass):
             UnsupportedError: If the graph has no transformer block.
             ConfigError: If ``checkpoint_dir`` holds blocks of another run.
         """
-        if "reconstruction" in info(graph_module):
+        earlier: tuple[BlockRecord, ...] = info(graph_module).get("reconstruction", ())
+        if any(record.stage == self.stage for record in earlier):
             return False
-        segments, reference = cut_into_segments(graph_module), cut_into_segments(float_reference(graph_module))
+        float_graph = info(graph_module).get("reference") or float_reference(graph_module)
+        segments, reference = cut_into_segments(graph_module), cut_into_segments(float_graph)
         if not segments:
             raise UnsupportedError(
                 "the graph has no transformer block to learn",
@@ -90,19 +96,19 @@ class Reconstruct(Pass):
                         graph_module,
                         segment,
                         _reader(store, segment.inputs, device),
-                        _single(floats, segment.outputs[-1], device),
+                        _single(floats, float_segment.outputs[-1], device),
                         floats.samples,
                         config,
                     )
                     generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-                    records.append(_learn_or_load(block, segment.path, checkpoints, generator, bar))
+                    record = _learn_or_load(block, segment.path, checkpoints, generator, bar)
+                    records.append(dataclasses.replace(record, stage=self.stage))
                     bar.move_to(len(records) * config.steps_of_a_block)
-                kept = {name for later in segments[index + 1 :] for name in later.inputs}
-                floats.keep_only(kept)
+                floats.keep_only(_read_later(reference, index))
                 if quantized is not None:
                     advance(quantized, segment, config.batch_size, device)
-                    quantized.keep_only(kept)
-        info(graph_module)["reconstruction"] = tuple(records)
+                    quantized.keep_only(_read_later(segments, index))
+        info(graph_module)["reconstruction"] = (*earlier, *records)
         return True
 
     def _fitting_batch(self, graph_module: fx.GraphModule) -> ReconstructionConfig:
@@ -139,6 +145,10 @@ def _learn_or_load(
     record = block.learn(generator, bar.advance)
     checkpoints.save(path, block.state(), dataclasses.asdict(record))
     return record
+
+
+def _read_later(segments: Sequence[Segment], index: int) -> set[str]:
+    return {name for later in segments[index + 1 :] for name in later.inputs}
 
 
 def _reader(store: SampleStore, names: Sequence[str], device: torch.device) -> Callable[[Tensor | slice], tuple[Any, ...]]:

@@ -18,6 +18,7 @@ class BlockRecord:
         steps: Steps of the calibration that ran.
         ranks: Chosen rank of each compensated Linear, by module path.
         intervals: b1, b2 and the reading of each ``dynamic-focus`` quantizer, by its name.
+        stage: Which of several stages of learning this was; "" where there is one.
     """
 
     path: str
@@ -26,6 +27,12 @@ class BlockRecord:
     steps: int
     ranks: Mapping[str, int] = field(default_factory=dict)
     intervals: Mapping[str, tuple[float, float, str]] = field(default_factory=dict)
+    stage: str = ""
+
+    @property
+    def label(self) -> str:
+        """Path and stage."""
+        return f"{self.path}, {self.stage}" if self.stage else self.path
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BlockRecord:

@@ -109,7 +109,7 @@ def tensor_row(name: str, path: str, kind: str, quantizer: Quantizer, x: Tensor,
         name=name,
         path=path,
         kind=kind,
-        quantizer=type(quantizer).__name__,
+        quantizer=quantizer.label,
         bits=quantizer.bits,
         scale=quantizer.scale.double().mean().item(),  # type: ignore[operator]
         zero_point=zero_point,

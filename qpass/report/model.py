@@ -152,7 +152,7 @@ class QuantReport:
         if self.reconstruction:
             lines.append(f"{'learned block':<36} {'error before':>12} {'after':>8}  ranks")
             lines += [
-                f"{row.path:<36} {row.error_before:>12.4f} {row.error_after:>8.4f}  {' '.join(map(str, row.ranks.values()))}"
+                f"{row.label:<36} {row.error_before:>12.4f} {row.error_after:>8.4f}  {' '.join(map(str, row.ranks.values()))}"
                 for row in self.reconstruction
             ]
         if self.stayed_float:

@@ -70,7 +70,9 @@ def errors_of_blocks(report: QuantReport) -> str:
         x = np.arange(len(rows))
         axes.bar(x - 0.2, [row.error_before for row in rows], 0.38, color="#bbbbbb", label="as calibrated")
         axes.bar(x + 0.2, [row.error_after for row in rows], 0.38, color=COLOURS["activation"], label="learned")
-        axes.set_xticks(x, [row.path for row in rows], rotation=45 if len(rows) > 8 else 0)
+        axes.set_xticks(
+            x, [row.label for row in rows], rotation=45 if len(rows) > 8 else 0, ha="right" if len(rows) > 8 else "center"
+        )
         axes.set(ylabel="error, share of the output")
         axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
         return _svg(figure)

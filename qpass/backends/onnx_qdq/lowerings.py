@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from qpass.backends.onnx_qdq.emit import Emitter
 from qpass.backends.onnx_qdq.pack_weights import WEIGHT_CODES
 from qpass.errors import LoweringError
 from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear, ResidualFactor
-from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, Uniform
+from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, ShiftLog2, Tan, Uniform
 
 #: What the outputs of an operator never fall below.
 _LEAST_VALUES = {"Softmax": 0.0, "Gelu": -0.1701}
@@ -134,6 +135,55 @@ def lower_dynamic_focus(quantizer: DynamicFocus, node: ir.Node, emit: Emitter) -
     if quantizer.code_zero == "zero":
         value = emit.op("ThresholdedRelu", [value], {"alpha": (quantizer.b1 + quantizer.scale / 2).item()})
     return value
+
+
+@register_lowering(ShiftLog2)
+def lower_shift_log2(quantizer: ShiftLog2, node: ir.Node, emit: Emitter) -> ir.Value:
+    """x -> Add(η) -> Log -> Sub(lo) -> QuantizeLinear -> Clip -> table of the values."""
+    logarithm = emit.op("Log", [emit.op("Add", [node.inputs[0], emit.constant("eta", _numpy(quantizer.eta))])])
+    distance = emit.op("Sub", [logarithm, emit.constant("log_low", _numpy(quantizer.low * math.log(2)))])
+    return _codes_of_equal_steps(distance, quantizer.step * math.log(2), quantizer, node, emit)
+
+
+@register_lowering(Tan)
+def lower_tan(quantizer: Tan, node: ir.Node, emit: Emitter) -> ir.Value:
+    """x -> Mul -> Add -> Clip -> Tan -> Sub -> QuantizeLinear -> Clip -> table of the values."""
+    low, high = emit.constant("low", _numpy(quantizer.low)), emit.constant("high", _numpy(quantizer.high))
+    angle = emit.op("Mul", [node.inputs[0], emit.constant("slope", _numpy(quantizer.slope))])
+    tangent = emit.op("Tan", [emit.op("Clip", [emit.op("Add", [angle, low]), low, high])])
+    distance = emit.op("Sub", [tangent, emit.constant("tan_low", _numpy(quantizer.low.tan()))])
+    return _codes_of_equal_steps(distance, quantizer.step, quantizer, node, emit)
+
+
+def _codes_of_equal_steps(distance: ir.Value, step: Tensor, quantizer: Any, node: ir.Node, emit: Emitter) -> ir.Value:
+    zero = emit.constant("zero_point", np.array(0, np.uint8))
+    codes = _quantize(distance, emit.constant("step", _numpy(step)), zero, quantizer, emit)
+    return _look_up(codes, emit.constant("values", _numpy(quantizer.levels())), node, emit)
+
+
+@register_lowering(LookUp)
+def lower_look_up(quantizer: LookUp, node: ir.Node, emit: Emitter) -> ir.Value:
+    """x -> Log -> QuantizeLinear -> table of values, or of bytes -> DequantizeLinear [-> Add]."""
+    step, top = emit.constant("log_step", _numpy(quantizer.log_step)), emit.constant("zero_point", np.array(255, np.uint8))
+    cells = _quantize(emit.op("Log", [node.inputs[0]]), step, top, quantizer, emit)
+    value = _look_up(cells, emit.constant("table", _numpy(quantizer.table)), node, emit)
+    if not quantizer.integers:
+        return value
+    zero = emit.constant("table_zero_point", np.array(0, np.uint8))
+    value = emit.op("DequantizeLinear", [value, emit.constant("unit", _numpy(quantizer.unit)), zero])
+    return emit.op("Add", [value, emit.constant("offset", _numpy(quantizer.offset))])
+
+
+def _look_up(codes: ir.Value, table: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
+    """Returns table[codes]: on flat tensors, since GatherElements takes a tenth of the time of Gather."""
+    index = emit.op("Cast", [codes], {"to": ir.DataType.INT32}, dtype=ir.DataType.INT32)
+    flat = emit.op("Reshape", [index, emit.constant("flat", [-1])])
+    found = emit.op("GatherElements", [table, flat], {"axis": 0}, dtype=table.dtype)
+    shape = list(node.outputs[0].shape or ())
+    known = [size if isinstance(size, int) else -1 for size in shape]
+    if shape and known.count(-1) <= 1:
+        return emit.op("Reshape", [found, emit.constant("shape", known)], dtype=table.dtype)
+    return emit.op("Reshape", [found, emit.op("Shape", [codes], dtype=ir.DataType.INT64)], dtype=table.dtype)
 
 
 @register_lowering(QuantizedLinear)

@@ -1,0 +1,42 @@
+"""quantized -> quantized and fitted -> fitted: weights in float for a while, as stages of learning want them.
+
+Paper: I&S-ViT, https://arxiv.org/abs/2311.10126, smooth optimisation strategy.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from qpass.nn import QuantizedLayer
+from qpass.passes.base import Pass
+from qpass.quantizers import Quantizer
+
+
+class SuspendWeightRounding(Pass):
+    """Switches the quantizers of weights off."""
+
+    takes, gives = "quantized", "quantized"
+
+    def run(self, graph_module: fx.GraphModule) -> bool:
+        """See ``Pass.run``. The graph stays; its layers multiply by float weights."""
+        for _, quantizer in _weights(graph_module):
+            quantizer.enabled = False
+        return False
+
+
+class ResumeWeightRounding(Pass):
+    """Fits the quantizers of weights to what these are by now, and switches them on."""
+
+    takes, gives = "fitted", "fitted"
+
+    def run(self, graph_module: fx.GraphModule) -> bool:
+        """See ``Pass.run``. Parameters change, the graph does not."""
+        for layer, quantizer in _weights(graph_module):
+            quantizer.enabled = True
+            quantizer.fit(layer.effective_weight().detach().flatten(1))
+        return False
+
+
+def _weights(graph_module: fx.GraphModule) -> list[tuple[QuantizedLayer, Quantizer]]:
+    layers = [module for module in graph_module.modules() if isinstance(module, QuantizedLayer)]
+    return [(layer, layer.quantizer) for layer in layers if layer.quantizer is not None]

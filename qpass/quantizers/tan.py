@@ -1,0 +1,81 @@
+"""The tan quantizer for Softmax outputs. Paper: DopQ-ViT, https://arxiv.org/abs/2408.03291."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from qpass.quantizers.base import Criterion, Quantizer, round_clamp_ste
+from qpass.quantizers.search import WeightedRows, least_error
+
+#: Candidates for s, as quantiles of the data, and for -lo and hi.
+SCALE_PERCENTILES = (0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99999)
+BENDS = (0.01, 0.3, 0.6, 0.9, 1.1, 1.25, 1.35, 1.45, 1.52)
+
+
+class Tan(Quantizer):
+    """Codes of equal steps on a tangent of the range.
+
+    With u = clamp(x / s, 0, 1) and L = 2^k - 1: f(u) = (tan(lo + (hi - lo) u) - tan lo) / (tan hi - tan lo), q = [L f(u)],
+    x̂ = s (arctan(tan lo + (tan hi - tan lo) q / L) - lo) / (hi - lo), with -π/2 < lo < hi < π/2. For x >= 0.
+
+    The paper's: that a tangent maps the range, so that codes lie dense near zero (lo near -π/2) and, if wanted, near the
+    greatest values (hi near π/2). Ours, since its formula was not to be had: this map of two parameters, which holds every
+    reading of its words, and the grid that they and s are fitted on.
+
+    Args:
+        bits: Width of the codes, 2 to 8.
+    """
+
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(bits)
+        self.register_buffer("scale", torch.tensor(1.0))
+        self.register_buffer("low", torch.tensor(-1.0))
+        self.register_buffer("high", torch.tensor(0.01))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that rebuild this quantizer, unfitted."""
+        return {"bits": self.bits}
+
+    @property
+    def step(self) -> Tensor:
+        """The distance between two codes in the tangent; one element."""
+        return (self.high.tan() - self.low.tan()) / self.code_max
+
+    @property
+    def slope(self) -> Tensor:
+        """(hi - lo) / s, the angle that a unit of x covers; one element."""
+        return (self.high - self.low) / self.scale
+
+    def set_parameters(self, scale: float, low: float, high: float) -> Self:
+        """Sets s, lo and hi."""
+        self.scale.fill_(scale)
+        self.low.fill_(low)
+        self.high.fill_(high)
+        return self
+
+    def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
+        """Searches a grid of s, lo and hi; see ``Quantizer.fit``."""
+        rows = WeightedRows(x.detach().reshape(1, -1), None if weight is None else weight.reshape(1, -1))
+        scales = sorted({max(rows.quantile(p).item(), torch.finfo(torch.float32).tiny) for p in SCALE_PERCENTILES})
+        grid = [(scale, -low, high) for scale, low, high in itertools.product(scales, BENDS, BENDS)]
+        best = least_error(grid, lambda candidate: self.set_parameters(*candidate), self, rows, criterion)
+        return self.set_parameters(*best)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """See ``Quantizer.codes``."""
+        angle = (x * self.slope + self.low).clamp(self.low, self.high)
+        return round_clamp_ste((angle.tan() - self.low.tan()) / self.step, 0, self.code_max)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """See ``Quantizer.decode``."""
+        tangent = self.low.tan()  # its own arctangent and not lo is taken off, so that code 0 is exactly 0
+        return ((tangent + codes.to(self.low.dtype) * self.step).atan() - tangent.atan()) / self.slope
