@@ -1,8 +1,8 @@
-"""Top-1 of DeiT-T at each recipe, in torch and through onnxruntime, on real images.
+"""Top-1 of a network at each recipe, in torch and through onnxruntime, on real images.
 
-Run: python benchmarks/accuracy.py [--table recipes|ablation] [--rows w8a8 --rows w4a4 ...]
-Writes: benchmarks/results/accuracy.md and .csv, and learned_blocks.md, or ablation.md and .csv; finished rows are kept and not run
-again (--fresh drops them). Recipes that learn keep their blocks in --checkpoint-dir and go on behind the last one.
+Run: python benchmarks/accuracy.py [--table recipes|mnist|ablation] [--rows w8a8 --rows w4a4 ...] [--seed 1]
+Writes: benchmarks/results/accuracy.md and .csv (with learned_blocks.md and methods.md), accuracy_mnist or ablation; finished rows are
+kept and not run again (--fresh drops them). Recipes that learn keep their blocks in --checkpoint-dir and go on behind the last one.
 """
 
 from __future__ import annotations
@@ -17,34 +17,52 @@ from typing import Any
 
 import click
 import learned_blocks
+import methods
 import torch
-from assets import assets
+from accuracy_tasks import TASKS, Task
 
 import qpass
 from qpass.backends.onnx_qdq import export_float
 from qpass.backends.onnxruntime import OrtSession
-from qpass.backends.onnxruntime.latency import describe_machine
+from qpass.backends.onnxruntime.latency import benchmark, describe_machine
 from qpass.config import SOFTMAX_PERCENTILES, QuantConfig
-from qpass.data import ImageTransform, image_batches, open_images
 from qpass.evaluate import Accuracy, evaluate_top1
-from qpass.models import create_model
 from qpass.presets import SCALE_LEARNING_RATE
 from qpass.trace import trace
 
 RESULTS = Path(__file__).parent / "results"
 #: Calibration images of recipes that learn nothing, of those that do, and of the ablation.
 CALIBRATION_IMAGES, LEARNING_IMAGES, ABLATION_IMAGES = 128, 1000, 256
-PRESETS = (
-    "w8a8", "w6a6", "w4a8", "w4a4", "w3a3", "repq-vit-w6a6", "repq-vit-w4a8", "repq-vit-w4a4",
-    "aiqvit-w6a6", "aiqvit-w4a8", "aiqvit-w4a4", "aiqvit-w3a3",
-    "aiqvit-lsq-w6a6", "aiqvit-lsq-w4a8", "aiqvit-lsq-w4a4", "aiqvit-lsq-w3a3",
-    "w3a8", "w2a8",
-)  # fmt: skip
-RECIPES: dict[str, Any] = {name: name for name in PRESETS} | {
-    f"{name}, residual rank {rank}": {"preset": name, "weight": {"residual_rank": rank}}
-    for name in ("w3a8", "w2a8", "w3a3")
-    for rank in (16, 32)
+WIDTHS = ("w8a8", "w6a6", "w4a8", "w4a4", "w3a3")
+
+
+def naive(width: str) -> dict[str, Any]:
+    """Returns round to nearest between the least and the greatest value, as the first quantizer of any tool does it."""
+    plain = {"percentiles": (1.0,), "criterion": "tensor"}
+    changes = {"activation": plain, "post_softmax": plain, "network_input": plain, "weight": {"percentiles": (1.0,)}}
+    return {"preset": width, "name": f"naive-{width}", "fold_layer_norm": None, "calibrate_on": "float", **changes}
+
+
+def published() -> dict[str, Any]:
+    """Returns the methods that are compared on equal terms, width by width; 8-bit rows for those that learn nothing."""
+    learned = [f"{family}-{width}" for family in ("ias-vit", "dopq-vit", "aiqvit") for width in WIDTHS[1:]]
+    return {
+        **{f"naive-{width}": naive(width) for width in WIDTHS},
+        **{f"repq-vit-{width}": f"repq-vit-{width}" for width in WIDTHS},
+        **{name: name for name in learned},
+    }
+
+
+#: Ours: uniform everywhere, AIQViT with learned scales, and the residual branch.
+OURS: dict[str, Any] = {
+    **{name: name for name in (*WIDTHS, *(f"aiqvit-lsq-{width}" for width in WIDTHS[1:]), "w3a8", "w2a8")},
+    **{
+        f"{name}, residual rank {rank}": {"preset": name, "weight": {"residual_rank": rank}}
+        for name in ("w3a8", "w2a8", "w3a3")
+        for rank in (16, 32)
+    },
 }
+RECIPES = OURS | published()
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,7 @@ class Table:
     title: str
     rows: Mapping[str, Any]
     learning_images: int
+    task: str = "deit-tiny"
     note: str = ""
 
 
@@ -99,12 +118,13 @@ def ablation() -> dict[str, Any]:
 
 TABLES = {
     "recipes": Table("accuracy", "Accuracy", RECIPES, LEARNING_IMAGES),
+    "mnist": Table("accuracy_mnist", "Accuracy on MNIST", RECIPES, LEARNING_IMAGES, "mnist"),
     "ablation": Table(
         "ablation",
         "Ablation of AIQViT",
         ablation(),
         ABLATION_IMAGES,
-        "DFQ is the dynamic focusing quantizer with learned b1 and b2, AILoC low-rank compensation with the rank search, CL the\n"
+        note="DFQ is the dynamic focusing quantizer with learned b1 and b2, AILoC low-rank compensation with the rank search, CL the\n"
         "curriculum; without DFQ the Softmax output is uniform, its range searched by the\n"
         "error of attention times V or, where the row says so, from least to greatest. Learned scales are ours; full weights,\n"
         "the fixed rank, the paper's order and the min-max range are controls. The schedule is a fraction of `quick`: read rows beside each other.",
@@ -114,7 +134,10 @@ TABLES = {
 
 @dataclass
 class Row:
-    """One recipe. Accuracies and drops in percent, errors are standard errors, drops and errors paired by image."""
+    """One recipe. Accuracies and drops in percent, errors are standard errors, drops and errors paired by image.
+
+    ``speedup`` is over the float file, batch 1, one thread; 0 where it was not measured.
+    """
 
     config: str
     images: int
@@ -129,26 +152,32 @@ class Row:
     file_share: float
     verified: bool
     threads: int = 2
+    seed: int = 0
+    steps: int = 0
+    speedup: float = 0.0
 
 
-def measure(name: str, config: Any, model: torch.nn.Module, data: Data, base: Accuracy, float_bytes: int, kept: Path) -> Row:
-    """Quantizes, exports, verifies and evaluates one recipe."""
-    recipe = QuantConfig.from_any(config)
-    calibration = data.learning if recipe.reconstruction is not None else data.calibration
+def measure(name: str, table: Table, task: Task, seed: int, base: Accuracy, float_file: Path, kept: Path) -> Row:
+    """Quantizes, exports, verifies, evaluates and times one recipe."""
+    recipe = QuantConfig.from_any(table.rows[name])
+    learning = recipe.reconstruction
+    calibration = task.calibration(CALIBRATION_IMAGES if learning is None else table.learning_images)
+    folder = kept / f"{table.file}-{name}-{seed}".replace(" ", "-")
     start = time.perf_counter()
-    qmodel = qpass.quantize_graph(model, calibration, recipe, checkpoint_dir=kept / name.replace(" ", "-"))
+    qmodel = qpass.quantize_graph(task.model, calibration, recipe, seed=seed, checkpoint_dir=folder)
     seconds = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         path = qpass.export_onnx(qmodel, Path(folder) / "model.onnx")
         verified = qpass.verify_onnx(qmodel, path, calibration[0][:8], strict=False)
-        in_torch = evaluate_top1(qmodel, data.evaluation)
-        in_onnxruntime = evaluate_top1(OrtSession(path), data.evaluation)
+        in_torch = evaluate_top1(qmodel, task.evaluation)
+        in_onnxruntime = evaluate_top1(OrtSession(path), task.evaluation)
         size = path.stat().st_size
+        timed = benchmark({"float": float_file, "row": path}, baseline="float", runs=30)
     if not verified.passed:
         click.echo(str(verified))
     report = qpass.quantization_report(qmodel)
     click.echo(str(report))
-    if name in RECIPES and report.reconstruction:
+    if table.file == "accuracy" and not seed and report.reconstruction:
         learned_blocks.write(RESULTS, name, report.reconstruction)
     drop, error = in_onnxruntime.drop_from(base)
     return Row(
@@ -162,52 +191,35 @@ def measure(name: str, config: Any, model: torch.nn.Module, data: Data, base: Ac
         disagreement=100 * abs(in_torch.top1 - in_onnxruntime.top1),
         quantize_seconds=seconds,
         file_mb=size / 1e6,
-        file_share=100 * size / float_bytes,
+        file_share=100 * size / float_file.stat().st_size,
         verified=verified.passed,
         threads=torch.get_num_threads(),
+        seed=seed,
+        steps=0 if learning is None else learning.steps_of_a_block * (2 if learning.order == "three-stage" else 1),
+        speedup=next(row.speedup for row in timed.rows if row.name == "row"),
     )
 
 
-@dataclass
-class Data:
-    """Calibration images in batches, and labelled images that calibrate nothing."""
-
-    calibration: list[torch.Tensor]
-    learning: list[torch.Tensor]
-    evaluation: list[tuple[torch.Tensor, torch.Tensor | None]]
-
-    @classmethod
-    def read(cls, learning_images: int) -> Data:
-        """Reads the assets: centre crop 224 of the training images, and of the 650 validation images."""
-        transform = ImageTransform(crop=224, resize=None)
-        calibration = open_images(assets() / "imagenet_1000_256" / "images.zip", transform)
-        evaluation = open_images(assets() / "imagenet_val650_227" / "images.zip", transform)
-        return cls(
-            [images for images, _ in image_batches(calibration, 16, limit=CALIBRATION_IMAGES)],
-            [images for images, _ in image_batches(calibration, 16, limit=learning_images)],
-            list(image_batches(evaluation, 50)),
-        )
-
-
-def write(table: Table, rows: list[Row], base: Accuracy, command: str) -> None:
+def write(table: Table, task: Task, rows: list[Row], base: Accuracy, command: str) -> None:
     """Writes the tables."""
     RESULTS.mkdir(exist_ok=True)
     lines = [
         f"# {table.title}",
         "",
         f"Written by `{command}` on {describe_machine()}.",
-        f"DeiT-T (ImageNet-1k), calibrated on training images, evaluated on {len(base.correct)} validation images that are",
-        "easier than the whole set: read the drop from float on the same images, with its paired standard error.",
+        task.description,
         *([table.note] if table.note else []),
         "",
         f"Float: {100 * base.top1:.2f} ± {100 * base.standard_error:.2f} %.",
         "",
-        "| recipe | images | top-1 torch | top-1 onnxruntime | below float | kept | torch - onnxruntime | file | verified | quantized in |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "Steps are gradient steps for each block. Speed is over the float file's, batch 1, one thread, while other work may have run.",
+        "",
+        "| recipe | seed | images | steps | top-1 torch | top-1 onnxruntime | below float | kept | torch - onnxruntime | file | speed | verified | quantized in |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r.config} | {r.images} | {r.top1_torch:.2f} | {r.top1_onnxruntime:.2f} | {r.drop:.2f} ± {r.drop_error:.2f} | {r.kept:.1f} % "
-        f"| {r.disagreement:.2f} | {r.file_mb:.2f} MB, {r.file_share:.1f} % | {'yes' if r.verified else 'no'} | {r.quantize_seconds:.0f} s, {r.threads} thread{'s' * (r.threads > 1)} |"
+        f"| {r.config} | {r.seed} | {r.images} | {r.steps or ''} | {r.top1_torch:.2f} | {r.top1_onnxruntime:.2f} | {r.drop:.2f} ± {r.drop_error:.2f} | {r.kept:.1f} % "
+        f"| {r.disagreement:.2f} | {r.file_mb:.2f} MB, {r.file_share:.1f} % | {f'{r.speedup:.2f}' if r.speedup else ''} | {'yes' if r.verified else 'no'} | {r.quantize_seconds:.0f} s, {r.threads} thread{'s' * (r.threads > 1)} |"
         for r in rows
     ]
     (RESULTS / f"{table.file}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -227,35 +239,37 @@ def read_rows(table: Table) -> list[Row]:
 
 
 def _row(record: dict[str, str]) -> Row:
-    read: dict[str, Any] = {"config": str, "images": int, "threads": int, "verified": "True".__eq__}
+    whole = ("images", "threads", "seed", "steps")
+    read: dict[str, Any] = {"config": str, "verified": "True".__eq__} | dict.fromkeys(whole, int)
     return Row(**{name: read.get(name, float)(value) for name, value in record.items()})
 
 
 @click.command()
 @click.option("--table", "name", type=click.Choice(list(TABLES)), default="recipes", show_default=True)
 @click.option("--rows", "wanted", multiple=True, help="Rows to measure  [default: all]")
+@click.option("--seed", default=0, show_default=True, help="Of the random numbers that learning draws.")
 @click.option("--fresh", is_flag=True, help="Measure every row anew.")
 @click.option(
     "--checkpoint-dir", type=click.Path(path_type=Path), help="Keep learned blocks here  [default: a temporary folder]"
 )
-def main(name: str, wanted: tuple[str, ...], fresh: bool, checkpoint_dir: Path | None) -> None:
+def main(name: str, wanted: tuple[str, ...], seed: int, fresh: bool, checkpoint_dir: Path | None) -> None:
     """Measure the recipes and write the tables."""
     table = TABLES[name]
-    model = create_model("deit_tiny_patch16_224", assets() / "deit_tiny_in1k" / "model.safetensors")
-    data = Data.read(table.learning_images)
-    with tempfile.TemporaryDirectory() as folder:
-        path = export_float(trace(model, (data.calibration[0],)), Path(folder) / "float.onnx")
-        base, float_bytes = evaluate_top1(OrtSession(path), data.evaluation), path.stat().st_size
-    click.echo(f"float {100 * base.top1:.2f}")
-    rows = {} if fresh else {row.config: row for row in read_rows(table)}
+    task = TASKS[table.task]()
+    rows = {} if fresh else {(row.config, row.seed): row for row in read_rows(table)}
     command = " ".join(["python benchmarks/accuracy.py", *(() if name == "recipes" else ("--table", name))])
     with tempfile.TemporaryDirectory() as folder:
+        float_file = export_float(trace(task.model, (task.images[0],)), Path(folder) / "float.onnx")
+        base = evaluate_top1(OrtSession(float_file), task.evaluation)
+        click.echo(f"float {100 * base.top1:.2f}")
         for row in wanted or table.rows:
-            if row not in rows:
-                kept = checkpoint_dir or Path(folder)
-                rows[row] = measure(row, table.rows[row], model, data, base, float_bytes, kept)
-            click.echo(str(rows[row]))
-            write(table, [rows[each] for each in table.rows if each in rows], base, command)
+            if (row, seed) not in rows:
+                rows[row, seed] = measure(row, table, task, seed, base, float_file, checkpoint_dir or Path(folder))
+            click.echo(str(rows[row, seed]))
+            order = list(table.rows)
+            write(table, task, sorted(rows.values(), key=lambda r: (order.index(r.config), r.seed)), base, command)
+    if table.file == "accuracy":
+        methods.write(RESULTS)
 
 
 if __name__ == "__main__":

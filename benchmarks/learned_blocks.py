@@ -34,12 +34,12 @@ def write(results: Path, recipe: str, records: Sequence[BlockRecord]) -> None:
 
 def _table(records: Sequence[BlockRecord]) -> list[str]:
     layers = [path.removeprefix(f"{records[0].path}.") for path in records[0].ranks]
-    ranks = "".join(f" rank of {layer} |" for layer in layers)
-    lines = [f"| block | error before | after |{ranks} b1 | b2 | paper's b2 |", "|---" * (6 + len(layers)) + "|"]
-    for record, paper in zip(records, PAPER_B2, strict=True):
-        ((b1, b2, _),) = record.intervals.values()
-        chosen = "".join(f" {rank} |" for rank in record.ranks.values())
-        lines.append(
-            f"| {record.path} | {record.error_before:.4f} | {record.error_after:.4f} |{chosen} {b1:.3f} | {b2:.2f} | {paper:.2f} |"
-        )
+    header = ["block", "error before", "after", *(f"rank of {layer}" for layer in layers)]
+    header += ["b1", "b2", "paper's b2"] if records[0].intervals else []
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for index, record in enumerate(records):
+        cells = [record.label, f"{record.error_before:.4f}", f"{record.error_after:.4f}", *map(str, record.ranks.values())]
+        for b1, b2, _ in record.intervals.values():
+            cells += [f"{b1:.3f}", f"{b2:.2f}", f"{PAPER_B2[index]:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines

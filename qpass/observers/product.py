@@ -17,15 +17,18 @@ class ProductObserver:
         name: Node or module that errors name.
         samples: How many leading entries (batch times heads) are kept.
         rows: How many rows of A are kept of each, evenly spread.
+
+    Attributes:
+        pairs: What was kept of A and of B, batch by batch.
     """
 
     def __init__(self, name: str, *, samples: int = 48, rows: int = 32) -> None:
         self.name, self.samples, self.rows = name, samples, rows
-        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self.pairs: list[tuple[Tensor, Tensor]] = []
 
     def update(self, a: Tensor, b: Tensor) -> None:
         """Keeps some of one batch, while there is room."""
-        room = self.samples - sum(len(kept) for kept, _ in self._pairs)
+        room = self.samples - sum(len(kept) for kept, _ in self.pairs)
         if room <= 0:
             return
         a, b = a.detach(), b.detach().expand(*a.shape[:-2], *b.shape[-2:])
@@ -35,13 +38,13 @@ class ProductObserver:
         # A quarter of the room at most, so that several batches are heard.
         count = min(len(a), max(1, self.samples // 4), room)
         chosen = torch.arange(count) * len(a) // count
-        self._pairs.append((a[chosen].clone(), b[chosen].clone()))
+        self.pairs.append((a[chosen].clone(), b[chosen].clone()))
 
     def criterion(self) -> Callable[[Quantizer], float]:
         """Returns the squared error of the product when a quantizer is applied to A."""
 
         def error(quantizer: Quantizer) -> float:
             # The difference is taken before the product: quantize(A) - A is what the product multiplies.
-            return sum(((quantizer(a) - a) @ b).double().square().sum().item() for a, b in self._pairs)
+            return sum(((quantizer(a) - a) @ b).double().square().sum().item() for a, b in self.pairs)
 
         return error

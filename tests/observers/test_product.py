@@ -21,7 +21,7 @@ def test_memory_is_bounded_and_several_batches_are_heard() -> None:
     observer = ProductObserver("attention", samples=12, rows=4)
     for _ in range(50):
         observer.update(torch.rand(8, 16, 16), torch.rand(8, 16, 5))
-    kept = observer._pairs
+    kept = observer.pairs
     assert sum(len(a) for a, _ in kept) == 12
     assert len(kept) == 4
     assert kept[0][0].shape == (3, 4, 16)

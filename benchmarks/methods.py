@@ -1,0 +1,89 @@
+"""The published methods beside each other, from the rows of accuracy.py: share of float accuracy kept, ours and the papers'.
+
+Run: python benchmarks/methods.py (accuracy.py does it too)
+Writes: benchmarks/results/methods.md and .svg.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+METHODS = {"naive": "min-max", "repq-vit": "RepQ-ViT", "ias-vit": "I&S-ViT", "dopq-vit": "DopQ-ViT", "aiqvit": "AIQViT"}
+WIDTHS = ("w3a3", "w4a4", "w4a8", "w6a6", "w8a8")
+#: Top-1 of DeiT-T on all of ImageNet in the papers, and of their float network: arXiv 2212.08254, 2311.10126, 2408.03291 and
+#: 2502.04628.
+PAPERS = {
+    "repq-vit": {"w4a4": 57.43},
+    "ias-vit": {"w3a3": 41.52, "w4a4": 65.21},
+    "dopq-vit": {"w3a3": 44.71, "w4a4": 65.54},
+    "aiqvit": {"w3a3": 38.51, "w4a4": 62.33},
+}
+PAPERS_FLOAT = 72.21
+
+
+def kept(rows: list[dict[str, str]], method: str, width: str) -> list[float]:
+    """Returns the share of float accuracy kept through onnxruntime, percent, one for each seed."""
+    return [float(row["kept"]) for row in rows if row["config"] == f"{method}-{width}"]
+
+
+def lines(rows: list[dict[str, str]]) -> Iterator[str]:
+    """Yields the page."""
+    yield "# Methods on equal terms"
+    yield ""
+    yield "DeiT-T, share of float accuracy kept through onnxruntime, in percent: the rows of [accuracy.md](accuracy.md), which has images,"
+    yield "steps, seconds and errors (one standard error is 1 to 2 points). In brackets what the papers report for DeiT-T on all of ImageNet."
+    yield "Methods that learn do so for the `quick` schedule; where several seeds ran, mean and range."
+    yield ""
+    yield "![Accuracy kept](methods.svg)"
+    yield ""
+    yield f"| method | {' | '.join(width.upper() for width in WIDTHS)} |"
+    yield "|---" * (1 + len(WIDTHS)) + "|"
+    for method, title in METHODS.items():
+        cells = []
+        for width in WIDTHS:
+            found, paper = kept(rows, method, width), PAPERS.get(method, {}).get(width)
+            cell = f"{statistics.mean(found):.1f}" if found else "not run"
+            cell += f" ({min(found):.1f} to {max(found):.1f})" if len(found) > 1 else ""
+            cells.append(cell + (f" [{100 * paper / PAPERS_FLOAT:.1f}]" if paper else ""))
+        yield f"| {title} | {' | '.join(cells)} |"
+
+
+def plot(rows: list[dict[str, str]], path: Path) -> None:
+    """Draws the table: a group of bars for each width, the papers' figures as marks."""
+    matplotlib.use("svg")
+    plt.rcParams.update({"svg.hashsalt": "qpass", "svg.fonttype": "none"})
+    figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    colours = ["#94a3b8", "#eab308", "#16a34a", "#db2777", "#2563eb"]
+    for index, (method, title) in enumerate(METHODS.items()):
+        for place, width in enumerate(WIDTHS):
+            found, paper = kept(rows, method, width), PAPERS.get(method, {}).get(width)
+            x = place + 0.16 * (index - 2)
+            if found:
+                axes.bar(x, statistics.mean(found), 0.15, color=colours[index], label=title if not place else None)
+            if paper:
+                axes.plot([x - 0.07, x + 0.07], [100 * paper / PAPERS_FLOAT] * 2, color="black", lw=1.2)
+    axes.set_xticks(range(len(WIDTHS)), [width.upper() for width in WIDTHS])
+    axes.set(ylabel="float accuracy kept, %", ylim=(0, 104), title="DeiT-T through onnxruntime; black: the papers' own figures")
+    axes.title.set_fontsize(9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=5, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def write(results: Path) -> None:
+    """Writes page and picture from ``accuracy.csv``."""
+    with (results / "accuracy.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    (results / "methods.md").write_text("\n".join(lines(rows)) + "\n", encoding="utf-8")
+    plot(rows, results / "methods.svg")
+
+
+if __name__ == "__main__":
+    write(Path(__file__).parent / "results")
