@@ -78,7 +78,7 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Calibration images to take, spread evenly over the source  [default: 128, 1000 where the recipe learns]",
 )
 @click.option("--config", default="w8a8", show_default=True, help=f"A YAML file or a preset: {', '.join(PRESETS)}.")
-@click.option("--schedule", type=click.Choice(sorted(SCHEDULES)), help="How long aiqvit recipes learn  [default: quick]")
+@click.option("--schedule", type=click.Choice(sorted(SCHEDULES)), help="How long recipes learn that do  [default: quick]")
 @click.option("--checkpoint-dir", type=_DATA, help="Keep learned blocks here; the same command again goes on behind the last.")
 @click.option(
     "--target",
