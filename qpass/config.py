@@ -20,6 +20,7 @@ SOFTMAX_ONLY = ("dynamic-focus", "shift-log2", "tan")
 FOLD_TARGETS = ("mean", "median")
 CRITERIA = ("tensor", "output")
 CALIBRATION_GRAPHS = ("float", "quantized")
+POINTWISE_CONVOLUTIONS = ("weights", "all")
 CODE_ZERO = ("affine", "zero", "snapped")
 
 #: Clip ranges tried for activations and for weights (methods of RepQ-ViT). 1.0 is the full range.
@@ -112,6 +113,8 @@ class QuantConfig:
         network_input: Inputs of layers that read the network's own input (the patch embedding); 8 bits in every preset.
         fold_layer_norm: Target of the channel-wise LayerNorm scales, ``"mean"`` (RepQ-ViT), ``"median"``
             (DopQ-ViT), or None to quantize LayerNorm outputs per tensor.
+        pointwise_convolutions: What is quantized of a 1x1 convolution: ``"weights"`` alone, its product stays float, since on a
+            CPU the way from images to matrices and back costs more than integers save; or ``"all"``, for other hardware.
         calibrate_on: ``"float"`` fits every range on the float network; ``"quantized"`` fits them again on what the
             quantized network before them gives (a second run of the data), as RepQ-ViT's published code does.
         rules: Ordered ``{glob on module path: {role: change}}``; a later rule wins. A change is a mapping of
@@ -130,6 +133,7 @@ class QuantConfig:
     post_softmax: QuantSpec = field(default_factory=QuantSpec)
     network_input: QuantSpec = field(default_factory=QuantSpec)
     fold_layer_norm: str | None = "mean"
+    pointwise_convolutions: str = "weights"
     calibrate_on: str = "float"
     rules: tuple[tuple[str, Mapping[str, Any] | None], ...] = ()
     range_samples: int | None = None
@@ -146,6 +150,12 @@ class QuantConfig:
         if self.calibrate_on not in CALIBRATION_GRAPHS:
             raise ConfigError(
                 f"got {self.calibrate_on!r}", where="calibrate_on", hint=nearest(str(self.calibrate_on), CALIBRATION_GRAPHS)
+            )
+        if self.pointwise_convolutions not in POINTWISE_CONVOLUTIONS:
+            raise ConfigError(
+                f"got {self.pointwise_convolutions!r}",
+                where="pointwise_convolutions",
+                hint=nearest(str(self.pointwise_convolutions), POINTWISE_CONVOLUTIONS),
             )
         for role in (*TENSOR_ROLES, "network_input"):
             if not isinstance(getattr(self, role), QuantSpec):

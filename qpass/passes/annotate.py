@@ -90,6 +90,8 @@ class Annotate(Pass):
             return Declined(kind=kind, path=path, reason=reason)
         first = _reads_network_input(node.args[0])
         spec = self.config.resolve(path, "activation", reads_network_input=first)
+        if kind == "conv2d" and tuple(weight.shape[2:]) == (1, 1) and self.config.pointwise_convolutions == "weights":
+            spec = None
         weight_spec = self.config.resolve(path, "weight")
         if spec is None and weight_spec is None:
             return Declined(kind=kind, path=path, reason="a rule of the config leaves it in float")

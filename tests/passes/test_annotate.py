@@ -64,6 +64,14 @@ def test_what_stays_float_says_why() -> None:
     }
 
 
+@pytest.mark.parametrize(("choice", "bits"), [("weights", None), ("all", 4)])
+def test_the_input_of_a_pointwise_convolution_is_quantized_on_demand(choice: str, bits: int | None) -> None:
+    config = QuantConfig.from_any({"preset": "w4a4", "pointwise_convolutions": choice})
+    (plan,) = [p for p in plans(_Mixed(), torch.randn(2, 3, 8, 8), config) if p.path == "pointwise"]
+    assert plan.weight.bits == 4
+    assert getattr(plan.operands[0].spec, "bits", None) == bits
+
+
 def test_rules_reach_layers_and_null_is_listed(vit: nn.Module, images: Tensor) -> None:
     config = QuantConfig.from_any("w4a4").with_rules({"head": None}, {"blocks.1.*": {"weight": {"bits": 8}}})
     found = {(plan.path, plan.kind): plan for plan in plans(vit, images, config)}

@@ -47,7 +47,7 @@ _STANDARD: tuple[Rule, ...] = (
 TARGETS = {
     target.name: target
     for target in (
-        Target("onnxruntime", _STANDARD),
+        Target("onnxruntime", (*_STANDARD, rules.dequantize_sums)),
         Target("onnxruntime-contrib", (*_STANDARD, rules.contrib_matmul, rules.contrib_linear)),
         # OpenVINO fuses Q/DQ pairs by patterns of its own: a byte that is clipped or a weight with a zero point keeps the
         # product in float, and operators on bytes are not folded but run with every inference.

@@ -3,6 +3,7 @@
 from qpass.backends.onnx_qdq.rules.contrib_linear import contrib_linear
 from qpass.backends.onnx_qdq.rules.contrib_matmul import contrib_matmul
 from qpass.backends.onnx_qdq.rules.dequantize_after_movement import dequantize_after_movement
+from qpass.backends.onnx_qdq.rules.dequantize_sums import dequantize_sums
 from qpass.backends.onnx_qdq.rules.fold_matmul_scale import fold_matmul_scale
 from qpass.backends.onnx_qdq.rules.integer_matmul import integer_matmul
 from qpass.backends.onnx_qdq.rules.integer_output import integer_output
@@ -14,6 +15,7 @@ __all__ = [
     "contrib_linear",
     "contrib_matmul",
     "dequantize_after_movement",
+    "dequantize_sums",
     "fold_matmul_scale",
     "integer_matmul",
     "integer_output",

@@ -1,8 +1,7 @@
 """MatMul(DQ(a), DQ(b)) -> Mul(Cast(MatMulInteger(a, b)), s_a s_b), for two activations with one scale each.
 
 onnxruntime fuses the QDQ form only with a session option (lowering notes, rule 3); these operators are integer everywhere.
-A DequantizeLinear of the sums would take half the time of Cast and Mul, but onnxruntime moves it past a Transpose
-behind it, with a QuantizeLinear to int32 that it has no kernel for.
+Rules behind this one look for Cast and Mul; the last of them makes one DequantizeLinear of these where it can.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from qpass.backends.onnx_qdq.rules.contrib_linear import contrib_linear
 from qpass.backends.onnx_qdq.rules.contrib_matmul import contrib_matmul
 from qpass.backends.onnx_qdq.rules.dequantize_after_movement import dequantize_after_movement
+from qpass.backends.onnx_qdq.rules.dequantize_sums import dequantize_sums
 from qpass.backends.onnx_qdq.rules.fold_matmul_scale import fold_matmul_scale
 from qpass.backends.onnx_qdq.rules.integer_matmul import integer_matmul
 from qpass.backends.onnx_qdq.rules.integer_output import integer_output
@@ -104,6 +105,25 @@ def test_an_offset_that_is_no_scalar_stays() -> None:
         offset_matmul, "(uint8[2,3,4] a, int8[2,4,5] b) => (float[2,3,5] y)", body, CODES + ", float[4] v = {1.0, 2.0, 3.0, 4.0}"
     )
     assert count == 0
+
+
+@pytest.mark.parametrize("reader", ["y = Softmax(m)", "y = Add(m, m)"])
+def test_sums_that_are_not_moved_are_dequantized_at_once(reader: str) -> None:
+    ops, count = apply(
+        dequantize_sums, "(uint8[2,3,4] a, int8[2,4,5] b) => (float[2,3,5] y)", INTEGER + reader
+    )
+    assert count == 1
+    assert ops[:2] == ["MatMulInteger", "DequantizeLinear"]
+
+
+@pytest.mark.parametrize("reader", ["y = Transpose<perm=[0,2,1]>(m)", "y = Reshape(m, shape)"])
+def test_sums_that_are_moved_stay_with_cast_and_mul(reader: str) -> None:
+    shape = "float[2,5,3] y" if "Transpose" in reader else "float[6,5] y"
+    ops, count = apply(
+        dequantize_sums, f"(uint8[2,3,4] a, int8[2,4,5] b) => ({shape})", INTEGER + reader, CODES + ", int64[2] shape = {6, 5}"
+    )
+    assert count == 0
+    assert ops[:3] == ["MatMulInteger", "Cast", "Mul"]
 
 
 INTEGER = "i = MatMulInteger(a, b, za, zb)\n f = Cast<to=1>(i)\n m = Mul(f, sa)\n"
