@@ -37,6 +37,11 @@ RECIPES: dict[str, Any] = {
     "aiqvit-w4a4, affine": {"preset": "aiqvit-w4a4", "reconstruction": None, "post_softmax": {"code_zero": "affine"}},
     "aiqvit-w4a4, zero": {"preset": "aiqvit-w4a4", "reconstruction": None, "post_softmax": {"code_zero": "zero"}},
     "repq-vit-w4a4": "repq-vit-w4a4",
+    "ias-vit-w4a4": {"preset": "ias-vit-w4a4", "reconstruction": None},
+    "ias-vit-w4a4, formula": {"preset": "ias-vit-w4a4", "reconstruction": None, "post_softmax": {"tabulated": False}},
+    "dopq-vit-w4a4": {"preset": "dopq-vit-w4a4", "reconstruction": None},
+    "dopq-vit-w4a4, formula": {"preset": "dopq-vit-w4a4", "reconstruction": None, "post_softmax": {"tabulated": False}},
+    "w4a4, shift-log2": {"preset": "w4a4", "post_softmax": {"quantizer": "shift-log2", "tabulated": True}},
     "w3a3": "w3a3",
     "w3a3, residual rank 16": {"preset": "w3a3", "weight": {"residual_rank": 16}},
 }
