@@ -37,6 +37,28 @@ def test_repq_vit_is_the_paper() -> None:
     assert config.activation.percentiles == (0.999, 0.9999, 0.99999)
 
 
+def test_ias_vit_is_the_paper() -> None:
+    config = QuantConfig.from_any({"preset": "ias-vit-w4a4", "schedule": "full"})
+    assert (config.post_softmax.quantizer, config.post_softmax.exponent_round) == ("shift-log2", True)
+    assert (config.fold_layer_norm, config.range_samples) == ("mean", 64)
+    learning = config.reconstruction
+    assert learning is not None
+    assert (learning.order, learning.weights, learning.inputs, learning.loss) == ("three-stage", "full", "quantized", "squared")
+    assert (learning.steps, learning.batch_size, learning.learning_rate) == (1000, 64, 4e-5)
+    assert not learning.curriculum
+    assert learning.scale_learning_rate == 0
+    six = QuantConfig.from_any({"preset": "ias-vit-w6a6", "schedule": "full"}).reconstruction
+    assert six is not None
+    assert six.steps == 200
+
+
+def test_dopq_vit_folds_to_the_median_and_learns_as_ias_vit_does() -> None:
+    config, other = QuantConfig.from_any("dopq-vit-w3a3"), QuantConfig.from_any("ias-vit-w3a3")
+    assert (config.post_softmax.quantizer, config.post_softmax.criterion) == ("tan", "output")
+    assert config.fold_layer_norm == "median"
+    assert config.reconstruction == other.reconstruction
+
+
 def test_aiqvit_is_the_paper_and_its_schedules_differ_in_length_only() -> None:
     quick, full = QuantConfig.from_any("aiqvit-w4a4"), QuantConfig.from_any({"preset": "aiqvit-w4a4", "schedule": "full"})
     assert quick.post_softmax.quantizer == "dynamic-focus"
@@ -112,6 +134,12 @@ def test_configs_cannot_be_changed_and_take_names_only() -> None:
         (lambda: QuantConfig(calibrate_on="quantised"), r"did you mean 'quantized'\?"),
         (lambda: QuantSpec(code_zero="snap"), r"did you mean 'snapped'\?"),
         (lambda: QuantConfig(activation=QuantSpec(quantizer="dynamic-focus")), "activation: quantizer='dynamic-focus'"),
+        (lambda: QuantConfig(activation=QuantSpec(quantizer="tan")), "activation: quantizer='tan'"),
+        (lambda: QuantSpec(tabulated=True), "tabulated=True does not go with quantizer='uniform'"),
+        (
+            lambda: QuantConfig(pointwise_convolutions="weight"),
+            r"pointwise_convolutions: got 'weight'; did you mean 'weights'\?",
+        ),
         (lambda: QuantSpec(residual_rank=-1), "residual_rank: got -1; expected a whole number"),
         (lambda: QuantConfig(activation=QuantSpec(residual_rank=4)), "activation: residual_rank above 0"),
         (lambda: QuantConfig(range_samples=0), "range_samples: got 0; expected a whole number above 0"),
