@@ -26,8 +26,8 @@ RANGE_SAMPLES = 128
 #: 1e-3 learns too little and 2e-2 fits the calibration images alone.
 SCALE_LEARNING_RATE = 5e-3
 
-#: Rate of three-stage learning over a fifth of the steps. On training images held back from calibration it keeps more than 1e-4; the
-#: paper's is for the whole length.
+#: Rate of three-stage learning in a fifth of the steps: on images held back from calibration it keeps more than 1e-4.
+#: The paper's is for the whole length.
 QUICK_THREE_STAGE_RATE = 4e-4
 
 #: How long blocks are learned: as long as the paper does, or so that a DeiT-T takes under half an hour on two cores.
