@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,34 +47,36 @@ def pipeline(
     """
     ranges = spread_samples(batches, config.range_samples)
     fold = [] if config.fold_layer_norm is None else [FoldLayerNorm(config.fold_layer_norm)]
-    fold_and_residual = [*fold, AddResidual(ranges, show_progress=show_progress)]
+    residual = AddResidual(ranges, show_progress=show_progress)
 
     def learn(stage: str, **changes: Any) -> Reconstruct:
         assert config.reconstruction is not None
-        folder = checkpoint_dir / stage if checkpoint_dir is not None and stage else checkpoint_dir
+        folder = checkpoint_dir / stage if checkpoint_dir is not None else None
         learning = dataclasses.replace(config.reconstruction, **changes)
         return Reconstruct(learning, batches, stage=stage, seed=seed, checkpoint_dir=folder, show_progress=show_progress)
 
+    finish: dict[str | None, Callable[[], list[Pass]]] = {
+        None: lambda: [*fold, residual],
+        "fold-first": lambda: [*fold, residual, KeepReference(), learn("")],
+        "paper": lambda: [KeepReference(), learn(""), *fold, residual],
+        "three-stage": lambda: [
+            KeepReference(),
+            learn("activations", inputs="float"),
+            *fold,
+            ResumeWeightRounding(),
+            residual,
+            learn("weights"),
+        ],
+    }
     order = None if config.reconstruction is None else config.reconstruction.order
-    three_stages = order == "three-stage"
-    finish: list[Pass]
-    if order is None:
-        finish = fold_and_residual
-    elif order == "fold-first":
-        finish = [*fold_and_residual, KeepReference(), learn("")]
-    elif order == "paper":
-        finish = [KeepReference(), learn(""), *fold_and_residual]
-    else:
-        first = learn("activations", inputs="float")
-        finish = [KeepReference(), first, *fold, ResumeWeightRounding(), fold_and_residual[-1], learn("weights")]
     passes: list[Pass] = [
         Canonicalize(),
         Annotate(config),
         Calibrate(ranges, per_channel=config.fold_layer_norm is not None, show_progress=show_progress),
         InsertQuantizers(),
-        *([SuspendWeightRounding()] if three_stages else []),
+        *([SuspendWeightRounding()] if order == "three-stage" else []),
         RefitQuantizers(ranges if config.calibrate_on == "quantized" else (), show_progress=show_progress),
-        *finish,
+        *finish[order](),
         Freeze(),
     ]
     check_joins(passes)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
+from typing import Any
 
 from qpass.config import ACTIVATION_PERCENTILES, SOFTMAX_PERCENTILES, WEIGHT_PERCENTILES, QuantConfig, QuantSpec
 from qpass.errors import ConfigError, nearest
@@ -35,8 +37,9 @@ SCHEDULES = {
     "full": ReconstructionConfig(),
     "quick": ReconstructionConfig(search_steps=60, steps=400, batch_size=32, curriculum_interval=100),
 }
-
-
+LEARNED_SCALE_SCHEDULES = {
+    name: dataclasses.replace(schedule, scale_learning_rate=SCALE_LEARNING_RATE) for name, schedule in SCHEDULES.items()
+}
 #: The same for three-stage learning; at 6 bits and above the paper takes a fifth of the steps.
 THREE_STAGES = ReconstructionConfig(
     weights="full", steps=1000, batch_size=64, learning_rate=4e-5, curriculum=False, order="three-stage", loss="squared"
@@ -51,14 +54,15 @@ def preset(name: str, *, schedule: str | None = None) -> QuantConfig:
     """Returns the recipe of that name.
 
     ``wXaY`` is uniform everywhere, so that every matmul runs on an integer kernel: LayerNorm scales folded per channel,
-    weights with a zero point below 6 bits, the Softmax output uniform. ``repq-vit-wXaY`` is the published method
-    (RepQ-ViT, arXiv 2212.08254): the same fold, and a base-sqrt(2) logarithm for the Softmax output. ``aiqvit-wXaY`` is AIQViT
-    (arXiv 2502.04628): dynamic focusing for the Softmax output, and low-rank compensated weights learned block by block.
-    ``ias-vit-wXaY`` is I&S-ViT (arXiv 2311.10126): a shifted logarithm for the Softmax output, blocks learned in three stages.
-    ``dopq-vit-wXaY`` is DopQ-ViT (arXiv 2408.03291): a tangent for the Softmax output and the median of LayerNorm scales,
-    learned as I&S-ViT's, since the paper's schedule was not to be had.
-    ``aiqvit-lsq-wXaY`` is ours: the same, and the scales of activations are learned too, with the gradient of LSQ (arXiv
-    1902.08153).
+    weights with a zero point below 6 bits, the Softmax output uniform.
+
+    Published methods: ``repq-vit-wXaY`` (RepQ-ViT, arXiv 2212.08254) has the same fold, and a base-sqrt(2) logarithm for the
+    Softmax output. ``aiqvit-wXaY`` (AIQViT, arXiv 2502.04628) has dynamic focusing for the Softmax output, and low-rank
+    compensated weights learned block by block. ``ias-vit-wXaY`` (I&S-ViT, arXiv 2311.10126) has a shifted logarithm for the
+    Softmax output, and blocks learned in three stages. ``dopq-vit-wXaY`` (DopQ-ViT, arXiv 2408.03291) has a tangent for the
+    Softmax output and the median of LayerNorm scales; it learns as I&S-ViT does, since the paper's schedule was not to be had.
+
+    ``aiqvit-lsq-wXaY`` is ours: AIQViT, and the scales of activations are learned too, by LSQ's gradient (arXiv 1902.08153).
 
     Args:
         name: One of ``PRESETS``, or the same with other widths from 2 to 8.
@@ -67,66 +71,74 @@ def preset(name: str, *, schedule: str | None = None) -> QuantConfig:
     Raises:
         ConfigError: If no recipe has that name, or a schedule is given to one that does not learn.
     """
-    match = re.fullmatch(r"(repq-vit-|aiqvit-|aiqvit-lsq-|ias-vit-|dopq-vit-)?w([2-8])a([2-8])", name)
-    if match is None:
+    match = re.fullmatch(r"(?:(.+)-)?w([2-8])a([2-8])", name)
+    if match is None or (match[1] or "") not in _FAMILIES:
         raise ConfigError(f"no preset is called {name!r}", where="config", hint=nearest(name, PRESETS))
-    family, weight_bits, activation_bits = match[1], int(match[2]), int(match[3])
-    if family in ("aiqvit-", "aiqvit-lsq-"):
-        rate = SCALE_LEARNING_RATE if family == "aiqvit-lsq-" else 0.0
-        learning = dataclasses.replace(_of_schedule(SCHEDULES, schedule), scale_learning_rate=rate)
-        # The other readings lower the blocks' error on images held back by less than a hundredth, and cost speed.
-        focus = QuantSpec(bits=activation_bits, quantizer="dynamic-focus", criterion="output", code_zero="snapped")
-        return _learned(name, schedule, weight_bits, focus, learning)
-    if family in ("ias-vit-", "dopq-vit-"):
-        learning = _of_schedule(THREE_STAGE_SCHEDULES, schedule)
-        if min(weight_bits, activation_bits) >= 6:
-            learning = dataclasses.replace(learning, steps=learning.steps // 5)
-        if family == "ias-vit-":
-            shifted = QuantSpec(bits=activation_bits, quantizer="shift-log2", exponent_round=True, tabulated=True)
-            return dataclasses.replace(_learned(name, schedule, weight_bits, shifted, learning), range_samples=64)
-        tangent = QuantSpec(bits=activation_bits, quantizer="tan", criterion="output", tabulated=True)
-        return dataclasses.replace(_learned(name, schedule, weight_bits, tangent, learning), fold_layer_norm="median")
-    if schedule is not None:
+    schedules, build = _FAMILIES[match[1] or ""]
+    if schedule is not None and not schedules:
         raise ConfigError(f"{name!r} learns nothing", where="schedule", hint="leave it out")
-    if family == "repq-vit-":
-        return _repq_vit(name, weight_bits, activation_bits)
-    activation = QuantSpec(bits=activation_bits)
+    if schedule is not None and schedule not in schedules:
+        raise ConfigError(f"got {schedule!r}", where="schedule", hint=nearest(schedule, schedules))
+    config = build(int(match[2]), int(match[3]), schedules.get(schedule or "quick"))
+    return dataclasses.replace(config, name=f"{name}, full schedule" if schedule == "full" else name)
+
+
+def _uniform(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> QuantConfig:
     return QuantConfig(
-        name=name,
         weight=QuantSpec(bits=weight_bits, symmetric=weight_bits >= 6, percentiles=(*WEIGHT_PERCENTILES, 1.0)),
-        activation=activation,
+        activation=QuantSpec(bits=activation_bits),
         post_softmax=QuantSpec(bits=activation_bits, percentiles=SOFTMAX_PERCENTILES, criterion="output"),
         calibrate_on="float" if min(weight_bits, activation_bits) == 8 else "quantized",
     )
 
 
-def _repq_vit(name: str, weight_bits: int, activation_bits: int) -> QuantConfig:
+def _repq_vit(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> QuantConfig:
+    logarithm = QuantSpec(bits=activation_bits, quantizer="log-sqrt2", percentiles=ACTIVATION_PERCENTILES)
+    return _published(weight_bits, logarithm)
+
+
+def _aiqvit(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> QuantConfig:
+    # The other readings lower the blocks' error on images held back by less than a hundredth, and cost speed.
+    focus = QuantSpec(bits=activation_bits, quantizer="dynamic-focus", criterion="output", code_zero="snapped")
+    return _published(weight_bits, focus, reconstruction=learning, range_samples=RANGE_SAMPLES)
+
+
+def _ias_vit(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> QuantConfig:
+    shifted = QuantSpec(bits=activation_bits, quantizer="shift-log2", exponent_round=True, tabulated=True)
+    learning = _fewer_steps(weight_bits, activation_bits, learning)
+    return _published(weight_bits, shifted, reconstruction=learning, range_samples=64)
+
+
+def _dopq_vit(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> QuantConfig:
+    tangent = QuantSpec(bits=activation_bits, quantizer="tan", criterion="output", tabulated=True)
+    learning = _fewer_steps(weight_bits, activation_bits, learning)
+    return _published(weight_bits, tangent, reconstruction=learning, range_samples=RANGE_SAMPLES, fold_layer_norm="median")
+
+
+def _fewer_steps(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> ReconstructionConfig:
+    """Returns the learning of I&S-ViT at these widths: a fifth of the steps from 6 bits on."""
+    assert learning is not None
+    return dataclasses.replace(learning, steps=learning.steps // 5) if min(weight_bits, activation_bits) >= 6 else learning
+
+
+def _published(weight_bits: int, post_softmax: QuantSpec, **more: Any) -> QuantConfig:
+    """Returns what the published methods have in common, which is RepQ-ViT's."""
     return QuantConfig(
-        name=name,
-        weight=QuantSpec(bits=weight_bits, percentiles=WEIGHT_PERCENTILES),
-        activation=QuantSpec(bits=activation_bits, percentiles=ACTIVATION_PERCENTILES),
-        post_softmax=QuantSpec(bits=activation_bits, quantizer="log-sqrt2", percentiles=ACTIVATION_PERCENTILES),
-        network_input=QuantSpec(bits=8, percentiles=ACTIVATION_PERCENTILES),
-        calibrate_on="quantized",
-    )
-
-
-def _of_schedule(schedules: dict[str, ReconstructionConfig], schedule: str | None) -> ReconstructionConfig:
-    if schedule not in (None, *schedules):
-        raise ConfigError(f"got {schedule!r}", where="schedule", hint=nearest(str(schedule), schedules))
-    return schedules[schedule or "quick"]
-
-
-def _learned(
-    name: str, schedule: str | None, weight_bits: int, post_softmax: QuantSpec, learning: ReconstructionConfig
-) -> QuantConfig:
-    return QuantConfig(
-        name=name if schedule in (None, "quick") else f"{name}, {schedule} schedule",
         weight=QuantSpec(bits=weight_bits, percentiles=WEIGHT_PERCENTILES),
         activation=QuantSpec(bits=post_softmax.bits, percentiles=ACTIVATION_PERCENTILES),
         post_softmax=post_softmax,
         network_input=QuantSpec(bits=8, percentiles=ACTIVATION_PERCENTILES),
         calibrate_on="quantized",
-        range_samples=RANGE_SAMPLES,
-        reconstruction=learning,
+        **more,
     )
+
+
+_Build = Callable[[int, int, ReconstructionConfig | None], QuantConfig]
+_FAMILIES: dict[str, tuple[dict[str, ReconstructionConfig], _Build]] = {
+    "": ({}, _uniform),
+    "repq-vit": ({}, _repq_vit),
+    "aiqvit": (SCHEDULES, _aiqvit),
+    "aiqvit-lsq": (LEARNED_SCALE_SCHEDULES, _aiqvit),
+    "ias-vit": (THREE_STAGE_SCHEDULES, _ias_vit),
+    "dopq-vit": (THREE_STAGE_SCHEDULES, _dopq_vit),
+}
