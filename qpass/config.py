@@ -20,6 +20,7 @@ SOFTMAX_ONLY = ("dynamic-focus", "shift-log2", "tan")
 FOLD_TARGETS = ("mean", "median")
 CRITERIA = ("tensor", "output")
 CALIBRATION_GRAPHS = ("float", "quantized")
+WEIGHT_ROUNDINGS = ("nearest", "error-feedback")
 POINTWISE_CONVOLUTIONS = ("weights", "all")
 CODE_ZERO = ("affine", "zero", "snapped")
 
@@ -115,6 +116,8 @@ class QuantConfig:
             (DopQ-ViT), or None to quantize LayerNorm outputs per tensor.
         pointwise_convolutions: What is quantized of a 1x1 convolution: ``"weights"`` alone, its product stays float, since on a
             CPU the way from images to matrices and back costs more than integers save; or ``"all"``, for other hardware.
+        weight_rounding: ``"nearest"``, or ``"error-feedback"``: column by column, the error of each made up for by those still
+            to come, in the metric of the layer's inputs (GPTQ, GPTAQ; see ``qpass.passes.RoundWithFeedback``).
         calibrate_on: ``"float"`` fits every range on the float network; ``"quantized"`` fits them again on what the
             quantized network before them gives (a second run of the data), as RepQ-ViT's published code does.
         rules: Ordered ``{glob on module path: {role: change}}``; a later rule wins. A change is a mapping of
@@ -134,6 +137,7 @@ class QuantConfig:
     network_input: QuantSpec = field(default_factory=QuantSpec)
     fold_layer_norm: str | None = "mean"
     pointwise_convolutions: str = "weights"
+    weight_rounding: str = "nearest"
     calibrate_on: str = "float"
     rules: tuple[tuple[str, Mapping[str, Any] | None], ...] = ()
     range_samples: int | None = None
@@ -157,6 +161,15 @@ class QuantConfig:
                 where="pointwise_convolutions",
                 hint=nearest(str(self.pointwise_convolutions), POINTWISE_CONVOLUTIONS),
             )
+        if self.weight_rounding not in WEIGHT_ROUNDINGS:
+            hint = nearest(str(self.weight_rounding), WEIGHT_ROUNDINGS)
+            raise ConfigError(f"got {self.weight_rounding!r}", where="weight_rounding", hint=hint)
+        if self.weight_rounding != "nearest" and self.reconstruction is not None:
+            raise ConfigError(
+                f"weight_rounding={self.weight_rounding!r} with a reconstruction",
+                where="weight_rounding",
+                expected="'nearest': weights that are learned are rounded as they are learned",
+            )
         for role in (*TENSOR_ROLES, "network_input"):
             if not isinstance(getattr(self, role), QuantSpec):
                 raise ConfigError(f"got {getattr(self, role)!r}", where=role, expected="a QuantSpec")
@@ -175,9 +188,17 @@ class QuantConfig:
         if not isinstance(self.reconstruction, ReconstructionConfig | None):
             raise ConfigError(f"got {self.reconstruction!r}", where="reconstruction", expected="a ReconstructionConfig or None")
         object.__setattr__(self, "rules", _normalize_rules(self.rules))
+        weights = [self.weight]
         for pattern, _ in self.rules:
             for role in TENSOR_ROLES:
-                self.resolve(pattern, role)  # a bad value is refused here, not in the middle of the work
+                spec = self.resolve(pattern, role)  # a bad value is refused here, not in the middle of the work
+                weights += [spec] if role == "weight" and spec is not None else []
+        if self.weight_rounding != "nearest" and any(spec.residual_rank for spec in weights):
+            raise ConfigError(
+                f"weight_rounding={self.weight_rounding!r} with a residual_rank",
+                where="weight_rounding",
+                expected="'nearest': the branch makes up for the rounding of single weights",
+            )
 
     def resolve(self, path: str, role: str, *, reads_network_input: bool = False) -> QuantSpec | None:
         """Returns the spec of one tensor after all rules, or None where a rule leaves it in float.

@@ -22,6 +22,7 @@ from qpass.passes import (
     Pass,
     RefitQuantizers,
     ResumeWeightRounding,
+    RoundWithFeedback,
     SuspendWeightRounding,
     check_joins,
 )
@@ -47,6 +48,8 @@ def pipeline(
     """
     ranges = spread_samples(batches, config.range_samples)
     fold = [] if config.fold_layer_norm is None else [FoldLayerNorm(config.fold_layer_norm)]
+    rounds = config.weight_rounding == "error-feedback"
+    feedback = [KeepReference(), RoundWithFeedback(ranges, show_progress=show_progress)] if rounds else []
     residual = AddResidual(ranges, show_progress=show_progress)
 
     def learn(stage: str, **changes: Any) -> Reconstruct:
@@ -56,7 +59,7 @@ def pipeline(
         return Reconstruct(learning, batches, stage=stage, seed=seed, checkpoint_dir=folder, show_progress=show_progress)
 
     finish: dict[str | None, Callable[[], list[Pass]]] = {
-        None: lambda: [*fold, residual],
+        None: lambda: [*fold, *feedback, residual],
         "fold-first": lambda: [*fold, residual, KeepReference(), learn("")],
         "paper": lambda: [KeepReference(), learn(""), *fold, residual],
         "three-stage": lambda: [

@@ -5,6 +5,7 @@ from qpass.passes.annotate import Annotate
 from qpass.passes.base import STAGES, Pass, check_joins
 from qpass.passes.calibrate import Calibrate
 from qpass.passes.canonicalize import Canonicalize
+from qpass.passes.error_feedback import RoundWithFeedback
 from qpass.passes.fold_layer_norm import FoldLayerNorm
 from qpass.passes.freeze import Freeze
 from qpass.passes.insert_quantizers import InsertQuantizers
@@ -25,6 +26,7 @@ __all__ = [
     "Pass",
     "RefitQuantizers",
     "ResumeWeightRounding",
+    "RoundWithFeedback",
     "SuspendWeightRounding",
     "check_joins",
 ]
