@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import gc
 import json
-import sys
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass, field
@@ -105,14 +104,14 @@ def run(name: str, options: dict[str, object], config: str) -> Row:
     return row
 
 
-def write(rows: list[Row], config: str, command: str) -> None:
+def write(rows: list[Row], config: str) -> None:
     """Writes the table."""
     RESULTS.mkdir(exist_ok=True)
     passed = sum(row.verified for row in rows)
     lines = [
         "# Architectures",
         "",
-        f"Written by `{command}`: timm {timm.__version__}, torch {torch.__version__}, random weights, {config}.",
+        f"Written by `python benchmarks/architectures.py`: timm {timm.__version__}, torch {torch.__version__}, random weights, {config}.",
         f"**{passed} of {len(rows)}** traced, quantized, exported and verified: codes equal save for counted ties.",
         "",
         "| model | batch | Linears | attention matmuls | patch or 1x1 convolutions | stayed float | ties | verified |",
@@ -129,18 +128,18 @@ def write(rows: list[Row], config: str, command: str) -> None:
 
 
 @click.command()
-@click.option("--models", multiple=True, help="Only these; the results file is then not written.")
+@click.option("--models", multiple=True, help="Only these; rows of the others are kept  [default: all]")
 @click.option("--config", default="w8a8", show_default=True)
 def main(models: tuple[str, ...], config: str) -> None:
     """Run the sweep."""
     warnings.simplefilter("ignore")
-    rows = []
+    kept = json.loads((RESULTS / "architectures.json").read_text(encoding="utf-8")) if models else []
+    rows = {row["model"]: Row(**row) for row in kept}
     for name in models or MODELS:
-        rows.append(run(name, MODELS.get(name, {}), config))
-        click.echo(f"{name:<34} {'verified' if rows[-1].verified else 'FAILED'} {rows[-1].counts} {rows[-1].error}")
+        row = rows[name] = run(name, MODELS[name], config)
+        click.echo(f"{name:<34} {'verified' if row.verified else 'FAILED'} {row.counts} {row.error}")
         gc.collect()
-    if not models:
-        write(rows, config, " ".join(["python benchmarks/architectures.py", *sys.argv[1:]]))
+    write([rows[name] for name in MODELS if name in rows], config)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
+from torch.fx.node import map_aggregate
 
 from qpass.backends.onnx_qdq.lowerings import CODES
 from qpass.backends.onnxruntime.forced import COMPUTED, expose_codes, force_codes
@@ -247,7 +248,7 @@ class _ForcedDouble(fx.Interpreter):
     """Runs a graph in float64 with the codes of the float32 run, and keeps the input of every quantizer."""
 
     def __init__(self, graph_module: fx.GraphModule, codes: dict[str, Tensor]) -> None:
-        self.graph_module = copy.deepcopy(graph_module).double()
+        self.graph_module = _in_float64(graph_module)
         super().__init__(self.graph_module)
         self._codes, self.inputs = codes, dict[str, Tensor]()
 
@@ -262,12 +263,22 @@ class _ForcedDouble(fx.Interpreter):
 def _uncertainty(graph_module: fx.GraphModule, inputs: ModelInputs, outputs: list[np.ndarray]) -> float:
     """Returns the greatest distance of torch's float32 outputs to float64, and to float32 with ties falling at random."""
     double = _double(inputs)
-    exact = _leaves(copy.deepcopy(graph_module).double()(*double.args, **double.kwargs))
+    exact = _leaves(_in_float64(graph_module)(*double.args, **double.kwargs))
     distances = [_distance(outputs, exact)]
     for seed in range(UNCERTAINTY_RUNS - 1):
         other = _RandomTies(graph_module, seed).run(*flat_inputs(graph_module, *inputs))
         distances.append(_distance(outputs, _leaves(other)))
     return max(distances)
+
+
+def _in_float64(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Returns a copy that computes in float64 throughout: what it casts to float32 it casts to float64."""
+    double = copy.deepcopy(graph_module).double()
+    widen = lambda value: torch.float64 if value is torch.float32 else value  # noqa: E731
+    for node in double.graph.nodes:
+        node.args, node.kwargs = map_aggregate(node.args, widen), map_aggregate(node.kwargs, widen)
+    double.recompile()
+    return double
 
 
 class _RandomTies(fx.Interpreter):

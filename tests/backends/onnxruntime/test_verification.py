@@ -59,6 +59,25 @@ def test_a_file_that_is_no_onnx_is_refused(quantized: fx.GraphModule, images: Te
         qpass.verify_onnx(quantized, tmp_path / "m.onnx", images)
 
 
+class _Casts(nn.Module):
+    """A part in float32 whatever comes in, as networks have it that guard some of their arithmetic against autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.arange(1, 9, dtype=torch.float32).view(8, 1, 1)
+        return self.second((self.first(x) * scale).to(torch.float32)).mean((2, 3))
+
+
+def test_a_network_that_casts_to_float32_is_compared_in_float64_all_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, images = _Casts().eval(), torch.randn(4, 3, 16, 16)
+    graph = qpass.quantize_graph(model, [images], "w8a8", progress=False)
+    assert qpass.verify_onnx(graph, qpass.export_onnx(graph, tmp_path / "m.onnx"), images).passed
+
+
 def test_bounds() -> None:
     def layer(codes: int, ties: int, own: int = 0, wrong: int = 0) -> bool:
         return LayerCheck("q", codes, ties, own, wrong).passed
