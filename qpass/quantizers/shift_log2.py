@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from qpass.quantizers.base import Criterion, Quantizer, round_clamp_ste
+from qpass.quantizers.base import Criterion, Quantizer, with_slope
 from qpass.quantizers.search import WeightedRows, least_error
 
 #: Candidates for η.
@@ -73,17 +73,31 @@ class ShiftLog2(Quantizer):
 
     def codes(self, x: Tensor) -> Tensor:
         """See ``Quantizer.codes``."""
+        return self._position(x.clamp(min=0) + self.eta).round().clamp(0, self.code_max)
+
+    def _position(self, shifted: Tensor) -> Tensor:
         # In natural logarithms and in this order, as the deployed graph computes it.
-        position = ((x.clamp(min=0) + self.eta).log() - self.low * math.log(2)) / (self.step * math.log(2))
-        return round_clamp_ste(position, 0, self.code_max)
+        return (shifted.log() - self.low * math.log(2)) / (self.step * math.log(2))
 
     def decode(self, codes: Tensor) -> Tensor:
         """See ``Quantizer.decode``."""
         return self._exponent(codes.to(self.low.dtype)).exp2() - self.eta
 
+    def forward(self, x: Tensor) -> Tensor:
+        """See ``Quantizer.forward``."""
+        return with_slope(x, self._value_and_slope) if self.enabled and x.requires_grad else super().forward(x)
+
+    def _value_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns x̂ and dx̂/dx = (x̂ + η) / (x + η), both roundings left out; 0 where a code was clamped."""
+        shifted = x.clamp(min=0) + self.eta
+        rounded = self._position(shifted).round_()
+        codes = rounded.clamp(0, self.code_max)
+        value = self.decode(codes)
+        return value, ((value + self.eta) / shifted).masked_fill_(rounded != codes, 0)
+
     def _exponent(self, codes: Tensor) -> Tensor:
         exponent = self.low + codes * self.step
-        return round_clamp_ste(exponent, -math.inf, math.inf) if self.exponent_round else exponent
+        return exponent.round() if self.exponent_round else exponent
 
     def integer_levels(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """See ``Quantizer.integer_levels``: where exponents are whole numbers that a byte spans, 2^e over the least of them."""

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from qpass.quantizers.base import Criterion, Quantizer, round_clamp_ste
+from qpass.quantizers.base import Criterion, Quantizer, with_slope
 from qpass.quantizers.search import WeightedRows, least_error
 
 #: Candidates for s, as quantiles of the data, and for -lo and hi.
@@ -72,8 +72,25 @@ class Tan(Quantizer):
 
     def codes(self, x: Tensor) -> Tensor:
         """See ``Quantizer.codes``."""
-        angle = (x * self.slope + self.low).clamp(self.low, self.high)
-        return round_clamp_ste((angle.tan() - self.low.tan()) / self.step, 0, self.code_max)
+        return self._position(self._tangent(x)).round()
+
+    def _tangent(self, x: Tensor) -> Tensor:
+        return (x * self.slope + self.low).clamp(self.low, self.high).tan()
+
+    def _position(self, tangent: Tensor) -> Tensor:
+        return (tangent - self.low.tan()) / self.step
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See ``Quantizer.forward``."""
+        return with_slope(x, self._value_and_slope) if self.enabled and x.requires_grad else super().forward(x)
+
+    def _value_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns x̂ and dx̂/dx = (1 + t²) / (1 + t̂²), with t and t̂ the tangents of both; 0 beyond s."""
+        tangent = self._tangent(x)
+        codes = self._position(tangent).round_()
+        at_code = self.low.tan() + codes * self.step
+        slope = (1 + tangent.square()) / (1 + at_code.square())
+        return self.decode(codes), slope.masked_fill_((x > self.scale) | (x < 0), 0)
 
     def decode(self, codes: Tensor) -> Tensor:
         """See ``Quantizer.decode``."""
