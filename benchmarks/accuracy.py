@@ -196,7 +196,7 @@ def measure(name: str, table: Table, task: Task, seed: int, base: Accuracy, floa
         threads=torch.get_num_threads(),
         seed=seed,
         steps=0 if learning is None else learning.steps_of_a_block * (2 if learning.order == "three-stage" else 1),
-        speedup=next(row.speedup for row in timed.rows if row.name == "row"),
+        speedup=float(next(row.speedup for row in timed.rows if row.name == "row")),
     )
 
 
