@@ -61,11 +61,12 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
     colours = ["#94a3b8", "#eab308", "#16a34a", "#db2777", "#2563eb"]
     for index, (method, title) in enumerate(METHODS.items()):
+        axes.bar(0, 0, color=colours[index], label=title)  # for the legend, whatever has been run
         for place, width in enumerate(WIDTHS):
             found, paper = kept(rows, method, width), PAPERS.get(method, {}).get(width)
             x = place + 0.16 * (index - 2)
             if found:
-                axes.bar(x, statistics.mean(found), 0.15, color=colours[index], label=title if not place else None)
+                axes.bar(x, statistics.mean(found), 0.15, color=colours[index])
             if paper:
                 axes.plot([x - 0.07, x + 0.07], [100 * paper / PAPERS_FLOAT] * 2, color="black", lw=1.2)
     axes.set_xticks(range(len(WIDTHS)), [width.upper() for width in WIDTHS])
