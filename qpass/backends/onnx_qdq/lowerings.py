@@ -217,7 +217,7 @@ def lower_patches(layer: QuantizedConv2d, node: ir.Node, emit: Emitter) -> ir.Va
         bias = [] if layer.bias is None else [emit.constant("bias", _numpy(layer.bias))]
         return emit.op("Conv", [x, weight, *bias], {"strides": list(layer.patch)})
     rows, columns = height // kh, width // kw
-    if layer.patch == (1, 1):  # onnxruntime is a dozen times faster at moving two dims than at moving six
+    if layer.patch == (1, 1):  # onnxruntime is far faster at moving two dims than at moving six
         flat = emit.op("Reshape", [x, emit.constant("token_shape", [0, channels, height * width])])
         tokens = emit.op("Transpose", [flat], {"perm": [0, 2, 1]})
     else:
