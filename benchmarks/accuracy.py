@@ -256,17 +256,17 @@ def main(name: str, wanted: tuple[str, ...], seed: int, fresh: bool, checkpoint_
     """Measure the recipes and write the tables."""
     table = TABLES[name]
     task = TASKS[table.task]()
+    order = list(table.rows)
     rows = {} if fresh else {(row.config, row.seed): row for row in read_rows(table)}
     command = " ".join(["python benchmarks/accuracy.py", *(() if name == "recipes" else ("--table", name))])
     with tempfile.TemporaryDirectory() as folder:
-        float_file = export_float(trace(task.model, (task.images[0],)), Path(folder) / "float.onnx")
+        float_file = export_float(trace(task.model, (task.images[: task.batch],)), Path(folder) / "float.onnx")
         base = evaluate_top1(OrtSession(float_file), task.evaluation)
         click.echo(f"float {100 * base.top1:.2f}")
         for row in wanted or table.rows:
             if (row, seed) not in rows:
                 rows[row, seed] = measure(row, table, task, seed, base, float_file, checkpoint_dir or Path(folder))
             click.echo(str(rows[row, seed]))
-            order = list(table.rows)
             write(table, task, sorted(rows.values(), key=lambda r: (order.index(r.config), r.seed)), base, command)
     if table.file == "accuracy":
         methods.write(RESULTS)

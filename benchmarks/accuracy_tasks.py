@@ -18,16 +18,17 @@ from qpass.models import create_model
 
 @dataclass(frozen=True)
 class Task:
-    """A float network, calibration images in batches, and labelled images that calibrate nothing."""
+    """A float network, calibration images and how many a batch holds, and labelled images that calibrate nothing."""
 
     description: str
     model: nn.Module
-    images: list[Tensor]
+    images: Tensor
+    batch: int
     evaluation: list[tuple[Tensor, Tensor | None]]
 
     def calibration(self, count: int) -> list[Tensor]:
         """Returns the first batches, ``count`` images."""
-        return list(torch.cat(self.images)[:count].split(len(self.images[0])))
+        return list(self.images[:count].split(self.batch))
 
 
 def deit_tiny() -> Task:
@@ -39,7 +40,8 @@ def deit_tiny() -> Task:
         "DeiT-T (ImageNet-1k), calibrated on training images, evaluated on 650 validation images that are\n"
         "easier than the whole set: read the drop from float on the same images, with its paired standard error.",
         create_model("deit_tiny_patch16_224", assets() / "deit_tiny_in1k" / "model.safetensors"),
-        [images for images, _ in image_batches(training, 16)],
+        torch.cat([images for images, _ in image_batches(training, 16)]),
+        16,
         list(image_batches(validation, 50)),
     )
 
@@ -61,7 +63,8 @@ def mnist() -> Task:
         f"A ViT for MNIST (patch 7, width 64, depth 6), calibrated on the first {_CALIBRATION_DIGITS} test digits and evaluated on the\n"
         f"other {len(digits) - _CALIBRATION_DIGITS}; drops come with their paired standard error.",
         model.eval(),
-        list(digits[:_CALIBRATION_DIGITS].split(32)),
+        digits[:_CALIBRATION_DIGITS],
+        32,
         [(images, found) for images, found in evaluation],
     )
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
+from pictures import picture, save
 
 RESULTS = Path(__file__).parent / "results"
 #: What qpass is asked to beat: everything else that runs in onnxruntime. OpenVINO is another runtime, and shown beside it.
@@ -114,9 +113,7 @@ def losses(models: dict[str, Any]) -> list[str]:
 
 def plot(models: dict[str, Any], path: Path) -> None:
     """Draws the speed-ups at the first setting of each model."""
-    matplotlib.use("svg")
-    plt.rcParams.update({"svg.hashsalt": "qpass", "svg.fonttype": "none"})
-    figure, axes = plt.subplots(len(models), 1, figsize=(8, 0.6 + 2.9 * len(models)), squeeze=False, layout="constrained")
+    figure, axes = picture(len(models), 1, figsize=(8, 0.6 + 2.9 * len(models)), squeeze=False)
     for axis, (model, found) in zip(axes[:, 0], models.items(), strict=True):
         rows = first_setting(found["rows"])[::-1]
         colours = ["#2563eb" if row["name"].startswith("qpass") else "#94a3b8" for row in rows]
@@ -128,5 +125,4 @@ def plot(models: dict[str, Any], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0.1)
     axes[-1, 0].set_xlabel(f"times the speed of {found['baseline']}", fontsize=8)
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    save(figure, path)

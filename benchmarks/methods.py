@@ -11,8 +11,7 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
+from pictures import picture, save
 
 METHODS = {"naive": "min-max", "repq-vit": "RepQ-ViT", "ias-vit": "I&S-ViT", "dopq-vit": "DopQ-ViT", "aiqvit": "AIQViT"}
 WIDTHS = ("w3a3", "w4a4", "w4a8", "w6a6", "w8a8")
@@ -56,9 +55,7 @@ def lines(rows: list[dict[str, str]]) -> Iterator[str]:
 
 def plot(rows: list[dict[str, str]], path: Path) -> None:
     """Draws the table: a group of bars for each width, the papers' figures as marks."""
-    matplotlib.use("svg")
-    plt.rcParams.update({"svg.hashsalt": "qpass", "svg.fonttype": "none"})
-    figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    figure, axes = picture(figsize=(8, 3.2))
     colours = ["#94a3b8", "#eab308", "#16a34a", "#db2777", "#2563eb"]
     for index, (method, title) in enumerate(METHODS.items()):
         axes.bar(0, 0, color=colours[index], label=title)  # for the legend, whatever has been run
@@ -74,8 +71,7 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
     axes.title.set_fontsize(9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=5, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1))
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    save(figure, path)
 
 
 def write(results: Path) -> None:

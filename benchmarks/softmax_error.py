@@ -10,12 +10,13 @@ import csv
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
-import matplotlib
 import matplotlib.pyplot as plt
 import torch
 from accuracy_tasks import deit_tiny
+from pictures import picture, save
 
 from qpass.config import SOFTMAX_PERCENTILES, QuantConfig
 from qpass.data import ModelInputs
@@ -49,7 +50,7 @@ def quantizers(bits: int) -> dict[str, Quantizer]:
 def observe() -> list[tuple[ProductObserver, ProductObserver]]:
     """Returns attention and V of each block, for fitting and for measuring."""
     task = deit_tiny()
-    images = torch.cat(task.images)
+    images = task.images
     graph = trace(task.model, (images[:2],))
     Canonicalize()(graph)
     Annotate(QuantConfig.from_any("w8a8"))(graph)
@@ -62,9 +63,9 @@ def observe() -> list[tuple[ProductObserver, ProductObserver]]:
     return list(zip(*halves, strict=True))
 
 
-def measure() -> list[dict[str, object]]:
+def measure() -> list[dict[str, Any]]:
     """Returns a row for each quantizer, width and block; errors over the squared product."""
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for block, (fitting, measuring) in enumerate(observe()):
         maps = torch.cat([a.flatten() for a, _ in fitting.pairs])
         signal = sum((a @ b).double().square().sum().item() for a, b in measuring.pairs)
@@ -80,10 +81,10 @@ def measure() -> list[dict[str, object]]:
     return rows
 
 
-def lines(rows: list[dict[str, object]]) -> Iterator[str]:
+def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Yields the page."""
-    names = list(dict.fromkeys(str(row["quantizer"]) for row in rows))
-    blocks = sorted({int(str(row["block"])) for row in rows})
+    names = list(dict.fromkeys(row["quantizer"] for row in rows))
+    blocks = sorted({row["block"] for row in rows})
     yield "# Quantizers of the Softmax output"
     yield ""
     yield "Written by `python benchmarks/softmax_error.py`: squared error of attention times V over the squared product, in percent, on real"
@@ -91,27 +92,25 @@ def lines(rows: list[dict[str, object]]) -> Iterator[str]:
     yield "others. 'As a table' is the deployed form of what is not uniform, whose thresholds lie on edges of 256 cells."
     yield ""
     yield "![Error by block](softmax_error.svg)"
-    for bits in sorted({int(str(row["bits"])) for row in rows}):
+    for bits in sorted({row["bits"] for row in rows}):
         yield f"\n## {bits} bits\n"
         yield f"| quantizer | {' | '.join(f'block {b}' for b in blocks)} | geometric mean | as a table |"
         yield "|---" * (len(blocks) + 3) + "|"
         for name in names:
-            found = [row for row in rows if row["quantizer"] == name and int(str(row["bits"])) == bits]
-            errors = [100 * float(str(row["error"])) for row in found]
-            tables = [100 * float(str(row["error as a table"])) for row in found if row.get("error as a table")]
+            found = [row for row in rows if row["quantizer"] == name and row["bits"] == bits]
+            errors = [100 * row["error"] for row in found]
+            tables = [100 * row["error as a table"] for row in found if row.get("error as a table")]
             last = f"{statistics.geometric_mean(tables):.3g}" if tables else ""
             yield f"| {name} | {' | '.join(f'{e:.3g}' for e in errors)} | {statistics.geometric_mean(errors):.3g} | {last} |"
 
 
-def plot(rows: list[dict[str, object]], path: Path) -> None:
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Draws error by block, one panel a width."""
-    matplotlib.use("svg")
-    plt.rcParams.update({"svg.hashsalt": "qpass", "svg.fonttype": "none"})
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained", sharex=True)
-    names = list(dict.fromkeys(str(row["quantizer"]) for row in rows))
+    figure, axes = picture(2, 2, figsize=(9, 6.4), sharex=True)
+    names = list(dict.fromkeys(row["quantizer"] for row in rows))
     for panel, bits in zip(axes.flat, BITS, strict=True):
         for index, name in enumerate(names):
-            errors = [100 * float(str(r["error"])) for r in rows if r["quantizer"] == name and int(str(r["bits"])) == bits]
+            errors = [100 * r["error"] for r in rows if r["quantizer"] == name and r["bits"] == bits]
             panel.plot(errors, marker="o", ms=3, lw=1.2, color=plt.get_cmap("tab10")(index), label=name)
         panel.set(title=f"{bits} bits", yscale="log", ylabel="error of attention times V, %")
         panel.title.set_fontsize(9)
@@ -119,8 +118,7 @@ def plot(rows: list[dict[str, object]], path: Path) -> None:
     for panel in axes[-1]:
         panel.set(xlabel="block")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    save(figure, path)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from qpass.data import ModelInputs
 from qpass.data.batches import batch_size, split_rows
 from qpass.errors import ConfigError, nearest
 from qpass.graph import info
-from qpass.passes.reference import float_reference
+from qpass.passes.reference import reference_of
 from qpass.pipeline import pipeline
 from qpass.report.collect import collect_report
 from qpass.trace import trace
@@ -61,11 +61,11 @@ def quantize_traced(
     )
     for step in steps:
         step(graph_module)
-    reference = info(graph_module).pop("reference", None) or float_reference(graph_module)
+    reference = reference_of(graph_module)
     freeze(graph_module)
     sample = split_rows(batches[0], min(REPORT_SAMPLES, batch_size(batches[0])))[0]
     info(graph_module)["report"] = collect_report(reference, graph_module, sample)
-    for key in ("statistics", "channel_statistics", "product_statistics", "reconstruction"):
+    for key in ("statistics", "channel_statistics", "product_statistics", "reconstruction", "reference"):
         info(graph_module).pop(key, None)
     return graph_module
 

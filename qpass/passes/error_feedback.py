@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from qpass.data import ModelInputs
 from qpass.nn import QuantizedConv2d, QuantizedLayer, ResidualFactor
 from qpass.passes.base import Pass
-from qpass.passes.reference import float_reference
+from qpass.passes.reference import reference_of
 from qpass.passes.side_by_side import SideBySide
 from qpass.progress import track
 from qpass.rounding import round_with_feedback
@@ -43,7 +43,7 @@ class RoundWithFeedback(Pass):
         """See ``Pass.run``. Weights change, the graph does not."""
         if not self.batches:
             return False
-        reference = float_reference(graph_module)
+        reference = reference_of(graph_module)
         runs, floats = SideBySide(graph_module, self.batches), SideBySide(reference, self.batches)
         nodes = list(zip(graph_module.graph.nodes, reference.graph.nodes, strict=True))[:-1]
         with torch.no_grad():

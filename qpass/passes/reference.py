@@ -23,6 +23,11 @@ class KeepReference(Pass):
         return False
 
 
+def reference_of(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Returns the float network that ``KeepReference`` left, or the graph's own with every quantizer switched off."""
+    return info(graph_module).get("reference") or float_reference(graph_module)
+
+
 def float_reference(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Returns a copy of a graph that is not frozen with every quantizer switched off: node by node the float numbers."""
     reference = copy.deepcopy(graph_module)

@@ -101,7 +101,7 @@ class DynamicFocus(Quantizer):
 
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
         """Searches a grid of intervals, and of readings where none is given; see ``Quantizer.fit``."""
-        rows = WeightedRows(x.detach().reshape(1, -1), None if weight is None else weight.reshape(1, -1))
+        rows = WeightedRows.of_tensor(x, weight)
         readings = CODE_ZERO if self.code_zero == "best" else (self.code_zero,)
         uppers = sorted({rows.quantile(p).item() for p in SOFTMAX_PERCENTILES})
         best = least_error(itertools.product(uppers, LOWER_SHARES, readings), self._set_share, self, rows, criterion)

@@ -51,7 +51,7 @@ class Log2(Quantizer):
 
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
         """Searches s among the percentiles; see ``Quantizer.fit``."""
-        rows = WeightedRows(x.detach().reshape(1, -1), None if weight is None else weight.reshape(1, -1))
+        rows = WeightedRows.of_tensor(x, weight)
         scales = [scale for p in self.percentiles if (scale := rows.quantile(p)[0].float()) > 0] or [torch.tensor(1.0)]
         return self.set_parameters(least_error(scales, self.set_parameters, self, rows, criterion))
 

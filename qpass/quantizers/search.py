@@ -29,6 +29,11 @@ class WeightedRows:
         self.weight = weight.expand_as(x).gather(-1, order)
         self._cumulative = self.weight.cumsum(-1)
 
+    @classmethod
+    def of_tensor(cls, x: Tensor, weight: Tensor | None = None) -> WeightedRows:
+        """Returns all values of a tensor of any shape as one row; ``weight`` has its shape."""
+        return cls(x.detach().reshape(1, -1), None if weight is None else weight.reshape(1, -1))
+
     def quantile(self, p: float) -> Tensor:
         """Returns the p-quantile of each row, linear between order statistics (as ``torch.quantile``): (rows,)."""
         position = p * (self._cumulative[:, -1:] - 1)

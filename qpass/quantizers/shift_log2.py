@@ -66,7 +66,7 @@ class ShiftLog2(Quantizer):
 
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
         """Searches η; lo and hi are those of the least and greatest value. See ``Quantizer.fit``."""
-        rows = WeightedRows(x.detach().reshape(1, -1).clamp(min=0), None if weight is None else weight.reshape(1, -1))
+        rows = WeightedRows.of_tensor(x.clamp(min=0), weight)
         least, greatest = rows.quantile(0.0).item(), rows.quantile(1.0).item()
         best = least_error(SHIFTS, lambda eta: self.set_parameters(eta, least, greatest), self, rows, criterion)
         return self.set_parameters(best, least, greatest)

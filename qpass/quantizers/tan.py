@@ -64,7 +64,7 @@ class Tan(Quantizer):
 
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
         """Searches a grid of s, lo and hi; see ``Quantizer.fit``."""
-        rows = WeightedRows(x.detach().reshape(1, -1), None if weight is None else weight.reshape(1, -1))
+        rows = WeightedRows.of_tensor(x, weight)
         scales = sorted({max(rows.quantile(p).item(), torch.finfo(torch.float32).tiny) for p in SCALE_PERCENTILES})
         grid = [(scale, -low, high) for scale, low, high in itertools.product(scales, BENDS, BENDS)]
         best = least_error(grid, lambda candidate: self.set_parameters(*candidate), self, rows, criterion)

@@ -20,7 +20,7 @@ from qpass.data.batches import batch_size
 from qpass.errors import UnsupportedError
 from qpass.graph import flat_inputs, info
 from qpass.passes.base import Pass
-from qpass.passes.reference import float_reference
+from qpass.passes.reference import reference_of
 from qpass.progress import StepBar
 from qpass.reconstruction.block import LearnableBlock
 from qpass.reconstruction.checkpoint import BlockCheckpoints
@@ -71,8 +71,7 @@ class Reconstruct(Pass):
         earlier: tuple[BlockRecord, ...] = info(graph_module).get("reconstruction", ())
         if any(record.stage == self.stage for record in earlier):
             return False
-        float_graph = info(graph_module).get("reference") or float_reference(graph_module)
-        segments, reference = cut_into_segments(graph_module), cut_into_segments(float_graph)
+        segments, reference = cut_into_segments(graph_module), cut_into_segments(reference_of(graph_module))
         if not segments:
             raise UnsupportedError(
                 "the graph has no transformer block to learn",

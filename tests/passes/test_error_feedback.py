@@ -8,9 +8,9 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.errors import ConfigError
-from qpass.graph import info
 from qpass.nn import QuantizedConv2d, QuantizedLayer
 from qpass.passes import error_feedback
+from tests.learning import check_report_compares_with
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,7 @@ def test_the_file_is_the_same_network(rounded: fx.GraphModule, batches: list[Ten
 
 
 def test_the_report_compares_with_the_float_weights(vit: nn.Module, batches: list[Tensor], rounded: fx.GraphModule) -> None:
-    sample = batches[0][:8]
-    expected, actual = vit(sample).double(), rounded(sample).double()
-    sqnr = 10 * torch.log10(expected.square().sum() / (expected - actual).square().sum())
-    assert info(rounded)["report"].output_sqnr_db == pytest.approx(sqnr.item(), abs=0.01)
+    check_report_compares_with(vit, rounded, batches[0][:8])
 
 
 def test_one_batch_is_enough(vit: nn.Module, batches: list[Tensor]) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, fx, nn
 import qpass
 from qpass.errors import ConfigError, UnsupportedError
 from qpass.graph import info
-from qpass.progress import StepBar
 from qpass.quantizers import DynamicFocus
 from qpass.reconstruction.record import BlockRecord
+from tests.learning import check_report_compares_with, killed_at
 
 QUICK = {"ranks": [2, 6], "search_steps": 8, "steps": 40, "batch_size": 8, "precision": "float32",
          "learning_rate": 5e-3, "curriculum_interval": 10}  # fmt: skip
@@ -56,10 +56,7 @@ def test_the_report_compares_with_the_float_model_and_not_with_learned_weights(
     vit: nn.Module, many_images: Tensor, order: str
 ) -> None:
     graph = learn(vit, many_images, order=order)
-    sample = many_images[:8]
-    expected, actual = vit(sample).double(), graph(sample).double()
-    sqnr = 10 * torch.log10(expected.square().sum() / (expected - actual).square().sum())
-    assert info(graph)["report"].output_sqnr_db == pytest.approx(sqnr.item(), abs=0.01)
+    check_report_compares_with(vit, graph, many_images[:8])
 
 
 def test_what_is_left_is_a_plain_integer_network(learned: fx.GraphModule, many_images: Tensor, tmp_path: Path) -> None:
@@ -80,29 +77,19 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(
     assert not torch.equal(learn(vit, many_images, seed=1)(many_images), learned(many_images))
 
 
-@pytest.mark.parametrize("killed_at", [20, 48, 70], ids=["first block", "between blocks", "second block"])
+@pytest.mark.parametrize("step", [20, 48, 70], ids=["first block", "between blocks", "second block"])
 def test_a_killed_run_goes_on_and_gives_the_same_bits(
     vit: nn.Module,
     many_images: Tensor,
     learned: fx.GraphModule,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    killed_at: int,
+    step: int,
 ) -> None:
-    steps = 0
-
-    def advance(bar: StepBar) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == killed_at:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StepBar, "advance", advance)
-        with pytest.raises(KeyboardInterrupt):
-            learn(vit, many_images, tmp_path)
+    with killed_at(step, monkeypatch):
+        learn(vit, many_images, tmp_path)
     finished = len(list(tmp_path.glob("*.safetensors")))
-    assert finished == (killed_at > 48)
+    assert finished == (step > 48)
     resumed = learn(vit, many_images, tmp_path)
     assert torch.equal(resumed(many_images), learned(many_images))
     for name, tensor in learned.state_dict().items():

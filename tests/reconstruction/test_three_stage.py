@@ -12,10 +12,10 @@ import qpass
 from qpass.errors import ConfigError
 from qpass.graph import info
 from qpass.nn import QuantizedLayer
-from qpass.progress import StepBar
 from qpass.quantizers import Uniform
 from qpass.reconstruction.block import LearnableBlock
 from qpass.reconstruction.record import BlockRecord
+from tests.learning import check_report_compares_with, killed_at
 
 SHORT = {"steps": 30, "batch_size": 8, "precision": "float32", "learning_rate": 1e-3}
 
@@ -87,34 +87,21 @@ def test_the_first_stage_reads_the_float_network_and_the_second_the_quantized_on
 def test_the_report_compares_with_the_float_model_and_not_with_learned_weights(
     vit: nn.Module, many_images: Tensor, learned: fx.GraphModule
 ) -> None:
-    sample = many_images[:8]
-    expected, actual = vit(sample).double(), learned(sample).double()
-    sqnr = 10 * torch.log10(expected.square().sum() / (expected - actual).square().sum())
-    assert info(learned)["report"].output_sqnr_db == pytest.approx(sqnr.item(), abs=0.01)
+    check_report_compares_with(vit, learned, many_images[:8])
 
 
-@pytest.mark.parametrize("killed_at", [40, 100], ids=["first stage", "second stage"])
+@pytest.mark.parametrize("step", [40, 100], ids=["first stage", "second stage"])
 def test_a_killed_run_goes_on_and_gives_the_same_bits(
     vit: nn.Module,
     many_images: Tensor,
     learned: fx.GraphModule,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    killed_at: int,
+    step: int,
 ) -> None:
-    steps = 0
-
-    def advance(bar: StepBar) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == killed_at:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StepBar, "advance", advance)
-        with pytest.raises(KeyboardInterrupt):
-            learn(vit, many_images, tmp_path)
-    assert len(list(tmp_path.glob("*/*.safetensors"))) == killed_at // 30
+    with killed_at(step, monkeypatch):
+        learn(vit, many_images, tmp_path)
+    assert len(list(tmp_path.glob("*/*.safetensors"))) == step // 30
     assert torch.equal(learn(vit, many_images, tmp_path)(many_images), learned(many_images))
 
 

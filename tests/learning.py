@@ -1,0 +1,37 @@
+"""What tests of recipes that change weights share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from qpass.graph import info
+from qpass.progress import StepBar
+
+
+@contextmanager
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Interrupts what learns inside at this step, and checks that it was."""
+    steps = 0
+
+    def advance(bar: StepBar) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepBar, "advance", advance)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+def check_report_compares_with(model: nn.Module, graph: fx.GraphModule, sample: Tensor) -> None:
+    """Checks the report's figure of the whole network against the float model itself, in float64."""
+    expected, actual = model(sample).double(), graph(sample).double()
+    sqnr = 10 * torch.log10(expected.square().sum() / (expected - actual).square().sum())
+    assert info(graph)["report"].output_sqnr_db == pytest.approx(sqnr.item(), abs=0.01)
