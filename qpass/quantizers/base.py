@@ -40,6 +40,14 @@ def round_clamp_ste(x: Tensor, least: Tensor | float, greatest: Tensor | float) 
     return result
 
 
+def where_inside(value: Tensor, rounded: Tensor, least: float, greatest: float) -> Tensor:
+    """Returns ``value`` where the whole number ``rounded`` lies in [least, greatest], and 0 elsewhere; same shape.
+
+    By the gradient of a clamp: one pass in place of the several, and slower ones, of a comparison and a mask.
+    """
+    return torch.ops.aten.hardtanh_backward(value, rounded, least - 0.5, greatest + 0.5)
+
+
 class _SlopeSTE(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, of: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:  # type: ignore[override]

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from qpass.quantizers.base import Criterion, Quantizer, with_slope
+from qpass.quantizers.base import Criterion, Quantizer, where_inside, with_slope
 from qpass.quantizers.search import WeightedRows, least_error
 
 #: Candidates for η.
@@ -91,9 +91,8 @@ class ShiftLog2(Quantizer):
         """Returns x̂ and dx̂/dx = (x̂ + η) / (x + η), both roundings left out; 0 where a code was clamped."""
         shifted = x.clamp(min=0) + self.eta
         rounded = self._position(shifted).round_()
-        codes = rounded.clamp(0, self.code_max)
-        value = self.decode(codes)
-        return value, ((value + self.eta) / shifted).masked_fill_(rounded != codes, 0)
+        value = self.decode(rounded.clamp(0, self.code_max))
+        return value, where_inside((value + self.eta) / shifted, rounded, 0, self.code_max)
 
     def _exponent(self, codes: Tensor) -> Tensor:
         exponent = self.low + codes * self.step

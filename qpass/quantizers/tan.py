@@ -75,7 +75,7 @@ class Tan(Quantizer):
         return self._position(self._tangent(x)).round()
 
     def _tangent(self, x: Tensor) -> Tensor:
-        return (x * self.slope + self.low).clamp(self.low, self.high).tan()
+        return (x * self.slope + self.low).clamp(self.low.item(), self.high.item()).tan()
 
     def _position(self, tangent: Tensor) -> Tensor:
         return (tangent - self.low.tan()) / self.step

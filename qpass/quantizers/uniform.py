@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qpass.config import ACTIVATION_PERCENTILES
-from qpass.quantizers.base import Criterion, Quantizer, round_clamp_ste
+from qpass.quantizers.base import Criterion, Quantizer, round_clamp_ste, where_inside
 from qpass.quantizers.search import WeightedRows
 
 #: A row whose range is below this share of the median row's is taken to be constant (a dead channel).
@@ -178,19 +178,24 @@ class _FakeQuantizeSTE(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, least: Tensor, greatest: Tensor) -> Tensor:  # type: ignore[override]
         rounded = (x / scale).round_()
-        clamped = rounded.clamp(least, greatest)
+        # Bounds that are numbers are several times faster than bounds that are tensors.
+        ctx.bounds = (least.item(), greatest.item()) if least.numel() == 1 else (least, greatest)
+        clamped = rounded.clamp(*ctx.bounds)
+        residual = None
         if ctx.needs_input_grad[1]:
-            inside = rounded == clamped
-            ctx.save_for_backward(inside, torch.where(inside, clamped - x / scale, clamped), scale)
-        elif ctx.needs_input_grad[0]:
-            ctx.save_for_backward(rounded == clamped, None, None)
-        return clamped * scale
+            residual = torch.where(rounded == clamped, clamped - x / scale, clamped)
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+            ctx.save_for_backward(rounded, residual, scale)
+        return clamped.mul_(scale) if residual is None else clamped * scale
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # type: ignore[override]
-        inside, residual, scale = ctx.saved_tensors
+        rounded, residual, scale = ctx.saved_tensors
         to_scale = None if residual is None else (grad * residual).sum_to_size(scale.shape)
-        return grad * inside, to_scale, None, None
+        least, greatest = ctx.bounds
+        if isinstance(least, float):
+            return where_inside(grad, rounded, least, greatest), to_scale, None, None
+        return grad * (rounded == rounded.clamp(least, greatest)), to_scale, None, None
 
 
 def _alive(scale: Tensor) -> Tensor:
