@@ -1,7 +1,7 @@
 """Top-1 of a network at each recipe, in torch and through onnxruntime, on real images.
 
-Run: python benchmarks/accuracy.py [--table recipes|mnist|ablation] [--rows w8a8 --rows w4a4 ...] [--seed 1]
-Writes: benchmarks/results/accuracy.md and .csv (with learned_blocks.md and methods.md), accuracy_mnist or ablation; finished rows are
+Run: python benchmarks/accuracy.py [--table recipes|mnist|closed-form|ablation] [--rows w8a8 --rows w4a4 ...] [--seed 1]
+Writes: benchmarks/results/accuracy.md and .csv (with learned_blocks.md and methods.md), accuracy_mnist, closed_form or ablation; finished rows are
 kept and not run again (--fresh drops them). Recipes that learn keep their blocks in --checkpoint-dir and go on behind the last one.
 """
 
@@ -36,11 +36,20 @@ CALIBRATION_IMAGES, LEARNING_IMAGES, ABLATION_IMAGES = 128, 1000, 256
 WIDTHS = ("w8a8", "w6a6", "w4a8", "w4a4", "w3a3")
 
 
+#: What the recipes ``wXaY`` do beyond rounding to nearest.
+PLAIN = {"fold_layer_norm": None, "rotate_heads": False, "weight_rounding": "nearest"}
+
+
 def naive(width: str) -> dict[str, Any]:
     """Returns round to nearest between the least and the greatest value, as the first quantizer of any tool does it."""
-    plain = {"percentiles": (1.0,), "criterion": "tensor"}
-    changes = {"activation": plain, "post_softmax": plain, "network_input": plain, "weight": {"percentiles": (1.0,)}}
-    return {"preset": width, "name": f"naive-{width}", "fold_layer_norm": None, "calibrate_on": "float", **changes}
+    plain = {"bits": int(width[-1]), "percentiles": (1.0,), "criterion": "tensor"}
+    changes = {
+        "activation": plain,
+        "post_softmax": plain,
+        "network_input": plain | {"bits": 8},
+        "weight": {"percentiles": (1.0,)},
+    }
+    return {"preset": width, "name": f"naive-{width}", "calibrate_on": "float", **PLAIN, **changes}
 
 
 def published() -> dict[str, Any]:
@@ -57,7 +66,7 @@ def published() -> dict[str, Any]:
 OURS: dict[str, Any] = {
     **{name: name for name in (*WIDTHS, *(f"aiqvit-lsq-{width}" for width in WIDTHS[1:]), "w3a8", "w2a8")},
     **{
-        f"{name}, residual rank {rank}": {"preset": name, "weight": {"residual_rank": rank}}
+        f"{name}, residual rank {rank}": {"preset": name, "weight_rounding": "nearest", "weight": {"residual_rank": rank}}
         for name in ("w3a8", "w2a8", "w3a3")
         for rank in (16, 32)
     },
@@ -116,9 +125,33 @@ def ablation() -> dict[str, Any]:
     return rows
 
 
+def closed_form() -> dict[str, Any]:
+    """Returns the parts of the recipes ``wXaY`` one by one, at two widths."""
+    rows: dict[str, Any] = {}
+    for width in ("w4a8", "w4a4"):
+        plain = {"preset": width, "rotate_heads": False, "weight_rounding": "nearest"}
+        narrow = {**plain, "post_softmax": {"bits": int(width[-1])}}
+        rows |= {
+            f"{width} min-max": naive(width),
+            f"{width} folded LayerNorms, searched ranges": narrow,
+            **({} if width == "w4a8" else {f"{width} + 8-bit Softmax": plain}),
+            f"{width} + rotated heads": {**plain, "rotate_heads": True},
+            f"{width} + error feedback": width,
+            f"{width} without rotated heads": {"preset": width, "rotate_heads": False},
+        }
+    return rows
+
+
 TABLES = {
     "recipes": Table("accuracy", "Accuracy", RECIPES, LEARNING_IMAGES),
     "mnist": Table("accuracy_mnist", "Accuracy on MNIST", RECIPES, LEARNING_IMAGES, "mnist"),
+    "closed-form": Table(
+        "closed_form",
+        "Ablation of the recipes wXaY",
+        closed_form(),
+        LEARNING_IMAGES,
+        note="Each row adds a part to the one above it; the last takes one away again. Nothing is learned, so seeds change nothing.",
+    ),
     "ablation": Table(
         "ablation",
         "Ablation of AIQViT",

@@ -30,9 +30,11 @@ FILES = {
     "qpass w4a4": ("w4a4", "onnxruntime"),
     "qpass w3a3": ("w3a3", "onnxruntime"),
 }
+#: How weights are rounded is no matter of speed.
+_NEAREST = {"weight_rounding": "nearest"}
 #: Recipes against w4a4. What is learned merges into the weights: random ones have the same speed.
 RECIPES: dict[str, Any] = {
-    "w4a4": "w4a4",
+    "w4a4": {"preset": "w4a4", **_NEAREST},
     "aiqvit-w4a4": {"preset": "aiqvit-w4a4", "reconstruction": None},
     "aiqvit-w4a4, affine": {"preset": "aiqvit-w4a4", "reconstruction": None, "post_softmax": {"code_zero": "affine"}},
     "aiqvit-w4a4, zero": {"preset": "aiqvit-w4a4", "reconstruction": None, "post_softmax": {"code_zero": "zero"}},
@@ -41,9 +43,13 @@ RECIPES: dict[str, Any] = {
     "ias-vit-w4a4, formula": {"preset": "ias-vit-w4a4", "reconstruction": None, "post_softmax": {"tabulated": False}},
     "dopq-vit-w4a4": {"preset": "dopq-vit-w4a4", "reconstruction": None},
     "dopq-vit-w4a4, formula": {"preset": "dopq-vit-w4a4", "reconstruction": None, "post_softmax": {"tabulated": False}},
-    "w4a4, shift-log2": {"preset": "w4a4", "post_softmax": {"quantizer": "shift-log2", "tabulated": True}},
-    "w3a3": "w3a3",
-    "w3a3, residual rank 16": {"preset": "w3a3", "weight": {"residual_rank": 16}},
+    "w4a4, shift-log2": {
+        "preset": "w4a4",
+        **_NEAREST,
+        "post_softmax": {"bits": 4, "quantizer": "shift-log2", "tabulated": True},
+    },
+    "w3a3": {"preset": "w3a3", **_NEAREST},
+    "w3a3, residual rank 16": {"preset": "w3a3", **_NEAREST, "weight": {"residual_rank": 16}},
 }
 
 
@@ -52,7 +58,8 @@ def tools(
 ) -> tuple[dict[str, Path], dict[str, Contender]]:
     """Makes the files and contenders of one model; notes what fails."""
     files = {"float": export_float(trace(model, (images,)), folder / "float.onnx")}
-    graphs = {recipe: qpass.quantize_graph(model, [images], recipe) for recipe in dict.fromkeys(r for r, _ in FILES.values())}
+    recipes = dict.fromkeys(recipe for recipe, _ in FILES.values())
+    graphs = {name: qpass.quantize_graph(model, [images], {"preset": name, **_NEAREST}) for name in recipes}
     for index, (label, (recipe, target)) in enumerate(FILES.items()):
         files[label] = qpass.export_onnx(graphs[recipe], folder / f"qpass{index}.onnx", target=target)
     for label, make in (("ort quantize_static", ort_static), ("ort quantize_dynamic", ort_dynamic)):

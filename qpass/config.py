@@ -114,6 +114,8 @@ class QuantConfig:
         network_input: Inputs of layers that read the network's own input (the patch embedding); 8 bits in every preset.
         fold_layer_norm: Target of the channel-wise LayerNorm scales, ``"mean"`` (RepQ-ViT), ``"median"``
             (DopQ-ViT), or None to quantize LayerNorm outputs per tensor.
+        rotate_heads: Turn the channels of every attention head before anything is quantized, which the weights around it take
+            back (see ``qpass.passes.RotateHeads``).
         pointwise_convolutions: What is quantized of a 1x1 convolution: ``"weights"`` alone, its product stays float, since on a
             CPU the way from images to matrices and back costs more than integers save; or ``"all"``, for other hardware.
         weight_rounding: ``"nearest"``, or ``"error-feedback"``: column by column, the error of each made up for by those still
@@ -136,6 +138,7 @@ class QuantConfig:
     post_softmax: QuantSpec = field(default_factory=QuantSpec)
     network_input: QuantSpec = field(default_factory=QuantSpec)
     fold_layer_norm: str | None = "mean"
+    rotate_heads: bool = False
     pointwise_convolutions: str = "weights"
     weight_rounding: str = "nearest"
     calibrate_on: str = "float"
@@ -161,14 +164,16 @@ class QuantConfig:
                 where="pointwise_convolutions",
                 hint=nearest(str(self.pointwise_convolutions), POINTWISE_CONVOLUTIONS),
             )
+        if not isinstance(self.rotate_heads, bool):
+            raise ConfigError(f"got {self.rotate_heads!r}", where="rotate_heads", expected="true or false")
         if self.weight_rounding not in WEIGHT_ROUNDINGS:
             hint = nearest(str(self.weight_rounding), WEIGHT_ROUNDINGS)
             raise ConfigError(f"got {self.weight_rounding!r}", where="weight_rounding", hint=hint)
-        if self.weight_rounding != "nearest" and self.reconstruction is not None:
+        if self.weight_rounding != "nearest" and self.reconstruction is not None and self.reconstruction.order != "fold-first":
             raise ConfigError(
-                f"weight_rounding={self.weight_rounding!r} with a reconstruction",
+                f"weight_rounding={self.weight_rounding!r} with order={self.reconstruction.order!r}",
                 where="weight_rounding",
-                expected="'nearest': weights that are learned are rounded as they are learned",
+                expected="'nearest', or order='fold-first': nothing is learned there before LayerNorm scales are folded",
             )
         for role in (*TENSOR_ROLES, "network_input"):
             if not isinstance(getattr(self, role), QuantSpec):
@@ -198,6 +203,7 @@ class QuantConfig:
                 f"weight_rounding={self.weight_rounding!r} with a residual_rank",
                 where="weight_rounding",
                 expected="'nearest': the branch makes up for the rounding of single weights",
+                hint="set weight_rounding: nearest beside the rank",
             )
 
     def resolve(self, path: str, role: str, *, reads_network_input: bool = False) -> QuantSpec | None:

@@ -22,6 +22,7 @@ from qpass.passes import (
     Pass,
     RefitQuantizers,
     ResumeWeightRounding,
+    RotateHeads,
     RoundWithFeedback,
     SuspendWeightRounding,
     check_joins,
@@ -60,7 +61,7 @@ def pipeline(
 
     finish: dict[str | None, Callable[[], list[Pass]]] = {
         None: lambda: [*fold, *feedback, residual],
-        "fold-first": lambda: [*fold, residual, KeepReference(), learn("")],
+        "fold-first": lambda: [*fold, residual, KeepReference(), *feedback, learn("")],
         "paper": lambda: [KeepReference(), learn(""), *fold, residual],
         "three-stage": lambda: [
             KeepReference(),
@@ -74,6 +75,7 @@ def pipeline(
     order = None if config.reconstruction is None else config.reconstruction.order
     passes: list[Pass] = [
         Canonicalize(),
+        *([RotateHeads()] if config.rotate_heads else []),
         Annotate(config),
         Calibrate(ranges, per_channel=config.fold_layer_norm is not None, show_progress=show_progress),
         InsertQuantizers(),

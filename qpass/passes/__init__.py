@@ -11,6 +11,7 @@ from qpass.passes.freeze import Freeze
 from qpass.passes.insert_quantizers import InsertQuantizers
 from qpass.passes.reference import KeepReference
 from qpass.passes.refit import RefitQuantizers
+from qpass.passes.rotate_heads import RotateHeads
 from qpass.passes.weight_rounding import ResumeWeightRounding, SuspendWeightRounding
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Pass",
     "RefitQuantizers",
     "ResumeWeightRounding",
+    "RotateHeads",
     "RoundWithFeedback",
     "SuspendWeightRounding",
     "check_joins",

@@ -12,21 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
+from qpass.graph import info
 from qpass.nn import QuantizedConv2d, QuantizedLayer, ResidualFactor
 from qpass.passes.base import Pass
 from qpass.passes.reference import reference_of
 from qpass.passes.side_by_side import SideBySide
 from qpass.progress import track
-from qpass.rounding import round_with_feedback
+from qpass.rounding import compensate_rounding
 
 #: Candidates for GPTAQ's α: how far a layer follows the float network's inputs.
 DRIFT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class RoundWithFeedback(Pass):
-    """Goes through the layers in order: each is rounded behind those before it, and its float weights become the rounded ones.
+    """Goes through the layers in order, each behind those before it: its weights become such that rounding them to nearest is best.
 
-    How far a layer also makes up for what the layers before it did to its input is chosen among ``DRIFT_SHARES``, by the
+    Its bias takes the mean of the error that is left. How far a layer also makes up for what the layers before it did to its input is chosen among ``DRIFT_SHARES``, by the
     error of its output on every fourth batch, which is not rounded on.
 
     Args:
@@ -41,8 +42,9 @@ class RoundWithFeedback(Pass):
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``. Weights change, the graph does not."""
-        if not self.batches:
+        if not self.batches or info(graph_module).get("rounded_with_feedback"):
             return False
+        info(graph_module)["rounded_with_feedback"] = True
         reference = reference_of(graph_module)
         runs, floats = SideBySide(graph_module, self.batches), SideBySide(reference, self.batches)
         nodes = list(zip(graph_module.graph.nodes, reference.graph.nodes, strict=True))[:-1]
@@ -67,11 +69,14 @@ def _round(layer: QuantizedLayer, inputs: Sequence[Tensor], wanted: Sequence[Ten
     drift = sum((y - x).T @ x for x, y in learned)
     assert isinstance(gram, Tensor)
     shares = DRIFT_SHARES if bool(torch.as_tensor(drift).any()) else (0.0,)
-    rounded = [round_with_feedback(matrix, layer.quantizer, gram, share * drift if share else None) for share in shares]
-    errors = [
-        sum((x @ candidate.double().T - y @ matrix.double().T).square().sum().item() for x, y in held) for candidate in rounded
-    ]
-    weight.copy_(rounded[errors.index(min(errors))].reshape(weight.shape))
+    candidates = compensate_rounding(matrix, layer.quantizer, gram, torch.as_tensor(drift), shares=shares)
+    rounded = [layer.quantizer(candidate).double() for candidate in candidates]
+    errors = [sum((x @ w.T - y @ matrix.double().T).square().sum().item() for x, y in held) for w in rounded]
+    best = errors.index(min(errors))
+    if layer.bias is not None:
+        x, y = (torch.cat(side).mean(0) for side in zip(*learned, strict=True))
+        layer.bias += (y @ matrix.double().T - x @ rounded[best].T).float()
+    weight.copy_(candidates[best].reshape(weight.shape))
 
 
 def _rows(layer: QuantizedLayer, x: Tensor) -> Tensor:

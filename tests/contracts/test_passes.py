@@ -24,7 +24,8 @@ CONFIGS: tuple[Any, ...] = (
     "repq-vit-w4a4",
     {"preset": "aiqvit-w4a4", "reconstruction": LEARNING},
     {"preset": "aiqvit-w4a4", "reconstruction": {**LEARNING, "order": "paper"}},
-    {"preset": "w3a4", "weight": {"residual_rank": 4}},
+    {"preset": "w3a4", "weight_rounding": "nearest", "weight": {"residual_rank": 4}},
+    "w4a4",
 )
 
 
@@ -32,7 +33,9 @@ def build(config: Any, images: Tensor) -> list[Pass]:
     return pipeline(QuantConfig.from_any(config), [ModelInputs((images,), {})])
 
 
-@pytest.fixture(scope="module", params=CONFIGS, ids=["w8a8", "repq-vit", "aiqvit", "aiqvit, paper order", "residual"])
+@pytest.fixture(
+    scope="module", params=CONFIGS, ids=["w8a8", "repq-vit", "aiqvit", "aiqvit, paper order", "residual", "closed form"]
+)
 def stages(request: pytest.FixtureRequest, vit: nn.Module, images: Tensor) -> list[tuple[Pass, fx.GraphModule]]:
     """Each pass of a recipe with a copy of the graph that it made."""
     graph = trace(vit, (images,))

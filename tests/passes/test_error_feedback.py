@@ -19,7 +19,8 @@ def batches() -> list[Tensor]:
 
 
 def quantize(vit: nn.Module, batches: list[Tensor], **changes: object) -> fx.GraphModule:
-    return qpass.quantize_graph(vit, batches, {"preset": "w3a8", **changes}, progress=False)
+    config = {"preset": "w3a8", "weight_rounding": "nearest", **changes}
+    return qpass.quantize_graph(vit, batches, config, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_a_share_of_nothing_is_gptq(vit: nn.Module, batches: list[Tensor], monke
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"preset": "aiqvit-w4a4"}, "with a reconstruction"),
+        ({"preset": "ias-vit-w4a4"}, "with order='three-stage'"),
         ({"preset": "w3a8", "weight": {"residual_rank": 4}}, "with a residual_rank"),
         ({"preset": "w3a8", "rules": {"head": {"weight": {"residual_rank": 4}}}}, "with a residual_rank"),
     ],

@@ -31,7 +31,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 def quantize(vit: nn.Module, images: torch.Tensor) -> Callable[[str], fx.GraphModule]:
     @functools.cache
     def with_softmax(name: str) -> fx.GraphModule:
-        config = {"preset": "w4a4", "calibrate_on": "float", "post_softmax": {**CHANGES[name], "criterion": "tensor"}}
+        config = {"preset": "w4a4", "calibrate_on": "float", "post_softmax": {"bits": 4, **CHANGES[name], "criterion": "tensor"}}
         return qpass.quantize_graph(vit, [images], config, progress=False)
 
     return with_softmax
@@ -61,7 +61,7 @@ def test_rounded_exponents_that_a_byte_spans_keep_an_integer_product(
     vit: nn.Module, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qpass.quantizers.shift_log2.SHIFTS", (2.0**-5,))
-    change = {**CHANGES["shift-log2, rounded exponents, table"], "criterion": "tensor"}
+    change = {"bits": 4, **CHANGES["shift-log2, rounded exponents, table"], "criterion": "tensor"}
     graph = qpass.quantize_graph(vit, [images], {"preset": "w4a4", "post_softmax": change}, progress=False)
     path = qpass.export_onnx(graph, tmp_path / "model.onnx")
     assert qpass.verify_onnx(graph, path, images).passed

@@ -1,0 +1,143 @@
+"""canonical -> canonical: turns the channels of every attention head, so that none of them needs a wider range than the others.
+
+Papers: QuaRot (https://arxiv.org/abs/2404.00456, section 4: a rotation that the next product takes back costs nothing); the
+balance of the two sides of a product is that of cross-layer equalization (https://arxiv.org/abs/1906.04721, section 4.1).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, fx
+
+from qpass.graph import add_constant, argument, calls, get_constant, info, shape_of
+from qpass.passes.annotate import MATMULS, is_softmax, source_of
+from qpass.passes.base import Pass
+from qpass.passes.channels import channels_from, channels_into
+
+
+class RotateHeads(Pass):
+    """With R orthonormal and b a number for each head: q' = b q R, k' = k R / b, v' = b v R, and the projection takes R / b back.
+
+    All of it goes into the weights, and the network computes what it computed. R is the orthonormal cosine transform, which
+    spreads what single channels hold over all of a head. b gives q and k the same energy, and the values of all heads the same,
+    both by the norms of their weights: no data are needed. Left alone are heads whose q, k or v is more than moved or scaled
+    behind its Linear (rotary embeddings, normalised queries, heads that share keys), or whose output no Linear reads alone.
+    """
+
+    takes, gives = "canonical", "canonical"
+
+    def run(self, graph_module: fx.GraphModule) -> bool:
+        """See ``Pass.run``. Weights change, and the constants that hold them."""
+        if info(graph_module).get("rotated_heads"):
+            return False
+        linears = _Linears(graph_module)
+        for product in calls(graph_module, *MATMULS):
+            rotate = _rotate_values if is_softmax(source_of(product.args[0])) else _rotate_queries_and_keys
+            rotate(product, linears)
+        info(graph_module)["rotated_heads"] = True
+        return linears.write()
+
+
+class _Linears:
+    """Weights and biases of Linears in float64, changed here and written back together."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        self._graph_module = graph_module
+        self._tensors: dict[fx.Node, tuple[Tensor, Tensor | None]] = {}
+
+    def read(self, linear: fx.Node) -> tuple[Tensor, Tensor | None] | None:
+        """Returns weight and bias, or None where one of them is no constant."""
+        if linear not in self._tensors:
+            bias_node = argument(linear, 2, "bias")
+            weight, bias = get_constant(self._graph_module, linear.args[1]), get_constant(self._graph_module, bias_node)
+            if weight is None or (bias is None and bias_node is not None):
+                return None
+            self._tensors[linear] = (weight.double(), None if bias is None else bias.double())
+        return self._tensors[linear]
+
+    def energy(self, linear: fx.Node, heads: Tensor) -> Tensor:
+        """Returns the squared norm of what computes the channels of each head: (heads,)."""
+        weight, bias = self._tensors[linear]
+        rows = weight.square().sum(1) + (0 if bias is None else bias.square())
+        return rows[heads].sum(1)
+
+    def turn_outputs(self, linear: fx.Node, heads: Tensor, factors: Tensor) -> None:
+        """Turns the outputs of each head and multiplies them by its factor; heads (heads, channels of each), factors (heads,)."""
+        weight, bias = self._tensors[linear]
+        rotation = cosine_transform(heads.shape[1]).to(weight)
+        for channels, factor in zip(heads, factors, strict=True):
+            weight[channels] = factor * rotation.T @ weight[channels]
+            if bias is not None:
+                bias[channels] = factor * rotation.T @ bias[channels]
+
+    def take_back(self, linear: fx.Node, heads: Tensor, factors: Tensor) -> None:
+        """Lets a Linear take inputs that were turned and multiplied so, and give what it gave."""
+        weight, _ = self._tensors[linear]
+        rotation = cosine_transform(heads.shape[1]).to(weight)
+        for channels, factor in zip(heads, factors, strict=True):
+            weight[:, channels] = weight[:, channels] @ rotation / factor
+
+    def write(self) -> bool:
+        """Replaces the constants of every Linear that was read; returns whether there was one."""
+        for linear, (weight, bias) in self._tensors.items():
+            new = [add_constant(self._graph_module, f"{linear.name}_rotated_weight", weight.float(), linear)]
+            if bias is not None:
+                new.append(add_constant(self._graph_module, f"{linear.name}_rotated_bias", bias.float(), linear))
+            linear.args, linear.kwargs = (linear.args[0], *new), {}
+        return bool(self._tensors)
+
+
+def _rotate_queries_and_keys(product: fx.Node, linears: _Linears) -> None:
+    queries, keys = channels_from(product.args[0]), channels_from(product.args[1])  # type: ignore[arg-type]
+    if queries is None or keys is None:
+        return
+    heads = _heads(queries[1], keys[1].transpose(-1, -2))
+    if heads is None or linears.read(queries[0]) is None or linears.read(keys[0]) is None:
+        return
+    balance = (linears.energy(keys[0], heads[1]) / linears.energy(queries[0], heads[0])) ** 0.25
+    if bool(balance.isfinite().all() and (balance > 0).all()):
+        linears.turn_outputs(queries[0], heads[0], balance)
+        linears.turn_outputs(keys[0], heads[1], 1 / balance)
+
+
+def _rotate_values(product: fx.Node, linears: _Linears) -> None:
+    values = channels_from(product.args[1])  # type: ignore[arg-type]
+    if values is None:
+        return
+    heads, shape = _heads(values[1]), shape_of(product)
+    if heads is None or shape is None:
+        return
+    reader = channels_into(product, values[1][..., :1, :].expand(shape))
+    if reader is None or linears.read(values[0]) is None or linears.read(reader[0]) is None:
+        return
+    energy = linears.energy(values[0], heads[0])
+    balance = (energy.mean() / energy).sqrt()
+    position = {int(channel): index for index, channel in enumerate(reader[1])}
+    if bool(balance.isfinite().all()):
+        linears.turn_outputs(values[0], heads[0], balance)
+        inputs = torch.tensor([[position[int(channel)] for channel in channels] for channels in heads[0]])
+        linears.take_back(reader[0], inputs, balance)
+
+
+def _heads(*factors: Tensor) -> list[Tensor] | None:
+    """Returns the channels of each head in each factor, (heads, channels of each); None where tokens or heads share channels.
+
+    Args:
+        factors: Channel numbers, (..., tokens, channels); the factors of one product.
+    """
+    if any(not torch.equal(factor, factor[..., :1, :].expand_as(factor)) for factor in factors):
+        return None
+    size = factors[0].shape[-1]
+    pairs = torch.cat([factor[..., 0, :].reshape(-1, size) for factor in factors], 1).unique(dim=0)
+    heads = list(pairs.split(size, 1))
+    return None if any(len(head.unique()) != head.numel() for head in heads) else heads
+
+
+def cosine_transform(size: int) -> Tensor:
+    """Returns the orthonormal DCT-II, in float64: (size, size). It exists at any size, where a Hadamard matrix does not."""
+    index = torch.arange(size, dtype=torch.float64)
+    matrix = torch.cos(math.pi / size * torch.outer(index + 0.5, index)) * math.sqrt(2 / size)
+    matrix[:, 0] /= math.sqrt(2)
+    return matrix
