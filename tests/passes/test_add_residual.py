@@ -24,7 +24,7 @@ LEARNING = {"ranks": [4], "steps": 30, "batch_size": 8, "precision": "float32"}
 
 
 def recipe(rank: int, preset: str = "w3a8") -> dict[str, object]:
-    return {"preset": preset, "weight_rounding": "nearest", "weight": {"residual_rank": rank}}
+    return {"preset": preset, "rotate_heads": False, "weight_rounding": "nearest", "weight": {"residual_rank": rank}}
 
 
 def error(graph: nn.Module, model: nn.Module, x: Tensor) -> float:

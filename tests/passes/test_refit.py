@@ -12,7 +12,7 @@ from qpass.quantizers import Uniform
 from qpass.trace import trace
 
 
-def quantized(model: nn.Module, batches: list[ModelInputs], config: str) -> fx.GraphModule:
+def quantized(model: nn.Module, batches: list[ModelInputs], config: object) -> fx.GraphModule:
     graph = trace(model, batches[0].args)
     for step in (
         Canonicalize(),
@@ -46,7 +46,7 @@ def test_each_quantizer_is_fitted_to_what_reaches_it_in_the_refitted_network(vit
 
 def test_a_softmax_is_fitted_to_the_product_with_the_quantized_values(vit: nn.Module, images: Tensor) -> None:
     batches = [ModelInputs((images,), {})]
-    graph = quantized(vit, batches, "w4a4")
+    graph = quantized(vit, batches, {"preset": "w4a4", "post_softmax": {"bits": 4}})
     RefitQuantizers(batches)(graph)
     nodes = [node for node in graph.graph.nodes if node.op == "call_module" and "softmax" in str(node.target)]
     assert nodes
