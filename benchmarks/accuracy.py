@@ -36,8 +36,8 @@ CALIBRATION_IMAGES, LEARNING_IMAGES, ABLATION_IMAGES = 128, 1000, 256
 WIDTHS = ("w8a8", "w6a6", "w4a8", "w4a4", "w3a3")
 
 
-#: What the recipes ``wXaY`` do beyond rounding to nearest.
-PLAIN = {"fold_layer_norm": None, "rotate_heads": False, "weight_rounding": "nearest"}
+#: Switches off what the recipes ``wXaY`` do for weights and heads.
+_PLAIN = {"rotate_heads": False, "weight_rounding": "nearest"}
 
 
 def naive(width: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def naive(width: str) -> dict[str, Any]:
         "network_input": plain | {"bits": 8},
         "weight": {"percentiles": (1.0,)},
     }
-    return {"preset": width, "name": f"naive-{width}", "calibrate_on": "float", **PLAIN, **changes}
+    return {"preset": width, "name": f"naive-{width}", "fold_layer_norm": None, "calibrate_on": "float", **_PLAIN, **changes}
 
 
 def published() -> dict[str, Any]:
@@ -125,7 +125,7 @@ def ablation() -> dict[str, Any]:
     return rows
 
 
-#: What the GELU gives, alone at 8 bits: at 4 no other tensor costs more.
+#: What the GELU gives, alone at 8 bits.
 _WIDE_HIDDEN = {"blocks.*.mlp.fc2": {"activation": {"bits": 8}}}
 
 
@@ -133,7 +133,7 @@ def closed_form() -> dict[str, Any]:
     """Returns the parts of the recipes ``wXaY`` one by one, at two widths."""
     rows: dict[str, Any] = {}
     for width in ("w4a8", "w4a4"):
-        plain = {"preset": width, "rotate_heads": False, "weight_rounding": "nearest"}
+        plain = {"preset": width, **_PLAIN}
         narrow = {**plain, "post_softmax": {"bits": int(width[-1])}}
         rows |= {
             f"{width} min-max": naive(width),

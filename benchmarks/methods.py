@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pictures import picture, save
 
-#: The last is ours: in closed form, and the only one whose Softmax output has 8 bits.
+#: The last is ours: in closed form, and the only one whose Softmax output has 8 bits at every width.
 METHODS = {
     "naive": "min-max",
     "repq-vit": "RepQ-ViT",

@@ -11,21 +11,19 @@ from torch import Tensor, fx, nn
 
 aten = torch.ops.aten
 
-#: Operators that move or repeat values without changing them, one tensor in and one out.
-MOVEMENT_OPS = (
-    aten.transpose.int,
-    aten.permute.default,
+#: Operators that keep every value and their order, those that change the order of dims, and those that do neither.
+RESHAPES = (
     aten.reshape.default,
     aten.view.default,
     aten.flatten.using_ints,
     aten.unflatten.int,
     aten.squeeze.dim,
     aten.unsqueeze.default,
-    aten.contiguous.default,
-    aten.clone.default,
-    aten.expand.default,
-    aten.repeat_interleave.self_int,
 )
+TRANSPOSES = (aten.transpose.int, aten.permute.default)
+COPIES = (aten.contiguous.default, aten.clone.default)
+#: Operators that move or repeat values without changing them, one tensor in and one out.
+MOVEMENT_OPS = (*TRANSPOSES, *RESHAPES, *COPIES, aten.expand.default, aten.repeat_interleave.self_int)
 
 
 def is_call(node: Any, *targets: Any) -> bool:

@@ -61,7 +61,7 @@ def pipeline(
 
     finish: dict[str | None, Callable[[], list[Pass]]] = {
         None: lambda: [*fold, *feedback, residual],
-        "fold-first": lambda: [*fold, residual, KeepReference(), *feedback, learn("")],
+        "fold-first": lambda: [*fold, residual, *(feedback or [KeepReference()]), learn("")],
         "paper": lambda: [KeepReference(), learn(""), *fold, residual],
         "three-stage": lambda: [
             KeepReference(),

@@ -8,24 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qpass.graph import aten, is_call, shape_of
+from qpass.graph import COPIES, RESHAPES, TRANSPOSES, aten, is_call, shape_of
 
-_RESHAPES = (
-    aten.reshape.default,
-    aten.view.default,
-    aten.flatten.using_ints,
-    aten.unflatten.int,
-    aten.squeeze.dim,
-    aten.unsqueeze.default,
-)
-_TRANSPOSES = (aten.permute.default, aten.transpose.int)
 _SPLITS = (aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default)
-_COPIES = (aten.contiguous.default, aten.clone.default)
 _SCALINGS = (aten.mul.Tensor, aten.div.Tensor, aten.mul.Scalar, aten.div.Scalar)
 
 
 def channels_from(value: fx.Node) -> tuple[fx.Node, Tensor] | None:
-    """Returns the Linear whose output a tensor is, moved or multiplied by a number, and the channel that each element comes from.
+    """Returns the Linear whose output a tensor is, moved or multiplied by a number, and each element's channel of it.
 
     None where something else computes the tensor, or where it is read in other places too.
     """
@@ -73,11 +63,11 @@ def _is_split_once(node: fx.Node) -> bool:
 
 def _moved(node: fx.Node, channels: Any) -> Any:
     """Returns what an operator does to channel numbers, or None where it does more than move or scale its input."""
-    if is_call(node, *_RESHAPES):
+    if is_call(node, *RESHAPES):
         return channels.reshape(shape_of(node))
-    if is_call(node, *_TRANSPOSES, *_SPLITS):
+    if is_call(node, *TRANSPOSES, *_SPLITS):
         return node.target(channels, *node.args[1:])  # type: ignore[operator]
     if is_call(node, operator.getitem):
         return channels[node.args[1]]
     scales = is_call(node, *_SCALINGS) and not isinstance(node.args[1], fx.Node)
-    return channels if scales or is_call(node, *_COPIES) else None
+    return channels if scales or is_call(node, *COPIES) else None

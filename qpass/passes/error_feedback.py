@@ -25,10 +25,10 @@ DRIFT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class RoundWithFeedback(Pass):
-    """Goes through the layers in order, each behind those before it: its weights become such that rounding them to nearest is best.
+    """Goes through the layers in order, each behind those before it: its weights become such that rounding to nearest is best.
 
-    Its bias takes the mean of the error that is left. How far a layer also makes up for what the layers before it did to its input is chosen among ``DRIFT_SHARES``, by the
-    error of its output on every fourth batch, which is not rounded on.
+    Its bias takes the mean of the error that is left. How far a layer also makes up for what the layers before it did to its
+    input is chosen among ``DRIFT_SHARES``, by the error of its output on every fourth batch, which is not rounded on.
 
     Args:
         batches: Calls of the model; empty leaves everything as it is.
@@ -65,17 +65,19 @@ def _round(layer: QuantizedLayer, inputs: Sequence[Tensor], wanted: Sequence[Ten
     learned = [pair for index, pair in enumerate(pairs) if index % 4 != 3]
     weight = layer.effective_weight()
     matrix = weight.flatten(1)
-    gram = sum(x.T @ x for x, _ in learned)
-    drift = sum((y - x).T @ x for x, y in learned)
+    transposed = matrix.T.double()
+    gram, drift = sum(x.T @ x for x, _ in learned), sum((y - x).T @ x for x, y in learned)
     assert isinstance(gram, Tensor)
-    shares = DRIFT_SHARES if bool(torch.as_tensor(drift).any()) else (0.0,)
-    candidates = compensate_rounding(matrix, layer.quantizer, gram, torch.as_tensor(drift), shares=shares)
+    assert isinstance(drift, Tensor)
+    shares = DRIFT_SHARES if bool(drift.any()) else (0.0,)
+    candidates = compensate_rounding(matrix, layer.quantizer, gram, drift, shares=shares)
     rounded = [layer.quantizer(candidate).double() for candidate in candidates]
-    errors = [sum((x @ w.T - y @ matrix.double().T).square().sum().item() for x, y in held) for w in rounded]
+    outputs = [(x, y @ transposed) for x, y in held]
+    errors = [sum((x @ w.T - output).square().sum().item() for x, output in outputs) for w in rounded]
     best = errors.index(min(errors))
     if layer.bias is not None:
         x, y = (torch.cat(side).mean(0) for side in zip(*learned, strict=True))
-        layer.bias += (y @ matrix.double().T - x @ rounded[best].T).float()
+        layer.bias += (y @ transposed - x @ rounded[best].T).float()
     weight.copy_(candidates[best].reshape(weight.shape))
 
 

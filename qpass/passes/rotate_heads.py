@@ -1,4 +1,4 @@
-"""canonical -> canonical: turns the channels of every attention head, so that none of them needs a wider range than the others.
+"""canonical -> canonical: turns the channels of every attention head, so that none needs a wider range than the others.
 
 Papers: QuaRot (https://arxiv.org/abs/2404.00456, section 4: a rotation that the next product takes back costs nothing); the
 balance of the two sides of a product is that of cross-layer equalization (https://arxiv.org/abs/1906.04721, section 4.1).
@@ -47,15 +47,16 @@ class _Linears:
         self._graph_module = graph_module
         self._tensors: dict[fx.Node, tuple[Tensor, Tensor | None]] = {}
 
-    def read(self, linear: fx.Node) -> tuple[Tensor, Tensor | None] | None:
-        """Returns weight and bias, or None where one of them is no constant."""
-        if linear not in self._tensors:
-            bias_node = argument(linear, 2, "bias")
-            weight, bias = get_constant(self._graph_module, linear.args[1]), get_constant(self._graph_module, bias_node)
-            if weight is None or (bias is None and bias_node is not None):
-                return None
-            self._tensors[linear] = (weight.double(), None if bias is None else bias.double())
-        return self._tensors[linear]
+    def read(self, linear: fx.Node) -> bool:
+        """Reads weight and bias, once; returns whether they are constants."""
+        if linear in self._tensors:
+            return True
+        bias_node = argument(linear, 2, "bias")
+        weight, bias = get_constant(self._graph_module, linear.args[1]), get_constant(self._graph_module, bias_node)
+        if weight is None or (bias is None and bias_node is not None):
+            return False
+        self._tensors[linear] = (_copy(weight), None if bias is None else _copy(bias))
+        return True
 
     def energy(self, linear: fx.Node, heads: Tensor) -> Tensor:
         """Returns the squared norm of what computes the channels of each head: (heads,)."""
@@ -64,7 +65,7 @@ class _Linears:
         return rows[heads].sum(1)
 
     def turn_outputs(self, linear: fx.Node, heads: Tensor, factors: Tensor) -> None:
-        """Turns the outputs of each head and multiplies them by its factor; heads (heads, channels of each), factors (heads,)."""
+        """Turns the outputs of each head and multiplies them by its factor: heads (heads, channels), factors (heads,)."""
         weight, bias = self._tensors[linear]
         rotation = cosine_transform(heads.shape[1]).to(weight)
         for channels, factor in zip(heads, factors, strict=True):
@@ -89,12 +90,17 @@ class _Linears:
         return bool(self._tensors)
 
 
+def _copy(tensor: Tensor) -> Tensor:
+    """Returns a tensor in float64, and its own even where it is so already: constants may be the caller's."""
+    return tensor.to(torch.float64, copy=True)
+
+
 def _rotate_queries_and_keys(product: fx.Node, linears: _Linears) -> None:
     queries, keys = channels_from(product.args[0]), channels_from(product.args[1])  # type: ignore[arg-type]
     if queries is None or keys is None:
         return
     heads = _heads(queries[1], keys[1].transpose(-1, -2))
-    if heads is None or linears.read(queries[0]) is None or linears.read(keys[0]) is None:
+    if heads is None or not (linears.read(queries[0]) and linears.read(keys[0])):
         return
     balance = (linears.energy(keys[0], heads[1]) / linears.energy(queries[0], heads[0])) ** 0.25
     if bool(balance.isfinite().all() and (balance > 0).all()):
@@ -110,7 +116,7 @@ def _rotate_values(product: fx.Node, linears: _Linears) -> None:
     if heads is None or shape is None:
         return
     reader = channels_into(product, values[1][..., :1, :].expand(shape))
-    if reader is None or linears.read(values[0]) is None or linears.read(reader[0]) is None:
+    if reader is None or not (linears.read(values[0]) and linears.read(reader[0])):
         return
     energy = linears.energy(values[0], heads[0])
     balance = (energy.mean() / energy).sqrt()

@@ -22,14 +22,14 @@ class _RoundClampSTE(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, least: Tensor | float, greatest: Tensor | float) -> Tensor:  # type: ignore[override]
         rounded = x.round()
-        clamped = rounded.clamp(least, greatest)  # type: ignore[arg-type]
-        ctx.save_for_backward(rounded == clamped)
-        return clamped
+        ctx.save_for_backward(rounded)
+        ctx.bounds = (least, greatest)
+        return rounded.clamp(least, greatest)  # type: ignore[arg-type]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (inside,) = ctx.saved_tensors
-        return grad * inside, None, None
+        (rounded,) = ctx.saved_tensors
+        return where_inside(grad, rounded, *ctx.bounds), None, None
 
 
 def round_clamp_ste(x: Tensor, least: Tensor | float, greatest: Tensor | float) -> Tensor:
@@ -40,11 +40,13 @@ def round_clamp_ste(x: Tensor, least: Tensor | float, greatest: Tensor | float) 
     return result
 
 
-def where_inside(value: Tensor, rounded: Tensor, least: float, greatest: float) -> Tensor:
+def where_inside(value: Tensor, rounded: Tensor, least: Tensor | float, greatest: Tensor | float) -> Tensor:
     """Returns ``value`` where the whole number ``rounded`` lies in [least, greatest], and 0 elsewhere; same shape.
 
-    By the gradient of a clamp: one pass in place of the several, and slower ones, of a comparison and a mask.
+    Between numbers by the gradient of a clamp: one pass in place of the several, and slower ones, of a comparison and a mask.
     """
+    if isinstance(least, Tensor) or isinstance(greatest, Tensor):
+        return value * (rounded == rounded.clamp(least, greatest))  # type: ignore[arg-type]
     return torch.ops.aten.hardtanh_backward(value, rounded, least - 0.5, greatest + 0.5)
 
 

@@ -192,10 +192,7 @@ class _FakeQuantizeSTE(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # type: ignore[override]
         rounded, residual, scale = ctx.saved_tensors
         to_scale = None if residual is None else (grad * residual).sum_to_size(scale.shape)
-        least, greatest = ctx.bounds
-        if isinstance(least, float):
-            return where_inside(grad, rounded, least, greatest), to_scale, None, None
-        return grad * (rounded == rounded.clamp(least, greatest)), to_scale, None, None
+        return where_inside(grad, rounded, *ctx.bounds), to_scale, None, None
 
 
 def _alive(scale: Tensor) -> Tensor:

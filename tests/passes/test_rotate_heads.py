@@ -23,6 +23,14 @@ def canonical(model: nn.Module, x: Tensor) -> fx.GraphModule:
     return graph
 
 
+def tokens(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def check_computes(graph: fx.GraphModule, model: nn.Module, x: Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(graph(x).double(), model.double()(x.double()), rtol=tolerance, atol=tolerance)
+
+
 def weights(graph: fx.GraphModule) -> list[Tensor]:
     found = [get_constant(graph, node.args[1]) for node in calls(graph, aten.linear.default)]
     return [weight for weight in found if weight is not None]
@@ -67,11 +75,11 @@ def heads(*, fused: bool = True, bias: bool = True, change: Callable[[Tensor], T
 @given(fused=st.booleans(), bias=st.booleans(), size=st.sampled_from([1, 5, 8]))
 def test_the_network_computes_what_it_computed_with_all_its_heads_turned(fused: bool, bias: bool, size: int) -> None:
     model = heads(fused=fused, bias=bias, size=size)
-    x = torch.randn(3, 7, 2 * size, generator=torch.Generator().manual_seed(1))
+    x = tokens(3, 7, 2 * size)
     graph = canonical(model, x)
     before = copy.deepcopy(weights(graph))
     assert RotateHeads()(graph)
-    torch.testing.assert_close(graph(x).double(), model.double()(x.double()), rtol=1e-5, atol=1e-5)
+    check_computes(graph, model, x)
     if size > 1:
         changed = [bool((old - new).abs().max() > 1e-3) for old, new in zip(before, weights(graph), strict=True)]
         assert all(changed)
@@ -82,7 +90,7 @@ def test_the_heads_of_a_vision_transformer(images: Tensor) -> None:
     model = small_vit()
     graph = canonical(model, images)
     assert RotateHeads()(graph)
-    torch.testing.assert_close(graph(images).double(), model.double()(images.double()), rtol=1e-4, atol=1e-4)
+    check_computes(graph, model, images, 1e-4)
 
 
 def test_queries_and_keys_come_to_the_same_energy_and_outliers_spread() -> None:
@@ -90,7 +98,7 @@ def test_queries_and_keys_come_to_the_same_energy_and_outliers_spread() -> None:
     with torch.no_grad():
         model.query.weight *= 20
         model.key.weight[3] *= 50
-    x = torch.randn(3, 7, 12, generator=torch.Generator().manual_seed(1))
+    x = tokens(3, 7, 12)
     graph = canonical(model, x)
     RotateHeads()(graph)
     query, key, value, _ = weights(graph)
@@ -110,21 +118,21 @@ def test_queries_and_keys_come_to_the_same_energy_and_outliers_spread() -> None:
 def test_queries_that_are_more_than_moved_stay(change: Callable[[Tensor], Tensor]) -> None:
     """Their values are turned all the same."""
     model = heads(fused=False, change=change)
-    x = torch.randn(3, 7, 12, generator=torch.Generator().manual_seed(1))
+    x = tokens(3, 7, 12)
     graph = canonical(model, x)
     before = copy.deepcopy(weights(graph))
     assert RotateHeads()(graph)
     same = [torch.equal(old, new) for old, new in zip(before, weights(graph), strict=True)]
     assert same == [True, True, False, False]
-    torch.testing.assert_close(graph(x).double(), model.double()(x.double()), rtol=1e-5, atol=1e-5)
+    check_computes(graph, model, x)
 
 
 def test_attention_with_a_mask_is_turned() -> None:
     model = MaskedAttention()
-    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1))
+    x = tokens(2, 5, 16)
     graph = canonical(model.eval(), x)
     assert RotateHeads()(graph)
-    torch.testing.assert_close(graph(x).double(), model.double()(x.double()), rtol=1e-5, atol=1e-5)
+    check_computes(graph, model, x)
 
 
 class SharedKeys(nn.Module):
@@ -143,7 +151,7 @@ class SharedKeys(nn.Module):
 
 def test_heads_that_share_keys_stay() -> None:
     model = SharedKeys().eval()
-    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
+    x = tokens(2, 5, 8)
     assert not RotateHeads()(canonical(model, x))
 
 
@@ -163,5 +171,5 @@ class ReadTwice(nn.Module):
 
 def test_values_and_queries_that_others_read_stay() -> None:
     model = ReadTwice().eval()
-    x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1))
+    x = tokens(2, 5, 12)
     assert not RotateHeads()(canonical(model, x))
