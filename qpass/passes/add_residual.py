@@ -158,9 +158,7 @@ def _module_of(graph_module: fx.GraphModule, node: object) -> nn.Module | None:
     return graph_module.get_submodule(str(node.target)) if is_module else None  # type: ignore[union-attr]
 
 
-def _insert(
-    graph_module: fx.GraphModule, node: fx.Node, branch: tuple[ResidualFactor, Quantizer, ResidualFactor]
-) -> None:
+def _insert(graph_module: fx.GraphModule, node: fx.Node, branch: tuple[ResidualFactor, Quantizer, ResidualFactor]) -> None:
     readers, value = list(node.users), node.args[0]
     after = node
     for name, module in zip(("down", "codes", "up"), branch, strict=True):

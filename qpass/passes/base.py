@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 from torch import fx
@@ -59,7 +60,7 @@ def check_joins(passes: Sequence[Pass]) -> None:
     Raises:
         QPassError: Naming the two passes that do not join.
     """
-    for first, second in zip(passes, passes[1:], strict=False):
+    for first, second in pairwise(passes):
         if first.gives != second.takes:
             names = f"{type(first).__name__} -> {type(second).__name__}"
             raise QPassError(f"gives {first.gives!r}, but the next pass takes {second.takes!r}", where=names)

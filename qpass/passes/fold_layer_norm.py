@@ -16,7 +16,9 @@ from qpass.quantizers import Uniform
 
 
 class FoldLayerNorm(Pass):
-    """With s, z of each channel and targets s̃, z̃ of the layer, r1 = s / s̃ and r2 = z - z̃:
+    """One scale and zero point for a LayerNorm's output in place of one for each channel.
+
+    With s, z of each channel and targets s̃, z̃ of the layer, r1 = s / s̃ and r2 = z - z̃:
 
     γ̃ = γ / r1, β̃ = (β + s r2) / r1, W̃ = W diag(r1), b̃ = b - W (s r2).
 

@@ -33,4 +33,5 @@ class Freeze(Pass):
         ]
         for name, quantizer in tabulated:
             setattr(graph_module, name, LookUp.of(quantizer))
-        return any([layer.freeze() for layer in layers]) or bool(tabulated)
+        frozen = [layer for layer in layers if layer.freeze()]
+        return bool(frozen or tabulated)

@@ -1,4 +1,4 @@
-"""calibrated -> quantized: carries the plan out. Tensors get fitted quantizers, Linears and patch embeddings quantized weights."""
+"""calibrated -> quantized: carries the plan out. Tensors get fitted quantizers, products with constants quantized weights."""
 
 from __future__ import annotations
 

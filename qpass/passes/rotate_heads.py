@@ -18,12 +18,13 @@ from qpass.passes.channels import channels_from, channels_into
 
 
 class RotateHeads(Pass):
-    """With R orthonormal and b a number for each head: q' = b q R, k' = k R / b, v' = b v R, and the projection takes R / b back.
+    """Turns q and k, and v, of each head; weights around take it back.
 
-    All of it goes into the weights, and the network computes what it computed. R is the orthonormal cosine transform, which
-    spreads what single channels hold over all of a head. b gives q and k the same energy, and the values of all heads the same,
-    both by the norms of their weights: no data are needed. Left alone are heads whose q, k or v is more than moved or scaled
-    behind its Linear (rotary embeddings, normalised queries, heads that share keys), or whose output no Linear reads alone.
+    With R orthonormal and b a number for each head, q' = b q R, k' = k R / b, v' = b v R, and the projection takes R / b back.
+    It goes into the weights, and the network computes what it computed. R is the orthonormal cosine transform, which spreads
+    what single channels hold over all of a head. b gives q and k the same energy, and the values of all heads the same, both by
+    the norms of their weights: no data are needed. Left alone are heads whose q, k or v is more than moved or scaled behind its
+    Linear (rotary embeddings, normalised queries, heads that share keys), or whose output no Linear reads alone.
     """
 
     takes, gives = "canonical", "canonical"

@@ -59,9 +59,7 @@ def test_no_pair_of_that_rank_is_better_in_the_metric() -> None:
 
 
 def test_more_rank_leaves_less_error(vit: nn.Module, many_images: Tensor, with_residual: fx.GraphModule) -> None:
-    none, full = (
-        qpass.quantize_graph(vit, [many_images], recipe(rank), progress=False) for rank in (0, 48)
-    )
+    none, full = (qpass.quantize_graph(vit, [many_images], recipe(rank), progress=False) for rank in (0, 48))
     errors = [error(graph, vit, many_images) for graph in (none, with_residual, full)]
     assert errors[1] < 0.7 * errors[0]
     assert errors[2] < 0.2 * errors[0]
@@ -79,7 +77,11 @@ def test_a_rule_gives_one_layer_a_branch(vit: nn.Module, many_images: Tensor) ->
 def test_the_report_measures_a_layer_with_its_branch(vit: nn.Module, many_images: Tensor) -> None:
     sqnr = []
     for rank in (0, 16):
-        config = {"preset": "w3a8", "weight_rounding": "nearest", "rules": {"blocks.0.attn.qkv": {"weight": {"residual_rank": rank}}}}
+        config = {
+            "preset": "w3a8",
+            "weight_rounding": "nearest",
+            "rules": {"blocks.0.attn.qkv": {"weight": {"residual_rank": rank}}},
+        }
         report = qpass.quantization_report(qpass.quantize_graph(vit, [many_images], config, progress=False))
         sqnr.append(next(row.sqnr_db for row in report.layers if row.path == "blocks.0.attn.qkv"))
     assert sqnr[1] > sqnr[0] + 2
@@ -118,7 +120,9 @@ def test_the_file_holds_one_product_for_both_and_passes(
     path = qpass.export_onnx(graph, tmp_path / "model.onnx")
     assert qpass.verify_onnx(graph, path, many_images[:8]).passed
     stored = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
-    assert len(stored["blocks_0_attn_qkv_quantized.weight_codes.runs_of_3_bits"].raw_data) == 2 * 48 * -(-144 // 5), "packed as without a branch"
+    assert len(stored["blocks_0_attn_qkv_quantized.weight_codes.runs_of_3_bits"].raw_data) == 2 * 48 * -(-144 // 5), (
+        "packed as without a branch"
+    )
     session = OrtSession(path, keep_graph=True)
     assert session.optimized_graph is not None
     products = [node for node in session.optimized_graph.node if node.op_type == "MatMulIntegerToFloat"]
@@ -143,6 +147,8 @@ def test_learning_goes_on_from_the_branch(vit: nn.Module, many_images: Tensor, t
 
 def test_without_a_rank_the_pass_does_nothing(vit: nn.Module, many_images: Tensor) -> None:
     graph = trace(vit, (many_images,))
-    changed = {type(step): step(graph) for step in pipeline(qpass.QuantConfig.from_any("w3a8"), [ModelInputs((many_images,), {})])}
+    changed = {
+        type(step): step(graph) for step in pipeline(qpass.QuantConfig.from_any("w3a8"), [ModelInputs((many_images,), {})])
+    }
     assert changed[AddResidual] is False
     assert all(module.first_code == 0 for module in graph.modules() if isinstance(module, Uniform))

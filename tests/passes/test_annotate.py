@@ -29,7 +29,12 @@ def test_every_layer_of_a_vit_is_found(vit: nn.Module, images: Tensor) -> None:
     assert by_path["patch_embed.proj", "conv2d"].operands[0].spec.bits == 8
     assert by_path["head", "linear"].operands[0].spec.bits == 4
     attention = [plan for plan in found if plan.kind == "matmul"]
-    assert [operand.role for plan in attention[:2] for operand in plan.operands] == ["activation", "activation", "post_softmax", "activation"]
+    assert [operand.role for plan in attention[:2] for operand in plan.operands] == [
+        "activation",
+        "activation",
+        "post_softmax",
+        "activation",
+    ]
     assert [operand.signed for operand in attention[0].operands] == [False, True]
 
 
@@ -82,5 +87,7 @@ def test_rules_reach_layers_and_null_is_listed(vit: nn.Module, images: Tensor) -
 
 def test_a_rule_that_matches_nothing_is_refused(vit: nn.Module, images: Tensor) -> None:
     config = QuantConfig.from_any("w4a4").with_rules({"blocks.0.attn.qvk": {"weight": {"bits": 8}}})
-    with pytest.raises(ConfigError, match=r"rule 'blocks.0.attn.qvk': the pattern matches no .*did you mean 'blocks.0.attn.qkv'\?"):
+    with pytest.raises(
+        ConfigError, match=r"rule 'blocks.0.attn.qvk': the pattern matches no .*did you mean 'blocks.0.attn.qkv'\?"
+    ):
         plans(vit, images, config)

@@ -12,7 +12,9 @@ from qpass.trace import trace
 
 def test_it_computes_the_model_with_the_nodes_of_the_quantized_graph(vit: nn.Module, images: Tensor) -> None:
     graph = trace(vit, (images,))
-    for step in pipeline(QuantConfig.from_any({"preset": "w4a4", "weight_rounding": "nearest"}), [ModelInputs((images,), {})])[:-1]:
+    for step in pipeline(QuantConfig.from_any({"preset": "w4a4", "weight_rounding": "nearest"}), [ModelInputs((images,), {})])[
+        :-1
+    ]:
         step(graph)
     reference = float_reference(graph)
     assert [node.name for node in reference.graph.nodes] == [node.name for node in graph.graph.nodes]

@@ -60,12 +60,16 @@ class Heads(nn.Module):
         if self.fused:
             q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         else:
-            q, k, v = (layer(x).view(batch, tokens, self.heads, -1).transpose(1, 2) for layer in (self.query, self.key, self.value))
+            q, k, v = (
+                layer(x).view(batch, tokens, self.heads, -1).transpose(1, 2) for layer in (self.query, self.key, self.value)
+            )
         attention = (self.change(q) * 0.3 @ k.transpose(-2, -1)).softmax(-1)
         return self.out((attention @ v).transpose(1, 2).reshape(batch, tokens, width))
 
 
-def heads(*, fused: bool = True, bias: bool = True, change: Callable[[Tensor], Tensor] = lambda q: q, size: int = 6) -> nn.Module:
+def heads(
+    *, fused: bool = True, bias: bool = True, change: Callable[[Tensor], Tensor] = lambda q: q, size: int = 6
+) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Heads(2, size, fused=fused, bias=bias, change=change).eval()

@@ -83,7 +83,6 @@ def lower(graph_module: fx.GraphModule, model: ir.Model, target: Target) -> None
     model.opset_imports.pop(DOMAIN, None)
 
 
-
 def _strip(graph: ir.Graph) -> None:
     """Removes the exporter's notes, and the shapes of inner values.
 

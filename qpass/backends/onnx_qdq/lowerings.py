@@ -62,7 +62,7 @@ def lowering_of(module: nn.Module, where: str) -> Lowering:
 
 @register_lowering(Uniform)
 def lower_uniform(quantizer: Uniform, node: ir.Node, emit: Emitter) -> ir.Value:
-    """x -> QuantizeLinear -> [Clip] -> DequantizeLinear; codes below 8 bits live in 8-bit tensors, and are clipped where they must."""
+    """x -> QuantizeLinear -> [Clip] -> DequantizeLinear; codes below 8 bits are bytes, clipped where they must be."""
     scale = emit.constant("scale", _numpy(quantizer.scale))
     zero_point = emit.constant("zero_point", _codes(quantizer.zero_point, quantizer))
     codes = _quantize(node.inputs[0], scale, zero_point, quantizer, emit)
@@ -92,7 +92,7 @@ def _clip_before(x: ir.Value | None, scale: ir.Value, zero_point: ir.Value, quan
 
 
 def _needs_clip(x: ir.Value | None, quantizer: Any) -> bool:
-    """Tells whether QuantizeLinear can give codes that the quantizer has not: its own saturation clips at the ends of a byte."""
+    """Tells whether QuantizeLinear can give codes that the quantizer has not: it clips at the ends of a byte only."""
     least, greatest = (-128, 127) if quantizer.signed else (0, 255)
     producer = None if x is None else x.producer()
     bound = _LEAST_VALUES.get(producer.op_type) if producer is not None else None
@@ -207,7 +207,9 @@ def lower_patches(layer: QuantizedConv2d, node: ir.Node, emit: Emitter) -> ir.Va
     Of a float input -> Conv with the dequantized weight, which is folded when the file is loaded.
     """
     x, output = node.inputs[0], node.outputs[0]
-    assert x is not None and x.shape is not None and output.shape is not None
+    assert x is not None
+    assert x.shape is not None
+    assert output.shape is not None
     (kh, kw), (_, channels, height, width) = layer.patch, x.shape
     if not (isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)):
         raise LoweringError(f"an image of shape {x.shape}", where=emit.prefix, expected="fixed channels, height and width")
@@ -233,8 +235,8 @@ def _matmul_with_weight(layer: QuantizedLayer, x: ir.Value, emit: Emitter, rank:
     product = emit.op("MatMul", [x, _weight(layer, emit, fuses=_is_dequantized(x))])
     if layer.bias is None:
         return product
-    # A bias of shape [N] lets onnxruntime rewrite the pair to a float Gemm before it looks at Q and DQ, where all dims are known
-    # (lowering notes, rule 2), and fuse it with a Gelu behind it, which takes longer than Add and Gelu.
+    # Where all dims are known, a bias of shape [N] lets onnxruntime rewrite the pair to a float Gemm before it looks at Q and
+    # DQ (lowering notes, rule 2), and fuse it with a Gelu behind it, which takes longer than Add and Gelu.
     bias = _numpy(layer.bias).reshape([1] * (rank - 1) + [-1])
     return emit.op("Add", [product, emit.constant("bias", bias)])
 
@@ -283,7 +285,9 @@ def _codes(value: Tensor, quantizer: Uniform) -> np.ndarray:
     """
     array = _numpy(value)
     if (array < quantizer.code_min).any() or (array > quantizer.code_max).any() or (array != np.round(array)).any():
-        raise LoweringError(f"zero point {array}", where="lowering", expected=f"integers in [{quantizer.code_min}, {quantizer.code_max}]")
+        raise LoweringError(
+            f"zero point {array}", where="lowering", expected=f"integers in [{quantizer.code_min}, {quantizer.code_max}]"
+        )
     return array.astype(np.int8 if quantizer.signed else np.uint8)
 
 

@@ -1,8 +1,9 @@
 """Weights of fewer than 8 bits, packed in the file and unpacked by standard operators when it is loaded.
 
-onnxruntime folds the unpacking into the weights, so that the kernels read int8 as they would without it. While it folds, every value
-in between lies in memory beside the others, so few operators of the weight's own size are what counts: a look-up of several codes
-at once takes under four bytes for each code, where shifts and masks of bit planes take seventeen, far more than the float weight.
+onnxruntime folds the unpacking into the weights, so that the kernels read int8 as they would without it. While it folds, every
+value in between lies in memory beside the others, so few operators of the weight's own size are what counts: a look-up of
+several codes at once takes under four bytes for each code, where shifts and masks of bit planes take seventeen, far more than
+the float weight.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _INT8, _UINT8, _INT32 = ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32
 def pack_weights(graph: ir.Graph, opset: int, *, tables: bool = True) -> int:
     """Packs every int8 weight whose codes need fewer bits; returns how many.
 
-    4 bits become an INT4 tensor and 2 bits INT2, where the opset has it. Other codes of up to 5 bits are looked up: 4 of 2 bits by
-    an index of 8, 5 of 3 bits or 3 of 5 bits by one of 16. 6 and 7 bits are four in INT4 and the rest in a tensor of its own.
+    4 bits become an INT4 tensor and 2 bits INT2, where the opset has it. Other codes of up to 5 bits are looked up: 4 of 2 bits
+    by an index of 8, 5 of 3 bits or 3 of 5 bits by one of 16. 6 and 7 bits are four in INT4 and the rest in its own tensor.
     Without ``tables`` up to 4 bits become INT4, and more stay int8.
     """
     names = [name for name in graph.initializers if name.endswith(f".{WEIGHT_CODES}")]
@@ -95,12 +96,14 @@ class _Packer:
         return emit.op("Slice", [matrix, start, end, axis], dtype=to)
 
     def _table(self, bits: int, signed: bool, to: ir.DataType) -> ir.Value:
-        """Every run of codes in the order of its index: (2^(n bits), n). Computed when the file is loaded, and stored nowhere."""
+        """Every run of codes in the order of its index: (2^(n bits), n). Computed on loading, and stored nowhere."""
         key = f"runs.{'' if signed else 'u'}int{bits}_as_{to.name.lower()}"
         if key not in self._tables:
             emit = Emitter(self.graph, key)
             count, _ = codes_per_index(bits)
-            ends = [emit.constant(name, np.array(n, np.int32)) for name, n in (("0", 0), ("end", 2 ** (bits * count)), ("1", 1))]
+            ends = [
+                emit.constant(name, np.array(n, np.int32)) for name, n in (("0", 0), ("end", 2 ** (bits * count)), ("1", 1))
+            ]
             every = emit.op("Reshape", [emit.op("Range", ends), emit.constant("column", [-1, 1])])
             moved = emit.op("Div", [every, emit.constant("steps", (2 ** (bits * np.arange(count))).astype(np.int32))])
             code = emit.op("Mod", [moved, emit.constant("codes", np.array(2**bits, np.int32))])
@@ -124,7 +127,7 @@ def pack(codes: np.ndarray, bits: int, *, signed: bool = True) -> np.ndarray:
 
 
 def codes_per_index(bits: int) -> tuple[int, np.dtype[Any]]:
-    """Returns how many codes one index stands for, and its type: the one that wastes the fewest bits, the narrower of equals."""
+    """Returns how many codes one index stands for, and its type: of those that waste the fewest bits the narrowest."""
     dtype = max(_INDEX_TYPES, key=lambda kind: 8 * kind.itemsize // bits * bits / kind.itemsize)
     return 8 * dtype.itemsize // bits, dtype
 

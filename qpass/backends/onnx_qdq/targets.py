@@ -22,14 +22,14 @@ class Target:
         name: What users call it.
         rules: Rewrite rules, in order: each makes the pattern that the next one looks for.
         form: What its lowerings do.
-        options: Session or compile options, by name, without which the runtime does not compute what the graph computes. They are
-            in the file's metadata too.
-        unpacks_by_tables: Weights of 2, 3, 5, 6 and 7 bits are packed in forms that the runtime folds away when it loads the file.
+        options: Session or compile options, by name, without which the runtime does not compute what the graph computes. They
+            are in the file's metadata too.
+        unpacks_by_tables: Weights of 2, 3, 5, 6 and 7 bits are packed in forms that the runtime folds as it loads the file.
     """
 
     name: str
     rules: tuple[Rule, ...]
-    form: Form = Form()
+    form: Form = field(default_factory=Form)
     options: Mapping[str, str] = field(default_factory=dict)
     unpacks_by_tables: bool = True
 

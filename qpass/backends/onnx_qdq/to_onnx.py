@@ -6,6 +6,7 @@ import copy
 import logging
 import warnings
 from typing import Any
+
 import onnx_ir as ir
 import torch
 from torch import Tensor, fx, nn

@@ -54,7 +54,9 @@ def write_model(model: ir.Model, path: Path, *, external_bytes: int = EXTERNAL_D
             onnx.checker.check_model(str(draft), full_check=data is None)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             first = next(iter(str(error).splitlines()), "")
-            raise LoweringError(f"onnx.checker refuses the lowered graph: {first}", where=path.name, hint="report this") from error
+            raise LoweringError(
+                f"onnx.checker refuses the lowered graph: {first}", where=path.name, hint="report this"
+            ) from error
         if data is not None:
             os.replace(Path(scratch) / data, path.parent / data)
         os.replace(draft, path)

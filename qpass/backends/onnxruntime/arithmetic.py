@@ -13,7 +13,15 @@ from onnx import TensorProto, helper
 from qpass.backends.onnxruntime.session import OrtSession
 
 #: Operators that multiply rows of the first factor by a matrix.
-_MATMULS = ("MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "MatMulNBits")
+_MATMULS = (
+    "MatMul",
+    "FusedMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "QLinearMatMul",
+    "MatMulNBits",
+)
 _GEMMS = ("Gemm", "FusedGemm", "QGemm")
 #: Convolutions, and which input is the weight.
 _CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}

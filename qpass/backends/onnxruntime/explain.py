@@ -103,8 +103,9 @@ class Explanation:
         lines = [
             f"{self.path}: {self.milliseconds:.2f} ms in operators, batch {self.batch}, {self.threads} thread(s); "
             f"integer products {self.share_of('integer product'):.0%}, float products {self.share_of('float product'):.0%}",
-            f"{self.integer_arithmetic:.1%} of the multiply-adds are done on integers, at {self.share_of_peak():.0%} of this machine's "
-            f"peak of {self.integer_peak / 1e9:.0f} GOP/s; over the whole run {self.share_of_peak(self.milliseconds):.0%}",
+            f"{self.integer_arithmetic:.1%} of the multiply-adds are done on integers, at {self.share_of_peak():.0%} of "
+            f"this machine's peak of {self.integer_peak / 1e9:.0f} GOP/s; over the whole run "
+            f"{self.share_of_peak(self.milliseconds):.0%}",
             "",
             f"{'operator':<28} {'kind':<16} {'nodes':>5} {'ms':>8} {'share':>6}",
             *(f"{c.operator:<28} {c.kind:<16} {c.count:>5} {c.milliseconds:>8.3f} {c.share:>6.1%}" for c in self.operators),

@@ -1,6 +1,6 @@
 """What a file costs before it gives anything: time to load and memory, each measured in processes of their own.
 
-The measuring process runs this file as a script and imports little but onnxruntime: torch in the same process would hide the memory.
+The measuring process runs this file as a script and imports little but onnxruntime: torch beside it would hide the memory.
 """
 
 from __future__ import annotations

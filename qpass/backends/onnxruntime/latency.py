@@ -91,7 +91,8 @@ class LatencyReport:
     def warnings(self) -> list[str]:
         """A sentence for every file and setting that is slower than the baseline, and for every file with pairs unfused."""
         found = [
-            f"{row.name} is slower than {self.baseline} at batch {row.batch}, {row.threads} thread(s): {row.speedup:.2f} times its speed"
+            f"{row.name} is slower than {self.baseline} at batch {row.batch}, {row.threads} thread(s): "
+            f"{row.speedup:.2f} times its speed"
             for row in self.rows
             if row.speedup < 1
         ]
@@ -106,9 +107,13 @@ class LatencyReport:
         return {**asdict(self), "warnings": self.warnings}
 
     def __str__(self) -> str:
-        lines = [self.machine, f"{'file':<28} {'batch':>5} {'threads':>7} {'median ms':>10} {'spread':>7} {'speedup':>8} {'of peak':>8}"]
+        lines = [
+            self.machine,
+            f"{'file':<28} {'batch':>5} {'threads':>7} {'median ms':>10} {'spread':>7} {'speedup':>8} {'of peak':>8}",
+        ]
         lines += [
-            f"{r.name:<28} {r.batch:>5} {r.threads:>7} {r.median_ms:>10.2f} {r.spread:>7.1%} {r.speedup:>7.2f}x {r.peak_share:>8.0%}"
+            f"{r.name:<28} {r.batch:>5} {r.threads:>7} {r.median_ms:>10.2f} {r.spread:>7.1%} "
+            f"{r.speedup:>7.2f}x {r.peak_share:>8.0%}"
             for r in self.rows
         ]
         lines += [

@@ -17,7 +17,20 @@ INTEGER_PRODUCTS = (
 FLOAT_PRODUCTS = ("MatMul", "Gemm", "Conv", "FusedMatMul", "FusedConv", "FusedGemm", "Einsum")
 #: Operators that turn floats into codes or back.
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "Cast")
-MOVEMENTS = ("Transpose", "Reshape", "Flatten", "Split", "Concat", "Slice", "Gather", "Squeeze", "Unsqueeze", "Expand", "Pad", "Shape")
+MOVEMENTS = (
+    "Transpose",
+    "Reshape",
+    "Flatten",
+    "Split",
+    "Concat",
+    "Slice",
+    "Gather",
+    "Squeeze",
+    "Unsqueeze",
+    "Expand",
+    "Pad",
+    "Shape",
+)
 
 
 def kind_of(operator: str) -> str:

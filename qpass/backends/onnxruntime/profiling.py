@@ -44,10 +44,12 @@ class Counted(Protocol):
     """What was counted of a node, or of several of one kind."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """A key of ``KINDS``."""
 
     @property
-    def multiply_adds(self) -> int: ...
+    def multiply_adds(self) -> int:
+        """Of a whole run."""
 
 
 def integer_multiply_adds(costs: Iterable[Counted]) -> int:
@@ -70,7 +72,7 @@ class Profile:
 
     @property
     def unfused(self) -> list[onnx.NodeProto]:
-        """The DequantizeLinear nodes that are left, save for those of an integer product's sums: their Q/DQ pairs did not fuse."""
+        """The DequantizeLinear nodes that are left, save those of an integer product's sums: their Q/DQ pairs did not fuse."""
         sums = {output for node in self.graph.node if kind_of(node.op_type) == "integer product" for output in node.output}
         return [node for node in self.graph.node if node.op_type == "DequantizeLinear" and node.input[0] not in sums]
 
@@ -110,7 +112,7 @@ def profile_file(path: str | Path, *, batch: int = 1, threads: int = 1, runs: in
 
 
 def _multiply_adds(node: onnx.NodeProto, seen: dict[str, Any], weights: dict[str, tuple[int, ...]]) -> int:
-    """Returns the multiply-adds by the shapes that the profiler saw; constants that kernels keep to themselves are not among them."""
+    """Returns the multiply-adds by the shapes that the profiler saw, without constants that kernels keep to themselves."""
     first, output = _shape(seen["input_type_shape"]), _shape(seen["output_type_shape"])
     return multiply_adds(node, first, output, weights) if first and output else 0
 

@@ -149,7 +149,8 @@ def verify(graph_module: fx.GraphModule, path: str | Path, inputs: ModelInputs, 
         uncertainty = _uncertainty(graph_module, inputs, outputs)
     model = force_codes(path, reference.codes)
     checks = tuple(
-        _check(path, model, reference, exact.inputs, inputs, outputs, uncertainty, optimized=optimized) for optimized in (False, True)
+        _check(path, model, reference, exact.inputs, inputs, outputs, uncertainty, optimized=optimized)
+        for optimized in (False, True)
     )
     samples = next((len(leaf) for leaf in _leaves(inputs) if leaf.ndim), 1)
     report = VerifyReport(str(path), samples, checks)

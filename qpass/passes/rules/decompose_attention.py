@@ -35,7 +35,8 @@ def _decompose(graph_module: fx.GraphModule, node: fx.Node) -> None:
     mask, causal = argument(node, 3, "attn_mask"), argument(node, 5, "is_causal", False)
     scale = node.kwargs.get("scale")
     query_shape, key_shape = shape_of(query), shape_of(key)
-    assert query_shape is not None and key_shape is not None
+    assert query_shape is not None
+    assert key_shape is not None
     scale = 1 / math.sqrt(query_shape[-1]) if scale is None else scale
 
     if node.kwargs.get("enable_gqa", False):

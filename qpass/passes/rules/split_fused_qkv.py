@@ -1,4 +1,4 @@
-"""unbind(permute(reshape(x, (B, N, 3, H, d)), (2, 0, 3, 1, 4))) -> [permute(reshape(part, (B, N, H, d)), (0, 2, 1, 3)) for part in chunk(x, 3)].
+"""unbind(permute(reshape(x, (B, N, 3, H, d)), (2, 0, 3, 1, 4))) -> permute(reshape(part, (B, N, H, d)), (0, 2, 1, 3)) thrice.
 
 With q, k and v apart before they are moved, each gets its own quantizer there, and what is moved afterwards is bytes.
 """

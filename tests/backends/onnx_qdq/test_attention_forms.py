@@ -32,7 +32,11 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         q, k, v = (
             layer(tokens).unflatten(-1, (heads, -1)).transpose(1, 2)
-            for layer, tokens, heads in ((self.q, x, HEADS), (self.k, context, self.key_heads), (self.v, context, self.key_heads))
+            for layer, tokens, heads in (
+                (self.q, x, HEADS),
+                (self.k, context, self.key_heads),
+                (self.v, context, self.key_heads),
+            )
         )
         if self.repeats:
             k, v = (t.repeat_interleave(HEADS // self.key_heads, 1) for t in (k, v))

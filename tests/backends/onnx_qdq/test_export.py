@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +106,7 @@ def test_a_folder_that_cannot_be_written_is_refused(quantized: fx.GraphModule) -
 
 
 def test_a_float_graph_is_refused(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
-    with pytest.raises(QPassError, match="export_onnx: got a .*; expected what quantize_graph or load returned"):
+    with pytest.raises(QPassError, match=r"export_onnx: got a .*; expected what quantize_graph or load returned"):
         qpass.export_onnx(trace(vit, (images,)), tmp_path / "m.onnx")
 
 

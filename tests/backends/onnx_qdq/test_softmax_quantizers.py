@@ -31,7 +31,11 @@ CHANGES: dict[str, dict[str, Any]] = {
 def quantize(vit: nn.Module, images: torch.Tensor) -> Callable[[str], fx.GraphModule]:
     @functools.cache
     def with_softmax(name: str) -> fx.GraphModule:
-        config = {"preset": "w4a4", "calibrate_on": "float", "post_softmax": {"bits": 4, **CHANGES[name], "criterion": "tensor"}}
+        config = {
+            "preset": "w4a4",
+            "calibrate_on": "float",
+            "post_softmax": {"bits": 4, **CHANGES[name], "criterion": "tensor"},
+        }
         return qpass.quantize_graph(vit, [images], config, progress=False)
 
     return with_softmax

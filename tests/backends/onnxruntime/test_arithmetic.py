@@ -21,7 +21,9 @@ from qpass.backends.onnxruntime.arithmetic import integer_peak, multiply_adds
         ("Conv", {"group": 3}, (6, 1, 2, 2), lambda x, w: torch.conv2d(x, w, groups=3), (2, 3, 5, 5)),
     ],
 )
-def test_the_count_is_torchs(operator: str, attributes: dict[str, int], weight: tuple[int, ...], compute: Any, first: Any) -> None:
+def test_the_count_is_torchs(
+    operator: str, attributes: dict[str, int], weight: tuple[int, ...], compute: Any, first: Any
+) -> None:
     node = helper.make_node(operator, ["x", "w"], ["y"], **attributes)
     x, w = torch.randn(first), torch.randn(weight)
     with FlopCounterMode(display=False) as counter:

@@ -70,7 +70,9 @@ def test_the_command_prints_it_without_a_float_file(exported: Path) -> None:
     plain = CliRunner().invoke(main, ["bench", str(exported), "--explain", "--runs", "2"])
     assert plain.exit_code == 0, plain.output
     assert "integer product" in plain.output
-    as_json = CliRunner().invoke(main, ["bench", str(exported), "--explain", "--runs", "1", "--batch", "1", "--batch", "2", "--json"])
+    as_json = CliRunner().invoke(
+        main, ["bench", str(exported), "--explain", "--runs", "1", "--batch", "1", "--batch", "2", "--json"]
+    )
     assert [each["batch"] for each in json.loads(as_json.output)] == [1, 2]
 
 

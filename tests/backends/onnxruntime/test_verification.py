@@ -41,7 +41,9 @@ def test_one_wrong_weight_is_found_and_its_layer_named(
         qpass.verify_onnx(quantized, path, images)
 
 
-def test_a_scale_that_is_a_little_off_is_found(quantized: fx.GraphModule, exported: Path, images: Tensor, tmp_path: Path) -> None:
+def test_a_scale_that_is_a_little_off_is_found(
+    quantized: fx.GraphModule, exported: Path, images: Tensor, tmp_path: Path
+) -> None:
     path = tampered(exported, tmp_path, "gelu_quantizer.scale", lambda scale: scale * np.float32(1.001))
     assert not qpass.verify_onnx(quantized, path, images, strict=False).passed
 
@@ -49,7 +51,9 @@ def test_a_scale_that_is_a_little_off_is_found(quantized: fx.GraphModule, export
 def test_another_models_file_is_refused(vit: nn.Module, quantized: fx.GraphModule, images: Tensor, tmp_path: Path) -> None:
     other = qpass.quantize_graph(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), [images], progress=False)
     path = qpass.export_onnx(other, tmp_path / "other.onnx")
-    with pytest.raises(VerifyError, match="the file holds no codes of this quantizer; expected the file that export_onnx wrote"):
+    with pytest.raises(
+        VerifyError, match="the file holds no codes of this quantizer; expected the file that export_onnx wrote"
+    ):
         qpass.verify_onnx(quantized, path, images)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from qpass.graph import aten, calls, finish, record_shapes
 from qpass.passes import Canonicalize
-from qpass.passes.rules.decompose_attention import attention_declined, decompose_attention
+from qpass.passes.rules.decompose_attention import decompose_attention
 from qpass.passes.rules.drop_no_ops import drop_no_ops
 from qpass.passes.rules.fold_batch_norm import fold_batch_norm
 from qpass.passes.rules.fold_constants import fold_constants
@@ -132,7 +132,9 @@ class TestLinearFromMatmul:
         assert count(graph, aten.linear.default) == 1
 
     def test_a_bias_of_another_shape_and_two_activations_stay(self) -> None:
-        graph, done = apply(linear_from_matmul, Call(lambda m, x: x @ m.w + m.b, w=seeded(4, 6), b=seeded(3, 6)), seeded(2, 3, 4))
+        graph, done = apply(
+            linear_from_matmul, Call(lambda m, x: x @ m.w + m.b, w=seeded(4, 6), b=seeded(3, 6)), seeded(2, 3, 4)
+        )
         assert done == 1
         assert count(graph, aten.add.Tensor) == 1
         _, done = apply(linear_from_matmul, Call(lambda m, x: x @ x.mT), seeded(2, 3, 4))

@@ -1,7 +1,7 @@
-"""Add(MatMul(DQ(x), DQ(w)), bias) -> com.microsoft.MatMulIntegerToFloat(x, w, ..., bias): the kernel adds the bias as it scales.
+"""Add(MatMul(DQ(x), DQ(w)), bias) -> com.microsoft.MatMulIntegerToFloat(x, w, ..., bias): the bias costs no pass of its own.
 
-onnxruntime makes the same operator of the Q/DQ pairs itself, and leaves the Add; or fuses it with a Gelu behind it, to an operator that is
-slower than the Gelu alone (benchmarks/results/latency.md has both targets).
+onnxruntime makes the same operator of the Q/DQ pairs itself, and leaves the Add; or fuses it with a Gelu behind it, to an
+operator that is slower than the Gelu alone (benchmarks/results/latency.md has both targets).
 """
 
 from __future__ import annotations

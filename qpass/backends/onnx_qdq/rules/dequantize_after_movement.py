@@ -25,6 +25,8 @@ def _move(graph: ir.Graph, node: ir.Node) -> bool:
     if codes is None or scale is None or scale.shape is None or len(scale.shape):
         return False
     emit = Emitter(graph, f"{node.outputs[0].name}.moved")
-    moved = emit.op(node.op_type, [codes, *node.inputs[1:]], dict(node.attributes), dtype=codes.dtype, shape=node.outputs[0].shape)
+    moved = emit.op(
+        node.op_type, [codes, *node.inputs[1:]], dict(node.attributes), dtype=codes.dtype, shape=node.outputs[0].shape
+    )
     emit.replace(node, emit.op("DequantizeLinear", [moved, *dequantize.inputs[1:]]))
     return True

@@ -1,7 +1,7 @@
 """Mul(Cast(MatMulInteger(a, b)), s) -> DequantizeLinear(MatMulInteger(a, b), s): one pass over the sums in place of two.
 
-Only where no reader moves the floats: onnxruntime takes a DequantizeLinear past a Transpose or a Reshape, with a QuantizeLinear to
-int32 that it has no kernel for.
+Only where no reader moves the floats: onnxruntime takes a DequantizeLinear past a Transpose or a Reshape, with a QuantizeLinear
+to int32 that it has no kernel for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """QuantizeLinear(Move(Mul(Cast(MatMulInteger(a, b)), s))) -> Move(QLinearMatMul(a, b)): attention's output never is float.
 
-Casting, scaling, moving and quantizing floats costs more than the product itself; requantized in the kernel it is bytes at once.
+Casting, scaling, moving and quantizing floats costs more than the product itself; requantized in the kernel it is bytes.
 """
 
 from __future__ import annotations

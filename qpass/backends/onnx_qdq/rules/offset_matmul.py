@@ -1,4 +1,4 @@
-"""MatMul(DQ(a) + c, b) -> MatMul(DQ(a), b) + c ReduceSum(b, rows), c a scalar: an affine quantizer keeps its integer product."""
+"""MatMul(DQ(a) + c, b) -> MatMul(DQ(a), b) + c ReduceSum(b, rows), c a scalar: an affine quantizer keeps integer products."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """x W + bias + t B -> [x, t] [m W; B] + bias: a low-rank branch becomes more rows of the integer product beside it.
 
-Where x and t are codes with one zero point, s_x s_W = m s_t s_B for a whole number m in every output channel, and m W fits 8 bits.
-A second product costs 13 to 47 % of a Linear of DeiT-T or DeiT-S at rank 16 and 32, more rows 6 to 23 %.
+Where x and t are codes with one zero point, s_x s_W = m s_t s_B for a whole number m in every output channel, and m W fits a
+byte. A second product costs 13 to 47 % of a Linear of DeiT-T or DeiT-S at rank 16 and 32, more rows 6 to 23 %.
 """
 
 from __future__ import annotations

@@ -65,9 +65,7 @@ def test_a_softmax_that_others_read_stays() -> None:
 
 def test_dequantize_moves_behind_transpose_and_reshape() -> None:
     body = "f = DequantizeLinear(a, sa, za)\n t = Transpose<perm=[1,0]>(f)\n r = Reshape(t, shape)\n y = Relu(r)"
-    ops, count = apply(
-        dequantize_after_movement, "(uint8[2,6] a) => (float[3,4] y)", body, CODES + ", int64[2] shape = {3, 4}"
-    )
+    ops, count = apply(dequantize_after_movement, "(uint8[2,6] a) => (float[3,4] y)", body, CODES + ", int64[2] shape = {3, 4}")
     assert (ops, count) == (["Transpose", "Reshape", "DequantizeLinear", "Relu"], 2)
 
 
@@ -86,9 +84,7 @@ def test_a_product_of_two_activations_becomes_integer() -> None:
 
 
 def test_a_product_with_an_unsigned_second_factor_stays() -> None:
-    ops, count = apply(
-        integer_matmul, "(uint8[2,3,4] a, uint8[2,4,5] b) => (float[2,3,5] y)", PRODUCT.replace("zb", "za")
-    )
+    ops, count = apply(integer_matmul, "(uint8[2,3,4] a, uint8[2,4,5] b) => (float[2,3,5] y)", PRODUCT.replace("zb", "za"))
     assert count == 0
     assert "MatMul" in ops
 
@@ -102,16 +98,17 @@ def test_an_offset_leaves_the_product_as_a_sum_of_rows() -> None:
 def test_an_offset_that_is_no_scalar_stays() -> None:
     body = PRODUCT.replace("y = MatMul(fa, fb)", "o = Add(fa, v)\n y = MatMul(o, fb)")
     _, count = apply(
-        offset_matmul, "(uint8[2,3,4] a, int8[2,4,5] b) => (float[2,3,5] y)", body, CODES + ", float[4] v = {1.0, 2.0, 3.0, 4.0}"
+        offset_matmul,
+        "(uint8[2,3,4] a, int8[2,4,5] b) => (float[2,3,5] y)",
+        body,
+        CODES + ", float[4] v = {1.0, 2.0, 3.0, 4.0}",
     )
     assert count == 0
 
 
 @pytest.mark.parametrize("reader", ["y = Softmax(m)", "y = Add(m, m)"])
 def test_sums_that_are_not_moved_are_dequantized_at_once(reader: str) -> None:
-    ops, count = apply(
-        dequantize_sums, "(uint8[2,3,4] a, int8[2,4,5] b) => (float[2,3,5] y)", INTEGER + reader
-    )
+    ops, count = apply(dequantize_sums, "(uint8[2,3,4] a, int8[2,4,5] b) => (float[2,3,5] y)", INTEGER + reader)
     assert count == 1
     assert ops[:2] == ["MatMulInteger", "DequantizeLinear"]
 
@@ -143,10 +140,16 @@ def test_a_scaled_product_that_others_read_stays() -> None:
 
 @pytest.mark.parametrize("moves", ["", "Transpose"])
 def test_a_product_that_is_quantized_gives_codes_at_once(moves: str) -> None:
-    move = "t = Transpose<perm=[1,0]>(m)\n" if moves else "t = Identity(m)\n".replace("Identity", "Reshape").replace("(m)", "(m, shape)")
+    move = (
+        "t = Transpose<perm=[1,0]>(m)\n"
+        if moves
+        else "t = Identity(m)\n".replace("Identity", "Reshape").replace("(m)", "(m, shape)")
+    )
     shape = "[5,3]" if moves else "[3,5]"
     signature = f"(uint8[3,4] a, int8[4,5] b) => (uint8{shape} y)"
-    ops, count = apply(integer_output, signature, INTEGER + move + "y = QuantizeLinear(t, sy, zy)", CODES + ", int64[2] shape = {3, 5}")
+    ops, count = apply(
+        integer_output, signature, INTEGER + move + "y = QuantizeLinear(t, sy, zy)", CODES + ", int64[2] shape = {3, 5}"
+    )
     assert count == 1
     assert ops == ["QLinearMatMul", moves or "Reshape"]
 
@@ -207,7 +210,9 @@ def apply_contrib(rule: Callable[[ir.Graph], int], signature: str, body: str, co
     for value in before.graph.input:
         kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         ends = np.iinfo(kind)
-        feed[value.name] = generator.integers(ends.min, ends.max + 1, [d.dim_value for d in value.type.tensor_type.shape.dim], kind)
+        feed[value.name] = generator.integers(
+            ends.min, ends.max + 1, [d.dim_value for d in value.type.tensor_type.shape.dim], kind
+        )
     (expected,), (actual,) = ReferenceEvaluator(before).run(None, feed), OrtSession(after).run(feed).values()
     np.testing.assert_allclose(actual, expected, rtol=3e-6, atol=1e-5)
     return [node.op_type for node in after.graph.node], count
