@@ -37,7 +37,7 @@ WIDTHS = ("w8a8", "w6a6", "w4a8", "w4a4", "w3a3")
 
 
 #: Switches off what the recipes ``wXaY`` do for weights and heads.
-_PLAIN = {"rotate_heads": False, "weight_rounding": "nearest"}
+_PLAIN = {"rotate_heads": False, "weight_rounding": "nearest", "compensate_activations": False}
 
 
 def naive(width: str) -> dict[str, Any]:

@@ -119,7 +119,9 @@ class QuantConfig:
         pointwise_convolutions: What is quantized of a 1x1 convolution: ``"weights"`` alone, its product stays float, since on a
             CPU the way from images to matrices and back costs more than integers save; or ``"all"``, for other hardware.
         weight_rounding: ``"nearest"``, or ``"error-feedback"``: column by column, the error of each made up for by those still
-            to come, in the metric of the layer's inputs (GPTQ, GPTAQ; see ``qpass.passes.RoundWithFeedback``).
+            to come, in the metric of the layer's inputs (GPTQ, GPTAQ; see ``qpass.passes.CompensateLayers``).
+        compensate_activations: Let each layer's weight make up for the quantization of its own input, by ridge regression
+            before it is rounded (ERQ; see ``qpass.passes.CompensateLayers``).
         calibrate_on: ``"float"`` fits every range on the float network; ``"quantized"`` fits them again on what the
             quantized network before them gives (a second run of the data), as RepQ-ViT's published code does.
         rules: Ordered ``{glob on module path: {role: change}}``; a later rule wins. A change is a mapping of
@@ -141,6 +143,7 @@ class QuantConfig:
     rotate_heads: bool = False
     pointwise_convolutions: str = "weights"
     weight_rounding: str = "nearest"
+    compensate_activations: bool = False
     calibrate_on: str = "float"
     rules: tuple[tuple[str, Mapping[str, Any] | None], ...] = ()
     range_samples: int | None = None
@@ -164,17 +167,20 @@ class QuantConfig:
                 where="pointwise_convolutions",
                 hint=nearest(str(self.pointwise_convolutions), POINTWISE_CONVOLUTIONS),
             )
-        if not isinstance(self.rotate_heads, bool):
-            raise ConfigError(f"got {self.rotate_heads!r}", where="rotate_heads", expected="true or false")
+        for name in ("rotate_heads", "compensate_activations"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"got {getattr(self, name)!r}", where=name, expected="true or false")
         if self.weight_rounding not in WEIGHT_ROUNDINGS:
             hint = nearest(str(self.weight_rounding), WEIGHT_ROUNDINGS)
             raise ConfigError(f"got {self.weight_rounding!r}", where="weight_rounding", hint=hint)
-        if self.weight_rounding != "nearest" and self.reconstruction is not None and self.reconstruction.order != "fold-first":
-            raise ConfigError(
-                f"weight_rounding={self.weight_rounding!r} with order={self.reconstruction.order!r}",
-                where="weight_rounding",
-                expected="'nearest', or order='fold-first': nothing is learned there before LayerNorm scales are folded",
-            )
+        if isinstance(self.reconstruction, ReconstructionConfig) and self.reconstruction.order != "fold-first":
+            for name, usual in (("weight_rounding", "nearest"), ("compensate_activations", False)):
+                if (value := getattr(self, name)) != usual:
+                    raise ConfigError(
+                        f"{name}={value!r} with order={self.reconstruction.order!r}",
+                        where=name,
+                        expected=f"{usual!r}, or order='fold-first': others learn before LayerNorm scales are folded",
+                    )
         for role in (*TENSOR_ROLES, "network_input"):
             if not isinstance(getattr(self, role), QuantSpec):
                 raise ConfigError(f"got {getattr(self, role)!r}", where=role, expected="a QuantSpec")

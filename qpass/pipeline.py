@@ -15,6 +15,7 @@ from qpass.passes import (
     Annotate,
     Calibrate,
     Canonicalize,
+    CompensateLayers,
     FoldLayerNorm,
     Freeze,
     InsertQuantizers,
@@ -23,7 +24,6 @@ from qpass.passes import (
     RefitQuantizers,
     ResumeWeightRounding,
     RotateHeads,
-    RoundWithFeedback,
     SuspendWeightRounding,
     check_joins,
 )
@@ -49,8 +49,10 @@ def pipeline(
     """
     ranges = spread_samples(batches, config.range_samples)
     fold = [] if config.fold_layer_norm is None else [FoldLayerNorm(config.fold_layer_norm)]
-    rounds = config.weight_rounding == "error-feedback"
-    feedback = [KeepReference(), RoundWithFeedback(ranges, show_progress=show_progress)] if rounds else []
+    feedback = {"activations": config.compensate_activations, "rounding": config.weight_rounding == "error-feedback"}
+    compensate: list[Pass] = []
+    if any(feedback.values()):
+        compensate = [KeepReference(), CompensateLayers(ranges, **feedback, show_progress=show_progress)]
     residual = AddResidual(ranges, show_progress=show_progress)
 
     def learn(stage: str, **changes: Any) -> Reconstruct:
@@ -60,8 +62,8 @@ def pipeline(
         return Reconstruct(learning, batches, stage=stage, seed=seed, checkpoint_dir=folder, show_progress=show_progress)
 
     finish: dict[str | None, Callable[[], list[Pass]]] = {
-        None: lambda: [*fold, *feedback, residual],
-        "fold-first": lambda: [*fold, residual, *(feedback or [KeepReference()]), learn("")],
+        None: lambda: [*fold, *compensate, residual],
+        "fold-first": lambda: [*fold, residual, *(compensate or [KeepReference()]), learn("")],
         "paper": lambda: [KeepReference(), learn(""), *fold, residual],
         "three-stage": lambda: [
             KeepReference(),

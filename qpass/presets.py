@@ -54,8 +54,9 @@ def preset(name: str, *, schedule: str | None = None) -> QuantConfig:
     """Returns the recipe of that name.
 
     ``wXaY`` is ours: in closed form, and uniform everywhere, so that every matmul runs on an integer kernel. LayerNorm scales
-    are folded per channel, the channels of attention heads are turned, weights are rounded with error feedback and have a
-    zero point below 6 bits; the Softmax output and the network's input keep 8 bits. At ``w8a8`` plain rounding does as well.
+    are folded per channel, the channels of attention heads are turned, weights make up for the quantization of their inputs
+    where these have fewer than 8 bits, are rounded with error feedback, and have a zero point below 6 bits; the Softmax
+    output and the network's input keep 8 bits. At ``w8a8`` plain rounding does as well.
 
     Published methods: ``repq-vit-wXaY`` (RepQ-ViT, arXiv 2212.08254) has the same fold, and a base-sqrt(2) logarithm for the
     Softmax output. ``aiqvit-wXaY`` (AIQViT, arXiv 2502.04628) has dynamic focusing for the Softmax output, and low-rank
@@ -94,6 +95,7 @@ def _uniform(weight_bits: int, activation_bits: int, _: ReconstructionConfig | N
         network_input=QuantSpec(bits=8),
         rotate_heads=not whole,
         weight_rounding="nearest" if weight_bits == 8 else "error-feedback",
+        compensate_activations=activation_bits < 8,
         calibrate_on="float" if whole else "quantized",
     )
 

@@ -16,7 +16,7 @@ LAYERS = (
     ("tensor_file",),
     ("reconstruction_config", "config", "presets", "progress"),
     ("graph", "data", "quantizers"),
-    ("observers", "nn", "rounding", "trace"),
+    ("observers", "nn", "ridge", "rounding", "trace"),
     ("passes",),
     ("reconstruction",),
     ("report", "pipeline"),

@@ -5,7 +5,7 @@ from qpass.passes.annotate import Annotate
 from qpass.passes.base import STAGES, Pass, check_joins
 from qpass.passes.calibrate import Calibrate
 from qpass.passes.canonicalize import Canonicalize
-from qpass.passes.error_feedback import RoundWithFeedback
+from qpass.passes.compensate_layers import CompensateLayers
 from qpass.passes.fold_layer_norm import FoldLayerNorm
 from qpass.passes.freeze import Freeze
 from qpass.passes.insert_quantizers import InsertQuantizers
@@ -20,6 +20,7 @@ __all__ = [
     "Annotate",
     "Calibrate",
     "Canonicalize",
+    "CompensateLayers",
     "FoldLayerNorm",
     "Freeze",
     "InsertQuantizers",
@@ -28,7 +29,6 @@ __all__ = [
     "RefitQuantizers",
     "ResumeWeightRounding",
     "RotateHeads",
-    "RoundWithFeedback",
     "SuspendWeightRounding",
     "check_joins",
 ]

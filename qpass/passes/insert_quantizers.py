@@ -43,11 +43,14 @@ class InsertQuantizers(Pass):
                 name = channel_wise.get(point) or self._add_fitted(graph_module, point, operand.spec, operand.signed)
                 inserted[key] = self._insert(graph_module, point, name)
             self._redirect(node, operand.index, point, inserted[key])
-        for node in list(graph_module.graph.nodes):
-            plan = get_plan(node)
-            if isinstance(plan, LayerPlan) and plan.kind in _LAYERS and node.op == "call_function":
-                self._replace_layer(graph_module, node, plan)
-        return bool(operands)
+        layers = [
+            (node, plan)
+            for node in graph_module.graph.nodes
+            if isinstance(plan := get_plan(node), LayerPlan) and plan.kind in _LAYERS and node.op == "call_function"
+        ]
+        for node, plan in layers:
+            self._replace_layer(graph_module, node, plan)
+        return bool(operands or layers)
 
     def _channel_wise_modules(
         self, graph_module: fx.GraphModule, norms: dict[fx.Node, list[tuple[fx.Node, fx.Node]]]

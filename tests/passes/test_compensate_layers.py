@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 import qpass
 from qpass.errors import ConfigError
 from qpass.nn import QuantizedConv2d, QuantizedLayer
-from qpass.passes import error_feedback
+from qpass.passes import compensate_layers
 from tests.learning import check_report_compares_with
 
 
@@ -19,7 +19,7 @@ def batches() -> list[Tensor]:
 
 
 def quantize(vit: nn.Module, batches: list[Tensor], **changes: object) -> fx.GraphModule:
-    config = {"preset": "w3a8", "weight_rounding": "nearest", **changes}
+    config = {"preset": "w3a8", "weight_rounding": "nearest", "compensate_activations": False, **changes}
     return qpass.quantize_graph(vit, batches, config, progress=False)
 
 
@@ -62,14 +62,35 @@ def test_the_report_compares_with_the_float_weights(vit: nn.Module, batches: lis
 
 
 def test_one_batch_is_enough(vit: nn.Module, batches: list[Tensor]) -> None:
-    assert quantize(vit, batches[:1], weight_rounding="error-feedback")(batches[0]).isfinite().all()
+    whole = quantize(vit, batches[:1], weight_rounding="error-feedback", compensate_activations=True)
+    assert whole(batches[0]).isfinite().all()
+
+
+def test_weights_make_up_for_narrow_inputs(vit: nn.Module, batches: list[Tensor]) -> None:
+    """On images that none of it has seen."""
+    unseen = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(6))
+    errors = [
+        (quantize(vit, batches, preset="w8a3", compensate_activations=compensate)(unseen) - vit(unseen)).square().sum().item()
+        for compensate in (False, True)
+    ]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_float_inputs_leave_nothing_to_make_up_for(vit: nn.Module, batches: list[Tensor]) -> None:
+    """The weights are those of plain error feedback that follows no drift."""
+    rules = {"*": {"activation": None, "post_softmax": None}}
+    own = quantize(vit, batches[:2], rules=rules, compensate_activations=True)
+    plain = quantize(vit, batches[:2], rules=rules)
+    for name, tensor in plain.state_dict().items():
+        if name.endswith("codes"):
+            assert torch.equal(tensor, own.state_dict()[name]), name
 
 
 def test_a_share_of_nothing_is_gptq(vit: nn.Module, batches: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the drift the first layer, whose input is the same in both networks, keeps its codes and later ones do not."""
-    monkeypatch.setattr(error_feedback, "DRIFT_SHARES", (0.0,))
+    monkeypatch.setattr(compensate_layers, "DRIFT_SHARES", (0.0,))
     plain = quantize(vit, batches[:2], weight_rounding="error-feedback")
-    monkeypatch.setattr(error_feedback, "DRIFT_SHARES", (1.0,))
+    monkeypatch.setattr(compensate_layers, "DRIFT_SHARES", (1.0,))
     drifting = quantize(vit, batches[:2], weight_rounding="error-feedback")
     names = [name for name, module in plain.named_modules() if isinstance(module, QuantizedLayer)]
     same = [torch.equal(plain.get_submodule(n).codes, drifting.get_submodule(n).codes) for n in names]  # type: ignore[arg-type]
@@ -79,7 +100,6 @@ def test_a_share_of_nothing_is_gptq(vit: nn.Module, batches: list[Tensor], monke
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"preset": "ias-vit-w4a4"}, "with order='three-stage'"),
         ({"preset": "w3a8", "weight": {"residual_rank": 4}}, "with a residual_rank"),
         ({"preset": "w3a8", "rules": {"head": {"weight": {"residual_rank": 4}}}}, "with a residual_rank"),
     ],
@@ -87,3 +107,10 @@ def test_a_share_of_nothing_is_gptq(vit: nn.Module, batches: list[Tensor], monke
 def test_what_needs_the_float_weights_is_refused(config: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=f"weight_rounding='error-feedback' {message}"):
         qpass.QuantConfig.from_any({**config, "weight_rounding": "error-feedback"})
+
+
+@pytest.mark.parametrize("change", [{"weight_rounding": "error-feedback"}, {"compensate_activations": True}])
+def test_learning_before_the_fold_is_refused(change: dict[str, object]) -> None:
+    (name, value), *_ = change.items()
+    with pytest.raises(ConfigError, match=f"{name}={value!r} with order='three-stage'"):
+        qpass.QuantConfig.from_any({"preset": "ias-vit-w4a4", **change})

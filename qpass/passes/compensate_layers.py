@@ -1,0 +1,133 @@
+"""fitted -> fitted: weights and biases that make up for what quantization does to each layer's inputs and to its weight.
+
+Papers: ERQ (https://arxiv.org/abs/2407.06794), GPTQ (https://arxiv.org/abs/2210.17323), GPTAQ (https://arxiv.org/abs/2504.02692).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from qpass.data import ModelInputs
+from qpass.graph import info
+from qpass.nn import QuantizedConv2d, QuantizedLayer, ResidualFactor
+from qpass.passes.base import Pass
+from qpass.passes.reference import reference_of
+from qpass.passes.side_by_side import SideBySide
+from qpass.progress import track
+from qpass.quantizers import Quantizer
+from qpass.ridge import absorb_input_error
+from qpass.rounding import compensate_rounding
+
+#: Candidates for GPTAQ's α: how far a layer follows the float network's inputs.
+DRIFT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+class CompensateLayers(Pass):
+    """Goes through the layers in order, each behind those before it; each bias takes the mean of the error that is left.
+
+    With ``activations`` a layer's weight makes up for the quantization of its own input (ERQ), with the λ among ``RIDGES`` that
+    is best for its output on every fourth batch, which it does not learn from. What layers before it did to
+    that input stays: a layer that makes up for that too gives less than it should, and the next still less.
+
+    With ``rounding`` a weight becomes such that rounding to nearest is best for the layer's output (GPTQ). Without
+    ``activations`` it also follows the float network's inputs (GPTAQ), by the best of ``DRIFT_SHARES`` on the same batches.
+
+    Args:
+        batches: Calls of the model; empty leaves everything as it is.
+        activations: Make up for the quantization of inputs.
+        rounding: Make up for the rounding of weights.
+        show_progress: Show a bar.
+    """
+
+    takes, gives = "fitted", "fitted"
+
+    def __init__(
+        self, batches: Sequence[ModelInputs], *, activations: bool, rounding: bool, show_progress: bool = False
+    ) -> None:
+        self.batches, self.activations, self.rounding, self.show_progress = batches, activations, rounding, show_progress
+
+    def run(self, graph_module: fx.GraphModule) -> bool:
+        """See ``Pass.run``. Weights change, the graph does not."""
+        if not self.batches or info(graph_module).get("compensated"):
+            return False
+        info(graph_module)["compensated"] = True
+        wanted = {
+            node: _unquantized(graph_module, node.args[0]) for node in graph_module.graph.nodes if _layer(graph_module, node)
+        }
+        runs = SideBySide(graph_module, self.batches, also_read=wanted)
+        reference = reference_of(graph_module)
+        floats = SideBySide(reference, self.batches)
+        nodes = list(zip(graph_module.graph.nodes, reference.graph.nodes, strict=True))[:-1]
+        with torch.no_grad():
+            for node, twin in track(nodes, "compensate", show=self.show_progress):
+                layer = _layer(graph_module, node)
+                if layer is not None:
+                    own = runs.values(wanted[node]) if self.activations else floats.values(twin.args[0])
+                    self._compensate(layer, runs.values(node.args[0]), own)
+                runs.step(node)
+                if not self.activations:
+                    floats.step(twin)
+        return False
+
+    def _compensate(self, layer: QuantizedLayer, inputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
+        pairs = [(_rows(layer, x).double(), _rows(layer, y).double()) for x, y in zip(inputs, wanted, strict=True)]
+        learned = [pair for index, pair in enumerate(pairs) if index % 4 != 3]
+        stored = layer.effective_weight()
+        weight = stored.flatten(1).double()
+        held = [(x, y @ weight.T) for x, y in pairs[3::4] or pairs]
+        gram, drift = sum(x.T @ x for x, _ in learned), sum((y - x).T @ x for x, y in learned)
+        assert isinstance(gram, Tensor)
+        assert isinstance(drift, Tensor)
+        follows = bool(drift.any())
+        target = weight
+        if self.activations and follows:
+            target = _nearest(absorb_input_error(weight, gram, drift), held)[0]
+        target = target.to(stored.dtype)
+        candidates = target[None]
+        if self.rounding and layer.quantizer is not None:
+            shares = DRIFT_SHARES if follows and not self.activations else (0.0,)
+            candidates = compensate_rounding(target, layer.quantizer, gram, drift, shares=shares)
+        candidate, rounded = _nearest(candidates, held, layer.quantizer)
+        if layer.bias is not None:
+            x, y = (torch.cat(side).mean(0) for side in zip(*learned, strict=True))
+            layer.bias += (y @ weight.T - x @ rounded.T).to(layer.bias.dtype)
+        stored.copy_(candidate.reshape(stored.shape))
+
+
+def _nearest(
+    candidates: Tensor, held: Sequence[tuple[Tensor, Tensor]], quantize: Quantizer | None = None
+) -> tuple[Tensor, Tensor]:
+    """Returns the weight whose quantized form gives the nearest outputs, and that form in float64.
+
+    Args:
+        candidates: Weights: (candidates, out, in).
+        held: Inputs and wanted outputs, which no candidate was made from.
+        quantize: What a weight is multiplied as; None for itself.
+    """
+    forms = [(weight if quantize is None else quantize(weight)).double() for weight in candidates]
+    errors = [sum((x @ form.T - output).square().sum().item() for x, output in held) for form in forms]
+    best = errors.index(min(errors))
+    return candidates[best], forms[best]
+
+
+def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None:
+    """Returns the layer that a node calls, or None for other nodes and for the factors of a residual."""
+    layer = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return layer if isinstance(layer, QuantizedLayer) and not isinstance(layer, ResidualFactor) else None
+
+
+def _unquantized(graph_module: fx.GraphModule, operand: fx.Node) -> fx.Node:
+    """Returns what an operand is before it is quantized, which is the operand where it is not."""
+    quantized = operand.op == "call_module" and isinstance(graph_module.get_submodule(str(operand.target)), Quantizer)
+    return operand.args[0] if quantized else operand
+
+
+def _rows(layer: QuantizedLayer, x: Tensor) -> Tensor:
+    """Returns what the layer's weight is multiplied with, one row a token or window: (rows, in)."""
+    if isinstance(layer, QuantizedConv2d):
+        return F.unfold(x, layer.patch, stride=layer.patch).transpose(1, 2).flatten(0, 1)
+    return x.flatten(0, -2)
