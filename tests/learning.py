@@ -12,6 +12,9 @@ from torch import Tensor, fx, nn
 from qpass.graph import info
 from qpass.progress import StepBar
 
+#: For recipes ``wXaY``: weights are rounded to nearest and make up for nothing.
+UNCOMPENSATED = {"weight_rounding": "nearest", "compensate_activations": False}
+
 
 @contextmanager
 def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

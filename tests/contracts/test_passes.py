@@ -17,6 +17,7 @@ from qpass.passes import STAGES, Pass, check_joins
 from qpass.passes.base import fingerprint
 from qpass.pipeline import pipeline
 from qpass.trace import trace
+from tests.learning import UNCOMPENSATED
 
 LEARNING = {"ranks": [2, 4], "search_steps": 2, "steps": 2, "batch_size": 4}
 CONFIGS: tuple[Any, ...] = (
@@ -24,7 +25,7 @@ CONFIGS: tuple[Any, ...] = (
     "repq-vit-w4a4",
     {"preset": "aiqvit-w4a4", "reconstruction": LEARNING},
     {"preset": "aiqvit-w4a4", "reconstruction": {**LEARNING, "order": "paper"}},
-    {"preset": "w3a4", "weight_rounding": "nearest", "weight": {"residual_rank": 4}},
+    {"preset": "w3a4", **UNCOMPENSATED, "weight": {"residual_rank": 4}},
     "w4a4",
 )
 

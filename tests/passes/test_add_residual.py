@@ -19,12 +19,13 @@ from qpass.passes.reference import float_reference
 from qpass.pipeline import pipeline
 from qpass.quantizers import Uniform
 from qpass.trace import trace
+from tests.learning import UNCOMPENSATED
 
 LEARNING = {"ranks": [4], "steps": 30, "batch_size": 8, "precision": "float32"}
 
 
 def recipe(rank: int, preset: str = "w3a8") -> dict[str, object]:
-    return {"preset": preset, "rotate_heads": False, "weight_rounding": "nearest", "weight": {"residual_rank": rank}}
+    return {"preset": preset, "rotate_heads": False, **UNCOMPENSATED, "weight": {"residual_rank": rank}}
 
 
 def error(graph: nn.Module, model: nn.Module, x: Tensor) -> float:
@@ -66,7 +67,7 @@ def test_more_rank_leaves_less_error(vit: nn.Module, many_images: Tensor, with_r
 
 
 def test_a_rule_gives_one_layer_a_branch(vit: nn.Module, many_images: Tensor) -> None:
-    config = {"preset": "w3a8", "weight_rounding": "nearest", "rules": {"blocks.1.mlp.fc1": {"weight": {"residual_rank": 4}}}}
+    config = {"preset": "w3a8", **UNCOMPENSATED, "rules": {"blocks.1.mlp.fc1": {"weight": {"residual_rank": 4}}}}
     graph = qpass.quantize_graph(vit, [many_images], config, progress=False)
     names = {name for name, module in graph.named_modules() if isinstance(module, ResidualFactor)}
     assert {name.partition("_quantized")[0] for name in names} == {"blocks_1_mlp_fc1"}
@@ -79,7 +80,7 @@ def test_the_report_measures_a_layer_with_its_branch(vit: nn.Module, many_images
     for rank in (0, 16):
         config = {
             "preset": "w3a8",
-            "weight_rounding": "nearest",
+            **UNCOMPENSATED,
             "rules": {"blocks.0.attn.qkv": {"weight": {"residual_rank": rank}}},
         }
         report = qpass.quantization_report(qpass.quantize_graph(vit, [many_images], config, progress=False))

@@ -10,7 +10,7 @@ import qpass
 from qpass.errors import ConfigError
 from qpass.nn import QuantizedConv2d, QuantizedLayer
 from qpass.passes import compensate_layers
-from tests.learning import check_report_compares_with
+from tests.learning import UNCOMPENSATED, check_report_compares_with
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def batches() -> list[Tensor]:
 
 
 def quantize(vit: nn.Module, batches: list[Tensor], **changes: object) -> fx.GraphModule:
-    config = {"preset": "w3a8", "weight_rounding": "nearest", "compensate_activations": False, **changes}
+    config = {"preset": "w3a8", **UNCOMPENSATED, **changes}
     return qpass.quantize_graph(vit, batches, config, progress=False)
 
 

@@ -14,6 +14,7 @@ from qpass.passes import Annotate, Calibrate, Canonicalize, FoldLayerNorm, Inser
 from qpass.passes.fold_layer_norm import channel_wise_norms
 from qpass.passes.reference import float_reference
 from qpass.trace import trace
+from tests.learning import UNCOMPENSATED
 
 
 def fitted(model: nn.Module, x: Tensor, config: str = "w4a4") -> fx.GraphModule:
@@ -86,7 +87,7 @@ def test_without_training_the_target_cancels(vit: nn.Module, images: Tensor) -> 
     """Any positive target gives the same quantized network: it is only a unit (but damping, which error feedback has, has none)."""
 
     def output(target: str | None) -> Tensor:
-        config = {"preset": "w6a6", "weight_rounding": "nearest", "fold_layer_norm": target}
+        config = {"preset": "w6a6", **UNCOMPENSATED, "fold_layer_norm": target}
         return qpass.quantize_graph(vit, [images], config, progress=False).double()(images.double())
 
     mean, median, unfolded = output("mean"), output("median"), output(None)

@@ -8,13 +8,12 @@ from qpass.data import ModelInputs
 from qpass.passes.reference import float_reference
 from qpass.pipeline import pipeline
 from qpass.trace import trace
+from tests.learning import UNCOMPENSATED
 
 
 def test_it_computes_the_model_with_the_nodes_of_the_quantized_graph(vit: nn.Module, images: Tensor) -> None:
     graph = trace(vit, (images,))
-    for step in pipeline(QuantConfig.from_any({"preset": "w4a4", "weight_rounding": "nearest"}), [ModelInputs((images,), {})])[
-        :-1
-    ]:
+    for step in pipeline(QuantConfig.from_any({"preset": "w4a4", **UNCOMPENSATED}), [ModelInputs((images,), {})])[:-1]:
         step(graph)
     reference = float_reference(graph)
     assert [node.name for node in reference.graph.nodes] == [node.name for node in graph.graph.nodes]

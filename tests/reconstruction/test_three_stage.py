@@ -15,7 +15,7 @@ from qpass.nn import QuantizedLayer
 from qpass.quantizers import Uniform
 from qpass.reconstruction.block import LearnableBlock
 from qpass.reconstruction.record import BlockRecord
-from tests.learning import check_report_compares_with, killed_at
+from tests.learning import UNCOMPENSATED, check_report_compares_with, killed_at
 
 SHORT = {"steps": 30, "batch_size": 8, "precision": "float32", "learning_rate": 1e-3}
 
@@ -113,7 +113,7 @@ def test_low_rank_weights_are_refused(vit: nn.Module, many_images: Tensor) -> No
 @pytest.mark.parametrize("preset", ["w4a4", "repq-vit-w4a4"])
 def test_without_learning_the_target_of_the_fold_cancels(vit: nn.Module, many_images: Tensor, preset: str) -> None:
     """Another layer-wise scale multiplies the folded weights by one number, which their own scales take up."""
-    config = {"preset": preset, "weight_rounding": "nearest"}
+    config = {"preset": preset, **UNCOMPENSATED}
     mean, median = (
         qpass.quantize_graph(vit, [many_images], {**config, "fold_layer_norm": target}, progress=False)
         for target in ("mean", "median")
