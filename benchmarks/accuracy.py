@@ -36,8 +36,8 @@ CALIBRATION_IMAGES, LEARNING_IMAGES, ABLATION_IMAGES = 128, 1000, 256
 WIDTHS = ("w8a8", "w6a6", "w4a8", "w4a4", "w3a3")
 
 
-#: Switches off what the recipes ``wXaY`` do for weights and heads.
-_PLAIN = {"rotate_heads": False, "weight_rounding": "nearest", "compensate_activations": False}
+#: Switches off what the recipes ``wXaY`` do beyond folding and the search of ranges.
+_PLAIN = {"rotate_heads": False, "weight_rounding": "nearest", "compensate_activations": False, "budget": None}
 
 
 def naive(width: str) -> dict[str, Any]:
@@ -65,6 +65,7 @@ def published() -> dict[str, Any]:
 #: Ours: uniform everywhere, AIQViT with learned scales, and the residual branch.
 OURS: dict[str, Any] = {
     **{name: name for name in (*WIDTHS, *(f"aiqvit-lsq-{width}" for width in WIDTHS[1:]), "w3a8", "w2a8")},
+    **{f"{width}, {width[-1]} bits everywhere": {"preset": width, "budget": None} for width in ("w6a6", "w4a4", "w3a3")},
     **{
         f"{name}, residual rank {rank}": {"preset": name, "weight_rounding": "nearest", "weight": {"residual_rank": rank}}
         for name in ("w3a8", "w2a8", "w3a3")
@@ -125,25 +126,25 @@ def ablation() -> dict[str, Any]:
     return rows
 
 
-#: What the GELU gives, alone at 8 bits.
-_WIDE_HIDDEN = {"blocks.*.mlp.fc2": {"activation": {"bits": 8}}}
-
-
 def closed_form() -> dict[str, Any]:
-    """Returns the parts of the recipes ``wXaY`` one by one, at two widths."""
+    """Returns the parts of the recipes ``wXaY`` one by one, at three widths."""
     rows: dict[str, Any] = {}
-    for width in ("w4a8", "w4a4"):
-        plain = {"preset": width, **_PLAIN}
-        narrow = {**plain, "post_softmax": {"bits": int(width[-1])}}
+    for width in ("w4a8", "w4a4", "w3a3"):
+        feedback = {"preset": width, "compensate_activations": False, "budget": None}
         rows |= {
             f"{width} min-max": naive(width),
-            f"{width} folded LayerNorms, searched ranges": narrow,
-            **({} if width == "w4a8" else {f"{width} + 8-bit Softmax": plain}),
-            f"{width} + rotated heads": {**plain, "rotate_heads": True},
-            f"{width} + error feedback": width,
-            f"{width} without rotated heads": {"preset": width, "rotate_heads": False},
-            **({} if width == "w4a8" else {f"{width} and 8-bit inputs of fc2": {"preset": width, "rules": _WIDE_HIDDEN}}),
+            f"{width} folded LayerNorms, searched ranges": {"preset": width, **_PLAIN},
+            f"{width} + rotated heads": {"preset": width, **_PLAIN, "rotate_heads": True},
+            f"{width} + error feedback": width if width == "w4a8" else feedback,
         }
+        if width != "w4a8":
+            rows |= {
+                f"{width} + compensated inputs": {"preset": width, "budget": None},
+                f"{width} + widths within the budget": width,
+                f"{width} without compensated inputs": {"preset": width, "compensate_activations": False},
+                f"{width} without error feedback": {"preset": width, "weight_rounding": "nearest"},
+            }
+        rows[f"{width} without rotated heads"] = {"preset": width, "rotate_heads": False}
     return rows
 
 
@@ -155,7 +156,7 @@ TABLES = {
         "Ablation of the recipes wXaY",
         closed_form(),
         LEARNING_IMAGES,
-        note="Each row adds a part to the one above it; behind error feedback single parts change. Nothing is learned, so seeds change nothing.",
+        note="Each row with a + adds a part to the one above it; the others leave one out of the whole. Nothing is learned, so seeds change nothing.",
     ),
     "ablation": Table(
         "ablation",

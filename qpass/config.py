@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from qpass.budget_config import BudgetConfig
 from qpass.errors import ConfigError, nearest
 from qpass.reconstruction_config import ReconstructionConfig
 
@@ -126,6 +127,8 @@ class QuantConfig:
             quantized network before them gives (a second run of the data), as RepQ-ViT's published code does.
         rules: Ordered ``{glob on module path: {role: change}}``; a later rule wins. A change is a mapping of
             QuantSpec fields, or None to leave that tensor in float. The rule ``{"head": None}`` leaves the layer in float.
+        budget: Limits within which each tensor's width is chosen; None keeps the widths above. What a rule or its role gives
+            another width than ``activation`` or ``weight`` keeps it.
         range_samples: How many calibration samples ranges are fitted on, spread evenly; None takes all.
         reconstruction: How blocks are learned afterwards, or None to leave them as calibrated.
 
@@ -146,6 +149,7 @@ class QuantConfig:
     compensate_activations: bool = False
     calibrate_on: str = "float"
     rules: tuple[tuple[str, Mapping[str, Any] | None], ...] = ()
+    budget: BudgetConfig | None = None
     range_samples: int | None = None
     reconstruction: ReconstructionConfig | None = None
 
@@ -196,6 +200,8 @@ class QuantConfig:
             raise ConfigError(f"quantizer={self.weight.quantizer!r} on weights", where="weight", expected="'uniform'")
         if self.range_samples is not None and (not isinstance(self.range_samples, int) or self.range_samples < 1):
             raise ConfigError(f"got {self.range_samples!r}", where="range_samples", expected="a whole number above 0, or None")
+        if not isinstance(self.budget, BudgetConfig | None):
+            raise ConfigError(f"got {self.budget!r}", where="budget", expected="a BudgetConfig or None")
         if not isinstance(self.reconstruction, ReconstructionConfig | None):
             raise ConfigError(f"got {self.reconstruction!r}", where="reconstruction", expected="a ReconstructionConfig or None")
         object.__setattr__(self, "rules", _normalize_rules(self.rules))
@@ -274,6 +280,8 @@ class QuantConfig:
             data[role]["percentiles"] = list(data[role]["percentiles"])
         if data["reconstruction"] is not None:
             data["reconstruction"]["ranks"] = list(data["reconstruction"]["ranks"])
+        for name in ("activation_widths", "weight_widths") if data["budget"] is not None else ():
+            data["budget"][name] = list(data["budget"][name])
         data["rules"] = [{pattern: _plain(change)} for pattern, change in self.rules]
         return data
 
@@ -304,6 +312,8 @@ class QuantConfig:
         for role in (*TENSOR_ROLES, "network_input"):
             if role in data:
                 data[role] = _spec_from(getattr(base, role), data[role], role)
+        if isinstance(data.get("budget"), Mapping):
+            data["budget"] = BudgetConfig.from_mapping(data["budget"], base.budget)
         if isinstance(data.get("reconstruction"), Mapping):
             data["reconstruction"] = ReconstructionConfig.from_mapping(data["reconstruction"], base.reconstruction)
         if "rules" in data:

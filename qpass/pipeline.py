@@ -12,6 +12,7 @@ from qpass.data import ModelInputs
 from qpass.data.batches import spread_samples
 from qpass.passes import (
     AddResidual,
+    AllocateBits,
     Annotate,
     Calibrate,
     Canonicalize,
@@ -81,6 +82,7 @@ def pipeline(
         Annotate(config),
         Calibrate(ranges, per_channel=config.fold_layer_norm is not None, show_progress=show_progress),
         InsertQuantizers(),
+        AllocateBits(config.budget, ranges, show_progress=show_progress),
         *([SuspendWeightRounding()] if order == "three-stage" else []),
         RefitQuantizers(ranges if config.calibrate_on == "quantized" else (), show_progress=show_progress),
         *finish[order](),

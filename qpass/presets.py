@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from qpass.budget_config import BudgetConfig
 from qpass.config import ACTIVATION_PERCENTILES, SOFTMAX_PERCENTILES, WEIGHT_PERCENTILES, QuantConfig, QuantSpec
 from qpass.errors import ConfigError, nearest
 from qpass.reconstruction_config import ReconstructionConfig
@@ -54,9 +55,10 @@ def preset(name: str, *, schedule: str | None = None) -> QuantConfig:
     """Returns the recipe of that name.
 
     ``wXaY`` is ours: in closed form, and uniform everywhere, so that every matmul runs on an integer kernel. LayerNorm scales
-    are folded per channel, the channels of attention heads are turned, weights make up for the quantization of their inputs
-    where these have fewer than 8 bits, are rounded with error feedback, and have a zero point below 6 bits; the Softmax
-    output and the network's input keep 8 bits. At ``w8a8`` plain rounding does as well.
+    are folded per channel, the channels of attention heads are turned, weights are rounded with error feedback, and have a
+    zero point below 6 bits. Below 8 bits weights also make up for the quantization of their inputs, and inputs of products
+    have Y bits or 8, where the output gains most by it: Y + 1 in the mean over all multiply-adds. ``budget: null`` is Y bits
+    everywhere. The network's input keeps 8 bits. At ``w8a8`` plain rounding does as well.
 
     Published methods: ``repq-vit-wXaY`` (RepQ-ViT, arXiv 2212.08254) has the same fold, and a base-sqrt(2) logarithm for the
     Softmax output. ``aiqvit-wXaY`` (AIQViT, arXiv 2502.04628) has dynamic focusing for the Softmax output, and low-rank
@@ -90,14 +92,23 @@ def _uniform(weight_bits: int, activation_bits: int, _: ReconstructionConfig | N
     return QuantConfig(
         weight=QuantSpec(bits=weight_bits, symmetric=weight_bits >= 6, percentiles=(*WEIGHT_PERCENTILES, 1.0)),
         activation=QuantSpec(bits=activation_bits),
-        # Where codes live in bytes its 8 bits are free, and at 4 bits it costs more accuracy than any other tensor.
-        post_softmax=QuantSpec(bits=8, percentiles=SOFTMAX_PERCENTILES, criterion="output"),
+        post_softmax=QuantSpec(bits=activation_bits, percentiles=SOFTMAX_PERCENTILES, criterion="output"),
         network_input=QuantSpec(bits=8),
         rotate_heads=not whole,
         weight_rounding="nearest" if weight_bits == 8 else "error-feedback",
         compensate_activations=activation_bits < 8,
+        budget=None if activation_bits == 8 else _wider_where_it_matters(activation_bits),
         calibrate_on="float" if whole else "quantized",
     )
+
+
+def _wider_where_it_matters(activation_bits: int) -> BudgetConfig:
+    """Returns the budget of a bit more in the mean: 8 bits, free where codes live in bytes, for what loses most.
+
+    An 8-bit code is two of 4 bits with one weight: where only 4 by 4 bits are multiplied, such a tensor takes two products.
+    That is the price of two intervals with codes of their own, which give less.
+    """
+    return BudgetConfig(activation_bits=activation_bits + 1, activation_widths=(activation_bits, 8))
 
 
 def _repq_vit(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> QuantConfig:

@@ -65,7 +65,7 @@ def quantize_traced(
     freeze(graph_module)
     sample = split_rows(batches[0], min(REPORT_SAMPLES, batch_size(batches[0])))[0]
     info(graph_module)["report"] = collect_report(reference, graph_module, sample)
-    for key in ("statistics", "channel_statistics", "product_statistics", "reconstruction", "reference"):
+    for key in ("statistics", "channel_statistics", "product_statistics", "reconstruction", "allocation", "reference"):
         info(graph_module).pop(key, None)
     return graph_module
 

@@ -14,9 +14,9 @@ ROOT = Path(qpass.__file__).parent
 LAYERS = (
     ("errors", "version"),
     ("tensor_file",),
-    ("reconstruction_config", "config", "presets", "progress"),
+    ("budget_config", "reconstruction_config", "config", "presets", "progress"),
     ("graph", "data", "quantizers"),
-    ("observers", "nn", "ridge", "rounding", "trace"),
+    ("allocation", "observers", "nn", "ridge", "rounding", "trace"),
     ("passes",),
     ("reconstruction",),
     ("report", "pipeline"),

@@ -1,6 +1,7 @@
 """Passes: graph -> graph, one a file."""
 
 from qpass.passes.add_residual import AddResidual
+from qpass.passes.allocate_bits import AllocateBits
 from qpass.passes.annotate import Annotate
 from qpass.passes.base import STAGES, Pass, check_joins
 from qpass.passes.calibrate import Calibrate
@@ -17,6 +18,7 @@ from qpass.passes.weight_rounding import ResumeWeightRounding, SuspendWeightRoun
 __all__ = [
     "STAGES",
     "AddResidual",
+    "AllocateBits",
     "Annotate",
     "Calibrate",
     "Canonicalize",

@@ -5,14 +5,13 @@ from __future__ import annotations
 from torch import fx
 
 from qpass.config import QuantSpec
-from qpass.graph import add_module, argument, aten, copy_origin, get_constant, get_plan, info, is_call, replace, set_plan
+from qpass.graph import add_module, argument, copy_origin, get_constant, get_plan, info, replace, set_plan
 from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear
-from qpass.passes.annotate import is_softmax
 from qpass.passes.base import Pass
+from qpass.passes.fitted import channel_quantizer, tensor_quantizer, weight_quantizer
 from qpass.passes.fold_layer_norm import foldable_layer_norms
 from qpass.passes.plan import LayerPlan
 from qpass.passes.sources import planned_operands, quantization_point
-from qpass.quantizers import Uniform, build_quantizer
 
 _LAYERS: dict[str, type[QuantizedLayer]] = {"linear": QuantizedLinear, "conv2d": QuantizedConv2d}
 
@@ -40,7 +39,10 @@ class InsertQuantizers(Pass):
             assert operand.spec is not None
             key = (point, operand.spec, operand.signed)
             if key not in inserted:
-                name = channel_wise.get(point) or self._add_fitted(graph_module, point, operand.spec, operand.signed)
+                name = channel_wise.get(point)
+                if name is None:
+                    quantizer = tensor_quantizer(graph_module, point, operand.spec, operand.signed)
+                    name = add_module(graph_module, f"{point.name}_quantizer", quantizer)
                 inserted[key] = self._insert(graph_module, point, name)
             self._redirect(node, operand.index, point, inserted[key])
         layers = [
@@ -58,23 +60,11 @@ class InsertQuantizers(Pass):
         """Registers one quantizer for each observed LayerNorm; returns its name for every operand that it quantizes."""
         names = {}
         for norm, readers in norms.items():
-            observer = info(graph_module)["channel_statistics"].get(norm.name)
-            if observer is not None:
-                spec = get_plan(readers[0][0]).operands[0].spec
-                quantizer = Uniform(spec.bits, axis=-1, percentiles=spec.percentiles, free_zero_point=True)
-                name = add_module(graph_module, f"{norm.name}_quantizer", quantizer.fit(*observer.samples()))
+            if norm.name in info(graph_module)["channel_statistics"]:
+                quantizer = channel_quantizer(graph_module, norm, get_plan(readers[0][0]).operands[0].spec)
+                name = add_module(graph_module, f"{norm.name}_quantizer", quantizer)
                 names.update({operand: name for _, operand in readers})
         return names
-
-    def _add_fitted(self, graph_module: fx.GraphModule, point: fx.Node, spec: QuantSpec, signed: bool) -> str:
-        facts = info(graph_module)
-        product = facts["product_statistics"].get(point.name) if spec.criterion == "output" else None
-        criterion = None if product is None else product.criterion()
-        samples = facts["statistics"][point.name].samples()
-        # Bounded from below, such a tensor needs no Clip if its greatest code is the greatest byte: saturation clips it.
-        first_code = 256 - 2**spec.bits if is_softmax(point) or is_call(point, aten.gelu.default) else 0
-        quantizer = build_quantizer(spec, signed=signed, first_code=first_code).fit(*samples, criterion=criterion)
-        return add_module(graph_module, f"{point.name}_quantizer", quantizer)
 
     def _insert(self, graph_module: fx.GraphModule, point: fx.Node, name: str) -> fx.Node:
         with graph_module.graph.inserting_after(point):
@@ -99,7 +89,7 @@ class InsertQuantizers(Pass):
         assert weight is not None
         quantizer = None
         if plan.weight is not None:
-            quantizer = build_quantizer(plan.weight, signed=True, axis=0).fit(weight.flatten(1))
+            quantizer = weight_quantizer(weight, plan.weight)
         layer = _LAYERS[plan.kind](weight, get_constant(graph_module, bias), quantizer)
         layer.requires_grad_(False)
         name = add_module(graph_module, f"{plan.path or node.name}_quantized", layer)

@@ -15,6 +15,7 @@ from qpass.passes.base import Pass
 from qpass.passes.calibrate import CHANNEL_BINS, fitted_by_product
 from qpass.passes.fold_layer_norm import channel_wise_norms
 from qpass.passes.side_by_side import SideBySide
+from qpass.passes.sources import quantizer_node
 from qpass.progress import track
 from qpass.quantizers import Criterion, Quantizer
 
@@ -40,7 +41,7 @@ class RefitQuantizers(Pass):
         """See ``Pass.run``. Parameters change, the graph does not."""
         if not self.batches:
             return False
-        products = {_quantizer_node(matmul.args[0]): matmul for matmul in fitted_by_product(graph_module)}
+        products = {quantizer_node(matmul.args[0]): matmul for matmul in fitted_by_product(graph_module)}
         channel_wise = channel_wise_norms(graph_module)
         runs = SideBySide(graph_module, self.batches)
         with torch.no_grad():
@@ -70,14 +71,6 @@ class RefitQuantizers(Pass):
         for a, b in zip(runs.values(quantizer.args[0]), runs.values(matmul.args[1]), strict=True):
             observer.update(a, b)
         return observer.criterion()
-
-
-def _quantizer_node(operand: Any) -> fx.Node:
-    """Returns the quantizer behind an operand, through the movements that lie between."""
-    while operand.op != "call_module":
-        operand = operand.args[0]
-    node: fx.Node = operand
-    return node
 
 
 def _order(graph_module: fx.GraphModule, products: dict[fx.Node, fx.Node]) -> list[fx.Node]:

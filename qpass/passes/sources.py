@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import fx
 
 from qpass.graph import MOVEMENT_OPS, is_call
@@ -32,3 +34,11 @@ def planned_operands(graph_module: fx.GraphModule) -> list[tuple[fx.Node, LayerP
         for operand in plan.operands
         if operand.spec is not None
     ]
+
+
+def quantizer_node(operand: Any) -> fx.Node:
+    """Returns the quantizer behind an operand, through the movements that lie between."""
+    while operand.op != "call_module":
+        operand = operand.args[0]
+    node: fx.Node = operand
+    return node

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from qpass.passes.allocate_bits import Allocated
 from qpass.reconstruction.record import BlockRecord
 
 
@@ -88,6 +90,7 @@ class QuantReport:
         output_sqnr_db: Signal over error of the network's output, in dB.
         sizes: Bytes by name: weights as float32, weights as stored, and files once they are known.
         reconstruction: What was learned of each block, where the recipe learns.
+        allocation: The widths that a budget gave, where the recipe has one.
         target: The runtime that the file was written for, once it is known.
         options: Options that this runtime needs to compute what the graph computes.
     """
@@ -103,6 +106,7 @@ class QuantReport:
     output_sqnr_db: float
     sizes: Mapping[str, int] = field(default_factory=dict)
     reconstruction: tuple[BlockRecord, ...] = ()
+    allocation: tuple[Allocated, ...] = ()
     target: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -130,6 +134,7 @@ class QuantReport:
         data["layers"] = tuple(LayerRow(**{**row, "input_bits": tuple(row["input_bits"])}) for row in data["layers"])
         data["blocks"] = tuple(BlockRow(**row) for row in data["blocks"])
         data["reconstruction"] = tuple(BlockRecord.from_dict(row) for row in data["reconstruction"])
+        data["allocation"] = tuple(Allocated.from_dict(row) for row in data["allocation"])
         data["stayed_float"] = tuple(tuple(row) for row in data["stayed_float"])
         return cls(**data)
 
@@ -140,15 +145,21 @@ class QuantReport:
         return render(self)
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
+        quantized = ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
         lines = [
-            f"{self.model} as {self.config['name']}: quantized {counts}; output {self.output_sqnr_db:.1f} dB",
+            f"{self.model} as {self.config['name']}: quantized {quantized}; output {self.output_sqnr_db:.1f} dB",
             f"{'block':<36} {'SQNR dB':>8}",
             *(f"{block.path:<36} {block.sqnr_db:>8.1f}" for block in self.blocks),
             *(f"{name}: {size / 1e6:.2f} MB" for name, size in self.sizes.items()),
         ]
         if self.target:
             lines.append(f"file for {self.target}, {self.options_text}")
+        for kind in dict.fromkeys(row.kind for row in self.allocation):
+            rows = [row for row in self.allocation if row.kind == kind]
+            counts = Counter(row.bits for row in rows)
+            mean = sum(row.bits * row.size for row in rows) / sum(row.size for row in rows)
+            shares = ", ".join(f"{counts[bits]} of {bits} bits" for bits in sorted(counts))
+            lines.append(f"{kind} widths by the budget: {shares}; {mean:.2f} bits in the mean")
         if self.reconstruction:
             lines.append(f"{'learned block':<36} {'error before':>12} {'after':>8}  ranks")
             lines += [

@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 
 #: Colour for each kind of layer or tensor, readable on white and for the colour-blind (Okabe and Ito).
 COLOURS = {"linear": "#0072B2", "matmul": "#D55E00", "conv2d": "#009E73", "activation": "#0072B2", "weight": "#CC79A7"}
+_MARKERS = {"activation": "o", "weight": "s"}
 _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -75,6 +76,27 @@ def errors_of_blocks(report: QuantReport) -> str:
         )
         axes.set(ylabel="error, share of the output")
         axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+        return _svg(figure)
+
+
+def widths_by_depth(report: QuantReport) -> str:
+    """What each tensor adds to the output's error at the least width that was tried, coloured by the width that it got."""
+    kinds = {kind: [row for row in report.allocation if row.kind == kind and len(row.errors) > 1] for kind in _MARKERS}
+    kinds = {kind: rows for kind, rows in kinds.items() if rows}
+    widths = sorted({row.bits for rows in kinds.values() for row in rows})
+    colours = dict(zip(widths, plt.colormaps["viridis"](np.linspace(0, 0.9, len(widths))), strict=True))
+    with plt.rc_context(_STYLE):
+        figure, panels = plt.subplots(len(kinds), figsize=(9.5, 2.9 * len(kinds)), layout="constrained", squeeze=False)
+        for axes, (kind, rows) in zip(panels.flat, kinds.items(), strict=True):
+            for bits in widths:
+                points = [(i, row.errors[min(row.errors)]) for i, row in enumerate(rows) if row.bits == bits]
+                if points:
+                    axes.scatter(
+                        *zip(*points, strict=True), s=18, marker=_MARKERS[kind], color=colours[bits], label=f"{bits} bits"
+                    )
+            axes.set_yscale("log")
+            axes.set(xlabel=f"{kind}, in order of execution", ylabel=f"error at {min(rows[0].errors)} bits, share of output")
+            axes.legend(frameon=False, ncols=len(widths), loc="lower right", bbox_to_anchor=(1, 1))
         return _svg(figure)
 
 

@@ -1,0 +1,120 @@
+"""The limits hold, what is planned is what is there, and what matters more gets more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import qpass
+from qpass.budget_config import BudgetConfig
+from qpass.errors import ConfigError
+from qpass.nn import QuantizedLayer
+from qpass.passes.allocate_bits import Allocated
+from qpass.quantizers import Quantizer
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[Tensor]:
+    return list(torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(5)).split(8))
+
+
+def quantize(vit: nn.Module, batches: list[Tensor], **budget: Any) -> fx.GraphModule:
+    config = {"preset": "w4a4", "budget": None} | ({"budget": BudgetConfig(**budget)} if budget else {})
+    return qpass.quantize_graph(vit, batches, config, progress=False)
+
+
+def mean(rows: tuple[Allocated, ...], kind: str) -> float:
+    rows = tuple(row for row in rows if row.kind == kind)
+    return sum(row.bits * row.size for row in rows) / sum(row.size for row in rows)
+
+
+@pytest.fixture(scope="module")
+def shared_out(vit: nn.Module, batches: list[Tensor]) -> fx.GraphModule:
+    return quantize(vit, batches, activation_bits=5.5, weight_bits=3.6)
+
+
+def test_the_means_are_kept_and_used(shared_out: fx.GraphModule) -> None:
+    rows = qpass.quantization_report(shared_out).allocation
+    for kind, limit in (("activation", 5.5), ("weight", 3.6)):
+        assert limit - 0.3 < mean(rows, kind) <= limit
+        assert len({row.bits for row in rows if row.kind == kind}) > 1
+
+
+def test_modules_and_report_have_the_widths_that_were_given(shared_out: fx.GraphModule) -> None:
+    report = qpass.quantization_report(shared_out)
+    modules = list(shared_out.modules())
+    layers = [module for module in modules if isinstance(module, QuantizedLayer)]
+    assert [layer.quantizer.bits for layer in layers] == [row.bits for row in report.allocation if row.kind == "weight"]  # type: ignore[union-attr]
+    inside = {id(layer.quantizer) for layer in layers}
+    bits = sorted(m.bits for m in modules if isinstance(m, Quantizer) and id(m) not in inside)
+    assert bits == sorted(row.bits for row in report.allocation if row.kind == "activation")
+    planned = {row.path: row.weight_bits for row in report.layers if row.weight_bits}
+    assert planned == {row.path: row.bits for row in report.allocation if row.kind == "weight"}
+    widths = {row.path: row.bits for row in report.allocation if row.kind == "activation" and ".mlp." in row.path}
+    assert widths == {row.path: row.input_bits[0] for row in report.layers if ".mlp." in row.path}
+
+
+def test_the_file_is_the_same_network(shared_out: fx.GraphModule, batches: list[Tensor], tmp_path: Path) -> None:
+    path = qpass.export_onnx(shared_out, tmp_path / "model.onnx")
+    assert qpass.verify_onnx(shared_out, path, batches[0]).passed
+
+
+def test_within_one_mean_the_least_error_is_had(vit: nn.Module, batches: list[Tensor]) -> None:
+    """Nearer on unseen images than widths that are dealt out by turns, at no more bits."""
+    unseen = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(6))
+    ours = quantize(vit, batches, activation_bits=5.5)
+    rows = qpass.quantization_report(ours).allocation
+    least = [row for row in rows if row.kind == "activation" and len(row.errors) > 1]
+    kept = [row.errors[8] if row.bits == 8 else row.errors[4] for row in least]
+    assert sum(kept) < 0.6 * sum(row.errors[4] for row in least)
+    plain = quantize(vit, batches)
+    errors = [(graph(unseen) - vit(unseen)).square().sum().item() for graph in (plain, ours)]
+    assert errors[1] < 0.9 * errors[0]
+
+
+@pytest.mark.parametrize("megabytes", [0.08, 0.09])
+def test_the_file_is_no_larger_than_asked_for(vit: nn.Module, batches: list[Tensor], tmp_path: Path, megabytes: float) -> None:
+    graph = quantize(vit, batches[:2], file_mb=megabytes)
+    size = qpass.export_onnx(graph, tmp_path / "model.onnx").stat().st_size
+    assert 0.6 * megabytes < size / 1e6 <= megabytes
+
+
+def test_a_limit_that_cannot_be_kept_is_refused_with_the_least_that_can(vit: nn.Module, batches: list[Tensor]) -> None:
+    with pytest.raises(ConfigError, match=r"budget.activation_bits: got 3; expected at least 4\.\d+ with these widths"):
+        quantize(vit, batches[:1], activation_bits=3)
+    with pytest.raises(ConfigError, match=r"budget.file_mb: got 0.001; expected at least 0.0"):
+        quantize(vit, batches[:1], file_mb=0.001)
+
+
+def test_what_no_limit_concerns_keeps_its_width(vit: nn.Module, batches: list[Tensor]) -> None:
+    rows = qpass.quantization_report(quantize(vit, batches[:1], weight_bits=5)).allocation
+    assert {row.bits for row in rows if row.kind == "activation"} == {4, 8}, "8 is the network's input"
+    assert all(len(row.errors) == 1 for row in rows if row.kind == "activation")
+
+
+def test_what_a_rule_or_its_role_sets_apart_keeps_its_width(vit: nn.Module, batches: list[Tensor]) -> None:
+    rules = {"blocks.0.mlp.fc1": {"activation": {"bits": 6}, "weight": {"bits": 7}}}
+    budget = {"activation_bits": 5.5, "weight_bits": 4}
+    config = {"preset": "w4a4", "post_softmax": {"bits": 5}, "rules": rules, "budget": budget}
+    report = qpass.quantization_report(qpass.quantize_graph(vit, batches[:1], config, progress=False))
+    rows = {(row.path, row.kind): row for row in report.allocation}
+    assert rows["blocks.0.mlp.fc1", "activation"].bits == 6
+    assert rows["blocks.0.mlp.fc1", "weight"].bits == 7
+    products = [row.input_bits for row in report.layers if row.kind == "matmul"]
+    assert {bits[0] for bits in products[1::2]} == {5}, "Softmax outputs"
+
+
+def test_the_same_call_gives_the_same_widths(vit: nn.Module, batches: list[Tensor], shared_out: fx.GraphModule) -> None:
+    again = quantize(vit, batches, activation_bits=5.5, weight_bits=3.6)
+    assert qpass.quantization_report(again).allocation == qpass.quantization_report(shared_out).allocation
+
+
+def test_the_report_comes_back_from_json_and_shows_the_choice(shared_out: fx.GraphModule) -> None:
+    report = qpass.quantization_report(shared_out)
+    assert type(report).from_json(report.to_json()) == report
+    assert "bits in the mean" in str(report)
+    assert "Widths within the budget" in report.to_html()

@@ -1,0 +1,75 @@
+"""Against the Jacobian of a small network, written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qpass.data import ModelInputs
+from qpass.graph import aten, calls
+from qpass.passes.sensitivity import output_errors
+from qpass.trace import trace
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(torch.tanh(self.one(x)))
+
+
+@pytest.fixture(scope="module")
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return Small().eval()
+
+
+def test_it_is_the_norm_of_the_jacobian_times_the_error(small: nn.Module) -> None:
+    x = torch.randn(512, 6, generator=torch.Generator().manual_seed(1))
+    graph = trace(small, (x[:4],))
+    tanh, first = next(calls(graph, aten.tanh.default)), next(calls(graph, aten.linear.default))
+    error = lambda values: 0.1 * values  # noqa: E731
+    batches = [ModelInputs((part,), {}) for part in x.split(64)]
+    found = output_errors(graph, {tanh: [error, lambda values: 0.2 * values]}, batches)[tanh]
+
+    hidden = small.one(x)
+    change = (0.1 * hidden) @ small.two.weight.T  # what reads the tanh is linear
+    expected = (change.square().sum() / small(x).square().sum()).item()
+    assert found[0] == pytest.approx(expected, rel=0.1), "an estimate from 512 draws"
+    assert found[1] == pytest.approx(4 * found[0], rel=1e-5)
+
+    bent = output_errors(graph, {first: [lambda values: torch.full((len(values), 8), 0.01)]}, batches)[first][0]
+    change = ((1 - hidden.tanh().square()) * 0.01) @ small.two.weight.T
+    assert bent == pytest.approx((change.square().sum() / small(x).square().sum()).item(), rel=0.1)
+
+
+def test_other_readers_of_a_tensor_do_not_count(small: nn.Module) -> None:
+    """The error of the product's first factor alone, where the second is the same tensor."""
+
+    class Twice(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x) @ x.transpose(-1, -2)
+
+    x = torch.randn(256, 3, 4, generator=torch.Generator().manual_seed(1)).abs()
+    graph = trace(Twice(), (x,))
+    relu = next(calls(graph, aten.relu.default))
+    found = output_errors(graph, {relu: [lambda values: 0.1 * values]}, [ModelInputs((x,), {})])[relu]
+    assert found[0] == pytest.approx(0.01, rel=0.25)
+
+
+def test_what_the_output_does_not_depend_on_has_no_error() -> None:
+    class Unused(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x * 2, torch.relu(x).detach()
+
+    x = torch.randn(8, 4)
+    graph = trace(Unused(), (x,))
+    relu = next(calls(graph, aten.relu.default), None)
+    assert relu is not None
+    double = next(calls(graph, aten.mul.Tensor))
+    found = output_errors(graph, {double: [lambda values: values], relu: [torch.zeros_like]}, [ModelInputs((x,), {})])
+    assert found[relu] == [0.0]
+    assert found[double][0] > 0
