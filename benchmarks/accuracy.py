@@ -66,6 +66,7 @@ def published() -> dict[str, Any]:
 OURS: dict[str, Any] = {
     **{name: name for name in (*WIDTHS, *(f"aiqvit-lsq-{width}" for width in WIDTHS[1:]), "w3a8", "w2a8")},
     **{f"{width}, {width[-1]} bits everywhere": {"preset": width, "budget": None} for width in ("w6a6", "w4a4", "w3a3")},
+    **{f"{width}, polish quick": {"preset": width, "polish": "quick"} for width in ("w4a8", "w4a4", "w3a3")},
     **{
         f"{name}, residual rank {rank}": {"preset": name, "weight_rounding": "nearest", "weight": {"residual_rank": rank}}
         for name in ("w3a8", "w2a8", "w3a3")

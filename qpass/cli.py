@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qpass.errors import DataError, QPassError
-from qpass.presets import PRESETS, SCHEDULES
+from qpass.presets import POLISHES, PRESETS, SCHEDULES
 from qpass.version import __version__
 
 #: Names of what ``qpass quantize`` writes into its output folder.
@@ -79,6 +79,7 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--config", default="w8a8", show_default=True, help=f"A YAML file or a preset: {', '.join(PRESETS)}.")
 @click.option("--schedule", type=click.Choice(sorted(SCHEDULES)), help="How long recipes learn that do  [default: quick]")
+@click.option("--polish", type=click.Choice(sorted(POLISHES)), help="Learn each block afterwards, for recipes wXaY.")
 @click.option("--checkpoint-dir", type=_DATA, help="Keep learned blocks here; the same command again goes on behind the last.")
 @click.option(
     "--target",
@@ -92,8 +93,8 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_image_options
 def quantize(
     model: str, checkpoint: Path | None, calib: Path, num_calib: int | None, config: str, schedule: str | None,
-    checkpoint_dir: Path | None, target: str, output: Path, device: str | None, seed: int, batch_size: int, crop: int | None,
-    resize: int | None,
+    polish: str | None, checkpoint_dir: Path | None, target: str, output: Path, device: str | None, seed: int,
+    batch_size: int, crop: int | None, resize: int | None,
 ) -> None:  # fmt: skip
     """Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
 
@@ -112,7 +113,8 @@ def quantize(
 
     # refused before any work is done
     target_by_name(target)
-    recipe = QuantConfig.from_any(config if schedule is None else {"preset": config, "schedule": schedule})
+    learning = {key: value for key, value in (("schedule", schedule), ("polish", polish)) if value is not None}
+    recipe = QuantConfig.from_any({"preset": config, **learning} if learning else config)
     _prepare_folder(output)
     network = create_model(model, checkpoint)
     transform = _transform(network, crop, resize)

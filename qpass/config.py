@@ -128,7 +128,7 @@ class QuantConfig:
         rules: Ordered ``{glob on module path: {role: change}}``; a later rule wins. A change is a mapping of
             QuantSpec fields, or None to leave that tensor in float. The rule ``{"head": None}`` leaves the layer in float.
         budget: Limits within which each tensor's width is chosen; None keeps the widths above. What a rule or its role gives
-            another width than ``activation`` or ``weight`` keeps it.
+            another width than ``activation`` or ``weight`` keeps it, and does not count in the means.
         range_samples: How many calibration samples ranges are fitted on, spread evenly; None takes all.
         reconstruction: How blocks are learned afterwards, or None to leave them as calibrated.
 
@@ -297,17 +297,17 @@ class QuantConfig:
         from qpass.presets import preset  # presets build on this module
 
         data = dict(data)
-        schedule = data.pop("schedule", None)
-        if schedule is not None and "preset" not in data:
-            raise ConfigError("needs a preset", where="schedule", expected="preset: one that learns, such as aiqvit-w4a4")
+        learning = {key: value for key in ("schedule", "polish") if (value := data.pop(key, None)) is not None}
+        if learning and "preset" not in data:
+            raise ConfigError("needs a preset", where=next(iter(learning)), expected="preset: such as aiqvit-w4a4 or w4a4")
         base = cls()
         if "preset" in data:
             name = data.pop("preset")
-            base = cls.from_any(name) if schedule is None else preset(str(name), schedule=schedule)
+            base = preset(str(name), **learning) if learning else cls.from_any(name)
         names = [f.name for f in dataclasses.fields(cls)]
         for key in data:
             if key not in names:
-                known = [*names, "preset", "schedule"]
+                known = [*names, "preset", "schedule", "polish"]
                 raise ConfigError(f"unknown key {key!r}", where="config", hint=nearest(str(key), known))
         for role in (*TENSOR_ROLES, "network_input"):
             if role in data:

@@ -50,8 +50,16 @@ THREE_STAGE_SCHEDULES = {
     "quick": dataclasses.replace(THREE_STAGES, steps=200, batch_size=32, learning_rate=QUICK_THREE_STAGE_RATE),
 }
 
+#: What recipes in closed form may learn afterwards: weights, biases and activation scales, a few hundred steps a block.
+POLISHES = {
+    "quick": ReconstructionConfig(
+        weights="full", steps=150, batch_size=32, learning_rate=4e-4, scale_learning_rate=SCALE_LEARNING_RATE,
+        curriculum=False, loss="squared",
+    ),
+}  # fmt: skip
 
-def preset(name: str, *, schedule: str | None = None) -> QuantConfig:
+
+def preset(name: str, *, schedule: str | None = None, polish: str | None = None) -> QuantConfig:
     """Returns the recipe of that name.
 
     ``wXaY`` is ours: in closed form, and uniform everywhere, so that every matmul runs on an integer kernel. LayerNorm scales
@@ -71,9 +79,11 @@ def preset(name: str, *, schedule: str | None = None) -> QuantConfig:
     Args:
         name: One of ``PRESETS``, or the same with other widths from 2 to 8.
         schedule: ``"quick"`` or ``"full"``, how long recipes learn; None is ``"quick"``.
+        polish: ``"quick"``: blocks of ``wXaY`` are learned for a few hundred steps each, from the closed form on; None learns
+            nothing there.
 
     Raises:
-        ConfigError: If no recipe has that name, or a schedule is given to one that does not learn.
+        ConfigError: If no recipe has that name, if a schedule is given to one that does not learn, or polish to one that does.
     """
     match = re.fullmatch(r"(?:(.+)-)?w([2-8])a([2-8])", name)
     if match is None or (match[1] or "") not in _FAMILIES:
@@ -83,7 +93,14 @@ def preset(name: str, *, schedule: str | None = None) -> QuantConfig:
         raise ConfigError(f"{name!r} learns nothing", where="schedule", hint="leave it out")
     if schedule is not None and schedule not in schedules:
         raise ConfigError(f"got {schedule!r}", where="schedule", hint=nearest(schedule, schedules))
+    if polish is not None and schedules:
+        raise ConfigError(f"{name!r} learns as it is", where="polish", hint="leave it out")
+    if polish is not None and polish not in POLISHES:
+        raise ConfigError(f"got {polish!r}", where="polish", hint=nearest(polish, POLISHES))
     config = build(int(match[2]), int(match[3]), schedules.get(schedule or "quick"))
+    if polish is not None:
+        learning, name = POLISHES[polish], f"{name}, polish {polish}"
+        config = dataclasses.replace(config, reconstruction=learning, range_samples=RANGE_SAMPLES)
     return dataclasses.replace(config, name=f"{name}, full schedule" if schedule == "full" else name)
 
 

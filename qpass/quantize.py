@@ -23,6 +23,11 @@ from qpass.trace import trace
 
 #: Samples that the report's errors are measured on.
 REPORT_SAMPLES = 8
+#: What passes leave for one another and for the report.
+_ONLY_WHILE_QUANTIZING = (
+    *("statistics", "channel_statistics", "product_statistics"),
+    *("reference", "reconstruction", "allocation", "unrotated_heads"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +70,7 @@ def quantize_traced(
     freeze(graph_module)
     sample = split_rows(batches[0], min(REPORT_SAMPLES, batch_size(batches[0])))[0]
     info(graph_module)["report"] = collect_report(reference, graph_module, sample)
-    for key in ("statistics", "channel_statistics", "product_statistics", "reconstruction", "allocation", "reference"):
+    for key in _ONLY_WHILE_QUANTIZING:
         info(graph_module).pop(key, None)
     return graph_module
 

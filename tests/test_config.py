@@ -61,6 +61,24 @@ def test_dopq_vit_folds_to_the_median_and_learns_as_ias_vit_does() -> None:
     assert config.reconstruction == other.reconstruction
 
 
+def test_a_polish_starts_from_the_closed_form() -> None:
+    plain, polished = QuantConfig.from_any("w4a4"), QuantConfig.from_any({"preset": "w4a4", "polish": "quick"})
+    assert polished.reconstruction is not None
+    assert polished.reconstruction.order == "fold-first"
+    assert polished.name == "w4a4, polish quick"
+    same = dataclasses.replace(polished, name="w4a4", reconstruction=None, range_samples=None)
+    assert same == plain
+
+
+@pytest.mark.parametrize("budget", [{"activation_bits": 5}, {"file_mb": 2.5, "weight_widths": [3, 4, 8], "samples": 16}])
+def test_a_budget_survives_yaml(budget: dict[str, object], tmp_path: Path) -> None:
+    config = QuantConfig.from_any({"preset": "w4a4", "budget": budget})
+    config.to_yaml(tmp_path / "config.yaml")
+    assert QuantConfig.from_any(tmp_path / "config.yaml") == config
+    assert config.budget is not None
+    assert config.budget.activation_bits == 5, "what the preset has and the change does not name stays"
+
+
 def test_aiqvit_is_the_paper_and_its_schedules_differ_in_length_only() -> None:
     quick, full = QuantConfig.from_any("aiqvit-w4a4"), QuantConfig.from_any({"preset": "aiqvit-w4a4", "schedule": "full"})
     assert quick.post_softmax.quantizer == "dynamic-focus"
@@ -152,6 +170,18 @@ def test_configs_cannot_be_changed_and_take_names_only() -> None:
         ),
         (lambda: QuantConfig.from_any({"preset": "w4a4", "schedule": "full"}), "schedule: 'w4a4' learns nothing"),
         (lambda: QuantConfig.from_any({"schedule": "full"}), "schedule: needs a preset"),
+        (lambda: QuantConfig.from_any({"polish": "quick"}), "polish: needs a preset"),
+        (lambda: QuantConfig.from_any({"preset": "w4a4", "polish": "quik"}), r"polish: got 'quik'; did you mean 'quick'\?"),
+        (lambda: QuantConfig.from_any({"preset": "aiqvit-w4a4", "polish": "quick"}), "polish: 'aiqvit-w4a4' learns as it is"),
+        (lambda: QuantConfig.from_any({"budget": {}}), "budget: no limit is given; expected one of activation_bits"),
+        (lambda: QuantConfig.from_any({"budget": {"bits": 4}}), r"budget: unknown key 'bits'; did you mean '\w*_bits'\?"),
+        (lambda: QuantConfig.from_any({"budget": {"file_mb": "3"}}), "budget.file_mb: got '3'; expected a number above 0"),
+        (
+            lambda: QuantConfig.from_any({"budget": {"weight_bits": 3, "weight_widths": [1, 4]}}),
+            r"budget.weight_widths: got \[1, 4\]; expected whole numbers from 2 to 8",
+        ),
+        (lambda: QuantConfig.from_any({"budget": {"weight_bits": 3, "samples": 0}}), "budget.samples: got 0"),
+        (lambda: QuantConfig(budget=5), "budget: got 5; expected a BudgetConfig or None"),
         (
             lambda: QuantConfig.from_any({"reconstruction": {"stepps": 5}}),
             r"reconstruction: unknown key 'stepps'; did you mean 'steps'\?",

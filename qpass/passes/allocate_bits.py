@@ -63,13 +63,14 @@ class Allocated:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """One quantizer of the graph, or one quantized weight, and who reads it."""
+    """One quantizer of the graph, or one quantized weight, who reads it, and whether its width is open."""
 
     name: str
     node: fx.Node
     spec: QuantSpec
     readers: tuple[tuple[fx.Node, LayerPlan, OperandPlan | None], ...]
     size: int
+    open: bool
     fits: Mapping[int, Quantizer]
 
     @property
@@ -81,7 +82,8 @@ class AllocateBits(Pass):
     """Measures what each candidate width of each tensor does to the output, alone and to first order, and chooses among all.
 
     The widths of the least sum within the limits come from a 0-1 linear program. The network's input keeps its width, and so
-    does what the recipe gives another width than ``activation`` or ``weight``, by a rule or by its role.
+    does what the recipe gives another width than ``activation`` or ``weight``, by a rule or by its role; the means are over the
+    others.
 
     Args:
         budget: The limits; None leaves everything as it is.
@@ -105,7 +107,7 @@ class AllocateBits(Pass):
         tensors = [*_activations(graph_module, self.budget), *_weights(graph_module, self.budget)]
         limits = {name: value for name in LIMITS if (value := getattr(self.budget, name)) is not None}
         errors = self._errors(graph_module, tensors)
-        totals = {kind: sum(tensor.size for tensor in tensors if tensor.kind == kind) for kind in ("activation", "weight")}
+        totals = {kind: sum(t.size for t in tensors if t.kind == kind and t.open) for kind in ("activation", "weight")}
         options = [
             Options(list(of.values()), _costs(tensor, totals[tensor.kind])) for tensor, of in zip(tensors, errors, strict=True)
         ]
@@ -152,16 +154,17 @@ def _activations(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator
         _, _, operand = readers[0]
         spec, node = operand.spec, nodes[name]
         assert spec is not None
-        fixed = budget.activation_bits is None or spec.bits != usual or spec.quantizer != "uniform"
-        fixed = fixed or source_of(node.args[0]).op == "placeholder"
+        is_open = budget.activation_bits is not None and spec.bits == usual and spec.quantizer == "uniform"
+        is_open = is_open and source_of(node.args[0]).op != "placeholder"
         fits: dict[int, Quantizer] = {}
-        for bits in [spec.bits] if fixed else budget.activation_widths:
+        for bits in budget.activation_widths if is_open else [spec.bits]:
             wanted = dataclasses.replace(spec, bits=bits)
             if name in norms:
                 fits[bits] = channel_quantizer(graph_module, norms[name], wanted)
             else:
                 fits[bits] = tensor_quantizer(graph_module, node.args[0], wanted, operand.signed)
-        yield _Tensor(name, node, spec, tuple(readers), sum(_multiply_adds(reader) for reader, _, _ in readers), fits)
+        size = sum(_multiply_adds(reader) for reader, _, _ in readers)
+        yield _Tensor(name, node, spec, tuple(readers), size, is_open, fits)
 
 
 def _weights(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator[_Tensor]:
@@ -173,9 +176,10 @@ def _weights(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator[_Te
         if isinstance(layer, QuantizedLayer) and layer.quantizer is not None and isinstance(plan, LayerPlan):
             assert plan.weight is not None
             weight = layer.effective_weight().detach()
-            widths = budget.weight_widths if decided and plan.weight.bits == usual else [plan.weight.bits]
+            is_open = decided and plan.weight.bits == usual
+            widths = budget.weight_widths if is_open else [plan.weight.bits]
             fits = {bits: weight_quantizer(weight, dataclasses.replace(plan.weight, bits=bits)) for bits in widths}
-            yield _Tensor(str(node.target), node, plan.weight, ((node, plan, None),), weight.numel(), fits)
+            yield _Tensor(str(node.target), node, plan.weight, ((node, plan, None),), weight.numel(), is_open, fits)
 
 
 def _multiply_adds(reader: fx.Node) -> int:
@@ -185,11 +189,13 @@ def _multiply_adds(reader: fx.Node) -> int:
 
 
 def _costs(tensor: _Tensor, total: int) -> dict[str, list[float]]:
-    """Returns what each width adds to the mean width, and to the file in 10^6 bytes."""
-    mean = [tensor.size * width / total for width in tensor.fits]
-    if tensor.kind == "activation":
-        return {"activation_bits": mean}
-    return {"weight_bits": mean, "file_mb": [tensor.size * _STORED_BITS.get(width, width) / 8e6 for width in tensor.fits]}
+    """Returns what each width adds to the mean over the tensors whose width is open, and to the file in 10^6 bytes."""
+    costs = {}
+    if tensor.open:
+        costs[f"{tensor.kind}_bits"] = [tensor.size * width / total for width in tensor.fits]
+    if tensor.kind == "weight":
+        costs["file_mb"] = [tensor.size * _STORED_BITS.get(width, width) / 8e6 for width in tensor.fits]
+    return costs
 
 
 def _bytes_beside_weights(graph_module: fx.GraphModule, tensors: Sequence[_Tensor]) -> int:

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, fx
 
-from qpass.graph import add_constant, argument, calls, get_constant, info, shape_of
+from qpass.graph import add_constant, argument, calls, get_constant, info, module_path, shape_of
 from qpass.passes.annotate import MATMULS, is_softmax, source_of
 from qpass.passes.base import Pass
 from qpass.passes.channels import channels_from, channels_into
@@ -24,7 +24,8 @@ class RotateHeads(Pass):
     It goes into the weights, and the network computes what it computed. R is the orthonormal cosine transform, which spreads
     what single channels hold over all of a head. b gives q and k the same energy, and the values of all heads the same, both by
     the norms of their weights: no data are needed. Left alone are heads whose q, k or v is more than moved or scaled behind its
-    Linear (rotary embeddings, normalised queries, heads that share keys), or whose output no Linear reads alone.
+    Linear (rotary embeddings, normalised queries, heads that share keys), or whose output no Linear reads alone; the report
+    lists them.
     """
 
     takes, gives = "canonical", "canonical"
@@ -34,10 +35,13 @@ class RotateHeads(Pass):
         if info(graph_module).get("rotated_heads"):
             return False
         linears = _Linears(graph_module)
+        left_alone = []
         for product in calls(graph_module, *MATMULS):
             rotate = _rotate_values if is_softmax(source_of(product.args[0])) else _rotate_queries_and_keys
-            rotate(product, linears)
+            if reason := rotate(product, linears):
+                left_alone.append((module_path(product), reason))
         info(graph_module)["rotated_heads"] = True
+        info(graph_module)["unrotated_heads"] = tuple(left_alone)
         return linears.write()
 
 
@@ -96,36 +100,42 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float64, copy=True)
 
 
-def _rotate_queries_and_keys(product: fx.Node, linears: _Linears) -> None:
+def _rotate_queries_and_keys(product: fx.Node, linears: _Linears) -> str:
+    """Returns why it left them alone, or "" where it did not."""
     queries, keys = channels_from(product.args[0]), channels_from(product.args[1])  # type: ignore[arg-type]
     if queries is None or keys is None:
-        return
+        return "q or k is more than moved and scaled behind its Linear, or shared by heads"
     heads = _heads(queries[1], keys[1].transpose(-1, -2))
     if heads is None or not (linears.read(queries[0]) and linears.read(keys[0])):
-        return
+        return "heads or tokens share channels of q or k"
     balance = (linears.energy(keys[0], heads[1]) / linears.energy(queries[0], heads[0])) ** 0.25
-    if bool(balance.isfinite().all() and (balance > 0).all()):
-        linears.turn_outputs(queries[0], heads[0], balance)
-        linears.turn_outputs(keys[0], heads[1], 1 / balance)
+    if not bool(balance.isfinite().all() and (balance > 0).all()):
+        return "a head's q or k is zero"
+    linears.turn_outputs(queries[0], heads[0], balance)
+    linears.turn_outputs(keys[0], heads[1], 1 / balance)
+    return ""
 
 
-def _rotate_values(product: fx.Node, linears: _Linears) -> None:
+def _rotate_values(product: fx.Node, linears: _Linears) -> str:
+    """Returns why it left them alone, or "" where it did not."""
     values = channels_from(product.args[1])  # type: ignore[arg-type]
     if values is None:
-        return
+        return "v is more than moved and scaled behind its Linear, or shared by heads"
     heads, shape = _heads(values[1]), shape_of(product)
     if heads is None or shape is None:
-        return
+        return "heads or tokens share channels of v"
     reader = channels_into(product, values[1][..., :1, :].expand(shape))
     if reader is None or not (linears.read(values[0]) and linears.read(reader[0])):
-        return
+        return "no Linear alone reads what the heads give"
     energy = linears.energy(values[0], heads[0])
     balance = (energy.mean() / energy).sqrt()
     position = {int(channel): index for index, channel in enumerate(reader[1])}
-    if bool(balance.isfinite().all()):
-        linears.turn_outputs(values[0], heads[0], balance)
-        inputs = torch.tensor([[position[int(channel)] for channel in channels] for channels in heads[0]])
-        linears.take_back(reader[0], inputs, balance)
+    if not bool(balance.isfinite().all()):
+        return "a head's v is zero"
+    linears.turn_outputs(values[0], heads[0], balance)
+    inputs = torch.tensor([[position[int(channel)] for channel in channels] for channels in heads[0]])
+    linears.take_back(reader[0], inputs, balance)
+    return ""
 
 
 def _heads(*factors: Tensor) -> list[Tensor] | None:

@@ -90,6 +90,7 @@ class QuantReport:
         output_sqnr_db: Signal over error of the network's output, in dB.
         sizes: Bytes by name: weights as float32, weights as stored, and files once they are known.
         reconstruction: What was learned of each block, where the recipe learns.
+        unrotated_heads: (module path, reason) of attention heads that were not turned, where the recipe turns them.
         allocation: The widths that a budget gave, where the recipe has one.
         target: The runtime that the file was written for, once it is known.
         options: Options that this runtime needs to compute what the graph computes.
@@ -106,6 +107,7 @@ class QuantReport:
     output_sqnr_db: float
     sizes: Mapping[str, int] = field(default_factory=dict)
     reconstruction: tuple[BlockRecord, ...] = ()
+    unrotated_heads: tuple[tuple[str, str], ...] = ()
     allocation: tuple[Allocated, ...] = ()
     target: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
@@ -135,7 +137,8 @@ class QuantReport:
         data["blocks"] = tuple(BlockRow(**row) for row in data["blocks"])
         data["reconstruction"] = tuple(BlockRecord.from_dict(row) for row in data["reconstruction"])
         data["allocation"] = tuple(Allocated.from_dict(row) for row in data["allocation"])
-        data["stayed_float"] = tuple(tuple(row) for row in data["stayed_float"])
+        for name in ("stayed_float", "unrotated_heads"):
+            data[name] = tuple(tuple(row) for row in data[name])
         return cls(**data)
 
     def to_html(self) -> str:
@@ -154,8 +157,9 @@ class QuantReport:
         ]
         if self.target:
             lines.append(f"file for {self.target}, {self.options_text}")
-        for kind in dict.fromkeys(row.kind for row in self.allocation):
-            rows = [row for row in self.allocation if row.kind == kind]
+        decided = [row for row in self.allocation if len(row.errors) > 1]
+        for kind in dict.fromkeys(row.kind for row in decided):
+            rows = [row for row in decided if row.kind == kind]
             counts = Counter(row.bits for row in rows)
             mean = sum(row.bits * row.size for row in rows) / sum(row.size for row in rows)
             shares = ", ".join(f"{counts[bits]} of {bits} bits" for bits in sorted(counts))
@@ -166,6 +170,9 @@ class QuantReport:
                 f"{row.label:<36} {row.error_before:>12.4f} {row.error_after:>8.4f}  {' '.join(map(str, row.ranks.values()))}"
                 for row in self.reconstruction
             ]
+        if self.unrotated_heads:
+            lines.append("heads that were not turned:")
+            lines += [f"  {path or '(model)'}: {reason}" for path, reason in self.unrotated_heads]
         if self.stayed_float:
             lines.append("stayed float:")
             lines += [f"  {kind} {path or '(model)'}: {reason}" for kind, path, reason in self.stayed_float]

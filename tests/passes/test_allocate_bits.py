@@ -28,7 +28,7 @@ def quantize(vit: nn.Module, batches: list[Tensor], **budget: Any) -> fx.GraphMo
 
 
 def mean(rows: tuple[Allocated, ...], kind: str) -> float:
-    rows = tuple(row for row in rows if row.kind == kind)
+    rows = tuple(row for row in rows if row.kind == kind and len(row.errors) > 1)
     return sum(row.bits * row.size for row in rows) / sum(row.size for row in rows)
 
 
@@ -84,7 +84,7 @@ def test_the_file_is_no_larger_than_asked_for(vit: nn.Module, batches: list[Tens
 
 
 def test_a_limit_that_cannot_be_kept_is_refused_with_the_least_that_can(vit: nn.Module, batches: list[Tensor]) -> None:
-    with pytest.raises(ConfigError, match=r"budget.activation_bits: got 3; expected at least 4\.\d+ with these widths"):
+    with pytest.raises(ConfigError, match=r"budget.activation_bits: got 3; expected at least 4 with these widths"):
         quantize(vit, batches[:1], activation_bits=3)
     with pytest.raises(ConfigError, match=r"budget.file_mb: got 0.001; expected at least 0.0"):
         quantize(vit, batches[:1], file_mb=0.001)
@@ -104,6 +104,7 @@ def test_what_a_rule_or_its_role_sets_apart_keeps_its_width(vit: nn.Module, batc
     rows = {(row.path, row.kind): row for row in report.allocation}
     assert rows["blocks.0.mlp.fc1", "activation"].bits == 6
     assert rows["blocks.0.mlp.fc1", "weight"].bits == 7
+    assert 4.5 < mean(report.allocation, "activation") <= 5.5, "of the others"
     products = [row.input_bits for row in report.layers if row.kind == "matmul"]
     assert {bits[0] for bits in products[1::2]} == {5}, "Softmax outputs"
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from qpass.graph import aten, calls, get_constant
+from qpass.graph import aten, calls, get_constant, info
 from qpass.passes import Canonicalize, RotateHeads
 from qpass.passes.rotate_heads import cosine_transform
 from qpass.trace import trace
@@ -128,6 +128,8 @@ def test_queries_that_are_more_than_moved_stay(change: Callable[[Tensor], Tensor
     assert RotateHeads()(graph)
     same = [torch.equal(old, new) for old, new in zip(before, weights(graph), strict=True)]
     assert same == [True, True, False, False]
+    ((_, reason),) = info(graph)["unrotated_heads"]
+    assert reason == "q or k is more than moved and scaled behind its Linear, or shared by heads"
     check_computes(graph, model, x)
 
 
@@ -156,7 +158,10 @@ class SharedKeys(nn.Module):
 def test_heads_that_share_keys_stay() -> None:
     model = SharedKeys().eval()
     x = tokens(2, 5, 8)
-    assert not RotateHeads()(canonical(model, x))
+    graph = canonical(model, x)
+    assert not RotateHeads()(graph)
+    reasons = [reason for _, reason in info(graph)["unrotated_heads"]]
+    assert [reason.split(" is")[0] for reason in reasons] == ["q or k", "v"]
 
 
 class ReadTwice(nn.Module):
