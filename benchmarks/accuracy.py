@@ -1,7 +1,7 @@
 """Top-1 of a network at each recipe, in torch and through onnxruntime, on real images.
 
-Run: python benchmarks/accuracy.py [--table recipes|mnist|closed-form|ablation] [--rows w8a8 --rows w4a4 ...] [--seed 1]
-Writes: benchmarks/results/accuracy.md and .csv (with learned_blocks.md and methods.md), accuracy_mnist, closed_form or ablation; finished rows are
+Run: python benchmarks/accuracy.py [--table recipes|mnist|modelnet40|closed-form|ablation] [--rows w8a8 --rows w4a4 ...] [--seed 1]
+Writes: benchmarks/results/accuracy.md and .csv (with learned_blocks.md and methods.md), accuracy_mnist, accuracy_modelnet40, closed_form or ablation; finished rows are
 kept and not run again (--fresh drops them). Recipes that learn keep their blocks in --checkpoint-dir and go on behind the last one.
 """
 
@@ -152,6 +152,7 @@ def closed_form() -> dict[str, Any]:
 TABLES = {
     "recipes": Table("accuracy", "Accuracy", RECIPES, LEARNING_IMAGES),
     "mnist": Table("accuracy_mnist", "Accuracy on MNIST", RECIPES, LEARNING_IMAGES, "mnist"),
+    "modelnet40": Table("accuracy_modelnet40", "Accuracy on ModelNet40", RECIPES, LEARNING_IMAGES, "modelnet40"),
     "closed-form": Table(
         "closed_form",
         "Ablation of the recipes wXaY",

@@ -69,6 +69,28 @@ def mnist() -> Task:
     )
 
 
+#: Of the objects every fifth calibrates, since no training object is at hand, and the others evaluate.
+_EVERY_FIFTH = 5
+
+
+def modelnet40() -> Task:
+    """The Point Transformer of ModelNet40 on its airplanes and bathtubs."""
+    data = np.load(assets() / "modelnet40_air_bath_test" / "test150_1024x6.npz")
+    objects, labels = torch.from_numpy(data["x"]), torch.from_numpy(data["y"])
+    evaluated = torch.arange(len(objects)) % _EVERY_FIFTH != 0
+    evaluation = zip(objects[evaluated].split(20), labels[evaluated].split(20), strict=True)
+    return Task(
+        f"Point Transformer (ModelNet40, two of 40 classes), calibrated on {len(objects) - int(evaluated.sum())} test objects and evaluated on\n"
+        f"the other {int(evaluated.sum())}; drops come with their paired standard error.",
+        create_model(
+            "qpass.point_transformer:PointTransformer", assets() / "point_transformer_modelnet40" / "model.safetensors"
+        ),
+        objects[~evaluated],
+        10,
+        [(clouds, found) for clouds, found in evaluation],
+    )
+
+
 def _idx(path: object, header: int) -> np.ndarray:
     with gzip.open(str(path)) as file:
         return np.frombuffer(file.read(), np.uint8, offset=header)
@@ -150,4 +172,4 @@ class _Mlp(nn.Module):
         return self.net(x)  # type: ignore[no-any-return]
 
 
-TASKS: dict[str, Callable[[], Task]] = {"deit-tiny": deit_tiny, "mnist": mnist}
+TASKS: dict[str, Callable[[], Task]] = {"deit-tiny": deit_tiny, "mnist": mnist, "modelnet40": modelnet40}

@@ -22,7 +22,7 @@ LAYERS = (
     ("report", "pipeline"),
     ("quantize", "serialize"),
     ("backends",),
-    ("benchmark", "models", "evaluate", "demo"),
+    ("benchmark", "models", "evaluate", "demo", "point_transformer"),
     ("api",),
     ("__init__", "cli", "__main__"),
 )

@@ -98,4 +98,7 @@ class InsertQuantizers(Pass):
         copy_origin(node, new)
         new.meta["shape"] = node.meta.get("shape")
         set_plan(new, plan)
+        for statistics in ("statistics", "product_statistics"):  # later passes ask for them by the node's name
+            if node.name in (observed := info(graph_module)[statistics]):
+                observed[new.name] = observed.pop(node.name)
         replace(node, new)

@@ -18,6 +18,9 @@ from qpass.quantizers.search import WeightedRows
 DEAD_RANGE = 1e-5
 #: Unsigned codes live in 8-bit tensors.
 _GREATEST_STORED = 255
+#: Values of this size are as good as zero (dead units that weight decay shrank): the product of two such scales is the least
+#: normal float32, and what lies below it runtimes compute as they like.
+_LEAST_FITTED_SCALE = 2.0**-63
 #: A learned scale stays above this.
 _LEAST_SCALE = 1e-8
 
@@ -196,6 +199,6 @@ class _FakeQuantizeSTE(torch.autograd.Function):
 
 
 def _alive(scale: Tensor) -> Tensor:
-    """Replaces zero scales (all-zero rows) by the median of the others, or 1."""
-    live = scale[scale > 0]
-    return torch.where(scale > 0, scale, live.median() if live.numel() else torch.ones_like(scale[0]))
+    """Replaces the scales of rows that are zero, or as good as zero, by the median of the others, or 1."""
+    live = scale > _LEAST_FITTED_SCALE
+    return torch.where(live, scale, scale[live].median() if live.any() else torch.ones_like(scale[0]))

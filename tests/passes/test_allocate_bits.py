@@ -109,6 +109,15 @@ def test_what_a_rule_or_its_role_sets_apart_keeps_its_width(vit: nn.Module, batc
     assert {bits[0] for bits in products[1::2]} == {5}, "Softmax outputs"
 
 
+def test_a_layer_that_reads_another_layer_has_its_widths() -> None:
+    """Nothing lies between the two, so that what was observed is the output of a node that has been replaced since."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)).eval()
+    graph = qpass.quantize_graph(model, [torch.randn(64, 8)], {"preset": "w4a4"}, progress=False)
+    rows = [row for row in qpass.quantization_report(graph).allocation if row.kind == "activation"]
+    assert [len(row.errors) for row in rows] == [1, 2, 2], "the first reads the network's input"
+
+
 def test_the_same_call_gives_the_same_widths(vit: nn.Module, batches: list[Tensor], shared_out: fx.GraphModule) -> None:
     again = quantize(vit, batches, activation_bits=5.5, weight_bits=3.6)
     assert qpass.quantization_report(again).allocation == qpass.quantization_report(shared_out).allocation
