@@ -118,6 +118,22 @@ def test_a_layer_that_reads_another_layer_has_its_widths() -> None:
     assert [len(row.errors) for row in rows] == [1, 2, 2], "the first reads the network's input"
 
 
+def test_a_graph_of_a_fixed_batch_is_run_as_it_is() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(self.one(x).relu()) * len(list(x))
+
+    with pytest.warns(UserWarning, match="the batch is fixed at 6"):
+        graph = qpass.quantize_graph(Fixed().eval(), [torch.randn(6, 8), torch.randn(6, 8)], "w4a4", progress=False)
+    report = qpass.quantization_report(graph)
+    assert not report.dynamic_batch
+    assert len(report.allocation) == 4
+
+
 def test_the_same_call_gives_the_same_widths(vit: nn.Module, batches: list[Tensor], shared_out: fx.GraphModule) -> None:
     again = quantize(vit, batches, activation_bits=5.5, weight_bits=3.6)
     assert qpass.quantization_report(again).allocation == qpass.quantization_report(shared_out).allocation
