@@ -47,6 +47,8 @@ def output_errors(
         with torch.enable_grad():
             output = run.run(*flat_inputs(graph_module, *batch))
             probe = _probe(output, generator)
+            if not probe.requires_grad:  # whole numbers alone are returned: no small error reaches them
+                continue
             gradients = torch.autograd.grad(probe, list(run.outputs.values()), allow_unused=True)
         rows = batch_size(batch)
         with torch.no_grad():
@@ -70,22 +72,31 @@ class _Differentiable(fx.Interpreter):
         self.inputs, self.outputs = dict[fx.Node, Tensor](), dict[fx.Node, Tensor]()
 
     def run_node(self, n: fx.Node) -> Any:
+        self._goes_on_alone = bool(n.args) and isinstance(n.args[0], fx.Node) and len(n.args[0].users) == 1
         result = super().run_node(n)
         if n not in self._nodes:
             return result
         (x, *_), _ = self.fetch_args_kwargs_from_env(n)
-        self.inputs[n] = x.detach()
-        # A quantizer that is switched off gives its very input; other readers of that must not be counted here.
-        self.outputs[n] = result.view_as(result) if result.requires_grad else result.detach().requires_grad_()
-        return self.outputs[n]
+        # Copies: the graph may overwrite them, and a quantizer that is switched off gives its very input, whose other readers
+        # must not be counted here.
+        self.inputs[n] = x.detach().clone()
+        self.outputs[n] = result.clone() if result.requires_grad else result.detach().requires_grad_()
+        return self.outputs[n].clone()
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Lets what works in place work on a copy: derivatives need what it would overwrite."""
+        in_place = getattr(getattr(target, "_schema", None), "is_mutable", False)
+        if in_place and self._goes_on_alone and isinstance(args[0], Tensor):
+            args = (args[0].clone(), *args[1:])
+        return super().call_function(target, args, kwargs)
 
 
 def _probe(output: Any, generator: torch.Generator) -> Tensor:
-    """Returns Σ r y over all float outputs y with random signs r, each output in units of its own norm."""
+    """Returns Σ r y over all outputs y that have derivatives, with random signs r, each output in units of its own norm."""
     floats = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
     parts = []
     for leaf in floats:
         signs = torch.randint(2, leaf.shape, generator=generator).to(leaf) * 2 - 1
         norm = leaf.detach().double().square().sum().sqrt().clamp_min(1e-30)
         parts.append((signs * leaf).sum(dtype=torch.float64) / (norm * len(floats) ** 0.5))
-    return torch.stack(parts).sum()
+    return torch.stack(parts).sum() if parts else torch.zeros(())

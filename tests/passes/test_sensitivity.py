@@ -60,6 +60,39 @@ def test_other_readers_of_a_tensor_do_not_count(small: nn.Module) -> None:
     assert found[0] == pytest.approx(0.01, rel=0.25)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_graph_that_goes_on_in_place(first: bool) -> None:
+    """What is kept is what the node read and gave, not what became of it."""
+
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.before, self.linear = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.relu_(self.linear(x if first else self.before(x))).mul_(2)
+
+    model, x = InPlace().eval(), torch.randn(256, 6, generator=torch.Generator().manual_seed(1))
+    graph = trace(model, (x,))
+    linear = list(calls(graph, aten.linear.default))[-1]
+    found = output_errors(graph, {linear: [lambda values: 0.01 * values]}, [ModelInputs((x,), {})])[linear][0]
+    read = x if first else model.before(x)
+    change = 2 * 0.01 * read * (model.linear(read) > 0)
+    assert found == pytest.approx((change.square().sum() / model(x).square().sum()).item(), rel=0.2)
+
+
+def test_whole_numbers_are_not_changed_by_small_errors() -> None:
+    class Label(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x).argmax(-1)
+
+    x = torch.randn(8, 4)
+    graph = trace(Label(), (x,))
+    relu = next(calls(graph, aten.relu.default))
+    assert output_errors(graph, {relu: [lambda values: values]}, [ModelInputs((x,), {})])[relu] == [0.0]
+
+
 def test_what_the_output_does_not_depend_on_has_no_error() -> None:
     class Unused(nn.Module):
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
