@@ -126,7 +126,8 @@ def _check(things: Sequence[Options], limits: Mapping[str, float]) -> None:
 
 def _some(batches: Sequence[ModelInputs], samples: int, rows: int | None) -> Sequence[ModelInputs]:
     """Returns calls of ``rows`` samples (None: as they are), spread evenly, with ``samples`` together or all there are."""
-    parts = [part for batch in batches for part in split_rows(batch, rows or batch_size(batch))]
+    sizes = [batch_size(batch) for batch in batches]
+    parts = [part for batch, size in zip(batches, sizes, strict=True) for part in split_rows(batch, min(rows or size, size))]
     wanted = -(-samples // batch_size(parts[0]))
     return parts if wanted >= len(parts) else [parts[index * len(parts) // wanted] for index in range(wanted)]
 

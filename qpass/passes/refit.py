@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from qpass.data import ModelInputs
-from qpass.graph import describe
+from qpass.graph import TRANSPOSES, describe, is_call, shape_of
 from qpass.observers import HistogramObserver, ProductObserver
 from qpass.passes.base import Pass
 from qpass.passes.calibrate import CHANNEL_BINS, fitted_by_product
@@ -69,8 +69,20 @@ class RefitQuantizers(Pass):
         """Returns the error of the product of what the quantizer reads and of the matmul's other, quantized factor."""
         observer = ProductObserver(describe(matmul))
         for a, b in zip(runs.values(quantizer.args[0]), runs.values(matmul.args[1]), strict=True):
-            observer.update(a, b)
+            observer.update(_transposed(a, quantizer, matmul.args[0]), b)
         return observer.criterion()
+
+
+def _transposed(value: Tensor, quantizer: fx.Node, operand: fx.Node) -> Tensor:
+    """Returns a value that enters the quantizer with its last dims as the operand behind it has them."""
+    moves = []
+    while operand is not quantizer:
+        moves.append(operand)
+        operand = operand.args[0]
+    for node in reversed(moves):  # what else lies between merges or repeats the dims in front, which the observer merges too
+        if is_call(node, *TRANSPOSES) and len(shape_of(node.args[0]) or ()) == value.dim():
+            value = node.target(value, *node.args[1:])
+    return value
 
 
 def _order(graph_module: fx.GraphModule, products: dict[fx.Node, fx.Node]) -> list[fx.Node]:

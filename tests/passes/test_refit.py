@@ -74,3 +74,32 @@ def output_of(graph: fx.GraphModule, node: object, batch: ModelInputs) -> Tensor
     result = run.env[node]
     assert isinstance(result, Tensor)
     return result
+
+
+class FactoredAttention(nn.Module):
+    """Keys are normalised over tokens, and meet the values transposed, as in CoaT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.key, self.value = nn.Linear(12, 6), nn.Linear(12, 6), nn.Linear(12, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = self.key(x).softmax(1).transpose(-1, -2) @ self.value(x)
+        return self.query(x) @ context
+
+
+def test_a_softmax_that_is_transposed_before_the_product_is_fitted_to_that_product() -> None:
+    batches = [ModelInputs((torch.randn(4, 20, 12, generator=torch.Generator().manual_seed(1)),), {})]
+    graph = quantized(FactoredAttention().eval(), batches, "w4a4")
+    RefitQuantizers(batches)(graph)
+    (node,) = (node for node in graph.graph.nodes if node.op == "call_module" and "softmax" in str(node.target))
+    (matmul,) = next(iter(node.users)).users
+    keys, values = input_of(graph, node, batches[0]), output_of(graph, matmul.args[1], batches[0])
+    fitted = graph.get_submodule(str(node.target))
+
+    def error(quantizer: Uniform) -> float:
+        return ((quantizer(keys) - keys).transpose(-1, -2) @ values).double().square().sum().item()
+
+    plain = Uniform(4, percentiles=(1.0,)).fit(keys)
+    assert error(fitted) <= error(plain) * (1 + 1e-6)
