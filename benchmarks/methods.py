@@ -90,22 +90,23 @@ def order(rows: list[dict[str, str]], width: str) -> str:
 
 def plot(rows: list[dict[str, str]], path: Path) -> None:
     """Draws the table: a group of bars for each width, the papers' figures as marks."""
-    figure, axes = picture(figsize=(8, 3.2))
-    colours = ["#94a3b8", "#eab308", "#16a34a", "#db2777", "#2563eb", "#0f766e"]
+    figure, axes = picture(figsize=(8, 3.5))
+    colours = ["#94a3b8", "#eab308", "#16a34a", "#db2777", "#2563eb", "#99f6e4", "#14b8a6", "#134e4a"]
+    step, bar = 0.84 / len(METHODS), 0.78 / len(METHODS)
     for index, (method, title) in enumerate(METHODS.items()):
         axes.bar(0, 0, color=colours[index], label=title)  # for the legend, whatever has been run
         for place, width in enumerate(WIDTHS):
             found, paper = kept(rows, method, width), PAPERS.get(method, {}).get(width)
-            x = place + 0.14 * (index - 2.5)
+            x = place + step * (index - (len(METHODS) - 1) / 2)
             if found:
-                axes.bar(x, statistics.mean(found), 0.13, color=colours[index])
+                axes.bar(x, statistics.mean(found), bar, color=colours[index])
             if paper:
-                axes.plot([x - 0.06, x + 0.06], [100 * paper / PAPERS_FLOAT] * 2, color="black", lw=1.2)
+                axes.plot([x - bar / 2, x + bar / 2], [100 * paper / PAPERS_FLOAT] * 2, color="black", lw=1.2)
     axes.set_xticks(range(len(WIDTHS)), [width.upper() for width in WIDTHS])
     axes.set(ylabel="float accuracy kept, %", ylim=(0, 104), title="DeiT-T through onnxruntime; black: the papers' own figures")
     axes.title.set_fontsize(9)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=6, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    axes.legend(frameon=False, ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     save(figure, path)
 
 
