@@ -24,7 +24,8 @@ def accuracy() -> list[str]:
     for r in rows("accuracy.csv"):
         drop, error, kept, share = (float(r[key]) for key in ("drop", "drop_error", "kept", "file_share"))
         verified = "yes" if r["verified"] == "True" else "no"
-        lines.append(f"| {r['config']} | {drop:.1f} ± {error:.1f} | {kept:.1f} % | {share:.1f} % | {verified} |")
+        seed = f", seed {r['seed']}" if r["seed"] != "0" else ""
+        lines.append(f"| {r['config']}{seed} | {drop:.1f} ± {error:.1f} | {kept:.1f} % | {share:.1f} % | {verified} |")
     return lines
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qpass.errors import ConfigError, nearest
+from qpass.errors import ConfigError, check_keys
 
 #: The fields that are limits.
 LIMITS = ("activation_bits", "weight_bits", "file_mb")
@@ -60,8 +60,5 @@ class BudgetConfig:
         Raises:
             ConfigError: For an unknown key or a bad value.
         """
-        names = [f.name for f in dataclasses.fields(cls)]
-        for key in data:
-            if key not in names:
-                raise ConfigError(f"unknown key {key!r}", where="budget", hint=nearest(str(key), names))
+        check_keys(data, (f.name for f in dataclasses.fields(cls)), "budget")
         return cls(**{**(dataclasses.asdict(base) if base else {}), **data})

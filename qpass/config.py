@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from qpass.budget_config import BudgetConfig
-from qpass.errors import ConfigError, nearest
+from qpass.errors import ConfigError, check_keys, nearest
 from qpass.reconstruction_config import ReconstructionConfig
 
 QUANTIZER_NAMES = ("uniform", "log2", "log-sqrt2", "dynamic-focus", "shift-log2", "tan")
@@ -304,11 +304,8 @@ class QuantConfig:
         if "preset" in data:
             name = data.pop("preset")
             base = preset(str(name), **learning) if learning else cls.from_any(name)
-        names = [f.name for f in dataclasses.fields(cls)]
-        for key in data:
-            if key not in names:
-                known = [*names, "preset", "schedule", "polish"]
-                raise ConfigError(f"unknown key {key!r}", where="config", hint=nearest(str(key), known))
+        # A preset and its learning are taken out above, and named among the keys that may have been meant.
+        check_keys(data, [*(f.name for f in dataclasses.fields(cls)), "preset", "schedule", "polish"], "config")
         for role in (*TENSOR_ROLES, "network_input"):
             if role in data:
                 data[role] = _spec_from(getattr(base, role), data[role], role)
@@ -326,10 +323,7 @@ def _spec_from(base: QuantSpec, change: Any, where: str) -> QuantSpec:
         return change
     if not isinstance(change, Mapping):
         raise ConfigError(f"got {change!r}", where=where, expected="a mapping such as {bits: 8}, or null for float")
-    names = [f.name for f in dataclasses.fields(QuantSpec)]
-    for key in change:
-        if key not in names:
-            raise ConfigError(f"unknown key {key!r}", where=where, hint=nearest(str(key), names))
+    check_keys(change, (f.name for f in dataclasses.fields(QuantSpec)), where)
     try:
         return dataclasses.replace(base, **change)
     except ConfigError as error:
@@ -348,9 +342,7 @@ def _normalize_rules(rules: Any) -> tuple[tuple[str, Mapping[str, Any] | None], 
     for pattern, change in pairs:
         if change is not None and not isinstance(change, Mapping):
             raise ConfigError(f"got {change!r}", where=f"rule {pattern!r}", expected=f"a mapping of {TENSOR_ROLES} or null")
-        for role in change or ():
-            if role not in TENSOR_ROLES:
-                raise ConfigError(f"unknown key {role!r}", where=f"rule {pattern!r}", hint=nearest(str(role), TENSOR_ROLES))
+        check_keys(change or (), TENSOR_ROLES, f"rule {pattern!r}")
     return tuple((str(pattern), change) for pattern, change in pairs)
 
 

@@ -60,3 +60,15 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         return f"did you mean {close[0]!r}?"
     shown = ", ".join(options[:12]) + (", ..." if len(options) > 12 else "")
     return f"valid: {shown}" if options else "there is nothing to choose from"
+
+
+def check_keys(data: Iterable[object], valid: Iterable[str], where: str) -> None:
+    """Refuses a key that is not among the valid ones.
+
+    Raises:
+        ConfigError: Naming the key, and the valid one closest to it.
+    """
+    known = list(valid)
+    for key in data:
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r}", where=where, hint=nearest(str(key), known))

@@ -36,6 +36,12 @@ def calls(graph_module: fx.GraphModule, *targets: Any) -> Iterator[fx.Node]:
     yield from [node for node in graph_module.graph.nodes if is_call(node, *targets)]
 
 
+def called_module(graph_module: fx.GraphModule, node: Any) -> nn.Module | None:
+    """Returns the module that a node calls, or None for anything else."""
+    is_module = isinstance(node, fx.Node) and node.op == "call_module"
+    return graph_module.get_submodule(str(node.target)) if is_module else None
+
+
 def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
     """Returns an argument however it was passed."""
     return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qpass.errors import ConfigError, nearest
+from qpass.errors import ConfigError, check_keys, nearest
 
 _CHOICES = {
     "weights": ("low-rank", "full", "fixed"),
@@ -120,10 +120,7 @@ class ReconstructionConfig:
         Raises:
             ConfigError: For an unknown key or a bad value.
         """
-        names = [f.name for f in dataclasses.fields(cls)]
-        for key in data:
-            if key not in names:
-                raise ConfigError(f"unknown key {key!r}", where="reconstruction", hint=nearest(str(key), names))
+        check_keys(data, (f.name for f in dataclasses.fields(cls)), "reconstruction")
         try:
             return dataclasses.replace(base or cls(), **data)
         except TypeError as error:

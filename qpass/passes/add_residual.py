@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qpass.data import ModelInputs
-from qpass.graph import add_module, aten, calls, copy_origin, get_plan, is_call
+from qpass.graph import add_module, aten, called_module, calls, copy_origin, get_plan, is_call
 from qpass.nn import QuantizedLinear, ResidualFactor
 from qpass.passes.base import Pass
 from qpass.passes.plan import LayerPlan
@@ -68,14 +68,14 @@ class AddResidual(Pass):
         if not isinstance(plan, LayerPlan) or node.op != "call_module" or plan.weight is None or not plan.weight.residual_rank:
             return False
         layer = graph_module.get_submodule(str(node.target))
-        reads_codes = isinstance(_module_of(graph_module, node.args[0]), Uniform)
+        reads_codes = isinstance(called_module(graph_module, node.args[0]), Uniform)
         return isinstance(layer, QuantizedLinear) and reads_codes and sum_with_residual(graph_module, node) is node
 
 
 def sum_with_residual(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
     """Returns the sum of a Linear and its branch, or the Linear itself where it has none."""
     for user in node.users:
-        if is_call(user, aten.add.Tensor) and isinstance(_module_of(graph_module, user.args[1]), ResidualFactor):
+        if is_call(user, aten.add.Tensor) and isinstance(called_module(graph_module, user.args[1]), ResidualFactor):
             return user
     return node
 
@@ -83,7 +83,7 @@ def sum_with_residual(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
 def _branch(
     graph_module: fx.GraphModule, node: fx.Node, inputs: Sequence[Tensor]
 ) -> tuple[ResidualFactor, Uniform, ResidualFactor]:
-    layer, reads = graph_module.get_submodule(str(node.target)), _module_of(graph_module, node.args[0])
+    layer, reads = graph_module.get_submodule(str(node.target)), called_module(graph_module, node.args[0])
     assert isinstance(layer, QuantizedLinear)
     assert isinstance(reads, Uniform)
     assert layer.weight is not None, "a frozen layer has no float weight"
@@ -100,10 +100,10 @@ def _branch(
 def tie_residual_scales(graph_module: fx.GraphModule) -> None:
     """Makes the scales of branches fit again, where those of the tensors that they read have changed."""
     for total in calls(graph_module, aten.add.Tensor):
-        up = _module_of(graph_module, total.args[1])
+        up = called_module(graph_module, total.args[1])
         if isinstance(up, ResidualFactor):
             linear, quantizer = total.args[0], total.args[1].args[0]  # type: ignore[union-attr]
-            _tie(up, *(_module_of(graph_module, node) for node in (linear.args[0], linear, quantizer)))  # type: ignore[union-attr]
+            _tie(up, *(called_module(graph_module, node) for node in (linear.args[0], linear, quantizer)))  # type: ignore[union-attr]
 
 
 def _tie(up: ResidualFactor, reads: nn.Module | None, layer: nn.Module | None, quantizer: nn.Module | None) -> None:
@@ -151,11 +151,6 @@ def _scale_around_middle(t: Tensor, reads: Uniform) -> tuple[Tensor, Tensor]:
     zero = zero if zero in _NEAR_MIDDLE else _MIDDLE
     symmetric = Uniform(8, symmetric=True).fit(t)
     return symmetric.scale * 128 / min(zero, 256 - zero), torch.tensor(float(zero), device=t.device)
-
-
-def _module_of(graph_module: fx.GraphModule, node: object) -> nn.Module | None:
-    is_module = isinstance(node, fx.Node) and node.op == "call_module"
-    return graph_module.get_submodule(str(node.target)) if is_module else None  # type: ignore[union-attr]
 
 
 def _insert(graph_module: fx.GraphModule, node: fx.Node, branch: tuple[ResidualFactor, Quantizer, ResidualFactor]) -> None:

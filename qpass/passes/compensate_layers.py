@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
-from qpass.graph import info
+from qpass.graph import called_module, info
 from qpass.nn import QuantizedConv2d, QuantizedLayer, ResidualFactor
 from qpass.passes.base import Pass
 from qpass.passes.reference import reference_of
@@ -116,14 +116,13 @@ def _nearest(
 
 def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None:
     """Returns the layer that a node calls, or None for other nodes and for the factors of a residual."""
-    layer = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    layer = called_module(graph_module, node)
     return layer if isinstance(layer, QuantizedLayer) and not isinstance(layer, ResidualFactor) else None
 
 
 def _unquantized(graph_module: fx.GraphModule, operand: fx.Node) -> fx.Node:
     """Returns what an operand is before it is quantized, which is the operand where it is not."""
-    quantized = operand.op == "call_module" and isinstance(graph_module.get_submodule(str(operand.target)), Quantizer)
-    return operand.args[0] if quantized else operand
+    return operand.args[0] if isinstance(called_module(graph_module, operand), Quantizer) else operand
 
 
 def _rows(layer: QuantizedLayer, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from qpass.graph import add_constant, add_module, argument, aten, get_constant, get_plan, info, is_call, shape_of
+from qpass.graph import add_constant, add_module, argument, aten, called_module, get_constant, get_plan, info, is_call, shape_of
 from qpass.nn import QuantizedLinear
 from qpass.passes.base import Pass
 from qpass.passes.plan import LayerPlan
@@ -78,7 +78,7 @@ def channel_wise_norms(graph_module: fx.GraphModule) -> dict[fx.Node, list[fx.No
     """Returns the LayerNorms whose output has a scale for each channel, with the quantizers (one module) that hold them."""
     found: dict[fx.Node, list[fx.Node]] = {}
     for node in graph_module.graph.nodes:
-        module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        module = called_module(graph_module, node)
         if isinstance(module, Uniform) and module.axis is not None:
             source = node.args[0]
             while not is_call(source, aten.layer_norm.default):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
-from qpass.graph import TRANSPOSES, describe, is_call, shape_of
+from qpass.graph import TRANSPOSES, called_module, describe, is_call, shape_of
 from qpass.observers import HistogramObserver, ProductObserver
 from qpass.passes.base import Pass
 from qpass.passes.calibrate import CHANNEL_BINS, fitted_by_product
@@ -46,7 +46,7 @@ class RefitQuantizers(Pass):
         runs = SideBySide(graph_module, self.batches)
         with torch.no_grad():
             for node in track(_order(graph_module, products), "refit", show=self.show_progress):
-                module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+                module = called_module(graph_module, node)
                 if isinstance(module, Quantizer) and getattr(module, "axis", None) is None:
                     criterion = self._criterion(runs, node, products[node]) if node in products else None
                     module.fit(*self._observe(runs, node.args[0]).samples(), criterion=criterion)

@@ -11,7 +11,7 @@ from torch import fx
 
 from qpass.budget_config import BudgetConfig
 from qpass.config import QuantSpec
-from qpass.graph import get_plan, info, set_plan, shape_of
+from qpass.graph import called_module, get_plan, info, set_plan, shape_of
 from qpass.nn import QuantizedLayer
 from qpass.passes.annotate import source_of
 from qpass.passes.fitted import channel_quantizer, tensor_quantizer, weight_quantizer
@@ -140,7 +140,9 @@ def _weights(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator[Wid
         if layer is None or layer.quantizer is None or not isinstance(plan, LayerPlan) or plan.weight is None:
             continue
         weight, is_open = layer.effective_weight().detach(), decides and plan.weight.bits == usual
-        fits = {bits: weight_quantizer(weight, dataclasses.replace(plan.weight, bits=bits)) for bits in budget.weight_widths}
+        fits = {} if is_open else {plan.weight.bits: layer.quantizer}
+        for bits in budget.weight_widths if is_open else ():
+            fits[bits] = weight_quantizer(weight, dataclasses.replace(plan.weight, bits=bits))
         yield WidthOptions(
             kind="weight",
             target=str(node.target),
@@ -149,12 +151,12 @@ def _weights(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator[Wid
             spec=plan.weight,
             size=weight.numel(),
             open=is_open,
-            fits=fits if is_open else {plan.weight.bits: layer.quantizer},
+            fits=fits,
         )
 
 
 def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None:
-    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    module = called_module(graph_module, node)
     return module if isinstance(module, QuantizedLayer) else None
 
 

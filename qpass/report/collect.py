@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from qpass.data import ModelInputs
 from qpass.data.batches import batch_size
-from qpass.graph import flat_inputs, get_plan, info, module_path
+from qpass.graph import called_module, flat_inputs, get_plan, info, module_path
 from qpass.nn import QuantizedLayer
 from qpass.passes.add_residual import sum_with_residual
 from qpass.passes.blocks import find_blocks
@@ -126,7 +126,7 @@ def tensor_row(name: str, path: str, kind: str, quantizer: Quantizer, x: Tensor,
 def _weights(reference_graph: fx.GraphModule, quantized: fx.GraphModule, plans: dict[fx.Node, LayerPlan]) -> list[TensorRow]:
     rows = []
     for node, plan in plans.items():
-        layer = quantized.get_submodule(str(node.target)) if node.op == "call_module" else None
+        layer = called_module(quantized, node)
         if isinstance(layer, QuantizedLayer) and layer.quantizer is not None:
             reference = reference_graph.get_submodule(str(node.target))
             assert isinstance(reference, QuantizedLayer)

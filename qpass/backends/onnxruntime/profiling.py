@@ -45,11 +45,11 @@ class Counted(Protocol):
 
     @property
     def kind(self) -> str:
-        """A key of ``KINDS``."""
+        """What ``kind_of`` says."""
 
     @property
     def multiply_adds(self) -> int:
-        """Of a whole run."""
+        """How many there were."""
 
 
 def integer_multiply_adds(costs: Iterable[Counted]) -> int:
