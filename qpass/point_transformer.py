@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 #: Width of all attention.
 _ATTENTION_WIDTH = 64
+#: Squared distances are told apart to one part in so many.
+_DISTANCE_STEPS = 2**31
 
 
 class PointTransformer(nn.Module):
@@ -115,9 +117,15 @@ def farthest_points(xyz: Tensor, count: int) -> Tensor:
 
 
 def nearest_points(queries: Tensor, xyz: Tensor, count: int) -> Tensor:
-    """Returns the points nearest to each query, at most ``count``: (B, Q, 3) and (B, N, 3) to indices (B, Q, count)."""
+    """Returns the points nearest to each query, at most ``count``: (B, Q, 3) and (B, N, 3) to indices (B, Q, count).
+
+    Of points at one distance the first is the nearer: torch says nothing about ties in ``topk``, and a runtime may break them
+    otherwise. So distances become whole numbers that leave room for the index below them, and no two are equal.
+    """
+    points = xyz.shape[1]
     distance = (queries[:, :, None] - xyz[:, None]).square().sum(-1)
-    return distance.topk(min(count, xyz.shape[1]), largest=False).indices
+    order = (distance * _DISTANCE_STEPS).long() * points + torch.arange(points, device=xyz.device)
+    return order.topk(min(count, points), largest=False).indices
 
 
 def take_points(x: Tensor, index: Tensor) -> Tensor:

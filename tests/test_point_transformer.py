@@ -44,6 +44,16 @@ def test_the_nearest_points(clouds: Tensor) -> None:
     assert nearest_points(xyz[:, :7], xyz[:, :3], 5).shape == (6, 7, 3), "all of a smaller cloud"
 
 
+def test_of_points_at_one_distance_the_first_is_the_nearer() -> None:
+    around = torch.tensor([[1.0, 0, 0], [0, -1, 0], [0.5, 0, 0], [0, 0, 1], [-1, 0, 0], [0, 1, 0], [0, 0, -1]])
+    # Any order would do for a topk that breaks ties as it likes, so many clouds are asked: the same points in other places.
+    for seed in range(20):
+        order = torch.randperm(7, generator=torch.Generator().manual_seed(seed))
+        (found,) = nearest_points(torch.zeros(1, 1, 3), around[order][None], 4)[0]
+        nearest = int((order == 2).nonzero())
+        assert found.tolist() == [nearest, *(i for i in range(7) if i != nearest)][:4]
+
+
 def test_points_are_taken_by_index(clouds: Tensor) -> None:
     index = torch.randint(64, (6, 3, 4), generator=torch.Generator().manual_seed(1))
     taken = take_points(clouds, index)
