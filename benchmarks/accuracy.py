@@ -37,7 +37,8 @@ WIDTHS = ("w8a8", "w6a6", "w4a8", "w4a4", "w3a3")
 
 
 #: Switches off what the recipes ``wXaY`` do beyond folding and the search of ranges.
-_PLAIN = {"rotate_heads": False, "weight_rounding": "nearest", "compensate_activations": False, "budget": None}
+_UNTURNED = {"rotate_heads": False, "rotate_residual": False}
+_PLAIN = {**_UNTURNED, "weight_rounding": "nearest", "compensate_activations": False, "budget": None}
 
 
 def naive(width: str) -> dict[str, Any]:
@@ -136,6 +137,7 @@ def closed_form() -> dict[str, Any]:
             f"{width} min-max": naive(width),
             f"{width} folded LayerNorms, searched ranges": {"preset": width, **_PLAIN},
             f"{width} + rotated heads": {"preset": width, **_PLAIN, "rotate_heads": True},
+            f"{width} + rotated residual stream": {"preset": width, **_PLAIN, "rotate_heads": True, "rotate_residual": True},
             f"{width} + error feedback": width if width == "w4a8" else feedback,
         }
         if width != "w4a8":
@@ -146,6 +148,7 @@ def closed_form() -> dict[str, Any]:
                 f"{width} without error feedback": {"preset": width, "weight_rounding": "nearest"},
             }
         rows[f"{width} without rotated heads"] = {"preset": width, "rotate_heads": False}
+        rows[f"{width} without rotated residual stream"] = {"preset": width, "rotate_residual": False}
     return rows
 
 

@@ -117,6 +117,8 @@ class QuantConfig:
             (DopQ-ViT), or None to quantize LayerNorm outputs per tensor.
         rotate_heads: Turn the channels of every attention head before anything is quantized, which the weights around it take
             back (see ``qpass.passes.RotateHeads``).
+        rotate_residual: Turn the channels of the residual stream, which the weights around it take back too (see
+            ``qpass.passes.RotateResidual``).
         pointwise_convolutions: What is quantized of a 1x1 convolution: ``"weights"`` alone, its product stays float, since on a
             CPU the way from images to matrices and back costs more than integers save; or ``"all"``, for other hardware.
         weight_rounding: ``"nearest"``, or ``"error-feedback"``: column by column, the error of each made up for by those still
@@ -144,6 +146,7 @@ class QuantConfig:
     network_input: QuantSpec = field(default_factory=QuantSpec)
     fold_layer_norm: str | None = "mean"
     rotate_heads: bool = False
+    rotate_residual: bool = False
     pointwise_convolutions: str = "weights"
     weight_rounding: str = "nearest"
     compensate_activations: bool = False
@@ -171,7 +174,7 @@ class QuantConfig:
                 where="pointwise_convolutions",
                 hint=nearest(str(self.pointwise_convolutions), POINTWISE_CONVOLUTIONS),
             )
-        for name in ("rotate_heads", "compensate_activations"):
+        for name in ("rotate_heads", "rotate_residual", "compensate_activations"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"got {getattr(self, name)!r}", where=name, expected="true or false")
         if self.weight_rounding not in WEIGHT_ROUNDINGS:

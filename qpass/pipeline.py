@@ -25,6 +25,7 @@ from qpass.passes import (
     RefitQuantizers,
     ResumeWeightRounding,
     RotateHeads,
+    RotateResidual,
     SuspendWeightRounding,
     check_joins,
 )
@@ -78,6 +79,7 @@ def pipeline(
     order = None if config.reconstruction is None else config.reconstruction.order
     passes: list[Pass] = [
         Canonicalize(),
+        *([RotateResidual()] if config.rotate_residual else []),
         *([RotateHeads()] if config.rotate_heads else []),
         Annotate(config),
         Calibrate(ranges, per_channel=config.fold_layer_norm is not None, show_progress=show_progress),

@@ -26,7 +26,7 @@ REPORT_SAMPLES = 8
 #: What passes leave for one another and for the report.
 _ONLY_WHILE_QUANTIZING = (
     *("statistics", "channel_statistics", "product_statistics"),
-    *("reference", "reconstruction", "allocation", "unrotated_heads"),
+    *("reference", "reconstruction", "allocation", "unrotated"),
 )
 
 

@@ -13,6 +13,7 @@ from qpass.passes.insert_quantizers import InsertQuantizers
 from qpass.passes.reference import KeepReference
 from qpass.passes.refit import RefitQuantizers
 from qpass.passes.rotate_heads import RotateHeads
+from qpass.passes.rotate_residual import RotateResidual
 from qpass.passes.weight_rounding import ResumeWeightRounding, SuspendWeightRounding
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "RefitQuantizers",
     "ResumeWeightRounding",
     "RotateHeads",
+    "RotateResidual",
     "SuspendWeightRounding",
     "check_joins",
 ]

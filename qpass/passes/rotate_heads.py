@@ -11,10 +11,11 @@ import math
 import torch
 from torch import Tensor, fx
 
-from qpass.graph import add_constant, argument, calls, get_constant, info, module_path, shape_of
+from qpass.graph import calls, info, module_path, shape_of
 from qpass.passes.annotate import MATMULS, is_softmax, source_of
 from qpass.passes.base import Pass
 from qpass.passes.channels import channels_from, channels_into
+from qpass.passes.layer_weights import LayerWeights
 
 
 class RotateHeads(Pass):
@@ -34,89 +35,64 @@ class RotateHeads(Pass):
         """See ``Pass.run``. Weights change, and the constants that hold them."""
         if info(graph_module).get("rotated_heads"):
             return False
-        linears = _Linears(graph_module)
-        left_alone = []
+        weights = LayerWeights(graph_module)
+        left_alone = info(graph_module).setdefault("unrotated", [])
         for product in calls(graph_module, *MATMULS):
             rotate = _rotate_values if is_softmax(source_of(product.args[0])) else _rotate_queries_and_keys
-            if reason := rotate(product, linears):
-                left_alone.append((module_path(product), reason))
+            if reason := rotate(product, _Heads(weights)):
+                left_alone.append(("heads", module_path(product), reason))
         info(graph_module)["rotated_heads"] = True
-        info(graph_module)["unrotated_heads"] = tuple(left_alone)
-        return linears.write()
+        return weights.write("rotated")
 
 
-class _Linears:
-    """Weights and biases of Linears in float64, changed here and written back together."""
+class _Heads:
+    """What turning heads does to the weights of the Linears around them."""
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        self._graph_module = graph_module
-        self._tensors: dict[fx.Node, tuple[Tensor, Tensor | None]] = {}
+    def __init__(self, weights: LayerWeights) -> None:
+        self._weights = weights
 
-    def read(self, linear: fx.Node) -> bool:
-        """Reads weight and bias, once; returns whether they are constants."""
-        if linear in self._tensors:
-            return True
-        bias_node = argument(linear, 2, "bias")
-        weight, bias = get_constant(self._graph_module, linear.args[1]), get_constant(self._graph_module, bias_node)
-        if weight is None or (bias is None and bias_node is not None):
-            return False
-        self._tensors[linear] = (_copy(weight), None if bias is None else _copy(bias))
-        return True
+    def read(self, *linears: fx.Node) -> bool:
+        """Reads weights and biases; returns whether they are constants."""
+        return all(self._weights.read(linear) for linear in linears)
 
     def energy(self, linear: fx.Node, heads: Tensor) -> Tensor:
         """Returns the squared norm of what computes the channels of each head: (heads,)."""
-        weight, bias = self._tensors[linear]
-        rows = weight.square().sum(1) + (0 if bias is None else bias.square())
-        return rows[heads].sum(1)
+        weight, bias = self._weights[linear]
+        return (weight.square().sum(1) + bias.square())[heads].sum(1)
 
     def turn_outputs(self, linear: fx.Node, heads: Tensor, factors: Tensor) -> None:
         """Turns the outputs of each head and multiplies them by its factor: heads (heads, channels), factors (heads,)."""
-        weight, bias = self._tensors[linear]
+        weight, bias = self._weights[linear]
         rotation = cosine_transform(heads.shape[1]).to(weight)
         for channels, factor in zip(heads, factors, strict=True):
             weight[channels] = factor * rotation.T @ weight[channels]
-            if bias is not None:
-                bias[channels] = factor * rotation.T @ bias[channels]
+            bias[channels] = factor * rotation.T @ bias[channels]
 
     def take_back(self, linear: fx.Node, heads: Tensor, factors: Tensor) -> None:
         """Lets a Linear take inputs that were turned and multiplied so, and give what it gave."""
-        weight, _ = self._tensors[linear]
+        weight, _ = self._weights[linear]
         rotation = cosine_transform(heads.shape[1]).to(weight)
         for channels, factor in zip(heads, factors, strict=True):
             weight[:, channels] = weight[:, channels] @ rotation / factor
 
-    def write(self) -> bool:
-        """Replaces the constants of every Linear that was read; returns whether there was one."""
-        for linear, (weight, bias) in self._tensors.items():
-            new = [add_constant(self._graph_module, f"{linear.name}_rotated_weight", weight.float(), linear)]
-            if bias is not None:
-                new.append(add_constant(self._graph_module, f"{linear.name}_rotated_bias", bias.float(), linear))
-            linear.args, linear.kwargs = (linear.args[0], *new), {}
-        return bool(self._tensors)
 
-
-def _copy(tensor: Tensor) -> Tensor:
-    """Returns a tensor in float64, and its own even where it is so already: constants may be the caller's."""
-    return tensor.to(torch.float64, copy=True)
-
-
-def _rotate_queries_and_keys(product: fx.Node, linears: _Linears) -> str:
+def _rotate_queries_and_keys(product: fx.Node, weights: _Heads) -> str:
     """Returns why it left them alone, or "" where it did not."""
     queries, keys = channels_from(product.args[0]), channels_from(product.args[1])  # type: ignore[arg-type]
     if queries is None or keys is None:
         return "q or k is more than moved and scaled behind its Linear, or shared by heads"
     heads = _heads(queries[1], keys[1].transpose(-1, -2))
-    if heads is None or not (linears.read(queries[0]) and linears.read(keys[0])):
+    if heads is None or not weights.read(queries[0], keys[0]):
         return "heads or tokens share channels of q or k"
-    balance = (linears.energy(keys[0], heads[1]) / linears.energy(queries[0], heads[0])) ** 0.25
+    balance = (weights.energy(keys[0], heads[1]) / weights.energy(queries[0], heads[0])) ** 0.25
     if not bool(balance.isfinite().all() and (balance > 0).all()):
         return "a head's q or k is zero"
-    linears.turn_outputs(queries[0], heads[0], balance)
-    linears.turn_outputs(keys[0], heads[1], 1 / balance)
+    weights.turn_outputs(queries[0], heads[0], balance)
+    weights.turn_outputs(keys[0], heads[1], 1 / balance)
     return ""
 
 
-def _rotate_values(product: fx.Node, linears: _Linears) -> str:
+def _rotate_values(product: fx.Node, weights: _Heads) -> str:
     """Returns why it left them alone, or "" where it did not."""
     values = channels_from(product.args[1])  # type: ignore[arg-type]
     if values is None:
@@ -125,16 +101,16 @@ def _rotate_values(product: fx.Node, linears: _Linears) -> str:
     if heads is None or shape is None:
         return "heads or tokens share channels of v"
     reader = channels_into(product, values[1][..., :1, :].expand(shape))
-    if reader is None or not (linears.read(values[0]) and linears.read(reader[0])):
+    if reader is None or not weights.read(values[0], reader[0]):
         return "no Linear alone reads what the heads give"
-    energy = linears.energy(values[0], heads[0])
+    energy = weights.energy(values[0], heads[0])
     balance = (energy.mean() / energy).sqrt()
     position = {int(channel): index for index, channel in enumerate(reader[1])}
     if not bool(balance.isfinite().all()):
         return "a head's v is zero"
-    linears.turn_outputs(values[0], heads[0], balance)
+    weights.turn_outputs(values[0], heads[0], balance)
     inputs = torch.tensor([[position[int(channel)] for channel in channels] for channels in heads[0]])
-    linears.take_back(reader[0], inputs, balance)
+    weights.take_back(reader[0], inputs, balance)
     return ""
 
 

@@ -69,7 +69,7 @@ def collect_report(reference_graph: fx.GraphModule, quantized: fx.GraphModule, s
         output_sqnr_db=sqnr_db(_first_tensor(expected), _first_tensor(output)),
         sizes=_sizes(reference_graph, quantized),
         reconstruction=info(quantized).get("reconstruction", ()),
-        unrotated_heads=info(quantized).get("unrotated_heads", ()),
+        unrotated=tuple(info(quantized).get("unrotated", ())),
         allocation=info(quantized).get("allocation", ()),
     )
 

@@ -90,7 +90,7 @@ class QuantReport:
         output_sqnr_db: Signal over error of the network's output, in dB.
         sizes: Bytes by name: weights as float32, weights as stored, and files once they are known.
         reconstruction: What was learned of each block, where the recipe learns.
-        unrotated_heads: (module path, reason) of attention heads that were not turned, where the recipe turns them.
+        unrotated: ("heads" or "residual stream", module path, reason) of what was not turned, where the recipe turns it.
         allocation: The widths that a budget gave, where the recipe has one.
         target: The runtime that the file was written for, once it is known.
         options: Options that this runtime needs to compute what the graph computes.
@@ -107,7 +107,7 @@ class QuantReport:
     output_sqnr_db: float
     sizes: Mapping[str, int] = field(default_factory=dict)
     reconstruction: tuple[BlockRecord, ...] = ()
-    unrotated_heads: tuple[tuple[str, str], ...] = ()
+    unrotated: tuple[tuple[str, str, str], ...] = ()
     allocation: tuple[Allocated, ...] = ()
     target: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class QuantReport:
         data["blocks"] = tuple(BlockRow(**row) for row in data["blocks"])
         data["reconstruction"] = tuple(BlockRecord.from_dict(row) for row in data["reconstruction"])
         data["allocation"] = tuple(Allocated.from_dict(row) for row in data["allocation"])
-        for name in ("stayed_float", "unrotated_heads"):
+        for name in ("stayed_float", "unrotated"):
             data[name] = tuple(tuple(row) for row in data[name])
         return cls(**data)
 
@@ -170,9 +170,9 @@ class QuantReport:
                 f"{row.label:<36} {row.error_before:>12.4f} {row.error_after:>8.4f}  {' '.join(map(str, row.ranks.values()))}"
                 for row in self.reconstruction
             ]
-        if self.unrotated_heads:
-            lines.append("heads that were not turned:")
-            lines += [f"  {path or '(model)'}: {reason}" for path, reason in self.unrotated_heads]
+        if self.unrotated:
+            lines.append("not turned:")
+            lines += [f"  {what} {path or '(model)'}: {reason}" for what, path, reason in self.unrotated]
         if self.stayed_float:
             lines.append("stayed float:")
             lines += [f"  {kind} {path or '(model)'}: {reason}" for kind, path, reason in self.stayed_float]

@@ -128,7 +128,7 @@ def test_queries_that_are_more_than_moved_stay(change: Callable[[Tensor], Tensor
     assert RotateHeads()(graph)
     same = [torch.equal(old, new) for old, new in zip(before, weights(graph), strict=True)]
     assert same == [True, True, False, False]
-    ((_, reason),) = info(graph)["unrotated_heads"]
+    ((_, _, reason),) = info(graph)["unrotated"]
     assert reason == "q or k is more than moved and scaled behind its Linear, or shared by heads"
     check_computes(graph, model, x)
 
@@ -160,7 +160,7 @@ def test_heads_that_share_keys_stay() -> None:
     x = tokens(2, 5, 8)
     graph = canonical(model, x)
     assert not RotateHeads()(graph)
-    reasons = [reason for _, reason in info(graph)["unrotated_heads"]]
+    reasons = [reason for *_, reason in info(graph)["unrotated"]]
     assert [reason.split(" is")[0] for reason in reasons] == ["q or k", "v"]
 
 

@@ -7,6 +7,7 @@ from torch import fx
 from qpass.passes.rules.decompose_attention import decompose_attention
 from qpass.passes.rules.drop_no_ops import drop_no_ops
 from qpass.passes.rules.fold_batch_norm import fold_batch_norm
+from qpass.passes.rules.fold_channel_scale import fold_channel_scale
 from qpass.passes.rules.fold_constants import fold_constants
 from qpass.passes.rules.inline_autocast import inline_autocast
 from qpass.passes.rules.linear_from_matmul import linear_from_matmul
@@ -19,6 +20,7 @@ RULES: tuple[Callable[[fx.GraphModule], int], ...] = (
     decompose_attention,
     linear_from_matmul,
     fold_batch_norm,
+    fold_channel_scale,
     split_fused_qkv,
 )
 

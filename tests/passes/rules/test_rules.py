@@ -14,6 +14,7 @@ from qpass.passes import Canonicalize
 from qpass.passes.rules.decompose_attention import decompose_attention
 from qpass.passes.rules.drop_no_ops import drop_no_ops
 from qpass.passes.rules.fold_batch_norm import fold_batch_norm
+from qpass.passes.rules.fold_channel_scale import fold_channel_scale
 from qpass.passes.rules.fold_constants import fold_constants
 from qpass.passes.rules.inline_autocast import inline_autocast
 from qpass.passes.rules.linear_from_matmul import linear_from_matmul
@@ -65,6 +66,39 @@ class TestDropNoOps:
         assert count(graph, aten.slice.Tensor, aten.pad.default) == 2
 
 
+class TestFoldChannelScale:
+    @pytest.mark.parametrize("shape", [(6,), (1, 1, 6)])
+    def test_a_factor_for_each_channel_goes_into_the_linear(self, shape: tuple[int, ...]) -> None:
+        linear = lambda m, x: F.linear(x, m.w, m.b) * m.scale  # noqa: E731
+        graph, folded = apply(
+            fold_channel_scale, Call(linear, w=seeded(6, 4), b=seeded(6), scale=seeded(*shape)), seeded(2, 3, 4)
+        )
+        assert folded == 1
+        assert count(graph, aten.mul.Tensor) == 0
+
+    def test_the_factor_may_come_first_and_the_bias_be_missing(self) -> None:
+        model = Call(lambda m, x: m.scale * F.linear(x, m.w), w=seeded(6, 4), scale=seeded(6))
+        graph, folded = apply(fold_channel_scale, model, seeded(2, 4))
+        assert folded == 1
+        assert next(calls(graph, aten.linear.default)).args[2:] == (None,)
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda m, x: F.linear(x, m.w) * m.token,
+            lambda m, x: (y := F.linear(x, m.w)) * m.scale + y,
+            lambda m, x: F.linear(x, m.w) * x.mean(),
+            lambda m, x: F.linear(x, m.w) * m.tall,
+        ],
+        ids=["a factor for each token", "an output read twice", "a factor that is no constant", "a factor that adds dims"],
+    )
+    def test_other_factors_stay(self, function: Callable[..., Tensor]) -> None:
+        constants = {"w": seeded(6, 4), "scale": seeded(6), "token": seeded(6, 1), "tall": seeded(2, 1, 1, 6)}
+        graph, folded = apply(fold_channel_scale, Call(function, **constants), seeded(2, 6, 4))
+        assert folded == 0
+        assert count(graph, aten.mul.Tensor) == 1
+
+
 class TestFoldConstants:
     def test_what_depends_on_constants_alone_becomes_one(self) -> None:
         model = Call(lambda m, x: F.linear(x, m.w, torch.cat([m.a, m.a * 2])), w=seeded(6, 4), a=seeded(3))
@@ -75,6 +109,33 @@ class TestFoldConstants:
     def test_randomness_and_inputs_stay(self) -> None:
         graph = trace(Call(lambda m, x: x * m.a + torch.rand_like(m.a), a=seeded(4)).eval(), (seeded(2, 4),))
         assert fold_constants(graph) == 0
+
+    def test_what_is_filled_in_place_is_folded_as_it_is_at_last(self) -> None:
+        def sizes(m: nn.Module, x: Tensor) -> Tensor:
+            table = torch.empty(2, 3)
+            for row in range(2):
+                table[row, 0] = row + 5
+                table[row, 1:] = m.a[1:]
+            table[..., 0] /= 4
+            return x * table
+
+        graph, _ = apply(fold_constants, Call(sizes, a=seeded(3)), seeded(2, 3))
+        assert [node.target for node in graph.graph.nodes if node.op == "call_function"] == [aten.mul.Tensor]
+        graph(seeded(2, 3))
+        torch.testing.assert_close(graph(torch.ones(2, 3))[:, 0], torch.tensor([5 / 4, 6 / 4]))
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda m, x: ((t := m.a.clone())[:1].mul_(x.sum()), x * t[:1])[1],
+            lambda m, x: ((t := m.a.clone()), (y := x * t), t[:1].mul_(2), y * t)[3],
+        ],
+        ids=["written from outside", "read before its last change"],
+    )
+    def test_constants_that_change_meanwhile_are_computed(self, function: Callable[..., Tensor]) -> None:
+        graph, _ = apply(fold_constants, Call(function, a=seeded(3)), seeded(2, 3))
+        once, twice = graph(seeded(2, 3)), graph(seeded(2, 3))
+        torch.testing.assert_close(once, twice, rtol=0, atol=0)
 
 
 class TestInlineAutocast:

@@ -1,0 +1,94 @@
+"""canonical -> canonical: turns the channels of the residual stream, so that none of them is an outlier.
+
+Papers: SliceGPT (https://arxiv.org/abs/2401.15024, section 3: what a norm commutes with), QuaRot (https://arxiv.org/abs/2404.00456).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from qpass.graph import add_constant, argument, aten, calls, get_constant, info, module_path
+from qpass.passes.base import Pass
+from qpass.passes.layer_weights import LayerWeights
+from qpass.passes.residual_stream import NotAStream, ResidualStream
+from qpass.passes.rotate_heads import cosine_transform
+
+
+class RotateResidual(Pass):
+    """Turns every residual stream that LayerNorms alone read; the weights around it take it back.
+
+    A LayerNorm without affine part commutes with every orthonormal R that leaves the vector of ones where it is: means and
+    norms stay. So there is no need to make it an RMSNorm first. γ and β go into the Linears behind, W' = W diag(γ) Rᵀ and
+    b' = b + W β; what writes into the stream is turned, W' = R W and b' = R b, constants too. The network computes what it
+    computed. Left alone are streams that something else reads or writes (a LayerNorm, as in post-norm transformers; the model's
+    output); the report says what.
+    """
+
+    takes, gives = "canonical", "canonical"
+
+    def run(self, graph_module: fx.GraphModule) -> bool:
+        """See ``Pass.run``. Weights change, and the constants that hold them."""
+        if info(graph_module).get("rotated_residual"):
+            return False
+        info(graph_module)["rotated_residual"] = True
+        weights = LayerWeights(graph_module)
+        streams: list[ResidualStream] = []
+        for norm in calls(graph_module, aten.layer_norm.default):
+            if not any(norm in stream.norms for stream in streams):
+                streams.append(ResidualStream(graph_module, norm, weights))
+        left_alone = info(graph_module).setdefault("unrotated", [])
+        for stream in streams:
+            try:
+                stream.check()
+            except NotAStream as reason:
+                left_alone.append(("residual stream", module_path(stream.first), str(reason)))
+            else:
+                _rotate(graph_module, stream, weights)
+        return weights.write("rotated")
+
+
+def _rotate(graph_module: fx.GraphModule, stream: ResidualStream, weights: LayerWeights) -> None:
+    rotation = rotation_around_ones(stream.width)
+    for norm, readers in stream.norms.items():
+        gamma, beta = (get_constant(graph_module, argument(norm, index, name)) for index, name in ((2, "weight"), (3, "bias")))
+        for reader in readers:
+            weight, bias = weights[reader]
+            if beta is not None:
+                bias += weight @ beta.double()
+            if gamma is not None:
+                weight *= gamma.double()
+        plain = [torch.ones(norm.args[1]), torch.zeros(norm.args[1])]  # type: ignore[arg-type]
+        new = [add_constant(graph_module, f"{norm.name}_plain", value, norm) for value in plain]
+        norm.args, norm.kwargs = (*norm.args[:2], *new, *norm.args[4:]), {}
+    for reader in stream.readers:
+        weight, _ = weights[reader]
+        weight.copy_(_turned(weight, rotation))
+    for writer in stream.writers:
+        weight, bias = weights[writer]
+        weight.copy_(_turned(weight.T, rotation).T)
+        bias.copy_(_turned(bias, rotation))
+    for constant, users in stream.constants.items():
+        value = get_constant(graph_module, constant)
+        assert value is not None
+        new_value = _turned(value.double(), rotation).to(value.dtype)
+        turned = add_constant(graph_module, f"{constant.name}_rotated", new_value, constant)
+        for user in users:
+            user.replace_input_with(constant, turned)
+
+
+def _turned(rows: Tensor, rotation: Tensor) -> Tensor:
+    """Returns R y for each group of channels y in the last dim, which is a whole number of them."""
+    return (rows.unflatten(-1, (-1, len(rotation))) @ rotation.T).flatten(-2)
+
+
+def rotation_around_ones(size: int) -> Tensor:
+    """Returns an orthonormal matrix, random but always the same, that leaves the vector of ones where it is.
+
+    It is float64, (size, size). The first column of the cosine transform is that vector's direction; among the others any
+    rotation will do.
+    """
+    generator = torch.Generator().manual_seed(0)
+    others, _ = torch.linalg.qr(torch.randn(size - 1, size - 1, generator=generator, dtype=torch.float64))
+    basis = cosine_transform(size)
+    return basis @ torch.block_diag(torch.ones(1, 1, dtype=torch.float64), others) @ basis.T
