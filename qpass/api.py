@@ -14,6 +14,7 @@ from qpass.data import Batch, collect_batches
 from qpass.data.batches import model_inputs
 from qpass.errors import QPassError
 from qpass.graph import info
+from qpass.parts import parts_of
 from qpass.quantize import RunOptions, quantize_model, quantize_submodules
 from qpass.report import QuantReport
 from qpass.serialize import load_graph, save_graph
@@ -48,7 +49,9 @@ def quantize_graph(
         example_inputs: A batch to trace the model with; None takes the first calibration batch.
         transform_fn: Turns what the loader yields into a batch.
         submodules: Names of parts to quantize instead of the whole, for models whose control flow depends on data. Each
-            is captured from its real inputs and put back into a copy of the model, which is returned.
+            is captured from its real inputs and put back into a copy of the model, which is returned. Sizes that differ from
+            call to call stay open where the part allows it; where it does not, it holds for the most frequent ones, and says
+            so when it is called with others.
         device: Where to trace and calibrate; None leaves the model where it is.
         seed: Seeds torch's generators while this runs; the same seed gives the same bits on the same machine.
         checkpoint_dir: Where recipes that learn keep each finished block; the same call with the same folder goes on behind
@@ -65,7 +68,7 @@ def quantize_graph(
         TraceError: For a model that cannot be captured.
     """
     config = QuantConfig.from_any(config)
-    batches = collect_batches(calib_loader, model, transform_fn)
+    batches = collect_batches(calib_loader, model, transform_fn, same_shapes=not submodules)
     example = batches[0] if example_inputs is None else model_inputs(example_inputs, model)
     restore = _device_of(model)
     if device is not None:
@@ -85,7 +88,7 @@ def quantize_graph(
             model.to(restore)
 
 
-def export_onnx(qmodel: fx.GraphModule, path: str | Path, *, opset: int | None = None, target: str = "onnxruntime") -> Path:
+def export_onnx(qmodel: nn.Module, path: str | Path, *, opset: int | None = None, target: str = "onnxruntime") -> Path:
     """Writes a quantized graph as an ONNX QDQ file, whole or not at all.
 
     Weights are stored as integers in as many bits as they have; the batch is dynamic where the graph's
@@ -93,7 +96,8 @@ def export_onnx(qmodel: fx.GraphModule, path: str | Path, *, opset: int | None =
 
     Args:
         qmodel: What ``quantize_graph`` returned.
-        path: The file; its folder must exist. Past 2 GB the weights lie beside it in ``<name>.data``.
+        path: The file; its folder must exist. Past 2 GB the weights lie beside it in ``<name>.data``. For a model that was
+            quantized in parts (``submodules``) it is a folder, with ``<path of the part>.onnx`` for each.
         opset: ONNX opset, 20 or later; None takes 21.
         target: The runtime that the file is shaped for: ``"onnxruntime"``, standard operators only; ``"onnxruntime-contrib"``,
             onnxruntime's own operators where they save work; ``"openvino"``, standard operators in the form that it
@@ -107,11 +111,14 @@ def export_onnx(qmodel: fx.GraphModule, path: str | Path, *, opset: int | None =
             has no lowering.
     """
     from qpass.backends.onnx_qdq import export_quantized
+    from qpass.backends.parts import export_parts
 
+    if _has_parts(qmodel):
+        return export_parts(qmodel, Path(path), opset=opset, target=target)
     return export_quantized(_quantized(qmodel, "export_onnx"), path, opset=opset, target=target)
 
 
-def verify_onnx(qmodel: fx.GraphModule, path: str | Path, inputs: Batch, *, strict: bool = True) -> VerifyReport:
+def verify_onnx(qmodel: nn.Module, path: str | Path, inputs: Batch, *, strict: bool = True) -> VerifyReport:
     """Proves that onnxruntime computes from the file what torch computes from the graph.
 
     Twice, with optimisations off and as shipped: layer by layer, each fed with torch's codes, codes must be equal save for
@@ -121,7 +128,7 @@ def verify_onnx(qmodel: fx.GraphModule, path: str | Path, inputs: Batch, *, stri
     Args:
         qmodel: What ``quantize_graph`` returned.
         path: What ``export_onnx`` wrote from it.
-        inputs: One batch; a handful of real samples is enough.
+        inputs: One batch; a handful of real samples is enough. Parts are verified on what the model calls them with.
         strict: Raise when a bound is passed; False returns the report all the same.
 
     Returns:
@@ -132,8 +139,29 @@ def verify_onnx(qmodel: fx.GraphModule, path: str | Path, inputs: Batch, *, stri
         LoweringError: If onnxruntime cannot load the file.
     """
     from qpass.backends.onnxruntime import verify
+    from qpass.backends.parts import verify_parts
 
+    if _has_parts(qmodel):
+        return verify_parts(qmodel, Path(path), model_inputs(inputs, qmodel), strict=strict)
     return verify(_quantized(qmodel, "verify_onnx"), path, model_inputs(inputs, qmodel), strict=strict)
+
+
+def onnxruntime_model(qmodel: nn.Module, path: str | Path, *, threads: int = 0) -> nn.Module:
+    """Returns a model that is called as ``qmodel`` is, and computes with onnxruntime.
+
+    Args:
+        qmodel: What ``quantize_graph`` returned. Of a model that was quantized in parts, the rest stays in torch: a detector
+            runs as it did, with its transformer and heads in onnxruntime.
+        path: What ``export_onnx`` wrote from it, a file or a folder.
+        threads: Threads inside an operator; 0 takes onnxruntime's default, one for each core.
+
+    Raises:
+        LoweringError: If onnxruntime cannot load a file.
+        VerifyError: If a file is missing, or not this model's.
+    """
+    from qpass.backends.parts import run_parts
+
+    return run_parts(qmodel if _has_parts(qmodel) else _quantized(qmodel, "onnxruntime_model"), Path(path), threads=threads)
 
 
 def benchmark_latency(
@@ -192,7 +220,11 @@ def load(path: str | Path) -> fx.GraphModule:
     return load_graph(Path(path))
 
 
-def _quantized(qmodel: fx.GraphModule, where: str) -> fx.GraphModule:
+def _has_parts(qmodel: nn.Module) -> bool:
+    return isinstance(qmodel, nn.Module) and not isinstance(qmodel, fx.GraphModule) and bool(parts_of(qmodel))
+
+
+def _quantized(qmodel: nn.Module, where: str) -> fx.GraphModule:
     if not isinstance(qmodel, fx.GraphModule) or info(qmodel).get("stage") != "frozen":
         raise QPassError(f"got a {type(qmodel).__name__}", where=where, expected="what quantize_graph or load returned")
     return qmodel

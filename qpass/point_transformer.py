@@ -1,4 +1,4 @@
-"""Point Transformer, a classifier of point clouds whose attention has a weight for every channel.
+"""Point Transformer: clouds classified, or their points labelled, by attention that has a weight for every channel.
 
 Paper: Zhao et al., ICCV 2021, https://arxiv.org/abs/2012.09164. Parameters have the names of the checkpoint that
 https://github.com/pierrefdz/point-transformer trained on ModelNet40, whose layout this is: features alone go down, without
@@ -10,6 +10,8 @@ first point is the first of the cloud, so that a cloud always gives the same res
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,31 @@ _ATTENTION_WIDTH = 64
 _DISTANCE_STEPS = 2**31
 
 
-class PointTransformer(nn.Module):
+class _Trunk(nn.Module):
+    """The way down, that classification and segmentation share."""
+
+    def __init__(self, points: int, stages: int, neighbours: int) -> None:
+        super().__init__()
+        self.widths = [32 * 2**stage for stage in range(stages + 1)]
+        self.fc1 = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32))
+        self.transformer1 = VectorAttention(32, neighbours)
+        pairs = enumerate(pairwise(self.widths), 1)
+        self.transition_downs = nn.ModuleList(
+            TransitionDown(points // 4**stage, width, wider, neighbours) for stage, (width, wider) in pairs
+        )
+        self.transformers = nn.ModuleList(VectorAttention(width, neighbours) for width in self.widths[1:])
+
+    def levels(self, clouds: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Returns coordinates and features of every level, from all points to the fewest."""
+        xyz = clouds[..., :3]
+        found = [(xyz, self.transformer1(xyz, self.fc1(clouds)))]
+        for down, attention in zip(self.transition_downs, self.transformers, strict=True):
+            xyz, x = down(*found[-1])
+            found.append((xyz, attention(xyz, x)))
+        return found
+
+
+class PointTransformer(_Trunk):
     """Clouds (B, points, 6), coordinates inside the unit sphere and normals, to logits (B, classes).
 
     Args:
@@ -30,25 +56,41 @@ class PointTransformer(nn.Module):
     """
 
     def __init__(self, points: int = 1024, classes: int = 40, *, stages: int = 4, neighbours: int = 16) -> None:
-        super().__init__()
-        self.fc1 = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32))
-        self.transformer1 = VectorAttention(32, neighbours)
-        widths = [32 * 2**stage for stage in range(stages + 1)]
-        self.transition_downs = nn.ModuleList(
-            TransitionDown(points // 4 ** (stage + 1), widths[stage], widths[stage + 1], neighbours) for stage in range(stages)
-        )
-        self.transformers = nn.ModuleList(VectorAttention(width, neighbours) for width in widths[1:])
-        hidden = nn.Sequential(nn.Linear(widths[-1], 256), nn.ReLU(), nn.Linear(256, 64), nn.ReLU())
+        super().__init__(points, stages, neighbours)
+        hidden = nn.Sequential(nn.Linear(self.widths[-1], 256), nn.ReLU(), nn.Linear(256, 64), nn.ReLU())
         self.fc2 = nn.Sequential(*hidden, nn.Linear(64, classes))
 
     def forward(self, clouds: Tensor) -> Tensor:
         """See the class."""
-        xyz = clouds[..., :3]
-        x = self.transformer1(xyz, self.fc1(clouds))
-        for down, attention in zip(self.transition_downs, self.transformers, strict=True):
-            xyz, x = down(xyz, x)
-            x = attention(xyz, x)
+        (*_, (_, x)) = self.levels(clouds)
         logits: Tensor = self.fc2(x.mean(1))
+        return logits
+
+
+class PointTransformerSegmentation(_Trunk):
+    """Clouds (B, points, 6) to logits for every point (B, points, parts): the same trunk, and the way back up (section 3.4).
+
+    Args:
+        points: Points of a cloud; each of the stages keeps a quarter.
+        parts: Width of the output, all parts of all kinds of objects.
+        stages: How often points are thinned out and features widened.
+        neighbours: Points that attend to one another.
+    """
+
+    def __init__(self, points: int = 1024, parts: int = 50, *, stages: int = 4, neighbours: int = 16) -> None:
+        super().__init__(points, stages, neighbours)
+        narrower = self.widths[-2::-1]
+        self.transition_ups = nn.ModuleList(TransitionUp(2 * width, width) for width in narrower)
+        self.up_transformers = nn.ModuleList(VectorAttention(width, neighbours) for width in narrower)
+        self.fc2 = nn.Sequential(nn.Linear(self.widths[0], 64), nn.ReLU(), nn.Linear(64, parts))
+
+    def forward(self, clouds: Tensor) -> Tensor:
+        """See the class."""
+        *levels, (xyz, x) = self.levels(clouds)
+        for (finer, skipped), up, attention in zip(reversed(levels), self.transition_ups, self.up_transformers, strict=True):
+            x = attention(finer, up(xyz, x, finer, skipped))
+            xyz = finer
+        logits: Tensor = self.fc2(x)
         return logits
 
 
@@ -102,6 +144,30 @@ class TransitionDown(nn.Module):
         for convolution, norm in zip(self.mlp_convs, self.mlp_bns, strict=True):
             around = norm(convolution(around)).relu()
         return kept, around.amax(2).transpose(1, 2)
+
+
+class TransitionUp(nn.Module):
+    """Features of few points brought to more: x_i = fc2(y_i) + Σ_j w_ij fc1(x_j) over the three nearest of the few.
+
+    Weights are inverse distances that sum to one, as in PointNet++ (arXiv 1706.02413, eq. 2).
+
+    Args:
+        width: Of the features of the few.
+        narrower: Of those of the many, and of the result.
+    """
+
+    def __init__(self, width: int, narrower: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, narrower), nn.Linear(narrower, narrower)
+
+    def forward(self, few: Tensor, x: Tensor, many: Tensor, skipped: Tensor) -> Tensor:
+        """Coordinates (B, n, 3) and features (B, n, width), (B, N, 3) and (B, N, narrower) to features (B, N, narrower)."""
+        near = nearest_points(many, few, 3)
+        distance = (many[:, :, None] - take_points(few, near)).square().sum(-1, keepdim=True)
+        closeness = 1 / (distance + 1e-6)
+        weights = closeness / closeness.sum(2, keepdim=True)
+        brought: Tensor = self.fc2(skipped) + (weights * take_points(self.fc1(x), near)).sum(2)
+        return brought
 
 
 def farthest_points(xyz: Tensor, count: int) -> Tensor:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import fx, nn
 
 from qpass.config import QuantConfig
@@ -16,6 +15,7 @@ from qpass.data import ModelInputs
 from qpass.data.batches import batch_size, split_rows
 from qpass.errors import ConfigError, nearest
 from qpass.graph import info
+from qpass.parts import has_attention, put_back, record_calls, refuse_other_sizes, trace_part
 from qpass.passes.reference import reference_of
 from qpass.pipeline import pipeline
 from qpass.report.collect import collect_report
@@ -95,24 +95,16 @@ def quantize_submodules(
     for name in names:
         if name not in known:
             raise ConfigError(f"the model has no module {name!r}", where="submodules", hint=nearest(name, known))
-    recorded: dict[str, list[ModelInputs]] = {name: [] for name in names}
-
-    def record(name: str) -> object:
-        def hook(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-            recorded[name].append(ModelInputs(args, dict(kwargs)))
-
-        return known[name].register_forward_pre_hook(hook, with_kwargs=True)
-
-    handles = [record(name) for name in names]
-    with torch.no_grad():
-        for batch in batches:
-            model(*batch.args, **batch.kwargs)
-    for handle in handles:
-        handle.remove()  # type: ignore[attr-defined]
-    for name in names:
-        if not recorded[name]:
+    parts = {}
+    for name, recorded in record_calls(model, names, batches).items():
+        calls = [call for call in recorded if batch_size(call)]
+        if not calls:
             raise ConfigError(f"module {name!r} was never called on the calibration data", where="submodules")
-        part = quantize_model(known[name], recorded[name][0], recorded[name], config, options.inside(name))
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, part)
+        parts[name] = trace_part(known[name], name, calls)
+    # Blocks are learned where there are any: a detector's heads have none.
+    learning = {name for name, (part, _) in parts.items() if has_attention(part)} or set(parts)
+    for name, (part, used) in parts.items():
+        recipe = config if name in learning else dataclasses.replace(config, reconstruction=None)
+        put_back(model, name, quantize_traced(part, used, recipe, options.inside(name)))
+        refuse_other_sizes(part)
     return model

@@ -76,6 +76,8 @@ def _describe(graph_module: fx.GraphModule) -> dict[str, Any]:
         "config": facts["config"].to_dict(),
         "report": json.loads(facts["report"].to_json()),
         "dynamic_batch": facts["dynamic_batch"],
+        "open_sizes": facts["open_sizes"],
+        "sizes": facts.get("sizes", ()),
         "example": leaves,
         "example_spec": pytree.treespec_dumps(spec),
         "modules": {name: _describe_module(module) for name, module in modules.items()},
@@ -228,6 +230,8 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> fx.GraphModu
         config=QuantConfig.from_any(header["config"]),
         report=QuantReport.from_json(json.dumps(header["report"])),
         dynamic_batch=header["dynamic_batch"],
+        open_sizes=[tuple(dims) for dims in header["open_sizes"]],
+        sizes=[tuple(tuple(size) for size in sizes) for sizes in header["sizes"]],
         example=example,
     )
     return graph_module.eval().requires_grad_(False)

@@ -7,6 +7,7 @@ import inspect
 import io
 import traceback
 import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,24 @@ from qpass.graph import finish, info, record_shapes
 EXAMPLE_ROWS = 2
 
 
-def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> fx.GraphModule:
+def trace(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
+    *,
+    open_sizes: Sequence[tuple[int, ...]] = (),
+) -> fx.GraphModule:
     """Captures a model in eval mode as a graph that shares nothing with it.
 
     Args:
         model: Any model that torch.export captures; left as it was.
         args: Positional example inputs, tensors with the batch first.
         kwargs: Example inputs by name.
+        open_sizes: For each tensor of the inputs the dims, beside the batch, that shall be open to other sizes.
 
     Returns:
-        A GraphModule with ``meta["qpass"]`` holding ``dynamic_batch`` and the example inputs. Where the batch cannot be
+        A GraphModule with ``meta["qpass"]`` holding ``dynamic_batch``, the example inputs, which of ``open_sizes`` the
+        model leaves open, and whether these are ``bound_sizes``, of which only some will do. Where the batch cannot be
         dynamic, a warning says so and the graph holds for batches as large as the example's.
 
     Raises:
@@ -47,10 +56,11 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None
             example = _resize_batch((args, kwargs), EXAMPLE_ROWS)
             _run_once(model, *example)
             try:
-                program = torch.export.export(model, *example, dynamic_shapes=dynamic_batch(model, *example), strict=False)
+                shapes = dynamic_shapes(model, *example, open_sizes)
+                program = torch.export.export(model, *example, dynamic_shapes=shapes, strict=False)
                 dynamic = True
             except Exception as why_fixed:  # torch.export raises many kinds
-                dynamic, example = False, (args, kwargs)
+                dynamic, example, open_sizes = False, (args, kwargs), ()
                 try:
                     program = torch.export.export(model, *example, strict=False)
                 except Exception as error:
@@ -63,10 +73,28 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None
     if not dynamic:
         rows = batch_size(example)
         warnings.warn(f"{type(model).__name__}: the batch is fixed at {rows}, it cannot be dynamic: {reason}", stacklevel=3)
-    return _own_graph(graph_module, type(model).__name__, example, dynamic)
+    kept = {"dynamic_batch": dynamic, "open_sizes": _still_open(program, open_sizes), "bound_sizes": _bound(program)}
+    return _own_graph(graph_module, type(model).__name__, example=example, **kept)
 
 
-def _own_graph(exported: nn.Module, name: str, example: tuple[Any, Any], dynamic: bool) -> fx.GraphModule:
+def _bound(program: torch.export.ExportedProgram) -> bool:
+    """Tells whether the graph holds only for sizes that fulfil an equation, such as whole numbers of windows."""
+    guards = getattr(program, "_guards_code", None)
+    return guards is None or any("%" in guard or "==" in guard for guard in guards)
+
+
+def _still_open(program: torch.export.ExportedProgram, open_sizes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Returns the dims that torch.export did not take for constants."""
+    names = set(program.graph_signature.user_inputs)
+    inputs = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    return [
+        tuple(dim for dim in dims if isinstance(tensor.shape[dim], torch.SymInt))
+        for tensor, dims in zip(tensors, open_sizes, strict=False)
+    ]
+
+
+def _own_graph(exported: nn.Module, name: str, **kept: Any) -> fx.GraphModule:
     """Returns a plain GraphModule with its own tensors, without torch.export's guards."""
     assert isinstance(exported, fx.GraphModule)
     for node in list(exported.graph.nodes):
@@ -74,7 +102,7 @@ def _own_graph(exported: nn.Module, name: str, example: tuple[Any, Any], dynamic
             exported.graph.erase_node(node)
     graph_module = fx.GraphModule(copy.deepcopy(exported), exported.graph, class_name=name)
     graph_module.requires_grad_(False)
-    info(graph_module).update(stage="traced", dynamic_batch=dynamic, example=example)
+    info(graph_module).update(stage="traced", **kept)
     finish(graph_module)
     graph_module.eval()
     record_shapes(graph_module)
@@ -94,12 +122,22 @@ def _resize_batch(inputs: tuple[Any, Any], rows: int) -> tuple[Any, Any]:
     return resized
 
 
-def dynamic_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Returns torch.export's dynamic_shapes: dim 0 of every tensor that has the batch there is one symbol."""
+def dynamic_shapes(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], open_sizes: Sequence[tuple[int, ...]] = ()
+) -> Any:
+    """Returns torch.export's dynamic_shapes: dim 0 of every tensor that has the batch there is one symbol.
+
+    Open sizes are left to torch.export, which takes for constants what the model does not leave open.
+    """
     batch, size = torch.export.Dim("batch", min=1), batch_size((args, kwargs))
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    open_dims = {id(tensor): dims for tensor, dims in zip(tensors, open_sizes, strict=False)}
 
     def mark(leaf: Any) -> Any:
-        return {0: batch} if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size else None
+        if not isinstance(leaf, Tensor):
+            return None
+        has_batch = {0: batch} if leaf.dim() and leaf.shape[0] == size else {}
+        return {**has_batch, **dict.fromkeys(open_dims.get(id(leaf), ()), torch.export.Dim.AUTO)} or None
 
     arguments = inspect.signature(model.forward).bind(*args, **kwargs).arguments  # *args and **kwargs come nested
     return pytree.tree_map(mark, dict(arguments))

@@ -1,6 +1,19 @@
 """Calibration and evaluation data: what a loader may be, and images from folders, zips and arrays."""
 
 from qpass.data.batches import Batch, ModelInputs, collect_batches
+from qpass.data.coco import CocoImages
 from qpass.data.images import ImageTransform, image_batches, open_images
+from qpass.data.point_clouds import PointClouds, open_modelnet40, open_shapenet_part
 
-__all__ = ["Batch", "ImageTransform", "ModelInputs", "collect_batches", "image_batches", "open_images"]
+__all__ = [
+    "Batch",
+    "CocoImages",
+    "ImageTransform",
+    "ModelInputs",
+    "PointClouds",
+    "collect_batches",
+    "image_batches",
+    "open_images",
+    "open_modelnet40",
+    "open_shapenet_part",
+]

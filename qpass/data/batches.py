@@ -31,8 +31,9 @@ class ModelInputs(NamedTuple):
 def model_inputs(batch: Batch, model: nn.Module) -> ModelInputs:
     """Turns one batch into a call of the model.
 
-    A tensor is the one argument; of a pair or a longer sequence the first entry is the input and the rest are targets; the
-    entries of a mapping that the model's forward names are keyword arguments (all of them where it takes ``**kwargs``).
+    A tensor is the one argument; of a pair or a longer sequence the first entry is the input and the rest are targets, and
+    that input may be a list of images, as detectors take them; the entries of a mapping that the model's forward names are
+    keyword arguments (all of them where it takes ``**kwargs``).
 
     Raises:
         CalibrationError: If the batch is none of these.
@@ -55,6 +56,8 @@ def model_inputs(batch: Batch, model: nn.Module) -> ModelInputs:
         return ModelInputs((), kwargs)
     if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], (Tensor, np.ndarray, Mapping)):
         return model_inputs(batch[0], model)
+    if isinstance(batch, (tuple, list)) and batch and _is_image_list(batch[0]):
+        return ModelInputs((list(batch[0]),), {})
     raise CalibrationError(
         f"a batch is a {type(batch).__name__}",
         where="calib_loader",
@@ -63,8 +66,16 @@ def model_inputs(batch: Batch, model: nn.Module) -> ModelInputs:
     )
 
 
+def _is_image_list(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and bool(value) and all(isinstance(image, Tensor) for image in value)
+
+
 def collect_batches(
-    loader: Iterable[Batch], model: nn.Module, transform_fn: Callable[[Any], Batch] | None = None
+    loader: Iterable[Batch],
+    model: nn.Module,
+    transform_fn: Callable[[Any], Batch] | None = None,
+    *,
+    same_shapes: bool = True,
 ) -> list[ModelInputs]:
     """Reads a loader to its end and checks every batch.
 
@@ -72,6 +83,7 @@ def collect_batches(
         loader: Anything that yields batches, once or again; a list of them too; or one tensor, taken as one batch.
         model: The model that the batches are for.
         transform_fn: Turns what the loader yields into a batch.
+        same_shapes: Whether all batches must have the shapes of the first, but for dim 0.
 
     Raises:
         CalibrationError: If there is no batch, or one is empty, holds NaN or infinity, or has other shapes than the first.
@@ -83,7 +95,7 @@ def collect_batches(
     batches: list[ModelInputs] = []
     for index, raw in enumerate(loader):
         batch = model_inputs(transform_fn(raw) if transform_fn else raw, model)
-        _check(batch, batches[0] if batches else batch, f"calib_loader, batch {index}")
+        _check(batch, batches[0] if batches and same_shapes else batch, f"calib_loader, batch {index}")
         batches.append(batch)
     if not batches:
         raise CalibrationError("no batches", where="calib_loader", expected="at least one batch of inputs")

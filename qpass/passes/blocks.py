@@ -7,7 +7,7 @@ import re
 from torch import fx
 
 from qpass.graph import get_plan, module_path
-from qpass.passes.plan import LayerPlan
+from qpass.passes.plan import Declined, LayerPlan
 
 _NUMBERED = re.compile(r"(?:^|\.)\d+(?=\.|$)")
 
@@ -15,16 +15,17 @@ _NUMBERED = re.compile(r"(?:^|\.)\d+(?=\.|$)")
 def find_blocks(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
     """Returns, for each block, the node of the float or quantized graph that computes its output.
 
-    A block is the smallest numbered module (``blocks.3``, ``layers.1.blocks.0``) that holds both an attention matmul and a
-    Linear. Its output is the last tensor made inside it that is read outside.
+    A block is the smallest numbered module (``blocks.3``, ``layers.1.blocks.0``) that holds both attention (a matmul, or a
+    Softmax that weighs channels one by one, as for point clouds) and a Linear. Its output is the last tensor made inside it
+    that is read outside.
     """
     kinds: dict[str, set[str]] = {}
     for node in graph_module.graph.nodes:
         plan = get_plan(node)
-        if isinstance(plan, LayerPlan):
+        if isinstance(plan, (LayerPlan, Declined)):
             for path in _numbered_prefixes(plan.path):
                 kinds.setdefault(path, set()).add(plan.kind)
-    candidates = [path for path, found in kinds.items() if {"matmul", "linear"} <= found]
+    candidates = [path for path, found in kinds.items() if "linear" in found and found & {"matmul", "softmax"}]
     smallest = [p for p in candidates if not any(other.startswith(p + ".") for other in candidates)]
     outputs: dict[str, fx.Node] = {}
     for node in graph_module.graph.nodes:

@@ -25,7 +25,13 @@ LEARNING = {"ranks": [4], "steps": 30, "batch_size": 8, "precision": "float32"}
 
 
 def recipe(rank: int, preset: str = "w3a8") -> dict[str, object]:
-    return {"preset": preset, "rotate_heads": False, **UNCOMPENSATED, "weight": {"residual_rank": rank}}
+    return {
+        "preset": preset,
+        "rotate_heads": False,
+        "rotate_residual": False,
+        **UNCOMPENSATED,
+        "weight": {"residual_rank": rank},
+    }
 
 
 def error(graph: nn.Module, model: nn.Module, x: Tensor) -> float:
@@ -80,6 +86,7 @@ def test_the_report_measures_a_layer_with_its_branch(vit: nn.Module, many_images
     for rank in (0, 16):
         config = {
             "preset": "w3a8",
+            "rotate_residual": False,
             **UNCOMPENSATED,
             "rules": {"blocks.0.attn.qkv": {"weight": {"residual_rank": rank}}},
         }

@@ -210,25 +210,48 @@ def lower_patches(layer: QuantizedConv2d, node: ir.Node, emit: Emitter) -> ir.Va
     assert x is not None
     assert x.shape is not None
     assert output.shape is not None
-    (kh, kw), (_, channels, height, width) = layer.patch, x.shape
-    if not (isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)):
-        raise LoweringError(f"an image of shape {x.shape}", where=emit.prefix, expected="fixed channels, height and width")
+    (kh, kw), channels = layer.patch, x.shape[1]
+    if not isinstance(channels, int):
+        raise LoweringError(f"an image of shape {x.shape}", where=emit.prefix, expected="a fixed number of channels")
     if not _is_dequantized(x):
         matrix = emit.op("Transpose", [_weight(layer, emit, fuses=False)], {"perm": [1, 0]})
         weight = emit.op("Reshape", [matrix, emit.constant("weight_shape", list(layer.weight_shape))])
         bias = [] if layer.bias is None else [emit.constant("bias", _numpy(layer.bias))]
         return emit.op("Conv", [x, weight, *bias], {"strides": list(layer.patch)})
-    rows, columns = height // kh, width // kw
+    rows, columns = _grid(x, layer.patch, emit)
     if layer.patch == (1, 1):  # onnxruntime is far faster at moving two dims than at moving six
-        flat = emit.op("Reshape", [x, emit.constant("token_shape", [0, channels, height * width])])
+        flat = emit.op("Reshape", [x, emit.constant("token_shape", [0, channels, -1])])
         tokens = emit.op("Transpose", [flat], {"perm": [0, 2, 1]})
     else:
-        cut = emit.op("Reshape", [x, emit.constant("cut_shape", [0, channels, rows, kh, columns, kw])])
+        cut = emit.op("Reshape", [x, _shape("cut_shape", [0, channels, rows, kh, columns, kw], emit)])
         patches = emit.op("Transpose", [cut], {"perm": [0, 2, 4, 1, 3, 5]})
-        tokens = emit.op("Reshape", [patches, emit.constant("token_shape", [0, rows * columns, channels * kh * kw])])
+        tokens = emit.op("Reshape", [patches, emit.constant("token_shape", [0, -1, channels * kh * kw])])
     product = _matmul_with_weight(layer, tokens, emit, 3)
     moved = emit.op("Transpose", [product], {"perm": [0, 2, 1]})
-    return emit.op("Reshape", [moved, emit.constant("image_shape", [0, int(output.shape[1]), rows, columns])])
+    return emit.op("Reshape", [moved, _shape("image_shape", [0, int(output.shape[1]), rows, columns], emit)])
+
+
+def _grid(x: ir.Value, patch: tuple[int, int], emit: Emitter) -> list[int | ir.Value]:
+    """Returns how many patches an image (batch, channels, height, width) has: numbers, or values (1,) where a size is open."""
+    assert x.shape is not None
+    grid: list[int | ir.Value] = []
+    for dim, side in zip((2, 3), patch, strict=True):
+        size = x.shape[dim]
+        if isinstance(size, int):
+            grid.append(size // side)
+        else:
+            length = emit.op("Shape", [x], {"start": dim, "end": dim + 1})
+            grid.append(emit.op("Div", [length, emit.constant(f"side_{dim}", [side])]))
+    return grid
+
+
+def _shape(name: str, sizes: list[int | ir.Value], emit: Emitter) -> ir.Value:
+    """Returns what Reshape takes."""
+    numbers = [size for size in sizes if isinstance(size, int)]
+    if len(numbers) == len(sizes):
+        return emit.constant(name, numbers)
+    parts = [emit.constant(f"{name}_{i}", [size]) if isinstance(size, int) else size for i, size in enumerate(sizes)]
+    return emit.op("Concat", parts, {"axis": 0})
 
 
 def _matmul_with_weight(layer: QuantizedLayer, x: ir.Value, emit: Emitter, rank: int) -> ir.Value:

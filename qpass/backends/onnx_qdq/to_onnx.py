@@ -15,7 +15,7 @@ from qpass.errors import LoweringError
 from qpass.graph import example_inputs, info
 from qpass.nn import QuantizedLayer
 from qpass.quantizers import Quantizer
-from qpass.trace import dynamic_batch
+from qpass.trace import dynamic_shapes
 
 #: Domain of the nodes that stand for qpass modules until they are lowered.
 DOMAIN = "qpass"
@@ -46,6 +46,8 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
             setattr(opaque, path, _Opaque(path, module))
     opaque.eval()
     args, kwargs = example_inputs(graph_module)
+    open_sizes = info(graph_module).get("open_sizes", ())
+    shapes = dynamic_shapes(opaque, args, kwargs, open_sizes) if info(graph_module)["dynamic_batch"] else None
     try:
         with warnings.catch_warnings(), _quiet(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -55,7 +57,7 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
                 kwargs=kwargs,
                 dynamo=True,
                 opset_version=opset,
-                dynamic_shapes=dynamic_batch(opaque, args, kwargs) if info(graph_module)["dynamic_batch"] else None,
+                dynamic_shapes=shapes,
                 verbose=False,
                 optimize=True,
             )

@@ -2,7 +2,8 @@
 
 from qpass.backends.onnxruntime.explain import Explanation, explain
 from qpass.backends.onnxruntime.latency import LatencyReport, benchmark
+from qpass.backends.onnxruntime.module import OrtModule
 from qpass.backends.onnxruntime.session import OrtSession
 from qpass.backends.onnxruntime.verification import VerifyReport, verify
 
-__all__ = ["Explanation", "LatencyReport", "OrtSession", "VerifyReport", "benchmark", "explain", "verify"]
+__all__ = ["Explanation", "LatencyReport", "OrtModule", "OrtSession", "VerifyReport", "benchmark", "explain", "verify"]

@@ -1,0 +1,60 @@
+"""Files of the parts of a model, one for each: written, verified, and run from the model's own control flow."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import tempfile
+from pathlib import Path
+
+from torch import fx, nn
+
+from qpass.backends.onnx_qdq import export_quantized
+from qpass.backends.onnxruntime import OrtModule, VerifyReport, verify
+from qpass.data import ModelInputs
+from qpass.errors import LoweringError, VerifyError
+from qpass.parts import parts_of, put_back, record_calls
+
+
+def export_parts(model: nn.Module, folder: Path, *, opset: int | None, target: str) -> Path:
+    """Writes ``<path of the part>.onnx`` for each part into a folder, all of them or none."""
+    if not folder.parent.is_dir():
+        raise LoweringError("no such folder", where=str(folder.parent), expected="an existing one")
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        for name, part in parts_of(model).items():
+            export_quantized(part, Path(scratch) / f"{name}.onnx", opset=opset, target=target)
+        folder.mkdir(exist_ok=True)
+        for file in Path(scratch).iterdir():
+            file.replace(folder / file.name)
+    return folder
+
+
+def verify_parts(model: nn.Module, folder: Path, inputs: ModelInputs, *, strict: bool) -> VerifyReport:
+    """Compares each file with its part, on what the part is called with when the model runs on ``inputs``."""
+    parts = parts_of(model)
+    calls = record_calls(model, list(parts), [inputs])
+    checks = []
+    for name, part in parts.items():
+        given = [call for call in calls[name] if all(len(leaf) for leaf in call.args)]
+        if not given:
+            raise VerifyError("was not called with any row", where=name, hint="verify with inputs on which it is used")
+        report = verify(part, _file(folder, name), given[0], strict=strict)
+        checks += [dataclasses.replace(check, name=f"{name}, {check.name}") for check in report.checks]
+    return VerifyReport(str(folder), len(inputs.args[0]) if inputs.args else 1, tuple(checks))
+
+
+def run_parts(model: nn.Module, folder: Path, *, threads: int) -> nn.Module:
+    """Returns a copy of the model whose parts are computed by onnxruntime; a graph alone becomes one such part."""
+    if isinstance(model, fx.GraphModule):
+        return OrtModule(model, folder, threads=threads).eval()
+    runner = copy.deepcopy(model)
+    for name, part in parts_of(model).items():
+        put_back(runner, name, OrtModule(part, _file(folder, name), threads=threads))
+    return runner.eval()
+
+
+def _file(folder: Path, name: str) -> Path:
+    path = folder / f"{name}.onnx"
+    if not path.is_file():
+        raise VerifyError("no such file", where=str(path), expected=f"what export_onnx wrote for the part {name!r}")
+    return path
