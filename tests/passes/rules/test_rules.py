@@ -18,6 +18,7 @@ from qpass.passes.rules.fold_channel_scale import fold_channel_scale
 from qpass.passes.rules.fold_constants import fold_constants
 from qpass.passes.rules.inline_autocast import inline_autocast
 from qpass.passes.rules.linear_from_matmul import linear_from_matmul
+from qpass.passes.rules.reshape_from_view import reshape_from_view
 from qpass.passes.rules.split_fused_qkv import split_fused_qkv
 from qpass.trace import trace
 
@@ -136,6 +137,24 @@ class TestFoldConstants:
         graph, _ = apply(fold_constants, Call(function, a=seeded(3)), seeded(2, 3))
         once, twice = graph(seeded(2, 3)), graph(seeded(2, 3))
         torch.testing.assert_close(once, twice, rtol=0, atol=0)
+
+
+class TestReshapeFromView:
+    def test_attention_that_is_viewed_behind_its_transpose_decomposes(self) -> None:
+        """torch's fused attention gives strides that such a view needs; matmuls do not."""
+
+        def attention(m: nn.Module, x: Tensor) -> Tensor:
+            heads = x.view(-1, 5, 3, 4).transpose(1, 2)
+            y = F.scaled_dot_product_attention(heads, heads, heads)
+            return y.permute(0, 2, 1, 3).view(-1, 5, 12)
+
+        graph, changed = apply(reshape_from_view, Call(attention), seeded(2, 5, 12))
+        assert changed == 2
+        assert count(graph, aten.view.default) == 0
+        graph = trace(Call(attention).eval(), (seeded(2, 5, 12),))
+        expected = graph(seeded(2, 5, 12))
+        Canonicalize()(graph)
+        torch.testing.assert_close(graph(seeded(2, 5, 12)), expected)
 
 
 class TestInlineAutocast:
