@@ -42,18 +42,18 @@ def latency() -> list[str]:
     return lines
 
 
-def architectures() -> list[str]:
+def models() -> list[str]:
     """Returns the count of the sweep."""
-    found = json.loads((RESULTS / "architectures.json").read_text(encoding="utf-8"))
+    found = json.loads((RESULTS / "models.json").read_text(encoding="utf-8"))
     return [
-        f"{sum(row['verified'] for row in found)} of {len(found)} timm architectures traced, quantized, exported and verified."
+        f"{sum(row['verified'] for row in found)} of {len(found)} models of timm, transformers and torchvision traced, quantized, exported and verified."
     ]
 
 
 def main() -> None:
     """Rewrite the README's figures."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, make in (("accuracy", accuracy), ("latency", latency), ("architectures", architectures)):
+    for name, make in (("accuracy", accuracy), ("latency", latency), ("models", models)):
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         before, rest = text.split(start)
         text = before + "\n".join([start, "", *make(), "", end]) + rest.split(end)[1]

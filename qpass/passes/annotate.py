@@ -26,7 +26,7 @@ _CONVOLUTIONS = (
 )
 _OTHER_PRODUCTS = {
     aten.einsum.default: "einsum is not turned into matmuls",
-    aten.baddbmm.default: "baddbmm adds to its product",
+    aten.baddbmm.default: "baddbmm multiplies its product, or what it adds to it, by a factor",
     aten.addmm.default: "a matrix of it is computed, not a constant",
     aten.bilinear.default: "bilinear has two inputs beside its weight",
 }

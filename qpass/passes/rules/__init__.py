@@ -12,6 +12,7 @@ from qpass.passes.rules.fold_constants import fold_constants
 from qpass.passes.rules.inline_autocast import inline_autocast
 from qpass.passes.rules.linear_from_matmul import linear_from_matmul
 from qpass.passes.rules.reshape_from_view import reshape_from_view
+from qpass.passes.rules.split_baddbmm import split_baddbmm
 from qpass.passes.rules.split_fused_qkv import split_fused_qkv
 
 RULES: tuple[Callable[[fx.GraphModule], int], ...] = (
@@ -20,6 +21,7 @@ RULES: tuple[Callable[[fx.GraphModule], int], ...] = (
     fold_constants,
     reshape_from_view,
     decompose_attention,
+    split_baddbmm,
     linear_from_matmul,
     fold_batch_norm,
     fold_channel_scale,

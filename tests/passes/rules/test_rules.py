@@ -19,6 +19,7 @@ from qpass.passes.rules.fold_constants import fold_constants
 from qpass.passes.rules.inline_autocast import inline_autocast
 from qpass.passes.rules.linear_from_matmul import linear_from_matmul
 from qpass.passes.rules.reshape_from_view import reshape_from_view
+from qpass.passes.rules.split_baddbmm import split_baddbmm
 from qpass.passes.rules.split_fused_qkv import split_fused_qkv
 from qpass.trace import trace
 
@@ -155,6 +156,21 @@ class TestReshapeFromView:
         expected = graph(seeded(2, 5, 12))
         Canonicalize()(graph)
         torch.testing.assert_close(graph(seeded(2, 5, 12)), expected)
+
+
+class TestSplitBaddbmm:
+    def test_a_mask_is_added_to_the_product(self) -> None:
+        function = lambda m, x: torch.baddbmm(m.mask, x, x.transpose(1, 2)).softmax(-1) @ x  # noqa: E731
+        graph, changed = apply(split_baddbmm, Call(function, mask=seeded(1, 5, 5)), seeded(2, 5, 4))
+        assert changed == 1
+        assert count(graph, aten.baddbmm.default) == 0
+        assert count(graph, aten.bmm.default) == 1
+
+    def test_with_a_factor_it_stays(self) -> None:
+        function = lambda m, x: torch.baddbmm(m.mask, x, x.transpose(1, 2), alpha=0.5)  # noqa: E731
+        graph, changed = apply(split_baddbmm, Call(function, mask=seeded(1, 5, 5)), seeded(2, 5, 4))
+        assert changed == 0
+        assert count(graph, aten.baddbmm.default) == 1
 
 
 class TestInlineAutocast:

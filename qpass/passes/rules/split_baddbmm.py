@@ -1,0 +1,20 @@
+"""baddbmm(c, a, b) -> c + bmm(a, b): attention with a mask, as nn.MultiheadAttention spells it."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from qpass.graph import aten, call_like, calls, replace
+
+
+def split_baddbmm(graph_module: fx.GraphModule) -> int:
+    """Gives a product that adds to something the form that is quantized; with factors it is left as it is."""
+    done = 0
+    for node in calls(graph_module, aten.baddbmm.default):
+        added, a, b = node.args
+        if any(node.kwargs.get(factor, 1) != 1 for factor in ("alpha", "beta")):
+            continue
+        product = call_like(graph_module, node, aten.bmm.default, a, b)
+        replace(node, call_like(graph_module, node, aten.add.Tensor, product, added))
+        done += 1
+    return done
