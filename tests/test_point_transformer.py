@@ -13,7 +13,15 @@ import qpass
 from qpass.backends.onnxruntime import OrtSession
 from qpass.evaluate import evaluate_top1
 from qpass.models import create_model
-from qpass.point_transformer import PointTransformer, VectorAttention, farthest_points, nearest_points, take_points
+from qpass.point_transformer import (
+    PointTransformer,
+    PointTransformerSegmentation,
+    TransitionUp,
+    VectorAttention,
+    farthest_points,
+    nearest_points,
+    take_points,
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +84,41 @@ def test_attention_is_equation_3(clouds: Tensor) -> None:
         weights = torch.exp(scores / 8) / torch.exp(scores / 8).sum(0)
         values = torch.stack([layer.alpha(hidden[b, j]) + d for j, d in zip(near, delta, strict=True)])
         torch.testing.assert_close(found[b, i], x[b, i] + layer.fc2((weights * values).sum(0)), rtol=1e-9, atol=1e-9)
+
+
+def test_features_are_brought_up_by_inverse_distances(clouds: Tensor) -> None:
+    torch.manual_seed(2)
+    layer = TransitionUp(10, 6).eval().double()
+    many, few = clouds[..., :3].double(), clouds[:, :9, :3].double() + 0.01
+    x, skipped = torch.randn(6, 9, 10, dtype=torch.float64), clouds.double()
+    found = layer(few, x, many, skipped)
+    for b, i in ((0, 0), (4, 33)):
+        distance = torch.cdist(many[b, i : i + 1], few[b])[0]
+        near = distance.argsort()[:3]
+        weights = 1 / (distance[near] ** 2 + 1e-6)
+        brought = sum(w * layer.fc1(x[b, j]) for w, j in zip(weights / weights.sum(), near, strict=True))
+        torch.testing.assert_close(found[b, i], layer.fc2(skipped[b, i]) + brought, rtol=1e-6, atol=1e-6)
+
+
+def test_segmentation_scores_every_point_and_is_the_same_network_in_its_file(clouds: Tensor, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = PointTransformerSegmentation(64, 7, stages=2, neighbours=8).eval()
+    assert model(clouds).shape == (6, 64, 7)
+    order = torch.cat([torch.tensor([0]), 1 + torch.randperm(63, generator=torch.Generator().manual_seed(0))])
+    torch.testing.assert_close(model(clouds[:, order]), model(clouds)[:, order], rtol=1e-3, atol=1e-3)
+    graph = qpass.quantize_graph(model, [clouds[:4]], "w8a8", progress=False)
+    report = qpass.quantization_report(graph)
+    assert report.counts == {"linear": 2 + (1 + 2 + 2) * 9 + 2 * 2 + 2, "conv2d": 4}
+    path = qpass.export_onnx(graph, tmp_path / "m.onnx")
+    assert qpass.verify_onnx(graph, path, clouds).passed
+
+
+def test_methods_that_learn_learn_its_blocks(small: nn.Module, clouds: Tensor) -> None:
+    recipe = {"preset": "aiqvit-w4a4", "reconstruction": {"search_steps": 2, "steps": 2, "ranks": [2], "batch_size": 4}}
+    graph = qpass.quantize_graph(small, [clouds], recipe, progress=False)
+    learned = qpass.quantization_report(graph).reconstruction
+    assert [block.label for block in learned] == ["transformers.0", "transformers.1"]
+    assert all(block.ranks for block in learned)
 
 
 @pytest.mark.parametrize("config", ["w8a8", "w4a4"])
