@@ -63,13 +63,27 @@ def published() -> dict[str, Any]:
     }
 
 
+#: What a row is without the last part of the recipes ``wXaY``.
+UNTURNED = "residual stream as it is"
+_AS_IT_IS = {"rotate_residual": False}
+
 #: Ours: uniform everywhere, AIQViT with learned scales, and the residual branch.
 OURS: dict[str, Any] = {
     **{name: name for name in (*WIDTHS, *(f"aiqvit-lsq-{width}" for width in WIDTHS[1:]), "w3a8", "w2a8")},
-    **{f"{width}, {width[-1]} bits everywhere": {"preset": width, "budget": None} for width in ("w6a6", "w4a4", "w3a3")},
-    **{f"{width}, polish quick": {"preset": width, "polish": "quick"} for width in ("w4a8", "w4a4", "w3a3")},
+    **{f"{name}, {UNTURNED}": {"preset": name, **_AS_IT_IS} for name in (*WIDTHS[1:], "w3a8", "w2a8")},
     **{
-        f"{name}, residual rank {rank}": {"preset": name, "weight_rounding": "nearest", "weight": {"residual_rank": rank}}
+        f"{width}, {width[-1]} bits everywhere, {UNTURNED}": {"preset": width, "budget": None, **_AS_IT_IS}
+        for width in ("w6a6", "w4a4", "w3a3")
+    },
+    **{f"{width}, polish quick": {"preset": width, "polish": "quick"} for width in ("w4a8", "w4a4", "w3a3")},
+    **{f"{width}, polish quick, {UNTURNED}": {"preset": width, "polish": "quick", **_AS_IT_IS} for width in ("w4a4", "w3a3")},
+    **{
+        f"{name}, residual rank {rank}": {
+            "preset": name,
+            "weight_rounding": "nearest",
+            "weight": {"residual_rank": rank},
+            **_AS_IT_IS,
+        }
         for name in ("w3a8", "w2a8", "w3a3")
         for rank in (16, 32)
     },
@@ -132,23 +146,26 @@ def closed_form() -> dict[str, Any]:
     """Returns the parts of the recipes ``wXaY`` one by one, at three widths."""
     rows: dict[str, Any] = {}
     for width in ("w4a8", "w4a4", "w3a3"):
-        feedback = {"preset": width, "compensate_activations": False, "budget": None}
+        whole = {"preset": width, **_AS_IT_IS}
+        feedback = {**whole, "compensate_activations": False, "budget": None}
         rows |= {
             f"{width} min-max": naive(width),
             f"{width} folded LayerNorms, searched ranges": {"preset": width, **_PLAIN},
             f"{width} + rotated heads": {"preset": width, **_PLAIN, "rotate_heads": True},
-            f"{width} + rotated residual stream": {"preset": width, **_PLAIN, "rotate_heads": True, "rotate_residual": True},
-            f"{width} + error feedback": width if width == "w4a8" else feedback,
+            f"{width} + error feedback": whole if width == "w4a8" else feedback,
         }
         if width != "w4a8":
             rows |= {
-                f"{width} + compensated inputs": {"preset": width, "budget": None},
-                f"{width} + widths within the budget": width,
-                f"{width} without compensated inputs": {"preset": width, "compensate_activations": False},
-                f"{width} without error feedback": {"preset": width, "weight_rounding": "nearest"},
+                f"{width} + compensated inputs": {**whole, "budget": None},
+                f"{width} + widths within the budget": whole,
             }
-        rows[f"{width} without rotated heads"] = {"preset": width, "rotate_heads": False}
-        rows[f"{width} without rotated residual stream"] = {"preset": width, "rotate_residual": False}
+        rows[f"{width} + rotated residual stream"] = width
+        if width != "w4a8":
+            rows |= {
+                f"{width}, {UNTURNED}, without compensated inputs": {**whole, "compensate_activations": False},
+                f"{width}, {UNTURNED}, without error feedback": {**whole, "weight_rounding": "nearest"},
+            }
+        rows[f"{width}, {UNTURNED}, without rotated heads"] = {**whole, "rotate_heads": False}
     return rows
 
 
@@ -161,7 +178,8 @@ TABLES = {
         "Ablation of the recipes wXaY",
         closed_form(),
         LEARNING_IMAGES,
-        note="Each row with a + adds a part to the one above it; the others leave one out of the whole. Nothing is learned, so seeds change nothing.",
+        note="Each row with a + adds a part to the one above it; the others leave one out of the row before the last +. Nothing is learned, so\n"
+        "seeds change nothing.",
     ),
     "ablation": Table(
         "ablation",

@@ -31,10 +31,11 @@ class Segment:
 def cut_into_segments(graph_module: fx.GraphModule) -> list[Segment]:
     """Returns a segment for each block, in order, with one before them for what comes first.
 
-    What follows the last block is left out. A graph without blocks gives [].
+    What follows the last block is left out, and what no layer has a part in comes first wherever it stands: the sampling of a
+    point cloud and the search for neighbours need not be done anew in every step of learning. A graph without blocks gives [].
     """
     ends = find_blocks(graph_module)
-    nodes = list(graph_module.graph.nodes)
+    nodes = _without_layers_first(graph_module)
     position = {node: index for index, node in enumerate(nodes)}
     order = sorted(ends.items(), key=lambda item: position[item[1]])
     if not order:
@@ -44,6 +45,15 @@ def cut_into_segments(graph_module: fx.GraphModule) -> list[Segment]:
     parts = zip(["", *(path for path, _ in order)], starts, starts[1:], strict=False)
     segments = [_segment(graph_module, path, nodes[start:stop]) for path, start, stop in parts]
     return [segment for segment in segments if segment.outputs]
+
+
+def _without_layers_first(graph_module: fx.GraphModule) -> list[fx.Node]:
+    """Returns all nodes, those first that depend on no layer and no quantizer; the order stays otherwise."""
+    behind_layers: set[fx.Node] = set()
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module" or not behind_layers.isdisjoint(node.all_input_nodes):
+            behind_layers.add(node)
+    return sorted(graph_module.graph.nodes, key=lambda node: node in behind_layers)
 
 
 def _block_start(nodes: Sequence[fx.Node], first: int, path: str) -> int:

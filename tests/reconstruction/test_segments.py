@@ -9,6 +9,7 @@ from qpass.config import QuantConfig
 from qpass.data import ModelInputs
 from qpass.passes.blocks import find_blocks
 from qpass.pipeline import pipeline
+from qpass.point_transformer import PointTransformer
 from qpass.reconstruction.samples import SampleStore, advance
 from qpass.reconstruction.segments import cut_into_segments
 from qpass.trace import trace
@@ -67,3 +68,25 @@ def values_of(graph: torch.fx.GraphModule, x: Tensor) -> dict[str, Tensor]:
     with torch.no_grad():
         run.run(x)
     return {node.name: value for node, value in run.env.items()}
+
+
+def test_what_no_layer_has_a_part_in_comes_first() -> None:
+    """Sampling and neighbours of a point cloud are computed once, and not in every step of learning."""
+    torch.manual_seed(0)
+    clouds = 2 * torch.rand(4, 64, 6) - 1
+    graph = trace(PointTransformer(64, 5, stages=2, neighbours=8).eval(), (clouds,))
+    for step in pipeline(QuantConfig.from_any("w8a8"), [ModelInputs((clouds,), {})])[:-1]:
+        step(graph)
+    first, *blocks = cut_into_segments(graph)
+    assert [segment.path for segment in blocks] == ["transformers.0", "transformers.1"]
+    sampling = {torch.ops.aten.argmax.default, torch.ops.aten.topk.default}
+    assert sampling <= {node.target for node in first.graph_module.graph.nodes}
+    for segment in blocks:
+        assert not sampling & {node.target for node in segment.graph_module.graph.nodes}
+    values = dict(values_of(graph, clouds))
+    (placeholder,) = (node.name for node in graph.graph.nodes if node.op == "placeholder")
+    values[placeholder] = clouds
+    for segment in (first, *blocks):
+        found = segment.graph_module(*(values[name] for name in segment.inputs))
+        for name, value in zip(segment.outputs, found, strict=True):
+            torch.testing.assert_close(value, values[name])
