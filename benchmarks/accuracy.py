@@ -71,6 +71,7 @@ _AS_IT_IS = {"rotate_residual": False}
 OURS: dict[str, Any] = {
     **{name: name for name in (*WIDTHS, *(f"aiqvit-lsq-{width}" for width in WIDTHS[1:]), "w3a8", "w2a8")},
     **{f"{name}, {UNTURNED}": {"preset": name, **_AS_IT_IS} for name in (*WIDTHS[1:], "w3a8", "w2a8")},
+    **{f"{width}, {width[-1]} bits everywhere": {"preset": width, "budget": None} for width in ("w6a6", "w4a4", "w3a3")},
     **{
         f"{width}, {width[-1]} bits everywhere, {UNTURNED}": {"preset": width, "budget": None, **_AS_IT_IS}
         for width in ("w6a6", "w4a4", "w3a3")

@@ -226,7 +226,9 @@ def _has_parts(qmodel: nn.Module) -> bool:
 
 def _quantized(qmodel: nn.Module, where: str) -> fx.GraphModule:
     if not isinstance(qmodel, fx.GraphModule) or info(qmodel).get("stage") != "frozen":
-        raise QPassError(f"got a {type(qmodel).__name__}", where=where, expected="what quantize_graph or load returned")
+        hint = f"call it for each part: get_submodule({next(iter(parts_of(qmodel)))!r}), ..." if _has_parts(qmodel) else ""
+        expected = "what quantize_graph or load returned"
+        raise QPassError(f"got a {type(qmodel).__name__}", where=where, expected=expected, hint=hint)
     return qmodel
 
 

@@ -154,6 +154,15 @@ def test_files_that_are_missing_are_named(shell: nn.Module, tmp_path: Path) -> N
         qpass.verify_onnx(quantized, folder, ([torch.full((3, 16, 16), -1e4)],))
 
 
+def test_what_is_there_for_graphs_alone_says_how_to_ask_for_parts(shell: nn.Module, tmp_path: Path) -> None:
+    quantized = qpass.quantize_graph(shell, BATCHES, "w8a8", submodules=["head"], progress=False)
+    with pytest.raises(qpass.QPassError, match=r"got a Shell.*for each part: get_submodule\('head'\)"):
+        qpass.quantization_report(quantized)
+    path = qpass.save(quantized.get_submodule("head"), tmp_path / "head.qpass")
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(qpass.load(path)(x), quantized.head(x))
+
+
 def test_a_whole_graph_runs_in_onnxruntime_too(tmp_path: Path) -> None:
     model = Branching().backbone.eval()
     x = torch.randn(4, 8)
