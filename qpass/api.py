@@ -13,6 +13,7 @@ from qpass.config import QuantConfig
 from qpass.data import Batch, collect_batches
 from qpass.data.batches import model_inputs
 from qpass.errors import QPassError
+from qpass.float_model import check_weights, in_float32
 from qpass.graph import info
 from qpass.parts import parts_of
 from qpass.quantize import RunOptions, quantize_model, quantize_submodules
@@ -39,7 +40,8 @@ def quantize_graph(
     """Quantizes a float model after training, from calibration data alone.
 
     Args:
-        model: Any model that torch.export captures. It is not changed, and the result shares nothing with it.
+        model: Any model that torch.export captures. It is not changed, and the result shares nothing with it. One with weights
+            of another float type than float32 is quantized from float32, with a warning.
         calib_loader: Yields batches: tensors (batch, ...), (inputs, target) pairs, or mappings of inputs by name. A list of
             such will do, and a single tensor is one batch. 32 to 128 samples are enough for recipes that learn nothing;
             ``aiqvit`` recipes want about 1,000.
@@ -66,10 +68,13 @@ def quantize_graph(
         ConfigError: For a config that cannot be carried out.
         CalibrationError: For calibration data that cannot be used.
         TraceError: For a model that cannot be captured.
+        UnsupportedError: For weights that are NaN or infinite.
     """
     config = QuantConfig.from_any(config)
     batches = collect_batches(calib_loader, model, transform_fn, same_shapes=not submodules)
     example = batches[0] if example_inputs is None else model_inputs(example_inputs, model)
+    check_weights(model)
+    model, (example, *batches) = in_float32(model, [example, *batches])
     restore = _device_of(model)
     if device is not None:
         model.to(device)

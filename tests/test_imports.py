@@ -16,7 +16,7 @@ LAYERS = (
     ("tensor_file",),
     ("budget_config", "reconstruction_config", "config", "presets", "progress"),
     ("graph", "data", "quantizers"),
-    ("allocation", "observers", "nn", "parts", "ridge", "rounding", "trace"),
+    ("allocation", "float_model", "observers", "nn", "parts", "ridge", "rounding", "trace"),
     ("passes",),
     ("reconstruction",),
     ("report", "pipeline"),
