@@ -57,9 +57,9 @@ def trace_part(module: nn.Module, name: str, calls: Sequence[ModelInputs]) -> tu
         return trace(module, *first[common]), list(calls)
     graph_module = trace(module, *first[common], open_sizes=_differing(calls))
     held = {size for size, call in first.items() if _fits_open(graph_module, call) and _agree(graph_module, module, call)}
-    if info(graph_module)["bound_sizes"]:
-        info(graph_module)["sizes"] = sorted(held)
     used = [call for call in calls if _sizes(call) in held]
+    if info(graph_module)["bound_sizes"] or len(used) < len(calls):
+        info(graph_module)["sizes"] = sorted(held)
     if len(used) < len(calls):
         warnings.warn(
             f"{name}: its sizes cannot be open: it holds for {_texts(held)}, which {len(used)} of {len(calls)} calls have",

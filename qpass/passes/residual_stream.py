@@ -48,8 +48,7 @@ class ResidualStream:
         self.readers: list[fx.Node] = []
         self.writers: list[fx.Node] = []
         self.constants: dict[fx.Node, list[fx.Node]] = {}
-        shape = shape_of(norm.args[0])
-        self.width = shape[-1] if shape else 0
+        self.width = norm.args[1][-1]  # type: ignore[index,assignment]
         self._values: set[fx.Node] = set()
         self._problem = ""
         self._collect(norm.args[0])
@@ -143,7 +142,7 @@ class ResidualStream:
             return argument(node, 1, "dim", 0) not in last
         if is_call(node, aten.mean.dim):
             before = len(shape_of(node.args[0]) or ())
-            return not {before - 1, -1} & set(node.args[1])  # type: ignore[arg-type]
+            return bool(node.args[1]) and not {before - 1, -1} & set(node.args[1])  # type: ignore[arg-type]
         source = shape_of(node.args[0]) if node.args else None
         if source is None or source[-1] % self.width:
             return False

@@ -60,7 +60,8 @@ def _rotate(graph_module: fx.GraphModule, stream: ResidualStream, weights: Layer
                 weight *= gamma.double()
         plain = [torch.ones(norm.args[1]), torch.zeros(norm.args[1])]  # type: ignore[arg-type]
         new = [add_constant(graph_module, f"{norm.name}_plain", value, norm) for value in plain]
-        norm.args, norm.kwargs = (*norm.args[:2], *new, *norm.args[4:]), {}
+        norm.args = (*norm.args[:2], *new, *norm.args[4:])
+        norm.kwargs = {key: value for key, value in norm.kwargs.items() if key not in ("weight", "bias")}
     for reader in stream.readers:
         weight, _ = weights[reader]
         weight.copy_(_turned(weight, rotation))
