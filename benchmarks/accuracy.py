@@ -7,11 +7,10 @@ kept and not run again (--fresh drops them). Recipes that learn keep their block
 
 from __future__ import annotations
 
-import csv
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import learned_blocks
 import methods
 import torch
 from accuracy_tasks import TASKS, Task
+from result_rows import read_rows, write_rows
 
 import qpass
 from qpass.backends.onnx_qdq import export_float
@@ -286,25 +286,7 @@ def write(table: Table, task: Task, rows: list[Row], base: Accuracy, command: st
         for r in rows
     ]
     (RESULTS / f"{table.file}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with (RESULTS / f"{table.file}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-
-
-def read_rows(table: Table) -> list[Row]:
-    """Returns the rows of an earlier run."""
-    path = RESULTS / f"{table.file}.csv"
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8") as file:
-        return [_row(record) for record in csv.DictReader(file)]
-
-
-def _row(record: dict[str, str]) -> Row:
-    whole = ("images", "threads", "seed", "steps")
-    read: dict[str, Any] = {"config": str, "verified": "True".__eq__} | dict.fromkeys(whole, int)
-    return Row(**{name: read.get(name, float)(value) for name, value in record.items()})
+    write_rows(RESULTS / f"{table.file}.csv", rows)
 
 
 @click.command()
@@ -320,7 +302,7 @@ def main(name: str, wanted: tuple[str, ...], seed: int, fresh: bool, checkpoint_
     table = TABLES[name]
     task = TASKS[table.task]()
     order = list(table.rows)
-    rows = {} if fresh else {(row.config, row.seed): row for row in read_rows(table)}
+    rows = {} if fresh else {(row.config, row.seed): row for row in read_rows(RESULTS / f"{table.file}.csv", Row)}
     command = " ".join(["python benchmarks/accuracy.py", *(() if name == "recipes" else ("--table", name))])
     with tempfile.TemporaryDirectory() as folder:
         float_file = export_float(trace(task.model, (task.images[: task.batch],)), Path(folder) / "float.onnx")

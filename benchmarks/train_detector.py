@@ -6,26 +6,19 @@ Writes: benchmarks/weights/shapes_mask_rcnn.safetensors (float16) and .json with
 
 from __future__ import annotations
 
-import json
-import math
-import time
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import shapes
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
+from training import train, write_weights
 
 from qpass.detectors import mask_rcnn
 
 WEIGHTS = Path(__file__).parent / "weights" / "shapes_mask_rcnn.safetensors"
-#: Images of these seeds train; those before evaluate and calibrate.
-FIRST_TRAINING_SEED = 1_000_000
-_BATCH, _LEARNING_RATE = 8, 1e-3
 
 
 def small_mask_rcnn() -> MaskRCNN:
@@ -55,40 +48,19 @@ def sample(seed: int) -> tuple[Tensor, dict[str, Tensor]]:
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255, target
 
 
-def train(minutes: float) -> tuple[MaskRCNN, dict[str, Any]]:
-    """Trains until the time is up, the learning rate falling by a cosine over it."""
-    torch.manual_seed(0)
-    model = small_mask_rcnn().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=0.05)
-    start, step, share = time.perf_counter(), 0, 0.0
-    while share < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = _LEARNING_RATE * min(1, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * share))
-        pairs = [sample(FIRST_TRAINING_SEED + step * _BATCH + index) for index in range(_BATCH)]
-        losses = model([image for image, _ in pairs], [target for _, target in pairs])
-        loss = torch.stack(list(losses.values())).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step, share = step + 1, (time.perf_counter() - start) / (60 * minutes)
-        if step % 100 == 0:
-            click.echo(
-                f"{step} {100 * share:.0f} % " + " ".join(f"{name} {value.item():.3f}" for name, value in losses.items())
-            )
-    return model.eval(), {"minutes": minutes, "steps": step, "threads": torch.get_num_threads()}
-
-
 @click.command()
 @click.option("--minutes", default=20.0, show_default=True)
 def main(minutes: float) -> None:
     """Train and write the weights."""
-    model, record = train(minutes)
-    WEIGHTS.parent.mkdir(exist_ok=True)
-    state = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
-    save_file({name: value.contiguous() for name, value in state.items()}, WEIGHTS)
-    record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    WEIGHTS.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    torch.manual_seed(0)
+    model = small_mask_rcnn()
+
+    def losses_of(seeds: range) -> dict[str, Tensor]:
+        pairs = [sample(seed) for seed in seeds]
+        return model([image for image, _ in pairs], [target for _, target in pairs])
+
+    record = train(model, losses_of, minutes=minutes, batch=8, learning_rate=1e-3, weight_decay=0.05, warm_up=200)
+    write_weights(model, record, WEIGHTS)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ The data are drawn from seeds that no network was trained on, written to disk in
 
 from __future__ import annotations
 
-import csv
 import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 import train_detector
 import train_part_segmenter
 from accuracy import RECIPES
+from result_rows import read_rows, write_rows
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -183,24 +183,7 @@ def write(name: str, task: VisionTask, base: list[float], rows: list[Row]) -> No
             f"| {row.config} | {row.steps or ''} | {' | '.join(scores)} | {kept:.1f} % | {verdict} | {row.quantize_seconds:.0f} s |"
         )
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with (RESULTS / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-
-
-def read_rows(name: str) -> list[Row]:
-    """Returns the rows of an earlier run."""
-    path = RESULTS / f"{name}.csv"
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8") as file:
-        return [
-            Row(
-                r["config"], r["torch_scores"], r["onnxruntime_scores"], r["verified"] == "True", int(r["steps"]), float(r["quantize_seconds"])
-            )
-            for r in csv.DictReader(file)
-        ]  # fmt: skip
+    write_rows(RESULTS / f"{name}.csv", rows)
 
 
 @click.command()
@@ -214,7 +197,7 @@ def main(names: tuple[str, ...], wanted: tuple[str, ...], fresh: bool) -> None:
             task = TASKS[name](Path(folder))
             base = task.evaluate(task.model)
             click.echo(f"{name} float {base}")
-            rows = {} if fresh else {row.config: row for row in read_rows(name)}
+            rows = {} if fresh else {row.config: row for row in read_rows(RESULTS / f"{name}.csv", Row)}
             for row in wanted or ROWS:
                 if row not in rows:
                     torch.manual_seed(0)

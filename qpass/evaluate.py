@@ -29,8 +29,13 @@ class Accuracy:
 
     def drop_from(self, other: Accuracy) -> tuple[float, float]:
         """Returns how far this lies below another on the same samples, and the paired standard error of that."""
-        difference = other.correct.double() - self.correct.double()
-        return difference.mean().item(), (difference.std(correction=0) / len(difference) ** 0.5).item()
+        return paired_drop(self.correct.double(), other.correct.double())
+
+
+def paired_drop(scores: Tensor, others: Tensor) -> tuple[float, float]:
+    """Returns how far scores lie below others of the same samples in the mean, and the paired standard error of that."""
+    difference = others - scores
+    return difference.mean().item(), (difference.std(correction=0) / len(difference) ** 0.5).item()
 
 
 def evaluate_top1(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor | None]]) -> Accuracy:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from qpass.data.point_clouds import PointClouds
 from qpass.errors import DataError
+from qpass.evaluate import paired_drop
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class PartScores:
 
     def drop_from(self, other: PartScores) -> tuple[float, float]:
         """Returns how far this lies below another on the same objects, and the paired standard error of that."""
-        difference = other.objects - self.objects
-        return difference.mean().item(), (difference.std(correction=0) / len(difference) ** 0.5).item()
+        return paired_drop(self.objects, other.objects)
 
 
 def evaluate_parts(

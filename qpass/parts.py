@@ -12,18 +12,21 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from qpass.data import ModelInputs
+from qpass.data.batches import batch_size
 from qpass.errors import UnsupportedError
 from qpass.graph import aten, calls, info
 from qpass.trace import trace
 
 
 def record_calls(model: nn.Module, names: Sequence[str], batches: Sequence[ModelInputs]) -> dict[str, list[ModelInputs]]:
-    """Runs the model and returns what each of its modules was called with."""
+    """Runs the model and returns what each of its modules was called with, but for calls without a row."""
     recorded: dict[str, list[ModelInputs]] = {name: [] for name in names}
 
     def record(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-            recorded[name].append(ModelInputs(args, dict(kwargs)))
+            call = ModelInputs(args, dict(kwargs))
+            if batch_size(call):
+                recorded[name].append(call)
 
         return model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
 

@@ -97,10 +97,9 @@ def quantize_submodules(
             raise ConfigError(f"the model has no module {name!r}", where="submodules", hint=nearest(name, known))
     parts = {}
     for name, recorded in record_calls(model, names, batches).items():
-        calls = [call for call in recorded if batch_size(call)]
-        if not calls:
+        if not recorded:
             raise ConfigError(f"module {name!r} was never called on the calibration data", where="submodules")
-        parts[name] = trace_part(known[name], name, calls)
+        parts[name] = trace_part(known[name], name, recorded)
     # Blocks are learned where there are any: a detector's heads have none.
     learning = {name for name, (part, _) in parts.items() if has_attention(part)} or set(parts)
     for name, (part, used) in parts.items():

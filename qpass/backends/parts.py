@@ -35,10 +35,9 @@ def verify_parts(model: nn.Module, folder: Path, inputs: ModelInputs, *, strict:
     calls = record_calls(model, list(parts), [inputs])
     checks = []
     for name, part in parts.items():
-        given = [call for call in calls[name] if all(len(leaf) for leaf in call.args)]
-        if not given:
+        if not calls[name]:
             raise VerifyError("was not called with any row", where=name, hint="verify with inputs on which it is used")
-        report = verify(part, _file(folder, name), given[0], strict=strict)
+        report = verify(part, _file(folder, name), calls[name][0], strict=strict)
         checks += [dataclasses.replace(check, name=f"{name}, {check.name}") for check in report.checks]
     return VerifyReport(str(folder), len(inputs.args[0]) if inputs.args else 1, tuple(checks))
 

@@ -61,13 +61,20 @@ def _is_split_once(node: fx.Node) -> bool:
     return is_call(node, *_SPLITS) and len(parts) == len(node.users) == len(set(parts))
 
 
+def moved(node: fx.Node, elements: Any) -> Any:
+    """Returns where a reshape, a transpose or a copy puts the elements of its input, or None for other operators."""
+    if is_call(node, *RESHAPES):
+        return elements.reshape(shape_of(node))
+    if is_call(node, *TRANSPOSES):
+        return node.target(elements, *node.args[1:])  # type: ignore[operator]
+    return elements if is_call(node, *COPIES) else None
+
+
 def _moved(node: fx.Node, channels: Any) -> Any:
     """Returns what an operator does to channel numbers, or None where it does more than move or scale its input."""
-    if is_call(node, *RESHAPES):
-        return channels.reshape(shape_of(node))
-    if is_call(node, *TRANSPOSES, *_SPLITS):
+    if is_call(node, *_SPLITS):
         return node.target(channels, *node.args[1:])  # type: ignore[operator]
     if is_call(node, operator.getitem):
         return channels[node.args[1]]
     scales = is_call(node, *_SCALINGS) and not isinstance(node.args[1], fx.Node)
-    return channels if scales or is_call(node, *COPIES) else None
+    return channels if scales else moved(node, channels)

@@ -8,13 +8,12 @@ import torch
 from torch import fx
 
 from qpass.graph import COPIES, RESHAPES, TRANSPOSES, argument, aten, describe, get_constant, is_call, shape_of
+from qpass.passes.channels import moved
 from qpass.passes.layer_weights import LayerWeights
 
 _SUMS = (aten.add.Tensor, aten.sub.Tensor)
 #: What else moves whole tokens, or repeats them.
-_TOKEN_MOVES = (aten.select.int, aten.slice.Tensor, aten.roll.default, aten.pad.default, aten.expand.default)
-
-
+_TOKEN_MOVES = (aten.select.int, aten.slice.Tensor, aten.roll.default, aten.pad.default)
 #: Stands for elements that padding adds.
 _PADDED = -1
 
@@ -158,19 +157,15 @@ def _moved(node: fx.Node, elements: torch.Tensor) -> torch.Tensor | None:
     """Returns where an operator that moves things puts the elements of its input, or None for other operators."""
     shape = shape_of(node)
     assert shape is not None
-    if is_call(node, *RESHAPES):
-        return elements.reshape(shape)
-    if is_call(node, *COPIES):
-        return elements
     if is_call(node, aten.expand.default):
         return elements.expand(shape)
-    symbolic = any(isinstance(argument, fx.Node) for argument in node.all_input_nodes[1:])
-    if symbolic or not is_call(node, *TRANSPOSES, *_TOKEN_MOVES):
+    if not is_call(node, *_TOKEN_MOVES):
+        return moved(node, elements)
+    if node.all_input_nodes[1:]:  # a size that is open
         return None
     if is_call(node, aten.pad.default):
         return None if any(node.args[2:]) else aten.pad.default(elements, node.args[1], "constant", _PADDED)
-    moved: torch.Tensor = node.target(elements, *node.args[1:])  # type: ignore[operator]
-    return moved
+    return node.target(elements, *node.args[1:])  # type: ignore[operator]
 
 
 def _patches(value: fx.Node) -> fx.Node | None:
