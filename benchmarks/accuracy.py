@@ -63,27 +63,17 @@ def published() -> dict[str, Any]:
     }
 
 
-#: What a row is without the last part of the recipes ``wXaY``.
-UNTURNED = "residual stream as it is"
-_AS_IT_IS = {"rotate_residual": False}
-
 #: Ours: uniform everywhere, AIQViT with learned scales, and the residual branch.
 OURS: dict[str, Any] = {
     **{name: name for name in (*WIDTHS, *(f"aiqvit-lsq-{width}" for width in WIDTHS[1:]), "w3a8", "w2a8")},
-    **{f"{name}, {UNTURNED}": {"preset": name, **_AS_IT_IS} for name in (*WIDTHS[1:], "w3a8", "w2a8")},
     **{f"{width}, {width[-1]} bits everywhere": {"preset": width, "budget": None} for width in ("w6a6", "w4a4", "w3a3")},
-    **{
-        f"{width}, {width[-1]} bits everywhere, {UNTURNED}": {"preset": width, "budget": None, **_AS_IT_IS}
-        for width in ("w6a6", "w4a4", "w3a3")
-    },
     **{f"{width}, polish quick": {"preset": width, "polish": "quick"} for width in ("w4a8", "w4a4", "w3a3")},
-    **{f"{width}, polish quick, {UNTURNED}": {"preset": width, "polish": "quick", **_AS_IT_IS} for width in ("w4a4", "w3a3")},
     **{
         f"{name}, residual rank {rank}": {
             "preset": name,
             "weight_rounding": "nearest",
             "weight": {"residual_rank": rank},
-            **_AS_IT_IS,
+            "rotate_residual": False,
         }
         for name in ("w3a8", "w2a8", "w3a3")
         for rank in (16, 32)
@@ -143,11 +133,15 @@ def ablation() -> dict[str, Any]:
     return rows
 
 
+#: What the rows that leave a part out have not either.
+_UNTURNED_ROW = "residual stream as it is"
+
+
 def closed_form() -> dict[str, Any]:
     """Returns the parts of the recipes ``wXaY`` one by one, at three widths."""
     rows: dict[str, Any] = {}
     for width in ("w4a8", "w4a4", "w3a3"):
-        whole = {"preset": width, **_AS_IT_IS}
+        whole = {"preset": width, "rotate_residual": False, "token_weights": "equal"}
         feedback = {**whole, "compensate_activations": False, "budget": None}
         rows |= {
             f"{width} min-max": naive(width),
@@ -160,13 +154,14 @@ def closed_form() -> dict[str, Any]:
                 f"{width} + compensated inputs": {**whole, "budget": None},
                 f"{width} + widths within the budget": whole,
             }
-        rows[f"{width} + rotated residual stream"] = width
+        rows[f"{width} + rotated residual stream"] = {"preset": width, "token_weights": "equal"}
+        rows[f"{width} + weighed tokens"] = width
         if width != "w4a8":
             rows |= {
-                f"{width}, {UNTURNED}, without compensated inputs": {**whole, "compensate_activations": False},
-                f"{width}, {UNTURNED}, without error feedback": {**whole, "weight_rounding": "nearest"},
+                f"{width}, {_UNTURNED_ROW}, without compensated inputs": {**whole, "compensate_activations": False},
+                f"{width}, {_UNTURNED_ROW}, without error feedback": {**whole, "weight_rounding": "nearest"},
             }
-        rows[f"{width}, {UNTURNED}, without rotated heads"] = {**whole, "rotate_heads": False}
+        rows[f"{width}, {_UNTURNED_ROW}, without rotated heads"] = {**whole, "rotate_heads": False}
     return rows
 
 
@@ -179,8 +174,8 @@ TABLES = {
         "Ablation of the recipes wXaY",
         closed_form(),
         LEARNING_IMAGES,
-        note="Each row with a + adds a part to the one above it; the others leave one out of the row before the last +. Nothing is learned, so\n"
-        "seeds change nothing.",
+        note="Each row with a + adds a part to the one above it; the others leave one out of the row before the last two +.\n"
+        "Nothing is learned; seeds draw the rotation of the residual stream and the signs that the output is probed with.",
     ),
     "ablation": Table(
         "ablation",
@@ -292,7 +287,7 @@ def write(table: Table, task: Task, rows: list[Row], base: Accuracy, command: st
 @click.command()
 @click.option("--table", "name", type=click.Choice(list(TABLES)), default="recipes", show_default=True)
 @click.option("--rows", "wanted", multiple=True, help="Rows to measure  [default: all]")
-@click.option("--seed", default=0, show_default=True, help="Of the random numbers that learning draws.")
+@click.option("--seed", default=0, show_default=True, help="Of what is drawn at random: rotation, probes, learning.")
 @click.option("--fresh", is_flag=True, help="Measure every row anew.")
 @click.option(
     "--checkpoint-dir", type=click.Path(path_type=Path), help="Keep learned blocks here  [default: a temporary folder]"

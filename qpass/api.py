@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from qpass.config import QuantConfig
-from qpass.data import Batch, collect_batches
+from qpass.data import Batch, KeptBatches, checked_batches
 from qpass.data.batches import model_inputs
 from qpass.errors import QPassError
 from qpass.float_model import check_weights, in_float32
@@ -19,6 +19,7 @@ from qpass.parts import parts_of
 from qpass.quantize import RunOptions, quantize_model, quantize_submodules
 from qpass.report import QuantReport
 from qpass.serialize import load_graph, save_graph
+from qpass.storage import DEFAULT_GIB, Storage, bytes_of
 
 if TYPE_CHECKING:
     from qpass.backends.onnxruntime import LatencyReport, VerifyReport
@@ -35,6 +36,7 @@ def quantize_graph(
     device: torch.device | str | None = None,
     seed: int = 0,
     checkpoint_dir: str | Path | None = None,
+    max_memory: float = DEFAULT_GIB,
     progress: bool = True,
 ) -> fx.GraphModule:
     """Quantizes a float model after training, from calibration data alone.
@@ -58,6 +60,8 @@ def quantize_graph(
         seed: Seeds torch's generators while this runs; the same seed gives the same bits on the same machine.
         checkpoint_dir: Where recipes that learn keep each finished block; the same call with the same folder goes on behind
             the last one and gives the same bits. None keeps nothing.
+        max_memory: GiB of memory that calibration batches and the values between layers may take; what is beyond lies in a
+            temporary file (``TMPDIR`` says where). The model, two copies of it, and what one batch needs come on top.
         progress: Show bars on standard error.
 
     Returns:
@@ -71,19 +75,22 @@ def quantize_graph(
         UnsupportedError: For weights that are NaN or infinite.
     """
     config = QuantConfig.from_any(config)
-    batches = collect_batches(calib_loader, model, transform_fn, same_shapes=not submodules)
-    example = batches[0] if example_inputs is None else model_inputs(example_inputs, model)
+    storage = Storage(bytes_of(max_memory))
     check_weights(model)
-    model, (example, *batches) = in_float32(model, [example, *batches])
-    restore = _device_of(model)
+    network, ordinary = in_float32(model)
+    batches = KeptBatches(storage)
+    for batch in checked_batches(calib_loader, model, transform_fn, same_shapes=not submodules):
+        batches.append(ordinary(batch))
+    example = batches[0] if example_inputs is None else ordinary(model_inputs(example_inputs, model))
+    model, restore = network, _device_of(network)
     if device is not None:
         model.to(device)
-        batches, example = [batch.to(device) for batch in batches], example.to(device)
+        batches, example = batches.on(device), example.to(device)
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-            options = RunOptions(seed=seed, checkpoint_dir=folder, show_progress=progress)
+            options = RunOptions(seed=seed, checkpoint_dir=folder, storage=storage, show_progress=progress)
             if submodules:
                 parts = quantize_submodules(model, submodules, batches, config, options)
                 return parts  # type: ignore[return-value]

@@ -22,6 +22,7 @@ FOLD_TARGETS = ("mean", "median")
 CRITERIA = ("tensor", "output")
 CALIBRATION_GRAPHS = ("float", "quantized")
 WEIGHT_ROUNDINGS = ("nearest", "error-feedback")
+TOKEN_WEIGHTS = ("equal", "hessian")
 POINTWISE_CONVOLUTIONS = ("weights", "all")
 CODE_ZERO = ("affine", "zero", "snapped")
 
@@ -125,6 +126,8 @@ class QuantConfig:
             to come, in the metric of the layer's inputs (GPTQ, GPTAQ; see ``qpass.passes.CompensateLayers``).
         compensate_activations: Let each layer's weight make up for the quantization of its own input, by ridge regression
             before it is rounded (ERQ; see ``qpass.passes.CompensateLayers``).
+        token_weights: How much the tokens of a layer's output count in these two: all ``"equal"``, or each by what an error in
+            it does to the network's output (``"hessian"``, the diagonal of a Hessian from one backward pass).
         calibrate_on: ``"float"`` fits every range on the float network; ``"quantized"`` fits them again on what the
             quantized network before them gives (a second run of the data), as RepQ-ViT's published code does.
         rules: Ordered ``{glob on module path: {role: change}}``; a later rule wins. A change is a mapping of
@@ -150,6 +153,7 @@ class QuantConfig:
     pointwise_convolutions: str = "weights"
     weight_rounding: str = "nearest"
     compensate_activations: bool = False
+    token_weights: str = "equal"
     calibrate_on: str = "float"
     rules: tuple[tuple[str, Mapping[str, Any] | None], ...] = ()
     budget: BudgetConfig | None = None
@@ -180,6 +184,9 @@ class QuantConfig:
         if self.weight_rounding not in WEIGHT_ROUNDINGS:
             hint = nearest(str(self.weight_rounding), WEIGHT_ROUNDINGS)
             raise ConfigError(f"got {self.weight_rounding!r}", where="weight_rounding", hint=hint)
+        if self.token_weights not in TOKEN_WEIGHTS:
+            hint = nearest(str(self.token_weights), TOKEN_WEIGHTS)
+            raise ConfigError(f"got {self.token_weights!r}", where="token_weights", hint=hint)
         if isinstance(self.reconstruction, ReconstructionConfig) and self.reconstruction.order != "fold-first":
             for name, usual in (("weight_rounding", "nearest"), ("compensate_activations", False)):
                 if (value := getattr(self, name)) != usual:

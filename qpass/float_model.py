@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 import torch.utils._pytree as pytree
@@ -30,8 +30,8 @@ def check_weights(model: nn.Module) -> None:
             )
 
 
-def in_float32(model: nn.Module, batches: Sequence[ModelInputs]) -> tuple[nn.Module, list[ModelInputs]]:
-    """Returns the model and its inputs in float32.
+def in_float32(model: nn.Module) -> tuple[nn.Module, Callable[[ModelInputs], ModelInputs]]:
+    """Returns the model in float32, and what makes its inputs float32.
 
     A model that has weights of another float type (float16, bfloat16, float64) is copied, with a warning: its graph is given
     float32 and gives it. Inputs that torch.inference_mode made become ordinary tensors, since some passes ask for derivatives.
@@ -49,4 +49,4 @@ def in_float32(model: nn.Module, batches: Sequence[ModelInputs]) -> tuple[nn.Mod
         leaf = leaf.clone() if leaf.is_inference() else leaf
         return leaf.float() if kinds and leaf.is_floating_point() else leaf
 
-    return model, [ModelInputs(*pytree.tree_map(ordinary, tuple(batch))) for batch in batches]
+    return model, lambda batch: ModelInputs(*pytree.tree_map(ordinary, tuple(batch)))

@@ -11,16 +11,27 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
-from qpass.data import ModelInputs
+from qpass.data import KeptBatches, ModelInputs
 from qpass.data.batches import batch_size
 from qpass.errors import UnsupportedError
 from qpass.graph import aten, calls, info
+from qpass.storage import Storage
 from qpass.trace import trace
 
 
-def record_calls(model: nn.Module, names: Sequence[str], batches: Sequence[ModelInputs]) -> dict[str, list[ModelInputs]]:
-    """Runs the model and returns what each of its modules was called with, but for calls without a row."""
-    recorded: dict[str, list[ModelInputs]] = {name: [] for name in names}
+def record_calls(
+    model: nn.Module, names: Sequence[str], batches: Sequence[ModelInputs], storage: Storage | None = None
+) -> dict[str, KeptBatches]:
+    """Runs the model and returns what each of its modules was called with, but for calls without a row.
+
+    Args:
+        model: The whole.
+        names: Paths of the modules.
+        batches: Calls of the model.
+        storage: Where the calls lie; None is in memory.
+    """
+    storage = Storage() if storage is None else storage
+    recorded = {name: KeptBatches(storage) for name in names}
 
     def record(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
@@ -41,7 +52,7 @@ def record_calls(model: nn.Module, names: Sequence[str], batches: Sequence[Model
     return recorded
 
 
-def trace_part(module: nn.Module, name: str, calls: Sequence[ModelInputs]) -> tuple[fx.GraphModule, list[ModelInputs]]:
+def trace_part(module: nn.Module, name: str, calls: KeptBatches) -> tuple[fx.GraphModule, KeptBatches]:
     """Captures a part, open in the sizes that its calls differ in where it can be.
 
     Args:
@@ -57,10 +68,10 @@ def trace_part(module: nn.Module, name: str, calls: Sequence[ModelInputs]) -> tu
     common, _ = counts.most_common(1)[0]
     first = {size: next(call for call in calls if _sizes(call) == size) for size in counts}
     if len(counts) == 1:
-        return trace(module, *first[common]), list(calls)
+        return trace(module, *first[common]), calls
     graph_module = trace(module, *first[common], open_sizes=_differing(calls))
     held = {size for size, call in first.items() if _fits_open(graph_module, call) and _agree(graph_module, module, call)}
-    used = [call for call in calls if _sizes(call) in held]
+    used = calls.only(lambda call: _sizes(call) in held)
     if info(graph_module)["bound_sizes"] or len(used) < len(calls):
         info(graph_module)["sizes"] = sorted(held)
     if len(used) < len(calls):

@@ -30,6 +30,7 @@ from qpass.passes import (
     check_joins,
 )
 from qpass.reconstruction import Reconstruct
+from qpass.storage import Storage
 
 
 def pipeline(
@@ -38,6 +39,7 @@ def pipeline(
     *,
     seed: int = 0,
     checkpoint_dir: Path | None = None,
+    storage: Storage | None = None,
     show_progress: bool = False,
 ) -> list[Pass]:
     """Returns the passes that carry ``config`` out, in order.
@@ -45,8 +47,9 @@ def pipeline(
     Args:
         config: The recipe.
         batches: Calls of the model.
-        seed: Of the random numbers that learning draws.
+        seed: Of what is drawn at random: the rotation of the residual stream, the signs of the budget's probe, and learning.
         checkpoint_dir: Where learned blocks are kept; None keeps none.
+        storage: Where values of all batches lie while they are needed; None is in memory.
         show_progress: Show bars.
     """
     ranges = spread_samples(batches, config.range_samples)
@@ -54,14 +57,24 @@ def pipeline(
     feedback = {"activations": config.compensate_activations, "rounding": config.weight_rounding == "error-feedback"}
     compensate: list[Pass] = []
     if any(feedback.values()):
-        compensate = [KeepReference(), CompensateLayers(ranges, **feedback, show_progress=show_progress)]
-    residual = AddResidual(ranges, show_progress=show_progress)
+        hessian = config.token_weights == "hessian"
+        layers = CompensateLayers(ranges, **feedback, hessian=hessian, seed=seed, storage=storage, show_progress=show_progress)
+        compensate = [KeepReference(), layers]
+    residual = AddResidual(ranges, storage=storage, show_progress=show_progress)
 
     def learn(stage: str, **changes: Any) -> Reconstruct:
         assert config.reconstruction is not None
         folder = checkpoint_dir / stage if checkpoint_dir is not None else None
         learning = dataclasses.replace(config.reconstruction, **changes)
-        return Reconstruct(learning, batches, stage=stage, seed=seed, checkpoint_dir=folder, show_progress=show_progress)
+        return Reconstruct(
+            learning,
+            batches,
+            stage=stage,
+            seed=seed,
+            checkpoint_dir=folder,
+            storage=storage,
+            show_progress=show_progress,
+        )
 
     finish: dict[str | None, Callable[[], list[Pass]]] = {
         None: lambda: [*fold, *compensate, residual],
@@ -79,14 +92,14 @@ def pipeline(
     order = None if config.reconstruction is None else config.reconstruction.order
     passes: list[Pass] = [
         Canonicalize(),
-        *([RotateResidual()] if config.rotate_residual else []),
+        *([RotateResidual(seed)] if config.rotate_residual else []),
         *([RotateHeads()] if config.rotate_heads else []),
         Annotate(config),
         Calibrate(ranges, per_channel=config.fold_layer_norm is not None, show_progress=show_progress),
         InsertQuantizers(),
-        AllocateBits(config.budget, ranges, show_progress=show_progress),
+        AllocateBits(config.budget, ranges, seed=seed, show_progress=show_progress),
         *([SuspendWeightRounding()] if order == "three-stage" else []),
-        RefitQuantizers(ranges if config.calibrate_on == "quantized" else (), show_progress=show_progress),
+        RefitQuantizers(ranges if config.calibrate_on == "quantized" else (), storage=storage, show_progress=show_progress),
         *finish[order](),
         Freeze(),
     ]

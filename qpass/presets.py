@@ -63,10 +63,11 @@ def preset(name: str, *, schedule: str | None = None, polish: str | None = None)
     """Returns the recipe of that name.
 
     ``wXaY`` is ours: in closed form, and uniform everywhere, so that every matmul runs on an integer kernel. LayerNorm scales
-    are folded per channel, the channels of attention heads and of the residual stream are turned, weights are rounded with
-    error feedback, and have a zero point below 6 bits. Below 8 bits weights also make up for the quantization of their inputs,
-    and inputs of products have Y bits or 8, where the output gains most by it: Y + 1 in the mean over all multiply-adds.
-    ``budget: null`` is Y bits everywhere. The network's input keeps 8 bits. At ``w8a8`` plain rounding does as well.
+    are folded per channel, the channels of attention heads and of the residual stream are turned. Weights are rounded with
+    error feedback that weighs tokens by what they do to the output, and have a zero point below 6 bits. Below 8 bits weights
+    also make up for the quantization of their inputs, and inputs of products have Y bits or 8, where the output gains most by
+    it: Y + 1 in the mean over all multiply-adds. ``budget: null`` is Y bits everywhere. The network's input keeps 8 bits. At
+    ``w8a8`` plain rounding does as well.
 
     Published methods: ``repq-vit-wXaY`` (RepQ-ViT, arXiv 2212.08254) has the same fold, and a base-sqrt(2) logarithm for the
     Softmax output. ``aiqvit-wXaY`` (AIQViT, arXiv 2502.04628) has dynamic focusing for the Softmax output, and low-rank
@@ -115,6 +116,7 @@ def _uniform(weight_bits: int, activation_bits: int, _: ReconstructionConfig | N
         rotate_residual=not whole,
         weight_rounding="nearest" if weight_bits == 8 else "error-feedback",
         compensate_activations=activation_bits < 8,
+        token_weights="equal" if whole else "hessian",
         budget=None if activation_bits == 8 else _wider_where_it_matters(activation_bits),
         calibrate_on="float" if whole else "quantized",
     )

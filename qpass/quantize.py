@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import fx, nn
 
 from qpass.config import QuantConfig
-from qpass.data import ModelInputs
+from qpass.data import KeptBatches, ModelInputs
 from qpass.data.batches import batch_size, split_rows
 from qpass.errors import ConfigError, nearest
 from qpass.graph import info
@@ -19,6 +19,7 @@ from qpass.parts import has_attention, put_back, record_calls, refuse_other_size
 from qpass.passes.reference import reference_of
 from qpass.pipeline import pipeline
 from qpass.report.collect import collect_report
+from qpass.storage import Storage
 from qpass.trace import trace
 
 #: Samples that the report's errors are measured on.
@@ -35,13 +36,15 @@ class RunOptions:
     """What concerns the run and not the recipe.
 
     Attributes:
-        seed: Of the random numbers that learning draws.
+        seed: Of the random numbers.
         checkpoint_dir: Where learned blocks are kept, or None.
+        storage: Where values of all batches lie while they are needed.
         show_progress: Show bars.
     """
 
     seed: int = 0
     checkpoint_dir: Path | None = None
+    storage: Storage = field(default_factory=Storage)
     show_progress: bool = False
 
     def inside(self, name: str) -> RunOptions:
@@ -56,12 +59,17 @@ def quantize_traced(
     """Runs every pass on a traced graph, in place, and keeps the report's figures with it."""
     if not info(graph_module)["dynamic_batch"]:
         rows = batch_size(info(graph_module)["example"])
-        batches = [part for batch in batches for part in split_rows(batch, rows)]
+        parts = KeptBatches(options.storage)
+        for batch in batches:
+            for part in split_rows(batch, rows):
+                parts.append(part)
+        batches = parts
     *steps, freeze = pipeline(
         config,
         batches,
         seed=options.seed,
         checkpoint_dir=options.checkpoint_dir,
+        storage=options.storage,
         show_progress=options.show_progress,
     )
     for step in steps:
@@ -96,7 +104,7 @@ def quantize_submodules(
         if name not in known:
             raise ConfigError(f"the model has no module {name!r}", where="submodules", hint=nearest(name, known))
     parts = {}
-    for name, recorded in record_calls(model, names, batches).items():
+    for name, recorded in record_calls(model, names, batches, options.storage).items():
         if not recorded:
             raise ConfigError(f"module {name!r} was never called on the calibration data", where="submodules")
         parts[name] = trace_part(known[name], name, recorded)

@@ -50,7 +50,6 @@ class ReconstructionConfig:
         precision: Of the products in a step: ``"bfloat16"`` by autocast, ``"float32"``, or ``"auto"``, bfloat16 where the
             machine multiplies it faster.
         patience: Stop a block after so many steps without an improvement of 1 % of its loss; None runs every step.
-        cache_gib: Bound of the memory for block inputs, in GiB; what is beyond lies in a temporary file.
     """
 
     weights: str = "low-rank"
@@ -72,7 +71,6 @@ class ReconstructionConfig:
     loss: str = "norm"
     precision: str = "auto"
     patience: int | None = None
-    cache_gib: float = 4.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ranks", tuple(self.ranks))
@@ -92,7 +90,7 @@ class ReconstructionConfig:
             )
         waits = _whole(self.patience) and self.patience is not None and self.patience > 0
         _check("patience", self.patience, self.patience is None or waits, "a whole number above 0, or None")
-        for name in ("learning_rate", "architecture_learning_rate", "cache_gib"):
+        for name in ("learning_rate", "architecture_learning_rate"):
             _check(name, getattr(self, name), getattr(self, name) > 0, "a number above 0")
         for name in ("focus_learning_rate", "scale_learning_rate"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or a number above it")

@@ -52,7 +52,7 @@ def test_more_bits_are_nearer_to_float(vit: nn.Module) -> None:
     many, unseen = torch.randn(2, 64, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     errors = [
         (qpass.quantize_graph(vit, [many], f"w{bits}a{bits}", progress=False)(unseen) - vit(unseen)).norm().item()
-        for bits in (3, 4, 6, 8)
+        for bits in (2, 3, 4, 6, 8)
     ]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.1 * errors[0]

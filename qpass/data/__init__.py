@@ -1,17 +1,19 @@
 """Calibration and evaluation data: what a loader may be, and images from folders, zips and arrays."""
 
-from qpass.data.batches import Batch, ModelInputs, collect_batches
+from qpass.data.batches import Batch, ModelInputs, checked_batches
 from qpass.data.coco import CocoImages
 from qpass.data.images import ImageTransform, image_batches, open_images
+from qpass.data.kept_batches import KeptBatches
 from qpass.data.point_clouds import PointClouds, open_modelnet40, open_shapenet_part
 
 __all__ = [
     "Batch",
     "CocoImages",
     "ImageTransform",
+    "KeptBatches",
     "ModelInputs",
     "PointClouds",
-    "collect_batches",
+    "checked_batches",
     "image_batches",
     "open_images",
     "open_modelnet40",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,14 +70,14 @@ def _is_image_list(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and bool(value) and all(isinstance(image, Tensor) for image in value)
 
 
-def collect_batches(
+def checked_batches(
     loader: Iterable[Batch],
     model: nn.Module,
     transform_fn: Callable[[Any], Batch] | None = None,
     *,
     same_shapes: bool = True,
-) -> list[ModelInputs]:
-    """Reads a loader to its end and checks every batch.
+) -> Iterator[ModelInputs]:
+    """Reads a loader to its end and yields every batch, checked.
 
     Args:
         loader: Anything that yields batches, once or again; a list of them too; or one tensor, taken as one batch.
@@ -92,14 +92,14 @@ def collect_batches(
         loader = [loader]
     if not isinstance(loader, Iterable):
         raise CalibrationError(f"got a {type(loader).__name__}", where="calib_loader", expected="an iterable of batches")
-    batches: list[ModelInputs] = []
+    first = None
     for index, raw in enumerate(loader):
         batch = model_inputs(transform_fn(raw) if transform_fn else raw, model)
-        _check(batch, batches[0] if batches and same_shapes else batch, f"calib_loader, batch {index}")
-        batches.append(batch)
-    if not batches:
+        first = batch if first is None else first
+        _check(batch, first if same_shapes else batch, f"calib_loader, batch {index}")
+        yield batch
+    if first is None:
         raise CalibrationError("no batches", where="calib_loader", expected="at least one batch of inputs")
-    return batches
 
 
 def _check(batch: ModelInputs, first: ModelInputs, where: str) -> None:
@@ -122,7 +122,7 @@ def _check(batch: ModelInputs, first: ModelInputs, where: str) -> None:
             raise CalibrationError("NaN or infinite values", where=where, hint="look at the files and at the preprocessing")
 
 
-def spread_samples(batches: Sequence[ModelInputs], samples: int | None) -> list[ModelInputs]:
+def spread_samples(batches: Sequence[ModelInputs], samples: int | None) -> Sequence[ModelInputs]:
     """Returns ``samples`` rows spread evenly over the batches, in batches as large as the first.
 
     A folder of images is sorted by class: its first rows show a few classes only.
@@ -134,19 +134,22 @@ def spread_samples(batches: Sequence[ModelInputs], samples: int | None) -> list[
     size, total = batch_size(batches[0]), sum(map(batch_size, batches))
     wanted = total if samples is None else -(-samples // size) * size
     if wanted >= total:
-        return list(batches)
+        return batches
     chosen = torch.arange(wanted) * total // wanted
     rows_of, start = [], 0
     for batch in batches:
         end = start + batch_size(batch)
         rows_of.append(chosen[(chosen >= start) & (chosen < end)] - start)
         start = end
-    spec = pytree.tree_structure(batches[0])
-    columns = []
-    for leaves in zip(*(pytree.tree_leaves(batch) for batch in batches), strict=True):
-        by_rows = all(_has_rows(leaf, batch_size(batch)) for leaf, batch in zip(leaves, batches, strict=True))
-        taken = [leaf[rows] for leaf, rows in zip(leaves, rows_of, strict=True)] if by_rows else []
-        columns.append(torch.cat(taken).split(size) if by_rows else [leaves[0]] * (wanted // size))
+    first, spec = pytree.tree_flatten(batches[0])
+    taken = [
+        [leaf[rows] if _has_rows(leaf, batch_size(batch)) else None for leaf in pytree.tree_leaves(batch)]
+        for batch, rows in zip(batches, rows_of, strict=True)
+    ]
+    columns = [
+        torch.cat(column).split(size) if all(part is not None for part in column) else [leaf] * (wanted // size)
+        for leaf, column in zip(first, zip(*taken, strict=True), strict=True)
+    ]
     return [pytree.tree_unflatten(list(row), spec) for row in zip(*columns, strict=True)]
 
 
@@ -155,9 +158,9 @@ def batch_size(batch: Any) -> int:
     return next((leaf.shape[0] for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), 1)
 
 
-def split_rows(batch: ModelInputs, rows: int) -> list[ModelInputs]:
-    """Cuts a batch into batches of exactly ``rows`` rows; what is left over at the end is dropped."""
-    starts = range(0, batch_size(batch) - rows + 1, rows)
+def split_rows(batch: ModelInputs, rows: int, *, keep_rest: bool = False) -> list[ModelInputs]:
+    """Cuts a batch into batches of ``rows`` rows; what is left over at the end is dropped, or is a smaller batch."""
+    starts = range(0, batch_size(batch) - (0 if keep_rest else rows - 1), rows)
     return [_take_rows(batch, slice(start, start + rows)) for start in starts]
 
 

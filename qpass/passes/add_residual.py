@@ -6,6 +6,7 @@ The form of LQER (https://arxiv.org/abs/2402.02446), in integers; AIQViT (https:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,6 +19,7 @@ from qpass.passes.plan import LayerPlan
 from qpass.passes.side_by_side import SideBySide
 from qpass.progress import track
 from qpass.quantizers import Quantizer, Uniform
+from qpass.storage import Storage
 
 #: Codes of the branch's value are 8 bits around this zero point, or the input's where that is near the middle too.
 _MIDDLE, _NEAR_MIDDLE = 128, range(64, 193)
@@ -35,29 +37,30 @@ class AddResidual(Pass):
 
     Args:
         batches: Calls of the model that give the Gram matrices.
+        storage: Where values lie between two nodes; None is in memory.
         show_progress: Show a bar.
     """
 
     takes, gives = "fitted", "fitted"
 
-    def __init__(self, batches: Sequence[ModelInputs], *, show_progress: bool = False) -> None:
-        self.batches, self.show_progress = batches, show_progress
+    def __init__(self, batches: Sequence[ModelInputs], *, storage: Storage | None = None, show_progress: bool = False) -> None:
+        self.batches, self.storage, self.show_progress = batches, storage, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``. Each branch is fitted behind those before it."""
         linears = [node for node in graph_module.graph.nodes if self._wants_residual(graph_module, node)]
         if not linears:
             return False
-        runs = SideBySide(graph_module, self.batches)
+        runs = SideBySide(graph_module, self.batches, storage=self.storage)
         branches: dict[fx.Node, tuple[ResidualFactor, Uniform, ResidualFactor]] = {}
         with torch.no_grad():
             for node in track(list(graph_module.graph.nodes)[:-1], "residual", show=self.show_progress):
-                inputs = runs.values(node.args[0]) if node in linears else []
-                runs.step(node)
                 if node in linears:
-                    down, quantizer, up = branches[node] = _branch(graph_module, node, inputs)
-                    for output, x in zip(runs.values(node), inputs, strict=True):
-                        output += up(quantizer(down(x)))
+                    inputs = runs.values(node.args[0])
+                    branches[node] = _branch(graph_module, node, inputs)
+                    runs.step(node, partial(_add_branch, branches[node], inputs))
+                else:
+                    runs.step(node)
         for node, branch in branches.items():
             _insert(graph_module, node, branch)
         return True
@@ -95,6 +98,14 @@ def _branch(
     up = ResidualFactor(b.float(), None, Uniform(8, symmetric=True, axis=0))
     _tie(up, reads, layer, quantizer)
     return down.requires_grad_(False), quantizer, up.requires_grad_(False)
+
+
+def _add_branch(
+    branch: tuple[ResidualFactor, Uniform, ResidualFactor], inputs: Sequence[Tensor], index: int, output: Tensor
+) -> Tensor:
+    down, quantizer, up = branch
+    sum_: Tensor = output + up(quantizer(down(inputs[index])))
+    return sum_
 
 
 def tie_residual_scales(graph_module: fx.GraphModule) -> None:

@@ -19,11 +19,9 @@ from qpass.nn import QuantizedConv2d, QuantizedLayer
 from qpass.passes.base import Pass
 from qpass.passes.reference import float_reference
 from qpass.passes.sensitivity import NodeError, output_errors
+from qpass.passes.token_weights import ROWS_OF_A_PROBE
 from qpass.passes.width_options import WidthOptions, megabytes_beside_weights, width_options
 from qpass.quantizers import Quantizer
-
-#: Samples of one run, where the graph leaves the choice: what a derivative needs of all tensors is in memory at once.
-_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -60,13 +58,16 @@ class AllocateBits(Pass):
     Args:
         budget: The limits; None leaves everything as it is.
         batches: Calls of the model.
+        seed: Of the signs that the output is probed with.
         show_progress: Show a bar.
     """
 
     takes, gives = "quantized", "quantized"
 
-    def __init__(self, budget: BudgetConfig | None, batches: Sequence[ModelInputs], *, show_progress: bool = False) -> None:
-        self.budget, self.batches, self.show_progress = budget, batches, show_progress
+    def __init__(
+        self, budget: BudgetConfig | None, batches: Sequence[ModelInputs], *, seed: int = 0, show_progress: bool = False
+    ) -> None:
+        self.budget, self.batches, self.seed, self.show_progress = budget, batches, seed, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``.
@@ -102,8 +103,8 @@ class AllocateBits(Pass):
             for tensor in tensors
             for node in tensor.nodes
         }
-        batches = _some(self.batches, samples, _ROWS if info(graph_module)["dynamic_batch"] else None)
-        found = output_errors(reference, nodes, batches, show_progress=self.show_progress)
+        batches = _some(self.batches, samples, ROWS_OF_A_PROBE if info(graph_module)["dynamic_batch"] else None)
+        found = output_errors(reference, nodes, batches, seed=self.seed, show_progress=self.show_progress)
         return [
             {
                 bits: sum(found[twins[node]][index] for node in tensor.nodes)

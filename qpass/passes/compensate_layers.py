@@ -8,19 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import fx
 
 from qpass.data import ModelInputs
 from qpass.graph import called_module, info
-from qpass.nn import QuantizedConv2d, QuantizedLayer, ResidualFactor
+from qpass.nn import QuantizedLayer, ResidualFactor
 from qpass.passes.base import Pass
+from qpass.passes.layer_data import LayerData
 from qpass.passes.reference import reference_of
 from qpass.passes.side_by_side import SideBySide
+from qpass.passes.token_weights import token_weights
 from qpass.progress import track
 from qpass.quantizers import Quantizer
 from qpass.ridge import absorb_input_error
 from qpass.rounding import compensate_rounding
+from qpass.storage import Storage
 
 #: Candidates for GPTAQ's α: how far a layer follows the float network's inputs.
 DRIFT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -40,15 +42,28 @@ class CompensateLayers(Pass):
         batches: Calls of the model; empty leaves everything as it is.
         activations: Make up for the quantization of inputs.
         rounding: Make up for the rounding of weights.
+        hessian: Weigh a layer's output, token by token, by what an error in it does to the network's output.
+        seed: Of the signs that the output is probed with for that.
+        storage: Where values lie between two nodes; None is in memory.
         show_progress: Show a bar.
     """
 
     takes, gives = "fitted", "fitted"
 
     def __init__(
-        self, batches: Sequence[ModelInputs], *, activations: bool, rounding: bool, show_progress: bool = False
+        self,
+        batches: Sequence[ModelInputs],
+        *,
+        activations: bool,
+        rounding: bool,
+        hessian: bool = False,
+        seed: int = 0,
+        storage: Storage | None = None,
+        show_progress: bool = False,
     ) -> None:
-        self.batches, self.activations, self.rounding, self.show_progress = batches, activations, rounding, show_progress
+        self.batches, self.activations, self.rounding = batches, activations, rounding
+        self.hessian, self.seed = hessian, seed
+        self.storage, self.show_progress = storage, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``. Weights change, the graph does not."""
@@ -58,60 +73,40 @@ class CompensateLayers(Pass):
         wanted = {
             node: _unquantized(graph_module, node.args[0]) for node in graph_module.graph.nodes if _layer(graph_module, node)
         }
-        runs = SideBySide(graph_module, self.batches, also_read=wanted)
+        runs = SideBySide(graph_module, self.batches, also_read=wanted, storage=self.storage)
         reference = reference_of(graph_module)
-        floats = SideBySide(reference, self.batches)
+        floats = SideBySide(reference, self.batches, storage=self.storage)
         nodes = list(zip(graph_module.graph.nodes, reference.graph.nodes, strict=True))[:-1]
+        weigh = [twin for node, twin in nodes if node in wanted] if self.hessian else []
+        weights = token_weights(reference, weigh, self.batches, seed=self.seed)
         with torch.no_grad():
             for node, twin in track(nodes, "compensate", show=self.show_progress):
                 layer = _layer(graph_module, node)
                 if layer is not None:
                     own = runs.values(wanted[node]) if self.activations else floats.values(twin.args[0])
-                    self._compensate(layer, runs.values(node.args[0]), own)
+                    self._compensate(layer, LayerData(layer, runs.values(node.args[0]), own, weights.get(twin)))
                 runs.step(node)
                 if not self.activations:
                     floats.step(twin)
         return False
 
-    def _compensate(self, layer: QuantizedLayer, inputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
-        pairs = [(_rows(layer, x).double(), _rows(layer, y).double()) for x, y in zip(inputs, wanted, strict=True)]
-        learned = [pair for index, pair in enumerate(pairs) if index % 4 != 3]
+    def _compensate(self, layer: QuantizedLayer, data: LayerData) -> None:
         stored = layer.effective_weight()
         weight = stored.flatten(1).double()
-        held = [(x, y @ weight.T) for x, y in pairs[3::4] or pairs]
-        gram, drift = sum(x.T @ x for x, _ in learned), sum((y - x).T @ x for x, y in learned)
-        assert isinstance(gram, Tensor)
-        assert isinstance(drift, Tensor)
-        follows = bool(drift.any())
+        sums = data.sums()
+        follows = bool(sums.drift.any())
         target = weight
         if self.activations and follows:
-            target = _nearest(absorb_input_error(weight, gram, drift), held)[0]
+            target = data.nearest(absorb_input_error(weight, sums.gram, sums.drift), weight)[0]
         target = target.to(stored.dtype)
         candidates = target[None]
         if self.rounding and layer.quantizer is not None:
             shares = DRIFT_SHARES if follows and not self.activations else (0.0,)
-            candidates = compensate_rounding(target, layer.quantizer, gram, drift, shares=shares)
-        candidate, rounded = _nearest(candidates, held, layer.quantizer)
+            candidates = compensate_rounding(target, layer.quantizer, sums.gram, sums.drift, shares=shares)
+        candidate, rounded = data.nearest(candidates, weight, layer.quantizer)
         if layer.bias is not None:
-            x, y = (torch.cat(side).mean(0) for side in zip(*learned, strict=True))
-            layer.bias += (y @ weight.T - x @ rounded.T).to(layer.bias.dtype)
+            layer.bias += (sums.wanted_mean @ weight.T - sums.mean @ rounded.T).to(layer.bias.dtype)
         stored.copy_(candidate.reshape(stored.shape))
-
-
-def _nearest(
-    candidates: Tensor, held: Sequence[tuple[Tensor, Tensor]], quantize: Quantizer | None = None
-) -> tuple[Tensor, Tensor]:
-    """Returns the weight whose quantized form gives the nearest outputs, and that form in float64.
-
-    Args:
-        candidates: Weights: (candidates, out, in).
-        held: Inputs and wanted outputs, which no candidate was made from.
-        quantize: What a weight is multiplied as; None for itself.
-    """
-    forms = [(weight if quantize is None else quantize(weight)).double() for weight in candidates]
-    errors = [sum((x @ form.T - output).square().sum().item() for x, output in held) for form in forms]
-    best = errors.index(min(errors))
-    return candidates[best], forms[best]
 
 
 def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None:
@@ -123,10 +118,3 @@ def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None
 def _unquantized(graph_module: fx.GraphModule, operand: fx.Node) -> fx.Node:
     """Returns what an operand is before it is quantized, which is the operand where it is not."""
     return operand.args[0] if isinstance(called_module(graph_module, operand), Quantizer) else operand
-
-
-def _rows(layer: QuantizedLayer, x: Tensor) -> Tensor:
-    """Returns what the layer's weight is multiplied with, one row a token or window: (rows, in)."""
-    if isinstance(layer, QuantizedConv2d):
-        return F.unfold(x, layer.patch, stride=layer.patch).transpose(1, 2).flatten(0, 1)
-    return x.flatten(0, -2)

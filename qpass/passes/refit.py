@@ -18,24 +18,26 @@ from qpass.passes.side_by_side import SideBySide
 from qpass.passes.sources import quantizer_node
 from qpass.progress import track
 from qpass.quantizers import Criterion, Quantizer
+from qpass.storage import Storage
 
 
 class RefitQuantizers(Pass):
     """Takes all batches through the network side by side, node by node, and fits each quantizer when they reach it.
 
     So every quantizer is fitted behind those before it, as RepQ-ViT's published code initialises them: channel by channel for
-    LayerNorm outputs, and by the error of the product where the first fit was. Memory holds what is alive between two
-    nodes, for all batches.
+    LayerNorm outputs, and by the error of the product where the first fit was. What is alive between two nodes is kept
+    for all batches.
 
     Args:
         batches: Calls of the model; empty leaves everything as it is.
+        storage: Where values lie between two nodes; None is in memory.
         show_progress: Show a bar.
     """
 
     takes, gives = "quantized", "fitted"
 
-    def __init__(self, batches: Sequence[ModelInputs], *, show_progress: bool = False) -> None:
-        self.batches, self.show_progress = batches, show_progress
+    def __init__(self, batches: Sequence[ModelInputs], *, storage: Storage | None = None, show_progress: bool = False) -> None:
+        self.batches, self.storage, self.show_progress = batches, storage, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``. Parameters change, the graph does not."""
@@ -43,7 +45,7 @@ class RefitQuantizers(Pass):
             return False
         products = {quantizer_node(matmul.args[0]): matmul for matmul in fitted_by_product(graph_module)}
         channel_wise = channel_wise_norms(graph_module)
-        runs = SideBySide(graph_module, self.batches)
+        runs = SideBySide(graph_module, self.batches, storage=self.storage)
         with torch.no_grad():
             for node in track(_order(graph_module, products), "refit", show=self.show_progress):
                 module = called_module(graph_module, node)

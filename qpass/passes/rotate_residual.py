@@ -23,9 +23,15 @@ class RotateResidual(Pass):
     b' = b + W β; what writes into the stream is turned, W' = R W and b' = R b, constants too. The network computes what it
     computed. Left alone are streams that something else reads or writes (a LayerNorm, as in post-norm transformers; the model's
     output); the report says what.
+
+    Args:
+        seed: Of the rotation, one of many that do.
     """
 
     takes, gives = "canonical", "canonical"
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``. Weights change, and the constants that hold them."""
@@ -44,12 +50,12 @@ class RotateResidual(Pass):
             except NotAStream as reason:
                 left_alone.append(("residual stream", module_path(stream.first), str(reason)))
             else:
-                _rotate(graph_module, stream, weights)
+                _rotate(graph_module, stream, weights, self.seed)
         return weights.write("rotated")
 
 
-def _rotate(graph_module: fx.GraphModule, stream: ResidualStream, weights: LayerWeights) -> None:
-    rotation = rotation_around_ones(stream.width)
+def _rotate(graph_module: fx.GraphModule, stream: ResidualStream, weights: LayerWeights, seed: int) -> None:
+    rotation = rotation_around_ones(stream.width, seed)
     for norm, readers in stream.norms.items():
         gamma, beta = (get_constant(graph_module, argument(norm, index, name)) for index, name in ((2, "weight"), (3, "bias")))
         for reader in readers:
@@ -83,13 +89,13 @@ def _turned(rows: Tensor, rotation: Tensor) -> Tensor:
     return (rows.unflatten(-1, (-1, len(rotation))) @ rotation.T).flatten(-2)
 
 
-def rotation_around_ones(size: int) -> Tensor:
-    """Returns an orthonormal matrix, random but always the same, that leaves the vector of ones where it is.
+def rotation_around_ones(size: int, seed: int = 0) -> Tensor:
+    """Returns an orthonormal matrix, random but the same for a seed, that leaves the vector of ones where it is.
 
     It is float64, (size, size). The first column of the cosine transform is that vector's direction; among the others any
     rotation will do.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     others, _ = torch.linalg.qr(torch.randn(size - 1, size - 1, generator=generator, dtype=torch.float64))
     basis = cosine_transform(size)
     return basis @ torch.block_diag(torch.ones(1, 1, dtype=torch.float64), others) @ basis.T

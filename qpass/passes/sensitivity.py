@@ -7,7 +7,7 @@ small, or that several nodes make together, are not what this first order says; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,27 +40,51 @@ def output_errors(
         seed: Of the random signs.
         show_progress: Show a bar.
     """
-    generator = torch.Generator().manual_seed(seed)
     totals = {node: [0.0] * len(options) for node, options in errors.items()}
-    for batch in track(batches, "sensitivity", show=show_progress):
-        run = _Differentiable(graph_module, set(errors))
-        with torch.enable_grad():
-            output = run.run(*flat_inputs(graph_module, *batch))
-            probe = _probe(output, generator)
-            if not probe.requires_grad:  # whole numbers alone are returned: no small error reaches them
-                continue
-            gradients = torch.autograd.grad(probe, list(run.outputs.values()), allow_unused=True)
+    probes = _probes(graph_module, set(errors), batches, seed)
+    for batch, (inputs, gradients) in zip(track(batches, "sensitivity", show=show_progress), probes, strict=True):
         rows = batch_size(batch)
         with torch.no_grad():
-            for node, gradient in zip(run.outputs, gradients, strict=True):
-                if gradient is None:  # nothing that the network returns depends on it
-                    continue
+            for node, gradient in gradients.items():
                 for index, error in enumerate(errors[node]):
-                    product = gradient * error(run.inputs[node])
+                    product = gradient * error(inputs[node])
                     # Products of different samples are independent; of a tensor that mixes them all count as one.
                     by_sample = product.reshape(rows, -1) if product.shape[0] % rows == 0 else product.reshape(1, -1)
                     totals[node][index] += by_sample.sum(1, dtype=torch.float64).square().sum().item()
     return {node: [total / len(batches) for total in options] for node, options in totals.items()}
+
+
+def squared_gradients(
+    graph_module: fx.GraphModule, nodes: Iterable[fx.Node], batches: Sequence[ModelInputs], *, seed: int = 0
+) -> Iterator[dict[fx.Node, Tensor]]:
+    """Yields for each batch the diagonal of the Hessian of the squared error of the output by what each node gives.
+
+    It is estimated with one probe, (rᵀ J)²; nodes that the output does not depend on are left out.
+
+    Args:
+        graph_module: The float network.
+        nodes: Whose outputs.
+        batches: Calls of the model.
+        seed: Of the random signs.
+    """
+    for _, gradients in _probes(graph_module, set(nodes), batches, seed):
+        yield {node: gradient.square() for node, gradient in gradients.items()}
+
+
+def _probes(
+    graph_module: fx.GraphModule, nodes: set[fx.Node], batches: Sequence[ModelInputs], seed: int
+) -> Iterator[tuple[dict[fx.Node, Tensor], dict[fx.Node, Tensor]]]:
+    """Yields for each batch what the nodes read, and rᵀ J by what they give, where the output depends on it."""
+    generator = torch.Generator().manual_seed(seed)
+    for batch in batches:
+        run = _Differentiable(graph_module, nodes)
+        with torch.enable_grad():
+            probe = _probe(run.run(*flat_inputs(graph_module, *batch)), generator)
+            outputs = list(run.outputs.values())
+            # Where whole numbers alone are returned no small error reaches them.
+            gradients = torch.autograd.grad(probe, outputs, allow_unused=True) if probe.requires_grad else [None] * len(outputs)
+        found = {node: gradient for node, gradient in zip(run.outputs, gradients, strict=True) if gradient is not None}
+        yield run.inputs, found
 
 
 class _Differentiable(fx.Interpreter):

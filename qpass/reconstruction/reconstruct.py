@@ -28,6 +28,7 @@ from qpass.reconstruction.record import BlockRecord
 from qpass.reconstruction.samples import SampleStore, advance
 from qpass.reconstruction.segments import Segment, cut_into_segments
 from qpass.reconstruction_config import ReconstructionConfig
+from qpass.storage import Storage
 from qpass.tensor_file import digest
 
 
@@ -43,6 +44,7 @@ class Reconstruct(Pass):
         stage: Its name in the records, where a recipe learns several times.
         seed: Of the random numbers.
         checkpoint_dir: Where finished blocks are kept, to go on behind them after a kill; None keeps none.
+        storage: Where what crosses the cuts lies; None is in memory.
         show_progress: Show a bar.
     """
 
@@ -56,10 +58,12 @@ class Reconstruct(Pass):
         stage: str = "",
         seed: int = 0,
         checkpoint_dir: Path | None = None,
+        storage: Storage | None = None,
         show_progress: bool = False,
     ) -> None:
         self.config, self.batches, self.stage, self.seed = config, batches, stage, seed
         self.checkpoint_dir, self.show_progress = checkpoint_dir, show_progress
+        self.storage = Storage() if storage is None else storage
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``. Parameters change, the graph does not.
@@ -122,7 +126,7 @@ class Reconstruct(Pass):
     def _read_inputs(self, graph_module: fx.GraphModule) -> SampleStore:
         """Returns a store that holds the network's inputs."""
         sizes = [batch_size(batch) for batch in self.batches]
-        store = SampleStore(sum(sizes), int(self.config.cache_gib * 2**30 / 2))
+        store = SampleStore(sum(sizes), self.storage)
         names = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
         start = 0
         for batch, rows in zip(self.batches, sizes, strict=True):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from qpass.errors import UnsupportedError
 from qpass.reconstruction.segments import Segment
+from qpass.storage import KeptTensor, Storage
 
 
 class SampleStore:
@@ -22,15 +21,14 @@ class SampleStore:
 
     Args:
         samples: How many there are.
-        limit: Bytes in memory; tensors beyond it lie in files that vanish with the store.
+        storage: Where rows lie; what is the same for all is in memory.
     """
 
-    def __init__(self, samples: int, limit: int) -> None:
-        self.samples, self._room = samples, limit
-        self._rows: dict[str, Tensor] = {}
+    def __init__(self, samples: int, storage: Storage) -> None:
+        self.samples, self._storage = samples, storage
+        self._rows: dict[str, KeptTensor] = {}
         self._per_sample: dict[str, int] = {}
         self._shared: dict[str, Any] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def put(self, name: str, start: int, rows: int, value: Any) -> None:
         """Keeps the value of the samples ``start`` to ``start + rows``.
@@ -41,8 +39,9 @@ class SampleStore:
         if isinstance(value, Tensor) and value.dim() and value.shape[0] % rows == 0 and not self._is_shared(name, value):
             each = value.shape[0] // rows
             if name not in self._rows:
-                self._rows[name], self._per_sample[name] = self._allocate((self.samples * each, *value.shape[1:]), value), each
-            self._rows[name][start * each : (start + rows) * each] = value.detach().to("cpu")
+                shape = (self.samples * each, *value.shape[1:])
+                self._rows[name], self._per_sample[name] = self._storage.allocate(shape, value), each
+            self._rows[name].write(start * each, value.detach().to("cpu"))
         elif isinstance(value, int) and not isinstance(value, bool) and value % rows == 0:
             self._per_sample[name] = value // rows
         elif name not in self._shared:
@@ -56,16 +55,6 @@ class SampleStore:
         kept = self._shared.get(name)
         return bool(torch.equal(kept, value)) if isinstance(kept, Tensor) and isinstance(value, Tensor) else kept is value
 
-    def _allocate(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        size = torch.Size(shape).numel() * like.element_size()
-        if size <= self._room:
-            self._room -= size
-            return torch.empty(shape, dtype=like.dtype)
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="qpass-samples-")
-        file = Path(self._folder.name) / str(len(self._rows))
-        return torch.from_file(str(file), shared=True, size=torch.Size(shape).numel(), dtype=like.dtype).view(shape)
-
     def get(self, name: str, samples: Tensor | slice, device: torch.device) -> Any:
         """Returns a value for some samples: the tensor's rows, or the number or tensor that it is."""
         if name in self._shared:
@@ -77,14 +66,13 @@ class SampleStore:
             return len(index) * each
         if each > 1:
             index = (index[:, None] * each + torch.arange(each)).flatten()
-        return self._rows[name][index].to(device)
+        return self._rows[name].read(index).to(device)
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Forgets every value but these."""
         wanted = set(names)
         for name in [name for name in self._rows if name not in wanted]:
-            rows = self._rows.pop(name)
-            self._room += 0 if rows.is_shared() else rows.numel() * rows.element_size()
+            del self._rows[name]
 
 
 def batches_of(samples: int, size: int) -> Iterator[slice]:

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
-from qpass.data import ModelInputs, collect_batches
+from qpass.data import ModelInputs, checked_batches
 from qpass.data.batches import split_rows, spread_samples
 from qpass.errors import CalibrationError
 from tests.models import DictModel
@@ -30,19 +30,19 @@ X = torch.arange(12.0).view(4, 3)
     ],
 )
 def test_what_a_loader_may_yield(loader: object) -> None:
-    (batch,) = collect_batches(loader, nn.Identity())
+    (batch,) = checked_batches(loader, nn.Identity())
     assert torch.equal(batch.args[0], X)
     assert batch.kwargs == {}
 
 
 def test_mappings_become_arguments_by_name() -> None:
-    (batch,) = collect_batches([{"values": X, "labels": torch.zeros(4)}], DictModel())
+    (batch,) = checked_batches([{"values": X, "labels": torch.zeros(4)}], DictModel())
     assert batch.args == ()
     assert set(batch.kwargs) == {"values"}
 
 
 def test_transform_fn_maps_the_rest() -> None:
-    (batch,) = collect_batches([("name.png", X)], nn.Identity(), lambda sample: sample[1])
+    (batch,) = checked_batches([("name.png", X)], nn.Identity(), lambda sample: sample[1])
     assert torch.equal(batch.args[0], X)
 
 
@@ -64,11 +64,11 @@ def test_transform_fn_maps_the_rest() -> None:
 )
 def test_bad_data_is_refused_by_name(loader: object, message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
-        collect_batches(loader, nn.Identity() if "pixels" not in str(loader) else DictModel())
+        list(checked_batches(loader, nn.Identity() if "pixels" not in str(loader) else DictModel()))
 
 
 def test_split_rows_drops_the_rest() -> None:
-    (batch,) = collect_batches([X], nn.Identity())
+    (batch,) = checked_batches([X], nn.Identity())
     parts = split_rows(batch, 3)
     assert [part.args[0].shape[0] for part in parts] == [3]
     assert torch.equal(parts[0].args[0], X[:3])
@@ -77,7 +77,7 @@ def test_split_rows_drops_the_rest() -> None:
 @pytest.mark.parametrize(("wanted", "rows"), [(3, [0, 2, 4, 6]), (4, [0, 2, 4, 6]), (5, range(8)), (None, range(8))])
 def test_samples_are_spread_over_the_batches(wanted: int | None, rows: Sequence[int]) -> None:
     data = torch.arange(16.0).view(8, 2)
-    spread = spread_samples(collect_batches(data.split(4), nn.Identity()), wanted)
+    spread = spread_samples(list(checked_batches(data.split(4), nn.Identity())), wanted)
     assert torch.equal(torch.cat([batch.args[0] for batch in spread]), data[list(rows)])
     assert {len(batch.args[0]) for batch in spread} == {4}
 

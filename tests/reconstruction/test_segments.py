@@ -12,6 +12,7 @@ from qpass.pipeline import pipeline
 from qpass.point_transformer import PointTransformer
 from qpass.reconstruction.samples import SampleStore, advance
 from qpass.reconstruction.segments import cut_into_segments
+from qpass.storage import Storage
 from qpass.trace import trace
 from tests.models import small_vit
 
@@ -38,7 +39,7 @@ def test_segments_run_one_after_the_other_give_what_the_graph_gives(build: type,
     segments = cut_into_segments(graph)
     assert [segment.path for segment in segments] == ["", *blocks]
 
-    store = SampleStore(6, 2**30)
+    store = SampleStore(6, Storage())
     (placeholder,) = (node.name for node in graph.graph.nodes if node.op == "placeholder")
     store.put(placeholder, 0, 6, x)
     expected = values_of(graph, x)

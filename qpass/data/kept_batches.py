@@ -1,0 +1,59 @@
+"""Calibration batches that are read again and again, in memory or on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, overload
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from qpass.data.batches import ModelInputs
+from qpass.storage import KeptTensor, Storage
+
+
+class KeptBatches(Sequence[ModelInputs]):
+    """A list of calls of the model whose tensors lie in a ``Storage``.
+
+    Args:
+        storage: Where.
+        device: Where tensors are moved to when they are read; None leaves them where they were.
+    """
+
+    def __init__(self, storage: Storage, device: torch.device | str | None = None) -> None:
+        self.storage, self._device = storage, device
+        self._batches: list[Any] = []
+
+    def append(self, batch: ModelInputs) -> None:
+        """Keeps one more batch."""
+        keep = lambda leaf: self.storage.keep(leaf.detach()) if isinstance(leaf, Tensor) else leaf  # noqa: E731
+        self._batches.append(pytree.tree_map(keep, tuple(batch)))
+
+    def on(self, device: torch.device | str) -> KeptBatches:
+        """Returns the same batches, moved to a device when they are read."""
+        moved = KeptBatches(self.storage, device)
+        moved._batches = self._batches
+        return moved
+
+    def only(self, wanted: Callable[[ModelInputs], bool]) -> KeptBatches:
+        """Returns those that a test holds for."""
+        some = KeptBatches(self.storage, self._device)
+        some._batches = [self._batches[index] for index, batch in enumerate(self) if wanted(batch)]
+        return some
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    @overload
+    def __getitem__(self, index: int) -> ModelInputs: ...
+    @overload
+    def __getitem__(self, index: slice) -> KeptBatches: ...
+    def __getitem__(self, index: int | slice) -> ModelInputs | KeptBatches:
+        if isinstance(index, slice):
+            some = KeptBatches(self.storage, self._device)
+            some._batches = self._batches[index]
+            return some
+        read = lambda leaf: leaf.read() if isinstance(leaf, KeptTensor) else leaf  # noqa: E731
+        batch = ModelInputs(*pytree.tree_map(read, self._batches[index]))
+        return batch if self._device is None else batch.to(self._device)

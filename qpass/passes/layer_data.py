@@ -1,0 +1,95 @@
+"""What a layer gets and what it should have got, batch by batch: the sums that its weight is made from, and what judges it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qpass.nn import QuantizedConv2d, QuantizedLayer
+from qpass.quantizers import Quantizer
+
+
+@dataclass(frozen=True)
+class InputSums:
+    """Sums over rows, in float64; in a weighted sum a row of weight w counts w times.
+
+    Attributes:
+        gram: XᵀX of the inputs: (in, in).
+        drift: ΔXᵀX, where ΔX is what the wanted inputs have over those: (in, in).
+        mean: Of the inputs: (in,).
+        wanted_mean: Of the wanted inputs: (in,).
+    """
+
+    gram: Tensor
+    drift: Tensor
+    mean: Tensor
+    wanted_mean: Tensor
+
+
+class LayerData:
+    """The inputs of one layer, of which every fourth batch only judges what the others make.
+
+    Args:
+        layer: Reads them.
+        inputs: By batch, what the layer gets.
+        wanted: By batch, what it should have got.
+        weights: By batch, the weight of each row of its output; None weighs all the same.
+    """
+
+    def __init__(
+        self, layer: QuantizedLayer, inputs: Sequence[Tensor], wanted: Sequence[Tensor], weights: Sequence[Tensor] | None
+    ) -> None:
+        self._layer, self._inputs, self._wanted, self._weights = layer, inputs, wanted, weights
+
+    def sums(self) -> InputSums:
+        """Returns the sums over the batches that are learned from."""
+        gram = drift = total = mean = wanted_mean = torch.zeros((), dtype=torch.float64)
+        for index in range(len(self._inputs)):
+            if index % 4 == 3:
+                continue
+            x, y, weight = self._rows(index)
+            weighted = x if weight is None else x * weight[:, None]
+            gram = gram + weighted.T @ x
+            drift = drift + (y - x).T @ weighted
+            mean = mean + weighted.sum(0)
+            wanted_mean = wanted_mean + (y if weight is None else y * weight[:, None]).sum(0)
+            total = total + (len(x) if weight is None else weight.sum())
+        return InputSums(gram, drift, mean / total, wanted_mean / total)
+
+    def nearest(self, candidates: Tensor, weight: Tensor, quantize: Quantizer | None = None) -> tuple[Tensor, Tensor]:
+        """Returns the candidate whose quantized form gives the nearest outputs on the batches that judge, and that form.
+
+        Args:
+            candidates: Weights: (candidates, out, in).
+            weight: Gives the wanted outputs of the wanted inputs: (out, in), float64.
+            quantize: What a candidate is multiplied as; None for itself.
+
+        Returns:
+            The candidate, and its form in float64: (out, in) each.
+        """
+        forms = [(candidate if quantize is None else quantize(candidate)).double() for candidate in candidates]
+        errors = [0.0] * len(forms)
+        for index in range(len(self._inputs))[3::4] or range(len(self._inputs)):
+            x, y, row_weight = self._rows(index)
+            output = y @ weight.T
+            for which, form in enumerate(forms):
+                squared = (x @ form.T - output).square()
+                errors[which] += (squared if row_weight is None else squared * row_weight[:, None]).sum().item()
+        best = errors.index(min(errors))
+        return candidates[best], forms[best]
+
+    def _rows(self, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns one batch in float64: inputs and wanted inputs (rows, in), and weights (rows,)."""
+        x, y = (rows_of(self._layer, values[index]).double() for values in (self._inputs, self._wanted))
+        return x, y, None if self._weights is None else self._weights[index]
+
+
+def rows_of(layer: QuantizedLayer, x: Tensor) -> Tensor:
+    """Returns what the layer's weight is multiplied with, one row a token or window: (rows, in)."""
+    if isinstance(layer, QuantizedConv2d):
+        return F.unfold(x, layer.patch, stride=layer.patch).transpose(1, 2).flatten(0, 1)
+    return x.flatten(0, -2)

@@ -1,0 +1,58 @@
+"""How much the rows of each layer's output matter to the network's output, from the diagonal of a Hessian."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx
+
+from qpass.data import ModelInputs
+from qpass.data.batches import split_rows
+from qpass.graph import called_module, info
+from qpass.nn import QuantizedConv2d
+from qpass.passes.sensitivity import squared_gradients
+
+#: Samples of one run, where the graph leaves the choice: what derivatives need of all layers is in memory at once.
+ROWS_OF_A_PROBE = 4
+#: Share of a weight that all rows have: where one token alone matters, a weight must not be made from its few rows.
+EQUAL_SHARE = 0.5
+
+
+def token_weights(
+    reference: fx.GraphModule, layers: Sequence[fx.Node], batches: Sequence[ModelInputs], *, seed: int = 0
+) -> dict[fx.Node, list[Tensor]]:
+    """Returns for each layer, batch by batch, the weights of the rows of its output: (rows,), float64, 1 in the mean.
+
+    A row's is the mean over channels of the Hessian's diagonal, which one backward pass for all layers estimates. By channel it
+    would change nothing: the rows of a weight are rounded each for itself.
+
+    Args:
+        reference: The float network.
+        layers: Linears and convolutions in it.
+        batches: Calls of the model.
+        seed: Of the random signs.
+    """
+    found: dict[fx.Node, list[Tensor]] = {}
+    rows = ROWS_OF_A_PROBE if info(reference)["dynamic_batch"] else None
+    for batch in batches if layers else ():
+        parts = [batch] if rows is None else split_rows(batch, rows, keep_rest=True)
+        by_part = list(squared_gradients(reference, layers, parts, seed=seed))
+        for layer in layers:
+            if any(layer in part for part in by_part):
+                squares = torch.cat([_by_row(reference, layer, part[layer]) for part in by_part])
+                found.setdefault(layer, []).append(squares)
+    return {layer: _normalized(values) for layer, values in found.items()}
+
+
+def _by_row(reference: fx.GraphModule, layer: fx.Node, squares: Tensor) -> Tensor:
+    """Returns the mean over output channels, in the order of the rows that the weight is multiplied with: (rows,)."""
+    channels = 1 if isinstance(called_module(reference, layer), QuantizedConv2d) else -1
+    return squares.double().mean(channels).flatten()
+
+
+def _normalized(values: list[Tensor]) -> list[Tensor]:
+    mean = torch.cat(values).mean()
+    if mean == 0:
+        return [torch.ones_like(value) for value in values]
+    return [EQUAL_SHARE + (1 - EQUAL_SHARE) * value / mean for value in values]

@@ -1,0 +1,150 @@
+"""Tensors in memory up to a bound, and beyond it in a file that vanishes with the process, however that ends."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qpass.errors import ConfigError, DataError
+
+#: Tensors below this stay in memory: a page in a file for each would cost more than it saves.
+SMALL_BYTES = 1 << 16
+
+
+#: GiB in memory where nobody says otherwise.
+DEFAULT_GIB = 4.0
+
+
+def bytes_of(max_memory: float) -> int:
+    """Returns a bound given in GiB in bytes.
+
+    Raises:
+        ConfigError: If it is not a number from 0.
+    """
+    if isinstance(max_memory, bool) or not isinstance(max_memory, int | float) or not max_memory >= 0:
+        raise ConfigError(f"got {max_memory!r}", where="max_memory", expected="GiB, 0 or more")
+    return int(min(max_memory, 2.0**30) * 2**30)
+
+
+class Storage:
+    """Keeps tensors; the first ``max_bytes`` of them in memory, the others in one unnamed temporary file.
+
+    The file lies where Python's ``tempfile`` puts it (``TMPDIR`` changes that) and has no name, so nothing is left behind by a
+    process that is killed. What is read from it is a copy in memory; what lies there takes none.
+
+    Args:
+        max_bytes: Bytes in memory; None for no bound.
+    """
+
+    def __init__(self, max_bytes: int | None = None) -> None:
+        self._room = max_bytes
+        self._file: Any = None
+        self._end = 0
+        self._free: dict[int, list[int]] = defaultdict(list)
+
+    def keep(self, tensor: Tensor) -> KeptTensor:
+        """Keeps a tensor: itself where there is room in memory, else a copy in the file."""
+        kept = KeptTensor(self, tensor.shape, tensor.dtype, tensor.device, tensor)
+        if kept.on_disk:
+            kept.write(0, tensor)
+        return kept
+
+    def allocate(self, shape: Sequence[int], like: Tensor) -> KeptTensor:
+        """Returns room for a tensor on the CPU that is to be written row by row.
+
+        Args:
+            shape: Its shape.
+            like: Has its dtype.
+        """
+        return KeptTensor(self, torch.Size(shape), like.dtype, torch.device("cpu"), None)
+
+    def _take(self, size: int) -> bool:
+        """Takes room in memory; returns whether there was enough."""
+        if self._room is None or size < SMALL_BYTES:
+            return True
+        if size > self._room:
+            return False
+        self._room -= size
+        return True
+
+    def _give_back(self, size: int) -> None:
+        if self._room is not None and size >= SMALL_BYTES:
+            self._room += size
+
+    def _take_on_disk(self, size: int) -> int:
+        """Returns the place of so many bytes in the file, which grows where no place of that size is free."""
+        if self._free[size]:
+            return self._free[size].pop()
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="qpass-")  # noqa: SIM115 (closed with the storage)
+            start, self._end = self._end, self._end + size
+            os.ftruncate(self._file.fileno(), self._end)
+        except OSError as error:
+            raise DataError(
+                f"no room for {size} bytes ({error.strerror})",
+                where=tempfile.gettempdir(),
+                hint="set TMPDIR to a disk with room, or raise max_memory",
+            ) from error
+        return start
+
+    def _map(self, start: int, size: int) -> mmap.mmap:
+        return mmap.mmap(self._file.fileno(), size, offset=start)
+
+
+class KeptTensor:
+    """A tensor in a ``Storage``; its room is free again when nothing refers to it any more."""
+
+    def __init__(
+        self, storage: Storage, shape: torch.Size, dtype: torch.dtype, device: torch.device, tensor: Tensor | None
+    ) -> None:
+        self.shape, self.dtype, self._device, self._storage = shape, dtype, device, storage
+        self._bytes = shape.numel() * dtype.itemsize
+        self._start: int | None = None
+        self._tensor: Tensor | None = None
+        if storage._take(self._bytes):
+            self._tensor = torch.empty(shape, dtype=dtype) if tensor is None else tensor
+        else:
+            self._mapped = -(-self._bytes // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+            self._start = storage._take_on_disk(self._mapped)
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether it lies in the file."""
+        return self._start is not None
+
+    def read(self, rows: Tensor | slice | None = None) -> Tensor:
+        """Returns the tensor, or some rows of it; a whole one in memory is the very tensor that is kept."""
+        if self._tensor is not None:
+            return self._tensor if rows is None else self._tensor[rows]
+        return self._on_disk(lambda mapped: mapped.clone() if rows is None else mapped[rows].clone()).to(self._device)
+
+    def write(self, start: int, value: Tensor) -> None:
+        """Writes rows from ``start`` on."""
+        if self._tensor is not None:
+            self._tensor[start : start + len(value)] = value
+        else:
+            self._on_disk(lambda mapped: (mapped[start : start + len(value)] if mapped.dim() else mapped).copy_(value))
+
+    def _on_disk(self, use: Callable[[Tensor], Tensor]) -> Tensor:
+        """Maps the file for as long as something is done with it: mapped pages count as the process's memory."""
+        assert self._start is not None
+        mapped = self._storage._map(self._start, self._mapped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            flat = torch.frombuffer(mapped, dtype=self.dtype, count=self.shape.numel())
+        return use(flat.view(self.shape))
+
+    def __del__(self) -> None:
+        if getattr(self, "_start", None) is not None:
+            self._storage._free[self._mapped].append(self._start)  # type: ignore[arg-type]
+        elif getattr(self, "_tensor", None) is not None:
+            self._storage._give_back(self._bytes)
