@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,16 +31,23 @@ class Task:
         return list(self.images[:count].split(self.batch))
 
 
+_CROP = ImageTransform(crop=224, resize=None)
+
+
+def training_images(batch: int) -> Iterator[Tensor]:
+    """Yields the 1,000 training images of ImageNet, one a class, centre crop 224, in batches, each read when it is asked for."""
+    source = open_images(assets() / "imagenet_1000_256" / "images.zip", _CROP)
+    return (images for images, _ in image_batches(source, batch))
+
+
 def deit_tiny() -> Task:
     """DeiT-T of ImageNet: 1,000 training images, one a class, and 650 validation images; centre crop 224."""
-    transform = ImageTransform(crop=224, resize=None)
-    training = open_images(assets() / "imagenet_1000_256" / "images.zip", transform)
-    validation = open_images(assets() / "imagenet_val650_227" / "images.zip", transform)
+    validation = open_images(assets() / "imagenet_val650_227" / "images.zip", _CROP)
     return Task(
         "DeiT-T (ImageNet-1k), calibrated on training images, evaluated on 650 validation images that are\n"
         "easier than the whole set: read the drop from float on the same images, with its paired standard error.",
         create_model("deit_tiny_patch16_224", assets() / "deit_tiny_in1k" / "model.safetensors"),
-        torch.cat([images for images, _ in image_batches(training, 16)]),
+        torch.cat(list(training_images(16))),
         16,
         list(image_batches(validation, 50)),
     )

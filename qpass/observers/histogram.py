@@ -42,10 +42,11 @@ class HistogramObserver:
                 "NaN or infinite values", where=self.name, hint="look at the calibration data and at the float model's output"
             )
         self._make_room(low, high)
-        width = torch.ldexp(torch.ones(()), self._exponent.float()).to(rows.device)[:, None]
-        first = self._first.to(rows.device)[:, None]
-        index = torch.floor(rows / width).to(torch.int64) - first  # exact: the width is a power of two
-        index += torch.arange(len(rows), device=rows.device)[:, None] * self.bins
+        # Exact in float32: a power of two scales, and no quotient is above 2^24. The narrowest integers are counted fastest.
+        index = (rows * torch.ldexp(torch.ones(()), -self._exponent.float()).to(rows.device)[:, None]).floor_()
+        index -= self._first.float().to(rows.device)[:, None]
+        index = index.to(torch.int16 if self._counts.numel() <= 2**15 else torch.int32)
+        index += torch.arange(len(rows), device=rows.device, dtype=index.dtype)[:, None] * self.bins
         counts = torch.bincount(index.flatten(), minlength=self._counts.numel())
         self._counts += counts.view(self._counts.shape).cpu()
 
