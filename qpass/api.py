@@ -12,12 +12,14 @@ from torch import fx, nn
 from qpass.config import QuantConfig
 from qpass.data import Batch, KeptBatches, checked_batches
 from qpass.data.batches import model_inputs
+from qpass.distributed import Processes
 from qpass.errors import QPassError
 from qpass.float_model import check_weights, in_float32
 from qpass.graph import info
 from qpass.parts import parts_of
 from qpass.quantize import RunOptions, quantize_model, quantize_submodules
 from qpass.report import QuantReport
+from qpass.resume import check_agreement, claim_folder, run_facts
 from qpass.serialize import load_graph, save_graph
 from qpass.storage import DEFAULT_GIB, Storage, bytes_of
 
@@ -41,6 +43,9 @@ def quantize_graph(
 ) -> fx.GraphModule:
     """Quantizes a float model after training, from calibration data alone.
 
+    Where torch.distributed is initialized, every process calls this with the same arguments and gets the same network; each
+    does its share of the work (see docs/scaling.md).
+
     Args:
         model: Any model that torch.export captures. It is not changed, and the result shares nothing with it. One with weights
             of another float type than float32 is quantized from float32, with a warning.
@@ -59,7 +64,8 @@ def quantize_graph(
         device: Where to trace and calibrate; None leaves the model where it is.
         seed: Seeds torch's generators while this runs; the same seed gives the same bits on the same machine.
         checkpoint_dir: Where recipes that learn keep each finished block; the same call with the same folder goes on behind
-            the last one and gives the same bits. None keeps nothing.
+            the last one and gives the same bits. A folder of another model, calibration data, config or seed is refused before
+            any work is done. None keeps nothing.
         max_memory: GiB of memory that calibration batches and the values between layers may take; what is beyond lies in a
             temporary file (``TMPDIR`` says where). The model, two copies of it, and what one batch needs come on top.
         progress: Show bars on standard error.
@@ -73,6 +79,7 @@ def quantize_graph(
         CalibrationError: For calibration data that cannot be used.
         TraceError: For a model that cannot be captured.
         UnsupportedError: For weights that are NaN or infinite.
+        DistributedError: For processes that were given different things, or when one of them ends.
     """
     config = QuantConfig.from_any(config)
     storage = Storage(bytes_of(max_memory))
@@ -89,8 +96,20 @@ def quantize_graph(
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-            options = RunOptions(seed=seed, checkpoint_dir=folder, storage=storage, show_progress=progress)
+            folder = None if checkpoint_dir is None or config.reconstruction is None else Path(checkpoint_dir)
+            processes = Processes.current()
+            if folder is not None or processes.size > 1:
+                facts = run_facts(model, batches, config, seed, processes.size)
+                check_agreement(processes, facts)
+            if folder is not None:
+                claim_folder(folder, facts)
+            options = RunOptions(
+                seed=seed,
+                checkpoint_dir=folder,
+                storage=storage,
+                processes=processes,
+                show_progress=progress and processes.first,
+            )
             if submodules:
                 parts = quantize_submodules(model, submodules, batches, config, options)
                 return parts  # type: ignore[return-value]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,12 +15,16 @@ from rich.table import Table
 
 from qpass.errors import DataError, QPassError
 from qpass.presets import POLISHES, PRESETS, SCHEDULES
+from qpass.storage import DEFAULT_GIB
 from qpass.version import __version__
 
 #: Names of what ``qpass quantize`` writes into its output folder.
 MODEL, GRAPH, FLOAT, REPORT, FIGURES, SETTINGS = (
     "model.onnx", "model.qpass", "float.onnx", "report.html", "report.json", "settings.json",
 )  # fmt: skip
+
+#: Where it keeps learned blocks until all is written.
+BLOCKS = "blocks"
 
 console = Console()
 
@@ -80,7 +85,18 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--config", default="w8a8", show_default=True, help=f"A YAML file or a preset: {', '.join(PRESETS)}.")
 @click.option("--schedule", type=click.Choice(sorted(SCHEDULES)), help="How long recipes learn that do  [default: quick]")
 @click.option("--polish", type=click.Choice(sorted(POLISHES)), help="Learn each block afterwards, for recipes wXaY.")
-@click.option("--checkpoint-dir", type=_DATA, help="Keep learned blocks here; the same command again goes on behind the last.")
+@click.option(
+    "--checkpoint-dir",
+    type=_DATA,
+    help="Keep learned blocks here  [default: in --output until all is done]. A command that was killed goes on behind the last"
+    " of them when it is given again.",
+)
+@click.option(
+    "--max-memory",
+    default=DEFAULT_GIB,
+    show_default=True,
+    help="GiB that images and values between layers may take in memory; what is beyond lies in a temporary file.",
+)
 @click.option(
     "--target",
     default="onnxruntime",
@@ -93,8 +109,8 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_image_options
 def quantize(
     model: str, checkpoint: Path | None, calib: Path, num_calib: int | None, config: str, schedule: str | None,
-    polish: str | None, checkpoint_dir: Path | None, target: str, output: Path, device: str | None, seed: int,
-    batch_size: int, crop: int | None, resize: int | None,
+    polish: str | None, checkpoint_dir: Path | None, max_memory: float, target: str, output: Path, device: str | None,
+    seed: int, batch_size: int, crop: int | None, resize: int | None,
 ) -> None:  # fmt: skip
     """Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
 
@@ -109,6 +125,7 @@ def quantize(
     from qpass.backends.onnx_qdq.targets import target_by_name
     from qpass.config import QuantConfig
     from qpass.data import image_batches, open_images
+    from qpass.distributed import Processes, job
     from qpass.models import create_model
 
     # refused before any work is done
@@ -120,10 +137,23 @@ def quantize(
     transform = _transform(network, crop, resize)
     source = open_images(calib, transform)
     limit = num_calib or (128 if recipe.reconstruction is None else 1000)
-    batches = [images for images, _ in image_batches(source, batch_size, limit=limit)]
-    qmodel = qpass.quantize_graph(network, batches, recipe, device=device, seed=seed, checkpoint_dir=checkpoint_dir)
+    batches = (images for images, _ in image_batches(source, batch_size, limit=limit))
+    with job(device) as device:
+        first = Processes.current().first
+        qmodel = qpass.quantize_graph(
+            network,
+            batches,
+            recipe,
+            device=device,
+            seed=seed,
+            checkpoint_dir=checkpoint_dir or output / BLOCKS,
+            max_memory=max_memory,
+        )
+    if not first:
+        return
     settings = {"model": model, "calibration": str(calib), "transform": asdict(transform)}
     _write_all(network, qmodel, output, settings, target)
+    shutil.rmtree(output / BLOCKS, ignore_errors=True)
     console.print(str(qpass.quantization_report(qmodel)), highlight=False)
     console.print(f"written to {output}", highlight=False)
 

@@ -40,6 +40,10 @@ class DataError(QPassError):
     """Images, arrays or checkpoints that cannot be read."""
 
 
+class DistributedError(QPassError):
+    """Processes of one job that do not go together, or one of which has ended."""
+
+
 class UnsupportedError(QPassError):
     """Something qpass knows of and does not do."""
 

@@ -10,6 +10,8 @@ from typing import Any
 from qpass.config import QuantConfig
 from qpass.data import ModelInputs
 from qpass.data.batches import spread_samples
+from qpass.distributed import ALONE, Processes
+from qpass.errors import DistributedError
 from qpass.passes import (
     AddResidual,
     AllocateBits,
@@ -40,6 +42,7 @@ def pipeline(
     seed: int = 0,
     checkpoint_dir: Path | None = None,
     storage: Storage | None = None,
+    processes: Processes = ALONE,
     show_progress: bool = False,
 ) -> list[Pass]:
     """Returns the passes that carry ``config`` out, in order.
@@ -50,15 +53,28 @@ def pipeline(
         seed: Of what is drawn at random: the rotation of the residual stream, the signs of the budget's probe, and learning.
         checkpoint_dir: Where learned blocks are kept; None keeps none.
         storage: Where values of all batches lie while they are needed; None is in memory.
+        processes: Those that share the work.
         show_progress: Show bars.
+
+    Raises:
+        DistributedError: If there are fewer batches than processes.
     """
+    shared: dict[str, Any] = {"storage": storage, "processes": processes, "show_progress": show_progress}
     ranges = spread_samples(batches, config.range_samples)
     fold = [] if config.fold_layer_norm is None else [FoldLayerNorm(config.fold_layer_norm)]
-    feedback = {"activations": config.compensate_activations, "rounding": config.weight_rounding == "error-feedback"}
+    if len(ranges) < processes.size:
+        raise DistributedError(
+            f"{len(ranges)} batches to calibrate on for {processes.size} processes",
+            where="calib_loader",
+            expected="a batch for each process at least",
+            hint="give more samples, or smaller batches",
+        )
+    rounding = config.weight_rounding == "error-feedback"
+    feedback: dict[str, Any] = {"activations": config.compensate_activations, "rounding": rounding}
     compensate: list[Pass] = []
     if any(feedback.values()):
         hessian = config.token_weights == "hessian"
-        layers = CompensateLayers(ranges, **feedback, hessian=hessian, seed=seed, storage=storage, show_progress=show_progress)
+        layers = CompensateLayers(ranges, **feedback, hessian=hessian, seed=seed, **shared)
         compensate = [KeepReference(), layers]
     residual = AddResidual(ranges, storage=storage, show_progress=show_progress)
 
@@ -72,8 +88,7 @@ def pipeline(
             stage=stage,
             seed=seed,
             checkpoint_dir=folder,
-            storage=storage,
-            show_progress=show_progress,
+            **shared,
         )
 
     finish: dict[str | None, Callable[[], list[Pass]]] = {
@@ -95,11 +110,11 @@ def pipeline(
         *([RotateResidual(seed)] if config.rotate_residual else []),
         *([RotateHeads()] if config.rotate_heads else []),
         Annotate(config),
-        Calibrate(ranges, per_channel=config.fold_layer_norm is not None, show_progress=show_progress),
+        Calibrate(ranges, per_channel=config.fold_layer_norm is not None, processes=processes, show_progress=show_progress),
         InsertQuantizers(),
         AllocateBits(config.budget, ranges, seed=seed, show_progress=show_progress),
         *([SuspendWeightRounding()] if order == "three-stage" else []),
-        RefitQuantizers(ranges if config.calibrate_on == "quantized" else (), storage=storage, show_progress=show_progress),
+        RefitQuantizers(ranges if config.calibrate_on == "quantized" else (), **shared),
         *finish[order](),
         Freeze(),
     ]

@@ -13,6 +13,7 @@ from torch import fx, nn
 from qpass.config import QuantConfig
 from qpass.data import KeptBatches, ModelInputs
 from qpass.data.batches import batch_size, split_rows
+from qpass.distributed import ALONE, Processes
 from qpass.errors import ConfigError, nearest
 from qpass.graph import info
 from qpass.parts import has_attention, put_back, record_calls, refuse_other_sizes, trace_part
@@ -39,12 +40,14 @@ class RunOptions:
         seed: Of the random numbers.
         checkpoint_dir: Where learned blocks are kept, or None.
         storage: Where values of all batches lie while they are needed.
+        processes: Those that share the work.
         show_progress: Show bars.
     """
 
     seed: int = 0
     checkpoint_dir: Path | None = None
     storage: Storage = field(default_factory=Storage)
+    processes: Processes = ALONE
     show_progress: bool = False
 
     def inside(self, name: str) -> RunOptions:
@@ -70,6 +73,7 @@ def quantize_traced(
         seed=options.seed,
         checkpoint_dir=options.checkpoint_dir,
         storage=options.storage,
+        processes=options.processes,
         show_progress=options.show_progress,
     )
     for step in steps:

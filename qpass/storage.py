@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 import tempfile
-import warnings
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -83,21 +80,24 @@ class Storage:
         """Returns the place of so many bytes in the file, which grows where no place of that size is free."""
         if self._free[size]:
             return self._free[size].pop()
+        start, self._end = self._end, self._end + size
+        return start
+
+    def _transfer(self, start: int, tensor: Tensor, *, write: bool) -> None:
+        """Writes a contiguous tensor to the file, or fills it from there."""
+        view: Any = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="qpass-")  # noqa: SIM115 (closed with the storage)
-            start, self._end = self._end, self._end + size
-            os.ftruncate(self._file.fileno(), self._end)
+                self._file = tempfile.TemporaryFile(prefix="qpass-", buffering=0)  # noqa: SIM115 (closed with the storage)
+            self._file.seek(start)
+            while view:  # the system may take or give less than was asked for
+                view = view[self._file.write(view) if write else self._file.readinto(view) :]
         except OSError as error:
             raise DataError(
-                f"no room for {size} bytes ({error.strerror})",
+                f"a temporary file of {self._end} bytes cannot be used ({error.strerror})",
                 where=tempfile.gettempdir(),
                 hint="set TMPDIR to a disk with room, or raise max_memory",
             ) from error
-        return start
-
-    def _map(self, start: int, size: int) -> mmap.mmap:
-        return mmap.mmap(self._file.fileno(), size, offset=start)
 
 
 class KeptTensor:
@@ -113,8 +113,7 @@ class KeptTensor:
         if storage._take(self._bytes):
             self._tensor = torch.empty(shape, dtype=dtype) if tensor is None else tensor
         else:
-            self._mapped = -(-self._bytes // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
-            self._start = storage._take_on_disk(self._mapped)
+            self._start = storage._take_on_disk(self._bytes)
 
     @property
     def on_disk(self) -> bool:
@@ -125,26 +124,41 @@ class KeptTensor:
         """Returns the tensor, or some rows of it; a whole one in memory is the very tensor that is kept."""
         if self._tensor is not None:
             return self._tensor if rows is None else self._tensor[rows]
-        return self._on_disk(lambda mapped: mapped.clone() if rows is None else mapped[rows].clone()).to(self._device)
+        assert self._start is not None
+        if rows is None:
+            found = torch.empty(self.shape, dtype=self.dtype)
+            self._storage._transfer(self._start, found, write=False)
+            return found.to(self._device)
+        index = torch.arange(self.shape[0])[rows]
+        found = torch.empty((len(index), *self.shape[1:]), dtype=self.dtype)
+        for first, last in _runs(index.tolist()):
+            place = self._start + int(index[first]) * self._row_bytes
+            self._storage._transfer(place, found[first : last + 1], write=False)
+        return found.to(self._device)
 
     def write(self, start: int, value: Tensor) -> None:
         """Writes rows from ``start`` on."""
         if self._tensor is not None:
             self._tensor[start : start + len(value)] = value
         else:
-            self._on_disk(lambda mapped: (mapped[start : start + len(value)] if mapped.dim() else mapped).copy_(value))
+            assert self._start is not None
+            self._storage._transfer(self._start + start * self._row_bytes, value.cpu().contiguous(), write=True)
 
-    def _on_disk(self, use: Callable[[Tensor], Tensor]) -> Tensor:
-        """Maps the file for as long as something is done with it: mapped pages count as the process's memory."""
-        assert self._start is not None
-        mapped = self._storage._map(self._start, self._mapped)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            flat = torch.frombuffer(mapped, dtype=self.dtype, count=self.shape.numel())
-        return use(flat.view(self.shape))
+    @property
+    def _row_bytes(self) -> int:
+        return self._bytes // max(1, self.shape[0]) if self.shape else self._bytes
 
     def __del__(self) -> None:
         if getattr(self, "_start", None) is not None:
-            self._storage._free[self._mapped].append(self._start)  # type: ignore[arg-type]
+            self._storage._free[self._bytes].append(self._start)  # type: ignore[arg-type]
         elif getattr(self, "_tensor", None) is not None:
             self._storage._give_back(self._bytes)
+
+
+def _runs(index: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yields first and last place of each run of consecutive numbers."""
+    first = 0
+    for place in range(1, len(index) + 1):
+        if place == len(index) or index[place] != index[place - 1] + 1:
+            yield first, place - 1
+            first = place

@@ -57,7 +57,12 @@ def test_a_recipe_that_learns_keeps_its_blocks_and_reports_them(data: Path, tmp_
     options = ("--calib", data, "--config", recipe, "--checkpoint-dir", tmp_path / "blocks", "--output", tmp_path / "out")
     result = run("quantize", MODEL, *options)
     assert result.exit_code == 0, result.output
-    assert {path.stem for path in (tmp_path / "blocks").iterdir()} == {"blocks.0", "blocks.1"}
+    assert {path.name for path in (tmp_path / "blocks").iterdir()} == {
+        "run.json",
+        "blocks.0.safetensors",
+        "blocks.1.safetensors",
+    }
+    assert not (tmp_path / "out" / "blocks").exists()
     assert "learned block" in result.output
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Learned blocks" in page

@@ -50,6 +50,20 @@ class HistogramObserver:
         counts = torch.bincount(index.flatten(), minlength=self._counts.numel())
         self._counts += counts.view(self._counts.shape).cpu()
 
+    def merge(self, other: HistogramObserver) -> None:
+        """Counts what another observer of as many channels and bins has counted, as if this one had seen it."""
+        if len(other.low) == 0:
+            return
+        self._make_room(other.low, other.high)
+        self._counts += other._in_bins(self._exponent, self._first)
+
+    def _in_bins(self, exponent: Tensor, first: Tensor) -> Tensor:
+        """Returns the counts in bins that are as wide or wider."""
+        old = self._first[:, None] + torch.arange(self.bins)
+        new = (old >> (exponent - self._exponent)[:, None]) - first[:, None]
+        counts = torch.zeros(len(first), self.bins, dtype=torch.int64)
+        return counts.scatter_add_(1, new.clamp(0, self.bins - 1), self._counts)  # what the clamp moves is empty
+
     def _make_room(self, low: Tensor, high: Tensor) -> None:
         """Widens the bins until [low, high] and all that was seen fit."""
         seen = len(self.low) > 0
@@ -58,11 +72,7 @@ class HistogramObserver:
             return
         exponent = _finest_exponent(low, high, self.bins)
         first = torch.floor(torch.ldexp(low, -exponent)).to(torch.int64)
-        counts = torch.zeros(len(low), self.bins, dtype=torch.int64)
-        if seen:
-            old = self._first[:, None] + torch.arange(self.bins)
-            new = (old >> (exponent - self._exponent)[:, None]) - first[:, None]
-            counts.scatter_add_(1, new.clamp(0, self.bins - 1), self._counts)  # what the clamp moves is empty
+        counts = self._in_bins(exponent, first) if seen else torch.zeros(len(low), self.bins, dtype=torch.int64)
         self.low, self.high, self._exponent, self._first, self._counts = low, high, exponent, first, counts
 
     def samples(self) -> tuple[Tensor, Tensor]:

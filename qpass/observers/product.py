@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -39,6 +40,20 @@ class ProductObserver:
         count = min(len(a), max(1, self.samples // 4), room)
         chosen = torch.arange(count) * len(a) // count
         self.pairs.append((a[chosen].clone(), b[chosen].clone()))
+
+    def merge(self, others: Sequence[ProductObserver]) -> None:
+        """Keeps what one observer would have kept of all batches, which went to these in turn.
+
+        Args:
+            others: Of the batches 0, n, 2n, ..., then 1, n + 1, ..., and so on; this one may be among them.
+        """
+        in_turn = [pair for pairs in itertools.zip_longest(*(other.pairs for other in others)) for pair in pairs if pair]
+        self.pairs = []
+        for a, b in in_turn:
+            count = min(len(a), self.samples - sum(len(kept) for kept, _ in self.pairs))
+            if count > 0:
+                chosen = torch.arange(count) * len(a) // count
+                self.pairs.append((a[chosen], b[chosen]))
 
     def criterion(self) -> Callable[[Quantizer], float]:
         """Returns the squared error of the product when a quantizer is applied to A."""

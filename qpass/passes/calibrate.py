@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
-from qpass.errors import CalibrationError
+from qpass.distributed import ALONE, Processes
 from qpass.graph import describe, flat_inputs, get_plan, info
 from qpass.observers import HistogramObserver, ProductObserver
 from qpass.passes.base import Pass
@@ -31,17 +31,27 @@ class Calibrate(Pass):
     Args:
         batches: Calls of the model, at least one.
         per_channel: Also record LayerNorm outputs channel by channel, for ``FoldLayerNorm``.
+        processes: Those that share the batches; the counts are those of one alone.
         show_progress: Show a bar.
     """
 
     takes, gives = "annotated", "calibrated"
 
-    def __init__(self, batches: Sequence[ModelInputs], *, per_channel: bool, show_progress: bool = False) -> None:
-        self.batches, self.per_channel, self.show_progress = batches, per_channel, show_progress
+    def __init__(
+        self,
+        batches: Sequence[ModelInputs],
+        *,
+        per_channel: bool,
+        processes: Processes = ALONE,
+        show_progress: bool = False,
+    ) -> None:
+        self.batches, self.per_channel = batches, per_channel
+        self.processes, self.show_progress = processes, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""
-        points = {quantization_point(*operand) for operand in planned_operands(graph_module)}
+        # In the order of the graph: other processes go through it in the same.
+        points = dict.fromkeys(quantization_point(*operand) for operand in planned_operands(graph_module))
         tensors = {node: HistogramObserver(describe(node)) for node in points}
         channels = {
             node: HistogramObserver(describe(node), channel_axis=-1, bins=CHANNEL_BINS)
@@ -49,7 +59,9 @@ class Calibrate(Pass):
         }
         products = {node: ProductObserver(describe(node)) for node in fitted_by_product(graph_module)}
         listener = Listener(graph_module, [tensors, channels], products)
-        listen(listener, self.batches, "calibrate", show_progress=self.show_progress)
+        listen(listener, self.processes.share(self.batches), "calibrate", show_progress=self.show_progress)
+        merge_histograms([*tensors.values(), *channels.values()], self.processes)
+        merge_products(list(products.values()), self.processes)
         info(graph_module)["statistics"] = {node.name: observer for node, observer in tensors.items()}
         info(graph_module)["channel_statistics"] = {node.name: observer for node, observer in channels.items()}
         info(graph_module)["product_statistics"] = {
@@ -69,14 +81,23 @@ def fitted_by_product(graph_module: fx.GraphModule) -> list[fx.Node]:
     ]
 
 
-def listen(listener: Listener, batches: Sequence[ModelInputs], label: str, *, show_progress: bool) -> None:
-    """Runs every batch through a listener.
+def merge_histograms(observers: Sequence[HistogramObserver], processes: Processes) -> None:
+    """Lets each observer count what its twins in other processes counted."""
+    for rank, twins in enumerate(processes.gather(observers)):
+        if rank != processes.rank:
+            for observer, twin in zip(observers, twins, strict=True):
+                observer.merge(twin)
 
-    Raises:
-        CalibrationError: If there is no batch.
-    """
-    if not batches:
-        raise CalibrationError("no batches", where="calib_loader", expected="at least one batch of inputs")
+
+def merge_products(observers: Sequence[ProductObserver], processes: Processes) -> None:
+    """Lets each observer keep what one alone would have kept of the batches of all processes."""
+    if processes.size > 1:
+        for observer, *twins in zip(observers, *processes.gather(observers), strict=True):
+            observer.merge(twins)
+
+
+def listen(listener: Listener, batches: Sequence[ModelInputs], label: str, *, show_progress: bool) -> None:
+    """Runs every batch through a listener."""
     with torch.no_grad():
         for batch in track(batches, label, show=show_progress):
             listener.run(*flat_inputs(listener.graph_module, *batch))

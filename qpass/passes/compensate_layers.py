@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from qpass.data import ModelInputs
+from qpass.distributed import ALONE, Processes
 from qpass.graph import called_module, info
 from qpass.nn import QuantizedLayer, ResidualFactor
 from qpass.passes.base import Pass
@@ -45,6 +46,7 @@ class CompensateLayers(Pass):
         hessian: Weigh a layer's output, token by token, by what an error in it does to the network's output.
         seed: Of the signs that the output is probed with for that.
         storage: Where values lie between two nodes; None is in memory.
+        processes: Those that share the batches; sums are over all of them.
         show_progress: Show a bar.
     """
 
@@ -59,11 +61,12 @@ class CompensateLayers(Pass):
         hessian: bool = False,
         seed: int = 0,
         storage: Storage | None = None,
+        processes: Processes = ALONE,
         show_progress: bool = False,
     ) -> None:
         self.batches, self.activations, self.rounding = batches, activations, rounding
         self.hessian, self.seed = hessian, seed
-        self.storage, self.show_progress = storage, show_progress
+        self.storage, self.processes, self.show_progress = storage, processes, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``. Weights change, the graph does not."""
@@ -73,18 +76,20 @@ class CompensateLayers(Pass):
         wanted = {
             node: _unquantized(graph_module, node.args[0]) for node in graph_module.graph.nodes if _layer(graph_module, node)
         }
-        runs = SideBySide(graph_module, self.batches, also_read=wanted, storage=self.storage)
+        batches = self.processes.share(self.batches)
+        runs = SideBySide(graph_module, batches, also_read=wanted, storage=self.storage)
         reference = reference_of(graph_module)
-        floats = SideBySide(reference, self.batches, storage=self.storage)
+        floats = SideBySide(reference, batches, storage=self.storage)
         nodes = list(zip(graph_module.graph.nodes, reference.graph.nodes, strict=True))[:-1]
         weigh = [twin for node, twin in nodes if node in wanted] if self.hessian else []
-        weights = token_weights(reference, weigh, self.batches, seed=self.seed)
+        weights = token_weights(reference, weigh, batches, seed=self.seed, processes=self.processes)
         with torch.no_grad():
             for node, twin in track(nodes, "compensate", show=self.show_progress):
                 layer = _layer(graph_module, node)
                 if layer is not None:
                     own = runs.values(wanted[node]) if self.activations else floats.values(twin.args[0])
-                    self._compensate(layer, LayerData(layer, runs.values(node.args[0]), own, weights.get(twin)))
+                    data = LayerData(layer, runs.values(node.args[0]), own, weights.get(twin), self.processes)
+                    self._compensate(layer, data)
                 runs.step(node)
                 if not self.activations:
                     floats.step(twin)

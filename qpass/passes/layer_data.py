@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qpass.distributed import ALONE, Processes
 from qpass.nn import QuantizedConv2d, QuantizedLayer
 from qpass.quantizers import Quantizer
 
@@ -38,26 +40,35 @@ class LayerData:
         inputs: By batch, what the layer gets.
         wanted: By batch, what it should have got.
         weights: By batch, the weight of each row of its output; None weighs all the same.
+        processes: Those that share the batches; sums and errors are those of all.
     """
 
     def __init__(
-        self, layer: QuantizedLayer, inputs: Sequence[Tensor], wanted: Sequence[Tensor], weights: Sequence[Tensor] | None
+        self,
+        layer: QuantizedLayer,
+        inputs: Sequence[Tensor],
+        wanted: Sequence[Tensor],
+        weights: Sequence[Tensor] | None,
+        processes: Processes = ALONE,
     ) -> None:
         self._layer, self._inputs, self._wanted, self._weights = layer, inputs, wanted, weights
+        self._processes = processes
+        self._count = sum(processes.gather(len(inputs)))
 
     def sums(self) -> InputSums:
         """Returns the sums over the batches that are learned from."""
-        gram = drift = total = mean = wanted_mean = torch.zeros((), dtype=torch.float64)
-        for index in range(len(self._inputs)):
-            if index % 4 == 3:
-                continue
+        width, weights = self._layer.weight_shape[1:].numel(), self._layer.effective_weight()
+        new = partial(torch.zeros, dtype=torch.float64, device=weights.device)
+        gram, drift, mean, wanted_mean, total = new(width, width), new(width, width), new(width), new(width), new(())
+        for index in self._batches(judging=False):
             x, y, weight = self._rows(index)
             weighted = x if weight is None else x * weight[:, None]
-            gram = gram + weighted.T @ x
-            drift = drift + (y - x).T @ weighted
-            mean = mean + weighted.sum(0)
-            wanted_mean = wanted_mean + (y if weight is None else y * weight[:, None]).sum(0)
-            total = total + (len(x) if weight is None else weight.sum())
+            gram += weighted.T @ x
+            drift += (y - x).T @ weighted
+            mean += weighted.sum(0)
+            wanted_mean += (y if weight is None else y * weight[:, None]).sum(0)
+            total += len(x) if weight is None else weight.sum()
+        gram, drift, mean, wanted_mean, total = map(self._processes.sum, (gram, drift, mean, wanted_mean, total))
         return InputSums(gram, drift, mean / total, wanted_mean / total)
 
     def nearest(self, candidates: Tensor, weight: Tensor, quantize: Quantizer | None = None) -> tuple[Tensor, Tensor]:
@@ -73,14 +84,21 @@ class LayerData:
         """
         forms = [(candidate if quantize is None else quantize(candidate)).double() for candidate in candidates]
         errors = [0.0] * len(forms)
-        for index in range(len(self._inputs))[3::4] or range(len(self._inputs)):
+        for index in self._batches(judging=True):
             x, y, row_weight = self._rows(index)
             output = y @ weight.T
             for which, form in enumerate(forms):
                 squared = (x @ form.T - output).square()
                 errors[which] += (squared if row_weight is None else squared * row_weight[:, None]).sum().item()
+        errors = self._processes.sum(torch.tensor(errors, dtype=torch.float64)).tolist()
         best = errors.index(min(errors))
         return candidates[best], forms[best]
+
+    def _batches(self, *, judging: bool) -> list[int]:
+        """Returns which of the batches here learn or judge, by their places among those of all processes."""
+        places = enumerate(range(self._processes.rank, self._count, self._processes.size))
+        # Where there are too few for one to be spared, all do both.
+        return [index for index, place in places if self._count < 4 or (place % 4 == 3) == judging]
 
     def _rows(self, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns one batch in float64: inputs and wanted inputs (rows, in), and weights (rows,)."""

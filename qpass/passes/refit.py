@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
+from qpass.distributed import ALONE, Processes
 from qpass.graph import TRANSPOSES, called_module, describe, is_call, shape_of
 from qpass.observers import HistogramObserver, ProductObserver
 from qpass.passes.base import Pass
-from qpass.passes.calibrate import CHANNEL_BINS, fitted_by_product
+from qpass.passes.calibrate import CHANNEL_BINS, fitted_by_product, merge_histograms, merge_products
 from qpass.passes.fold_layer_norm import channel_wise_norms
 from qpass.passes.side_by_side import SideBySide
 from qpass.passes.sources import quantizer_node
@@ -31,13 +32,22 @@ class RefitQuantizers(Pass):
     Args:
         batches: Calls of the model; empty leaves everything as it is.
         storage: Where values lie between two nodes; None is in memory.
+        processes: Those that share the batches; what is fitted is what one alone would fit.
         show_progress: Show a bar.
     """
 
     takes, gives = "quantized", "fitted"
 
-    def __init__(self, batches: Sequence[ModelInputs], *, storage: Storage | None = None, show_progress: bool = False) -> None:
-        self.batches, self.storage, self.show_progress = batches, storage, show_progress
+    def __init__(
+        self,
+        batches: Sequence[ModelInputs],
+        *,
+        storage: Storage | None = None,
+        processes: Processes = ALONE,
+        show_progress: bool = False,
+    ) -> None:
+        self.batches, self.storage = batches, storage
+        self.processes, self.show_progress = processes, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``. Parameters change, the graph does not."""
@@ -45,7 +55,7 @@ class RefitQuantizers(Pass):
             return False
         products = {quantizer_node(matmul.args[0]): matmul for matmul in fitted_by_product(graph_module)}
         channel_wise = channel_wise_norms(graph_module)
-        runs = SideBySide(graph_module, self.batches, storage=self.storage)
+        runs = SideBySide(graph_module, self.processes.share(self.batches), storage=self.storage)
         with torch.no_grad():
             for node in track(_order(graph_module, products), "refit", show=self.show_progress):
                 module = called_module(graph_module, node)
@@ -59,19 +69,19 @@ class RefitQuantizers(Pass):
                     fitted.fit(*self._observe(runs, node, channel_axis=-1, bins=CHANNEL_BINS).samples())
         return False
 
-    @staticmethod
-    def _observe(runs: SideBySide, node: fx.Node, **options: Any) -> HistogramObserver:
+    def _observe(self, runs: SideBySide, node: fx.Node, **options: Any) -> HistogramObserver:
         observer = HistogramObserver(describe(node), **options)
         for value in runs.values(node):
             observer.update(value)
+        merge_histograms([observer], self.processes)
         return observer
 
-    @staticmethod
-    def _criterion(runs: SideBySide, quantizer: fx.Node, matmul: fx.Node) -> Criterion:
+    def _criterion(self, runs: SideBySide, quantizer: fx.Node, matmul: fx.Node) -> Criterion:
         """Returns the error of the product of what the quantizer reads and of the matmul's other, quantized factor."""
         observer = ProductObserver(describe(matmul))
         for a, b in zip(runs.values(quantizer.args[0]), runs.values(matmul.args[1]), strict=True):
             observer.update(_transposed(a, quantizer, matmul.args[0]), b)
+        merge_products([observer], self.processes)
         return observer.criterion()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from qpass.data import ModelInputs
 from qpass.data.batches import split_rows
+from qpass.distributed import ALONE, Processes
 from qpass.graph import called_module, info
 from qpass.nn import QuantizedConv2d
 from qpass.passes.sensitivity import squared_gradients
@@ -20,7 +21,12 @@ EQUAL_SHARE = 0.5
 
 
 def token_weights(
-    reference: fx.GraphModule, layers: Sequence[fx.Node], batches: Sequence[ModelInputs], *, seed: int = 0
+    reference: fx.GraphModule,
+    layers: Sequence[fx.Node],
+    batches: Sequence[ModelInputs],
+    *,
+    seed: int = 0,
+    processes: Processes = ALONE,
 ) -> dict[fx.Node, list[Tensor]]:
     """Returns for each layer, batch by batch, the weights of the rows of its output: (rows,), float64, 1 in the mean.
 
@@ -32,6 +38,7 @@ def token_weights(
         layers: Linears and convolutions in it.
         batches: Calls of the model.
         seed: Of the random signs.
+        processes: Those that share the batches; the mean is over all of them.
     """
     found: dict[fx.Node, list[Tensor]] = {}
     rows = ROWS_OF_A_PROBE if info(reference)["dynamic_batch"] else None
@@ -42,7 +49,7 @@ def token_weights(
             if any(layer in part for part in by_part):
                 squares = torch.cat([_by_row(reference, layer, part[layer]) for part in by_part])
                 found.setdefault(layer, []).append(squares)
-    return {layer: _normalized(values) for layer, values in found.items()}
+    return {layer: _normalized(values, processes) for layer, values in found.items()}
 
 
 def _by_row(reference: fx.GraphModule, layer: fx.Node, squares: Tensor) -> Tensor:
@@ -51,8 +58,10 @@ def _by_row(reference: fx.GraphModule, layer: fx.Node, squares: Tensor) -> Tenso
     return squares.double().mean(channels).flatten()
 
 
-def _normalized(values: list[Tensor]) -> list[Tensor]:
-    mean = torch.cat(values).mean()
+def _normalized(values: list[Tensor], processes: Processes) -> list[Tensor]:
+    everything = torch.cat(values)
+    total, count = processes.sum(torch.stack([everything.sum(), everything.new_tensor(len(everything))]))
+    mean = total / count
     if mean == 0:
         return [torch.ones_like(value) for value in values]
     return [EQUAL_SHARE + (1 - EQUAL_SHARE) * value / mean for value in values]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from qpass.distributed import ALONE, Processes
 from qpass.graph import get_plan
 from qpass.nn import CompensatedLinear, QuantizedLinear, ResidualFactor
 from qpass.passes.add_residual import tie_residual_scales
@@ -30,6 +31,7 @@ class LearnableBlock:
         target: Gives what it should return for them.
         samples: How many samples there are.
         config: How it is learned.
+        processes: Those that learn it together, each from as many samples of its own.
     """
 
     def __init__(
@@ -40,9 +42,11 @@ class LearnableBlock:
         target: Callable[[Tensor | slice], Tensor],
         samples: int,
         config: ReconstructionConfig,
+        processes: Processes = ALONE,
     ) -> None:
         self._graphs, self._segment = (graph_module, segment.graph_module), segment
         self._inputs, self._target, self._samples, self._config = inputs, target, samples, config
+        self._processes = processes
         called = [node for node in segment.graph_module.graph.nodes if node.op == "call_module"]
         self._modules = {str(node.target): segment.graph_module.get_submodule(str(node.target)) for node in called}
         self._paths = {str(node.target): plan.path for node in called if (plan := get_plan(node)) is not None}
@@ -62,6 +66,7 @@ class LearnableBlock:
             generator,
             self._samples,
             autocast=self._autocast,
+            processes=self._processes,
             on_step=on_step,
         )
         several = {name: layer for name, layer in layers.items() if len(layer.ranks) > 1}
@@ -139,6 +144,7 @@ class LearnableBlock:
                 output = self._segment.graph_module(*self._inputs(part))[-1].double()
                 error += (output - target).square().sum().item()
                 signal += target.square().sum().item()
+        error, signal = self._processes.sum(torch.tensor([error, signal], dtype=torch.float64)).tolist()
         return error / signal if signal else 0.0
 
     def _autocast(self) -> AbstractContextManager[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from qpass.distributed import ALONE, Processes
 from qpass.errors import ConfigError
 from qpass.tensor_file import read_tensors, write_tensors
 
@@ -18,10 +19,11 @@ class BlockCheckpoints:
     Args:
         folder: Where they lie; made if it is not there. None keeps nothing.
         fingerprint: Of everything that the result depends on; files of another run are refused.
+        processes: Those that learn together: the first one writes, and says which blocks are there.
     """
 
-    def __init__(self, folder: Path | None, fingerprint: str) -> None:
-        self._folder, self._fingerprint = folder, fingerprint
+    def __init__(self, folder: Path | None, fingerprint: str, processes: Processes = ALONE) -> None:
+        self._folder, self._fingerprint, self._processes = folder, fingerprint, processes
         if folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +38,7 @@ class BlockCheckpoints:
             DataError: If it cannot be read.
         """
         path = self._path(block)
-        if path is None or not path.exists():
+        if path is None or not self._processes.gather(path.exists())[0]:
             return None
         hint = "delete it: the block is learned again"
         header, tensors = read_tensors(path, expected="a learned block", hint=hint)
@@ -44,15 +46,15 @@ class BlockCheckpoints:
             raise ConfigError(
                 "holds blocks of another run",
                 where=f"checkpoint_dir {self._folder}",
-                expected="the same model, calibration data, config and seed",
-                hint="give another folder, or delete this one",
+                expected="the same network before its blocks were learned, to the bit",
+                hint="another machine or number of threads rounds otherwise: give another folder, or delete this one",
             )
         return tensors, header["record"]
 
     def save(self, block: str, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """Writes a finished block, whole or not at all."""
         path = self._path(block)
-        if path is None:
+        if path is None or not self._processes.first:
             return
         write_tensors(path, tensors, {"fingerprint": self._fingerprint, "record": record})
 

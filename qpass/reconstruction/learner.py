@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qpass.distributed import ALONE, Processes
 from qpass.nn import CompensatedLinear
 from qpass.quantizers import DynamicFocus, Quantizer, Uniform
 from qpass.reconstruction.curriculum import Curriculum
@@ -29,6 +30,7 @@ class BlockLearner:
         generator: Draws batches, masks and splits.
         samples: How many samples there are.
         autocast: The context of each forward pass.
+        processes: Those that learn together, each from samples of its own: gradients are means over all of them.
         on_step: Called after each step.
     """
 
@@ -42,11 +44,12 @@ class BlockLearner:
         samples: int,
         *,
         autocast: Callable[[], AbstractContextManager[Any]],
+        processes: Processes = ALONE,
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
         self._block, self._inputs, self._targets = block, inputs, targets
         self._config, self._generator, self._samples = config, generator, samples
-        self._autocast, self._on_step = autocast, on_step
+        self._autocast, self._processes, self._on_step = autocast, processes, on_step
 
     def losses(self, samples: Tensor) -> Tensor:
         """Returns ‖B_q(x) - B(x)‖_F of each sample (AIQViT eq. 10), or its square (I&S-ViT): (n,)."""
@@ -85,6 +88,8 @@ class BlockLearner:
             loss = self._step(optimizer, curriculum.draw(step, config.batch_size, self._generator))
             optimizer.advance()
             self._on_step()
+            if config.patience is not None:  # which all must lose at once
+                loss = self._processes.sum(torch.tensor(loss)).item() / self._processes.size
             if patience.exhausted(loss):
                 return step + 1
         return config.steps
@@ -93,6 +98,7 @@ class BlockLearner:
         self._block.zero_grad(set_to_none=True)
         loss = self.losses(samples).mean()
         loss.backward()  # type: ignore[no-untyped-call]
+        self._processes.average_gradients(self._block.parameters())
         optimizer.step()
         for module in self._block.modules():
             if isinstance(module, Quantizer):

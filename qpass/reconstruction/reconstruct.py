@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from qpass.data import ModelInputs
 from qpass.data.batches import batch_size
+from qpass.distributed import ALONE, Processes
 from qpass.errors import UnsupportedError
 from qpass.graph import flat_inputs, info
 from qpass.passes.base import Pass
@@ -45,6 +46,7 @@ class Reconstruct(Pass):
         seed: Of the random numbers.
         checkpoint_dir: Where finished blocks are kept, to go on behind them after a kill; None keeps none.
         storage: Where what crosses the cuts lies; None is in memory.
+        processes: Those that share the samples: each learns from its own, all take the same steps. The first one keeps blocks.
         show_progress: Show a bar.
     """
 
@@ -59,11 +61,13 @@ class Reconstruct(Pass):
         seed: int = 0,
         checkpoint_dir: Path | None = None,
         storage: Storage | None = None,
+        processes: Processes = ALONE,
         show_progress: bool = False,
     ) -> None:
         self.config, self.batches, self.stage, self.seed = config, batches, stage, seed
         self.checkpoint_dir, self.show_progress = checkpoint_dir, show_progress
         self.storage = Storage() if storage is None else storage
+        self.processes = processes
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``. Parameters change, the graph does not.
@@ -83,11 +87,12 @@ class Reconstruct(Pass):
                 expected="numbered modules (blocks.0, ...) that hold attention and Linears",
                 hint="choose a recipe without reconstruction, such as 'w4a4'",
             )
-        config = self._fitting_batch(graph_module)
+        config, processes = self._fitting_batch(graph_module), self.processes
         device = next((tensor.device for tensor in graph_module.state_dict().values()), torch.device("cpu"))
-        checkpoints = BlockCheckpoints(self.checkpoint_dir, self._fingerprint(graph_module))
+        checkpoints = BlockCheckpoints(self.checkpoint_dir, self._fingerprint(graph_module), processes)
         floats = self._read_inputs(graph_module)
         quantized = self._read_inputs(graph_module) if config.inputs == "quantized" else None
+        samples = min(processes.gather(floats.samples))  # of as many each, so that all draw the same numbers
         records: list[BlockRecord] = []
         total = sum(bool(segment.path) for segment in segments) * config.steps_of_a_block
         with StepBar(total, show=self.show_progress) as bar:
@@ -100,8 +105,9 @@ class Reconstruct(Pass):
                         segment,
                         _reader(store, segment.inputs, device),
                         _single(floats, float_segment.outputs[-1], device),
-                        floats.samples,
+                        samples,
                         config,
+                        processes,
                     )
                     generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
                     record = _learn_or_load(block, segment.path, checkpoints, generator, bar)
@@ -116,20 +122,22 @@ class Reconstruct(Pass):
 
     def _fitting_batch(self, graph_module: fx.GraphModule) -> ReconstructionConfig:
         if info(graph_module)["dynamic_batch"]:
-            return self.config
+            return dataclasses.replace(self.config, batch_size=-(-self.config.batch_size // self.processes.size))
         return dataclasses.replace(self.config, batch_size=batch_size(info(graph_module)["example"]))
 
     def _fingerprint(self, graph_module: fx.GraphModule) -> str:
         leaves = [leaf for batch in self.batches for leaf in pytree.tree_leaves(tuple(batch)) if isinstance(leaf, Tensor)]
-        return digest(f"{self.config} {self.seed} {graph_module.graph}", [*graph_module.state_dict().values(), *leaves])
+        run = f"{self.config} {self.seed} {self.processes.size} {graph_module.graph}"
+        return digest(run, [*graph_module.state_dict().values(), *leaves])
 
     def _read_inputs(self, graph_module: fx.GraphModule) -> SampleStore:
-        """Returns a store that holds the network's inputs."""
-        sizes = [batch_size(batch) for batch in self.batches]
+        """Returns a store that holds the network's inputs, this process's share of them."""
+        batches = self.processes.share(self.batches)
+        sizes = [batch_size(batch) for batch in batches]
         store = SampleStore(sum(sizes), self.storage)
         names = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
         start = 0
-        for batch, rows in zip(self.batches, sizes, strict=True):
+        for batch, rows in zip(batches, sizes, strict=True):
             values = graph_module.graph.process_inputs(*flat_inputs(graph_module, *batch))
             for name, value in zip(names, values, strict=True):
                 store.put(name, start, rows, value)

@@ -99,10 +99,32 @@ def test_a_killed_run_goes_on_and_gives_the_same_bits(
 
 def test_blocks_of_another_run_are_refused(vit: nn.Module, many_images: Tensor, tmp_path: Path) -> None:
     learn(vit, many_images, tmp_path, steps=2)
-    with pytest.raises(ConfigError, match="holds blocks of another run"):
-        learn(vit, many_images, tmp_path, steps=3)
-    with pytest.raises(ConfigError, match="holds blocks of another run"):
-        learn(vit, many_images + 1e-3, tmp_path, steps=2)
+    changed = copy.deepcopy(vit)
+    changed.head.bias.data[0] += 1e-3
+    refused = {
+        r"config has reconstruction\.steps = 2, not 3;": lambda: learn(vit, many_images, tmp_path, steps=3),
+        "calibration data differs;": lambda: learn(vit, many_images + 1e-3, tmp_path, steps=2),
+        "model differs and seed is 0, not 1;": lambda: learn(changed, many_images, tmp_path, steps=2, seed=1),
+    }
+    for message, run in refused.items():
+        with pytest.raises(ConfigError, match=f"holds blocks of another run, whose {message}"):
+            run()
+
+
+def test_a_block_that_another_network_made_is_refused(vit: nn.Module, many_images: Tensor, tmp_path: Path) -> None:
+    """Copied from another folder, which the record beside it does not show."""
+    for name, steps in (("a", 2), ("b", 3)):
+        learn(vit, many_images, tmp_path / name, steps=steps)
+    (tmp_path / "a" / "blocks.0.safetensors").write_bytes((tmp_path / "b" / "blocks.0.safetensors").read_bytes())
+    with pytest.raises(ConfigError, match="the same network before its blocks were learned"):
+        learn(vit, many_images, tmp_path / "a", steps=2)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{"])
+def test_a_damaged_record_is_refused(content: str, vit: nn.Module, many_images: Tensor, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"checkpoint_dir .*run\.json is"):
+        learn(vit, many_images, tmp_path, steps=2)
 
 
 @pytest.mark.parametrize(
