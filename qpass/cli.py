@@ -333,7 +333,11 @@ def _changed(transform: Any, crop: int | None, resize: int | None) -> Any:
 def _saved_transform(folder: Path, crop: int | None, resize: int | None) -> Any:
     from qpass.data import ImageTransform
 
-    return _changed(ImageTransform(**_settings(folder)["transform"]), crop, resize)
+    try:
+        transform = ImageTransform(**_settings(folder)["transform"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"is damaged: {error}", where=str(folder / SETTINGS), hint="quantize again") from error
+    return _changed(transform, crop, resize)
 
 
 def _settings(folder: Path) -> dict[str, Any]:

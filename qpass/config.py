@@ -26,6 +26,9 @@ TOKEN_WEIGHTS = ("equal", "hessian")
 POINTWISE_CONVOLUTIONS = ("weights", "all")
 CODE_ZERO = ("affine", "zero", "snapped")
 
+#: Values in a YAML file, aliases written out.
+LARGEST_RECIPE = 100_000
+
 #: Clip ranges tried for activations and for weights (methods of RepQ-ViT). 1.0 is the full range.
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
 WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999)
@@ -276,12 +279,19 @@ class QuantConfig:
     def from_yaml(cls, path: str | Path) -> QuantConfig:
         """Reads a YAML file. The key ``preset`` starts from a preset; other keys are this class's fields."""
         try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            text = Path(path).read_text(encoding="utf-8")
+            if _expanded_size(yaml.compose(text, yaml.SafeLoader), {}) > LARGEST_RECIPE:
+                raise ConfigError("its aliases make it grow without end", where=str(path), expected="a recipe")
+            data = yaml.safe_load(text)
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot be read: {' '.join(str(error).split())}", where=str(path)) from error
         if not isinstance(data, dict):
             raise ConfigError("holds no mapping", where=str(path), expected="keys such as 'preset' and 'rules'")
-        return cls._from_mapping(data)
+        try:
+            return cls._from_mapping(data)
+        except ConfigError as error:
+            where = f"{path}, {error.where}" if error.where else str(path)
+            raise ConfigError(error.what, where=where, expected=error.expected, hint=error.hint) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data that ``from_any`` reads back to an equal config."""
@@ -326,6 +336,17 @@ class QuantConfig:
         if "rules" in data:
             data["rules"] = (*base.rules, *_normalize_rules(data["rules"]))
         return dataclasses.replace(base, **data)
+
+
+def _expanded_size(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Returns how many values a YAML node stands for when every alias in it is written out."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = LARGEST_RECIPE + 1  # what holds itself
+        items = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_expanded_size(item, known) for item in items)
+    return known[id(node)]
 
 
 def _spec_from(base: QuantSpec, change: Any, where: str) -> QuantSpec:

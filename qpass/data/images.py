@@ -17,6 +17,8 @@ from torch import Tensor
 
 from qpass.errors import DataError
 
+#: Bytes of a file in a zip; what claims to be more is no image that anybody calibrates on.
+LARGEST_IMAGE = 2**28
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -120,8 +122,8 @@ def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:
         archive = zipfile.ZipFile(path)
         names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in IMAGE_SUFFIXES)
         inside = next((n for n in archive.namelist() if Path(n).name == "labels.csv"), None)
-        text = archive.read(inside).decode() if inside else None
-    except (zipfile.BadZipFile, OSError) as error:
+        text = _unpack(archive, inside, f"{path}/{inside}").decode() if inside else None
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise DataError(f"cannot be opened: {error}", where=str(path), expected="a zip of images") from error
     beside = path.parent / "labels.csv"
     if text is None and beside.exists():
@@ -129,13 +131,19 @@ def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:
     labels = None if text is None else _labels(text, [Path(n).name for n in names], str(inside or beside))
 
     def load(i: int) -> Tensor:
-        try:
-            data = archive.read(names[i])
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"cannot be read: {error}", where=f"{path}/{names[i]}") from error
-        return _decode(data, f"{path}/{names[i]}", transform)
+        where = f"{path}/{names[i]}"
+        if (size := archive.getinfo(names[i]).file_size) > LARGEST_IMAGE:
+            raise DataError(f"unpacks to {size} bytes", where=where, expected=f"an image of at most {LARGEST_IMAGE}")
+        return _decode(_unpack(archive, names[i], where), where, transform)
 
     return ImageSource(str(path), names, labels, load)
+
+
+def _unpack(archive: zipfile.ZipFile, name: str, where: str) -> bytes:
+    try:
+        return archive.read(name)
+    except Exception as error:  # zipfile lets zlib's, struct's and its own errors through
+        raise DataError(f"cannot be read: {error}", where=where, hint="pack the images again") from error
 
 
 def _open_array(path: Path) -> ImageSource:
@@ -143,7 +151,7 @@ def _open_array(path: Path) -> ImageSource:
         content = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
         x = content if path.suffix == ".npy" else content["x"]
         y = None if path.suffix == ".npy" or "y" not in content else content["y"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy lets errors of zipfile, zlib and of Python's own parser through
         raise DataError(
             f"cannot be read: {error}", where=str(path), expected="an array, or an .npz with x and perhaps y"
         ) from error
