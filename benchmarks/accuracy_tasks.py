@@ -40,13 +40,18 @@ def training_images(batch: int) -> Iterator[Tensor]:
     return (images for images, _ in image_batches(source, batch))
 
 
+def deit_tiny_model() -> nn.Module:
+    """DeiT-T of ImageNet."""
+    return create_model("deit_tiny_patch16_224", assets() / "deit_tiny_in1k" / "model.safetensors")
+
+
 def deit_tiny() -> Task:
     """DeiT-T of ImageNet: 1,000 training images, one a class, and 650 validation images; centre crop 224."""
     validation = open_images(assets() / "imagenet_val650_227" / "images.zip", _CROP)
     return Task(
         "DeiT-T (ImageNet-1k), calibrated on training images, evaluated on 650 validation images that are\n"
         "easier than the whole set: read the drop from float on the same images, with its paired standard error.",
-        create_model("deit_tiny_patch16_224", assets() / "deit_tiny_in1k" / "model.safetensors"),
+        deit_tiny_model(),
         torch.cat(list(training_images(16))),
         16,
         list(image_batches(validation, 50)),

@@ -1,6 +1,6 @@
-"""What quantizing costs: time against the forward passes that it needs, and memory against the number of images.
+"""What quantizing costs: time against the forward passes that it needs, memory against the number of images, several processes.
 
-Run: python benchmarks/calibration.py [--table speed|memory|large]
+Run: python benchmarks/calibration.py [--table speed|memory|large|processes]
 Writes: benchmarks/results/calibration.md and .json; tables that are not asked for keep their figures.
 Every memory figure is the greatest resident size of a process of its own.
 """
@@ -8,22 +8,24 @@ Every memory figure is the greatest resident size of a process of its own.
 from __future__ import annotations
 
 import json
+import pickle
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from accuracy_tasks import deit_tiny, training_images
+from accuracy_tasks import deit_tiny, deit_tiny_model, training_images
 from torch import Tensor
 
 import qpass
 from qpass.backends.onnxruntime.latency import describe_machine
+from qpass.distributed import Processes, job
 from qpass.models import create_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,6 +39,12 @@ RECIPES: dict[str, Any] = {
     "ias-vit-w4a4, 2 steps a block": {"preset": "ias-vit-w4a4", "reconstruction": SHORT},
 }
 IMAGES = (256, 512)
+#: What several processes share, and for how long blocks are learned.
+SHARED: dict[str, Any] = {
+    "w4a4": "w4a4",
+    "ias-vit-w4a4, 20 steps a block": {"preset": "ias-vit-w4a4", "reconstruction": {"steps": 20, "batch_size": 32}},
+}
+SHARED_IMAGES = 128
 LARGE, LARGE_IMAGES = "vit_large_patch16_224", 32
 _BATCH = 16
 
@@ -99,6 +107,54 @@ def memory() -> list[dict[str, Any]]:
     return rows
 
 
+def processes() -> list[dict[str, Any]]:
+    """Times recipes in one process and in two of one thread each, in turn, and counts what they send."""
+    rows = []
+    for name, recipe in SHARED.items():
+        found = {}
+        for size in (1, 2):
+            command = [
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node",
+                str(size),
+                __file__,
+                "--member",
+                json.dumps(recipe),
+            ]
+            output = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True).stdout
+            found[size] = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
+        rows.append({"recipe": name, "one": found[1], "two": found[2]})
+        click.echo(str(rows[-1]))
+    return rows
+
+
+def member(recipe: Any) -> None:
+    """Quantizes as one process of a job; the first one prints its seconds, and the messages and bytes that it gave."""
+    sent = {"messages": 0, "bytes": 0}
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Processes, value: Any) -> Any:
+            if self.size > 1:
+                sent["messages"] += 1
+                sent["bytes"] += value.nbytes if isinstance(value, Tensor) else len(pickle.dumps(value))
+            return function(self, value)
+
+        return call
+
+    for name in ("sum", "gather"):
+        setattr(Processes, name, counted(getattr(Processes, name)))
+    torch.set_num_threads(1)
+    network = deit_tiny_model()
+    data = list(batches(SHARED_IMAGES))
+    with job(None):
+        start = time.perf_counter()
+        qpass.quantize_graph(network, data, recipe, progress=False)
+        if Processes.current().first:
+            click.echo(json.dumps({"seconds": time.perf_counter() - start, **sent}))
+
+
 def lines(found: dict[str, Any]) -> Iterator[str]:
     """Yields the page."""
     yield "# What quantizing costs"
@@ -123,6 +179,20 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
             cells = [f"{row[key]['peak']:.2f}" for key in ("few", "many")]
             yield f"| {row['recipe']} | {' | '.join(cells)} | {100 * row['growth']:.1f} % | {row['free']['peak']:.2f} |"
         yield ""
+    if "processes" in found:
+        yield "## Several processes"
+        yield ""
+        yield f"DeiT-T with {SHARED_IMAGES} images, processes of one thread on one machine (`torchrun --nproc-per-node N`); what a process gives to others."
+        yield ""
+        yield "| recipe | 1 process | 2 processes | times faster | messages | MB |"
+        yield "|---|---|---|---|---|---|"
+        for row in found["processes"]:
+            one_, two = row["one"], row["two"]
+            yield (
+                f"| {row['recipe']} | {one_['seconds']:.0f} s | {two['seconds']:.0f} s | {one_['seconds'] / two['seconds']:.2f}"
+                f" | {two['messages']} | {two['bytes'] / 1e6:.0f} |"
+            )
+        yield ""
     if "large" in found:
         row = found["large"]
         yield "## A large model"
@@ -131,24 +201,31 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"before quantizing begins; {row['seconds']:.0f} s."
 
 
+def large() -> dict[str, Any]:
+    """Measures a model of some 300 M parameters."""
+    parameters = sum(p.numel() for p in create_model(LARGE).parameters())
+    return peak(LARGE, "w8a8", LARGE_IMAGES, 1.0) | {"parameters": parameters}
+
+
+TABLES: dict[str, Callable[[], Any]] = {"speed": speed, "memory": memory, "processes": processes, "large": large}
+
+
 @click.command()
-@click.option("--table", "names", multiple=True, type=click.Choice(["speed", "memory", "large"]), help="[default: all]")
+@click.option("--table", "names", multiple=True, type=click.Choice(list(TABLES)), help="[default: all]")
 @click.option("--one", "arguments", hidden=True)
-def main(names: tuple[str, ...], arguments: str | None) -> None:
+@click.option("--member", "shared", hidden=True)
+def main(names: tuple[str, ...], arguments: str | None, shared: str | None) -> None:
     """Measure what quantizing costs and write the page."""
     if arguments is not None:
         click.echo(json.dumps(one(**json.loads(arguments))))
         return
+    if shared is not None:
+        member(json.loads(shared))
+        return
     path = RESULTS / "calibration.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for name in names or ("speed", "memory", "large"):
-        if name == "speed":
-            found[name] = speed()
-        elif name == "memory":
-            found[name] = memory()
-        else:
-            parameters = sum(p.numel() for p in create_model(LARGE).parameters())
-            found[name] = peak(LARGE, "w8a8", LARGE_IMAGES, 1.0) | {"parameters": parameters}
+    for name in names or TABLES:
+        found[name] = TABLES[name]()
         path.write_text(json.dumps(found, indent=1), encoding="utf-8")
         (RESULTS / "calibration.md").write_text("\n".join(lines(found)).rstrip() + "\n", encoding="utf-8")
         click.echo(f"{name}: {found[name]}")
