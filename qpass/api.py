@@ -50,8 +50,8 @@ def quantize_graph(
         model: Any model that torch.export captures. It is not changed, and the result shares nothing with it. One with weights
             of another float type than float32 is quantized from float32, with a warning.
         calib_loader: Yields batches: tensors (batch, ...), (inputs, target) pairs, or mappings of inputs by name. A list of
-            such will do, and a single tensor is one batch. 32 to 128 samples are enough for recipes that learn nothing;
-            ``aiqvit`` recipes want about 1,000.
+            such will do, and a single tensor is one batch. Small batches are put together and large ones cut. 32 to 128
+            samples are enough for recipes that learn nothing; ``aiqvit`` recipes want about 1,000.
         config: A preset's name (``"w8a8"``, ``"w6a6"``, ``"w4a8"``, ``"w4a4"``, ``"w3a3"``, ``"repq-vit-w4a4"``,
             ``"aiqvit-w4a4"``, ...), a
             ``QuantConfig``, a mapping, or the path of a YAML file.

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import fx, nn
 
 from qpass.config import QuantConfig
 from qpass.data import KeptBatches, ModelInputs
-from qpass.data.batches import batch_size, split_rows
+from qpass.data.batches import batch_size, even_batches, split_rows
 from qpass.distributed import ALONE, Processes
 from qpass.errors import ConfigError, nearest
-from qpass.graph import info
+from qpass.graph import info, shape_of
 from qpass.parts import has_attention, put_back, record_calls, refuse_other_sizes, trace_part
 from qpass.passes.reference import reference_of
 from qpass.pipeline import pipeline
@@ -23,6 +24,8 @@ from qpass.report.collect import collect_report
 from qpass.storage import Storage
 from qpass.trace import trace
 
+#: Rows that batches have at least, where the loader gives enough of them, and bytes of the largest value of a batch.
+LEAST_ROWS, VALUE_BYTES = 8, 2**26
 #: Samples that the report's errors are measured on.
 REPORT_SAMPLES = 8
 #: What passes leave for one another and for the report.
@@ -60,13 +63,7 @@ def quantize_traced(
     graph_module: fx.GraphModule, batches: Sequence[ModelInputs], config: QuantConfig, options: RunOptions
 ) -> fx.GraphModule:
     """Runs every pass on a traced graph, in place, and keeps the report's figures with it."""
-    if not info(graph_module)["dynamic_batch"]:
-        rows = batch_size(info(graph_module)["example"])
-        parts = KeptBatches(options.storage)
-        for batch in batches:
-            for part in split_rows(batch, rows):
-                parts.append(part)
-        batches = parts
+    batches = _suitable_batches(graph_module, batches, options.storage)
     *steps, freeze = pipeline(
         config,
         batches,
@@ -85,6 +82,31 @@ def quantize_traced(
     for key in _ONLY_WHILE_QUANTIZING:
         info(graph_module).pop(key, None)
     return graph_module
+
+
+def _suitable_batches(graph_module: fx.GraphModule, batches: Sequence[ModelInputs], storage: Storage) -> Sequence[ModelInputs]:
+    """Returns the rows in batches that the graph takes, and that are neither slow nor too large for the memory."""
+    suitable = KeptBatches(storage)
+    if info(graph_module)["dynamic_batch"]:
+        most = rows_within(graph_module, VALUE_BYTES)
+        if all(min(LEAST_ROWS, most) <= batch_size(batch) <= most for batch in batches):
+            return batches
+        for batch in even_batches(batches, least=min(LEAST_ROWS, most), most=most):
+            suitable.append(batch)
+    else:
+        rows = batch_size(info(graph_module)["example"])
+        for batch in batches:
+            for part in split_rows(batch, rows):
+                suitable.append(part)
+    return suitable
+
+
+def rows_within(graph_module: fx.GraphModule, size: int) -> int:
+    """Returns how many samples a batch may have so that no single value takes more bytes, at least one."""
+    example = batch_size(info(graph_module)["example"])
+    shapes = [shape for node in graph_module.graph.nodes if (shape := shape_of(node)) and node.op != "get_attr"]
+    largest = max((torch.Size(shape).numel() * 4 for shape in shapes), default=1)
+    return max(1, size * example // max(1, largest))
 
 
 def quantize_model(

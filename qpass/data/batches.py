@@ -153,6 +153,49 @@ def spread_samples(batches: Sequence[ModelInputs], samples: int | None) -> Seque
     return [pytree.tree_unflatten(list(row), spec) for row in zip(*columns, strict=True)]
 
 
+def even_batches(batches: Iterable[ModelInputs], *, least: int, most: int) -> Iterator[ModelInputs]:
+    """Yields the same rows in the same order, in batches that are neither small, which is slow, nor too large for the memory.
+
+    Batches of other shapes, or with inputs that have no rows, are not put together.
+
+    Args:
+        batches: Calls of the model.
+        least: Smaller batches are put together until they have so many rows, where ``most`` allows it.
+        most: Larger ones are cut into equal parts.
+    """
+    waiting: list[ModelInputs] = []
+    for batch in batches:
+        size = batch_size(batch)
+        if waiting and (sum(map(batch_size, waiting)) + size > most or not _go_together(waiting[0], batch)):
+            yield _together(waiting)
+            waiting = []
+        if size > most:
+            yield from split_rows(batch, -(-size // -(-size // most)), keep_rest=True)
+            continue
+        waiting.append(batch)
+        if sum(map(batch_size, waiting)) >= least or not _go_together(batch, batch):
+            yield _together(waiting)
+            waiting = []
+    if waiting:
+        yield _together(waiting)
+
+
+def _go_together(first: ModelInputs, second: ModelInputs) -> bool:
+    """Tells whether two batches are rows of one larger batch."""
+    (a, first_spec), (b, second_spec) = pytree.tree_flatten(first), pytree.tree_flatten(second)
+    rows = batch_size(first), batch_size(second)
+    return first_spec == second_spec and all(
+        _has_rows(x, rows[0]) and _has_rows(y, rows[1]) and x.shape[1:] == y.shape[1:] for x, y in zip(a, b, strict=True)
+    )
+
+
+def _together(batches: Sequence[ModelInputs]) -> ModelInputs:
+    if len(batches) == 1:
+        return batches[0]
+    joined: ModelInputs = pytree.tree_map(lambda *leaves: torch.cat(leaves), *batches)
+    return joined
+
+
 def batch_size(batch: Any) -> int:
     """Returns the size of dim 0 of the first tensor in nested inputs, 1 where there is none."""
     return next((leaf.shape[0] for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from qpass.data import ModelInputs, checked_batches
-from qpass.data.batches import split_rows, spread_samples
+from qpass.data.batches import batch_size, even_batches, split_rows, spread_samples
 from qpass.errors import CalibrationError
 from tests.models import DictModel
 
@@ -95,3 +96,28 @@ def test_spread_samples_are_in_order_and_as_far_apart_as_they_can_be(sizes: list
     assert taken[0] == 0
     assert len(taken) == min(len(data), -(-wanted // sizes[0]) * sizes[0])
     assert not gaps or (min(gaps) >= 1 and max(gaps) - min(gaps) <= 1)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 6), st.integers(0, 6))
+def test_even_batches_hold_the_same_rows_in_batches_that_are_neither_small_nor_large(
+    sizes: list[int], least: int, more: int
+) -> None:
+    rows = torch.arange(sum(sizes))
+    batches = [ModelInputs((part, part[:, None] * 2), {"z": part}) for part in rows.split(sizes)]
+    even = list(even_batches(batches, least=least, most=least + more))
+    assert torch.equal(torch.cat([batch.args[0] for batch in even]), rows)
+    assert all(torch.equal(batch.args[1][:, 0], 2 * batch.kwargs["z"]) for batch in even)
+    found = [batch_size(batch) for batch in even]
+    assert max(found) <= least + more
+    if max(sizes) <= least + more:  # none was cut
+        assert all(a + b > least + more or a >= least for a, b in itertools.pairwise(found)), "what could go together did"
+    if all(least <= size <= least + more for size in sizes):
+        assert found == sizes
+
+
+def test_batches_of_other_shapes_or_without_rows_are_left_apart() -> None:
+    shapes = [(2, 3), (2, 3), (2, 4)]
+    batches = [ModelInputs((torch.zeros(shape),), {}) for shape in shapes]
+    assert [tuple(batch.args[0].shape) for batch in even_batches(batches, least=8, most=8)] == [(4, 3), (2, 4)]
+    masked = [ModelInputs((torch.zeros(2, 3), torch.zeros(5)), {}) for _ in range(2)]
+    assert [batch_size(batch) for batch in even_batches(masked, least=8, most=8)] == [2, 2]
