@@ -30,6 +30,16 @@ def loads(opset: int, ir_version: int) -> bool:
     return True
 
 
+def explain(opset: int) -> str:
+    """Returns why a file has its opset, IR version and types: it stands in the file's metadata as ``qpass.format``."""
+    runtime, version = f"onnxruntime {onnxruntime.__version__}", ir_version_for(opset)
+    types = "with 4-bit integers" if opset >= PREFERRED_OPSET else "without 4-bit integers, which are packed into bytes"
+    least = ", the least with them" if opset == PREFERRED_OPSET else ""
+    native = version == helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
+    origin = "the one that opset came with" if native else f"the newest that {runtime} loads"
+    return f"opset {opset} {types}{least}; IR version {version}, {origin}; tried in {runtime}"
+
+
 @cache
 def ir_version_for(opset: int) -> int:
     """Returns the IR version to write for an opset: the one it came with, or the newest that onnxruntime loads.

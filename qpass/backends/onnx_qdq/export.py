@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from torch import fx
 
-from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, ir_version_for
+from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, explain, ir_version_for
 from qpass.backends.onnx_qdq.emit import CONTRIB_DOMAIN, Emitter
 from qpass.backends.onnx_qdq.lowerings import lowering_of
 from qpass.backends.onnx_qdq.pack_weights import pack_weights
@@ -55,6 +55,7 @@ def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target:
     config = info(graph_module).get("config")
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
+    model.metadata_props["qpass.format"] = explain(opset)
     if config is not None:
         model.metadata_props["qpass.config"] = config.to_yaml()
         model.metadata_props["qpass.target"] = target.name

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
@@ -12,7 +13,7 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.backends.onnx_qdq import export_float
-from qpass.backends.onnx_qdq.capabilities import ir_version_for, loads
+from qpass.backends.onnx_qdq.capabilities import explain, ir_version_for, loads
 from qpass.backends.onnx_qdq.write import write_model
 from qpass.backends.onnxruntime import OrtSession
 from qpass.errors import LoweringError, QPassError
@@ -27,6 +28,19 @@ def test_opset_and_ir_version_are_what_onnxruntime_loads(exported: Path) -> None
     assert model.ir_version == ir_version_for(21)
     assert loads(21, model.ir_version)
     assert not loads(21, 99)
+    reason = {entry.key: entry.value for entry in model.metadata_props}["qpass.format"]
+    assert reason.startswith(f"opset 21 with 4-bit integers, the least with them; IR version {model.ir_version}, the one that")
+    assert reason.endswith(f"tried in onnxruntime {onnxruntime.__version__}")
+    assert "without 4-bit integers" in explain(20)
+
+
+def test_a_runtime_that_loads_older_ir_versions_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    newest = ir_version_for(21)
+    ir_version_for.cache_clear()
+    monkeypatch.setattr("qpass.backends.onnx_qdq.capabilities.loads", lambda opset, version: version < newest)
+    assert ir_version_for(21) == newest - 1
+    assert f"IR version {newest - 1}, the newest that onnxruntime" in explain(21)
+    ir_version_for.cache_clear()
 
 
 def test_another_opset(quantized: fx.GraphModule, images: Tensor, tmp_path: Path) -> None:
