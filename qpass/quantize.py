@@ -63,7 +63,7 @@ def quantize_traced(
     graph_module: fx.GraphModule, batches: Sequence[ModelInputs], config: QuantConfig, options: RunOptions
 ) -> fx.GraphModule:
     """Runs every pass on a traced graph, in place, and keeps the report's figures with it."""
-    batches = _suitable_batches(graph_module, batches, options.storage)
+    batches = _suitable_batches(graph_module, batches, options)
     *steps, freeze = pipeline(
         config,
         batches,
@@ -84,14 +84,17 @@ def quantize_traced(
     return graph_module
 
 
-def _suitable_batches(graph_module: fx.GraphModule, batches: Sequence[ModelInputs], storage: Storage) -> Sequence[ModelInputs]:
+def _suitable_batches(
+    graph_module: fx.GraphModule, batches: Sequence[ModelInputs], options: RunOptions
+) -> Sequence[ModelInputs]:
     """Returns the rows in batches that the graph takes, and that are neither slow nor too large for the memory."""
-    suitable = KeptBatches(storage)
+    suitable = KeptBatches(options.storage)
     if info(graph_module)["dynamic_batch"]:
-        most = rows_within(graph_module, VALUE_BYTES)
-        if all(min(LEAST_ROWS, most) <= batch_size(batch) <= most for batch in batches):
+        sizes, most = [batch_size(batch) for batch in batches], rows_within(graph_module, VALUE_BYTES)
+        least = min(LEAST_ROWS, most, sum(sizes) // options.processes.size)  # so that every process gets a batch
+        if all(least <= size <= most for size in sizes):
             return batches
-        for batch in even_batches(batches, least=min(LEAST_ROWS, most), most=most):
+        for batch in even_batches(batches, least=least, most=most):
             suitable.append(batch)
     else:
         rows = batch_size(info(graph_module)["example"])

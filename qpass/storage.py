@@ -14,8 +14,6 @@ from qpass.errors import ConfigError, DataError
 
 #: Tensors below this stay in memory: a page in a file for each would cost more than it saves.
 SMALL_BYTES = 1 << 16
-
-
 #: GiB in memory where nobody says otherwise.
 DEFAULT_GIB = 4.0
 
