@@ -22,7 +22,7 @@ def job(device: str | None) -> Iterator[str | None]:
     """Joins the job that torchrun started, if it did, until the block ends; yields the device of this process.
 
     Args:
-        device: ``"cuda"`` is the GPU of the process's number on its machine (nccl); others, and None, talk by gloo.
+        device: ``"cuda"`` is the GPU of the process's number on its machine. Tensors there travel by nccl, others by gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
@@ -32,7 +32,7 @@ def job(device: str | None) -> Iterator[str | None]:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
             f"the processes do not come together: {error}", where="torch.distributed", hint="start the command with torchrun"
@@ -95,11 +95,6 @@ class Processes:
         mean = self.sum(torch.cat([gradient.reshape(-1) for gradient in gradients])) / self.size
         for gradient, part in zip(gradients, mean.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
-
-    def wait(self) -> None:
-        """Returns when every process has come here."""
-        if self.size > 1:
-            self._call(dist.barrier)
 
     def _call(self, send: Callable[[], Any]) -> None:
         try:
