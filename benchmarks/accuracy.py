@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +258,14 @@ def measure(name: str, table: Table, task: Task, seed: int, base: Accuracy, floa
     )
 
 
+def measured_elsewhere(row: str, table: Table, seed: int) -> Row | None:
+    """Returns the row of the recipes' own table that has the same recipe, on the same network and images; None if there is none."""
+    if table.task != TABLES["recipes"].task or not isinstance(table.rows[row], str):
+        return None
+    known = [r for r in read_rows(RESULTS / "accuracy.csv", Row) if (r.config, r.seed) == (table.rows[row], seed)]
+    return replace(known[0], config=row) if known else None
+
+
 def write(table: Table, task: Task, rows: list[Row], base: Accuracy, command: str) -> None:
     """Writes the tables."""
     RESULTS.mkdir(exist_ok=True)
@@ -305,7 +313,9 @@ def main(name: str, wanted: tuple[str, ...], seed: int, fresh: bool, checkpoint_
         click.echo(f"float {100 * base.top1:.2f}")
         for row in wanted or table.rows:
             if (row, seed) not in rows:
-                rows[row, seed] = measure(row, table, task, seed, base, float_file, checkpoint_dir or Path(folder))
+                kept = checkpoint_dir or Path(folder)
+                known = measured_elsewhere(row, table, seed)
+                rows[row, seed] = known or measure(row, table, task, seed, base, float_file, kept)
             click.echo(str(rows[row, seed]))
             write(table, task, sorted(rows.values(), key=lambda r: (order.index(r.config), r.seed)), base, command)
     if table.file == "accuracy":
