@@ -260,7 +260,8 @@ def measure(name: str, table: Table, task: Task, seed: int, base: Accuracy, floa
 
 def measured_elsewhere(row: str, table: Table, seed: int) -> Row | None:
     """Returns the row of the recipes' own table that has the same recipe, on the same network and images; None if there is none."""
-    if table.task != TABLES["recipes"].task or not isinstance(table.rows[row], str):
+    main_table = TABLES["recipes"]
+    if table is main_table or table.task != main_table.task or not isinstance(table.rows[row], str):
         return None
     known = [r for r in read_rows(RESULTS / "accuracy.csv", Row) if (r.config, r.seed) == (table.rows[row], seed)]
     return replace(known[0], config=row) if known else None
