@@ -69,7 +69,7 @@ class Processes:
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """Returns every ``size``-th item from ``rank`` on."""
-        return items if self.size == 1 else [items[index] for index in range(self.rank, len(items), self.size)]
+        return items[self.rank :: self.size]
 
     def gather(self, value: T) -> list[T]:
         """Returns the value of each process, in order of rank. Values travel by pickle, between processes of one job."""

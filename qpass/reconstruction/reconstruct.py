@@ -7,6 +7,7 @@ BRECQ's (https://arxiv.org/abs/2102.05426).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,9 +127,10 @@ class Reconstruct(Pass):
         return dataclasses.replace(self.config, batch_size=batch_size(info(graph_module)["example"]))
 
     def _fingerprint(self, graph_module: fx.GraphModule) -> str:
-        leaves = [leaf for batch in self.batches for leaf in pytree.tree_leaves(tuple(batch)) if isinstance(leaf, Tensor)]
+        # One batch at a time: together they may be larger than the memory.
+        leaves = (leaf for batch in self.batches for leaf in pytree.tree_leaves(tuple(batch)) if isinstance(leaf, Tensor))
         run = f"{self.config} {self.seed} {self.processes.size} {graph_module.graph}"
-        return digest(run, [*graph_module.state_dict().values(), *leaves])
+        return digest(run, itertools.chain(graph_module.state_dict().values(), leaves))
 
     def _read_inputs(self, graph_module: fx.GraphModule) -> SampleStore:
         """Returns a store that holds the network's inputs, this process's share of them."""
