@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
@@ -19,7 +19,9 @@ import qpass
 from tests.contracts.test_backends import without_casts
 from tests.random_networks import Shape, build, recipes, shapes
 
-COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+#: All phases but the one that traces every line to explain a failure, which takes longer than the cases themselves.
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
+COMMON = {"phases": PHASES, "deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
 
 
 class GatherElements(OpRun):
