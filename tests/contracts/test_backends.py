@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx.reference import ReferenceEvaluator
 from torch import Tensor, fx
 
 import qpass
 from qpass.backends.onnxruntime import OrtSession
 from qpass.errors import LoweringError
+from tests.contracts.reference_evaluator import check_with_reference_evaluator
 
 PAIRS = [("quantized", "exported"), ("quantized_4bit", "exported_4bit")]
 
@@ -32,25 +32,7 @@ def test_both_verifications_pass(pair: tuple[fx.GraphModule, Path], images: Tens
 
 
 def test_the_reference_evaluator_agrees(pair: tuple[fx.GraphModule, Path], images: Tensor) -> None:
-    graph, path = pair
-    model = ReferenceEvaluator(without_casts(onnx.load(path)))
-    (output,) = model.run(None, {"x": images.numpy()})
-    expected = graph(images).numpy()
-    assert (output.argmax(1) == expected.argmax(1)).mean() >= 7 / 8
-    assert np.linalg.norm(output - expected) < 0.1 * np.linalg.norm(expected)
-
-
-def without_casts(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The evaluator of some onnx versions does not cast from INT4: unpacks those initializers instead."""
-    packed = {
-        t.name: onnx.numpy_helper.to_array(t).astype(np.int8)
-        for t in model.graph.initializer
-        if t.data_type == onnx.TensorProto.INT4
-    }
-    for tensor in model.graph.initializer:
-        if tensor.name in packed:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(packed[tensor.name], tensor.name))
-    return model
+    check_with_reference_evaluator(*pair, images)
 
 
 def test_the_batch_is_dynamic(pair: tuple[fx.GraphModule, Path], images: Tensor) -> None:

@@ -7,36 +7,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
+from hypothesis import HealthCheck, Phase, example, given, settings
 
 import qpass
-from tests.contracts.test_backends import without_casts
+from tests.contracts.reference_evaluator import check_with_reference_evaluator
 from tests.random_networks import Shape, build, recipes, shapes
 
 #: All phases but the one that traces every line to explain a failure, which takes longer than the cases themselves.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 COMMON = {"phases": PHASES, "deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
-
-
-class GatherElements(OpRun):
-    """onnx's own fails for more than 64 values."""
-
-    op_domain = ""
-
-    def _run(self, data: np.ndarray, indices: np.ndarray, axis: int = 0) -> tuple[np.ndarray]:
-        return (np.take_along_axis(data, indices.astype(np.int64), axis),)
-
-
-def evaluate(path: Path, x: torch.Tensor) -> np.ndarray:
-    """Returns what onnx's reference evaluator makes of a file."""
-    (output,) = ReferenceEvaluator(without_casts(onnx.load(path)), new_ops=[GatherElements]).run(None, {"x": x.numpy()})
-    return output
 
 
 def check(shape: Shape, recipe: dict[str, Any]) -> None:
@@ -48,15 +29,23 @@ def check(shape: Shape, recipe: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = qpass.export_onnx(graph, Path(folder) / "model.onnx")
             verified = qpass.verify_onnx(graph, path, x, strict=False)
-            evaluated = evaluate(path, x)
-    assert verified.passed, str(verified)
-    expected = graph(x).numpy()
-    assert np.isfinite(expected).all()
-    # A code that flips on a tie moves an output by a few percent; another network's outputs have nothing in common with it.
-    assert np.linalg.norm(evaluated - expected) <= 0.1 * np.linalg.norm(expected)
+            assert verified.passed, str(verified)
+            assert torch.isfinite(graph(x)).all()
+            check_with_reference_evaluator(graph, path, x)
+
+
+#: LayerNorms over two channels, whose outputs are all but equal, and few probabilities times few codes: dozens of values on ties.
+TWO_CHANNELS = Shape(1, 2, 9, 2, 20, "written-out", "bias", "parallel", "silu", True, True, True, True, 1.0, 407)
+TWO_CHANNELS_AND_OUTLIER = Shape(1, 2, 5, 2, 3, "fused", "padding", "scaled", "silu", True, False, True, False, 1e3, 1500)
+TWO_TOKENS = Shape(1, 8, 2, 2, 8, "separate", "causal", "post-norm", "gelu-tanh", False, False, True, False, 30.0, 2)
+COARSE_SOFTMAX = Shape(2, 8, 9, 1, 3, "written-out", "none", "pre-norm", "gelu", False, True, True, True, 1e3, 2)
 
 
 @given(shapes(), recipes())
+@example(TWO_CHANNELS, {"preset": "repq-vit-w8a5"})
+@example(TWO_CHANNELS_AND_OUTLIER, {"preset": "w5a2", "fold_layer_norm": "median", "rules": {"head": None}})
+@example(TWO_TOKENS, {"preset": "w7a2", "rotate_heads": False, "budget": None, "rules": {"head": None}})
+@example(COARSE_SOFTMAX, {"preset": "dopq-vit-w2a2", "reconstruction": {"steps": 2, "batch_size": 4}})
 @settings(max_examples=25, derandomize=True, **COMMON)
 def test_any_transformer_and_recipe(shape: Shape, recipe: dict[str, Any]) -> None:
     check(shape, recipe)

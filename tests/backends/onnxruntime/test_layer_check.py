@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qpass.backends.onnxruntime.layer_check import LayerCheck, check_layers
+from qpass.quantizers import Uniform
+
+
+def test_bounds() -> None:
+    def passes(codes: int, ties: int, own: int = 0, wrong: int = 0) -> bool:
+        return LayerCheck("q", codes, ties, own, wrong).passed
+
+    assert passes(100, 1)
+    assert not passes(100, 2)
+    assert passes(100, 9, own=8), "those that float32 cannot decide, and one more"
+    assert not passes(100, 10, own=8)
+    assert not passes(10**6, 0, wrong=1)
+    assert passes(10**6, 130)
+    assert not passes(10**6, 131), "a hundred expected, three standard deviations are thirty"
+
+
+def compared(x: Tensor, exact: Tensor, moved: Tensor) -> LayerCheck:
+    """Compares codes of ``x`` with those of ``moved``, at a scale of 1 and codes from -128 to 127."""
+    quantizer = Uniform(8, symmetric=True)
+    reference: Any = SimpleNamespace(
+        quantizers={"q": quantizer}, inputs={"q": x}, exact={"q": exact}, codes={"q": quantizer.encode(x)}
+    )
+    (check,) = check_layers(reference, {"q.codes.computed": quantizer.encode(moved).numpy()}, lambda name: f"made {name}")
+    return check
+
+
+def spread(count: int = 1000) -> Tensor:
+    """Values from -100 to 100, none of them within 0.1 of the edge of two codes."""
+    return torch.randint(-100, 101, (count,), generator=torch.Generator().manual_seed(0)) + 0.4 * torch.linspace(-1, 1, count)
+
+
+def test_equal_codes_pass() -> None:
+    assert compared(spread(), spread().double(), spread()) == LayerCheck("q", 1000, 0, 0, 0)
+
+
+def test_codes_that_differ_far_from_an_edge_are_wrong_and_their_operator_named() -> None:
+    moved = spread()
+    moved[7] += 1
+    check = compared(spread(), spread().double(), moved)
+    assert (check.wrong, check.ties, check.caused_by) == (1, 0, "made q.codes.computed")
+
+
+def test_values_that_lie_on_an_edge_by_construction_may_all_fall_the_other_way() -> None:
+    x = spread()
+    x[:50], x[50] = 2.5 - 2**-20, 100.0
+    check = compared(x, x.double(), x + 2**-19)
+    assert (check.ties, check.own_ties, check.wrong) == (50, 50, 0)
+    assert check.passed
+
+
+def test_values_near_an_edge_that_float32_can_decide_are_ties_but_may_be_few_only() -> None:
+    x = spread()
+    x[:50], x[50] = 2.5 - 1e-4, 100.0  # within 2e-6 of the greatest magnitude, not within four roundings
+    check = compared(x, x.double(), x + 2e-4 * (x == x[0]))
+    assert (check.ties, check.own_ties, check.wrong) == (50, 0, 0)
+    assert not check.passed
+
+
+def test_torchs_own_error_decides_where_float32_is_worse_than_that() -> None:
+    x = spread()
+    x[:50], x[50] = 2.5 - 1e-4, 100.0
+    noise = 2e-4 * (-1.0) ** torch.arange(len(x))
+    check = compared(x, x.double() + noise, x + 2e-4 * (x == x[0]))
+    assert check.own_ties == 50
+    assert check.passed

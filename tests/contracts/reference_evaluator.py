@@ -1,0 +1,51 @@
+"""The file in onnx's own reference evaluator, held to what onnxruntime is held to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from torch import Tensor, fx
+
+from qpass.backends.onnx_qdq.lowerings import CODES
+from qpass.backends.onnxruntime.forced import force_codes
+from qpass.backends.onnxruntime.layer_check import check_layers
+from qpass.backends.onnxruntime.torch_run import TorchRun
+from qpass.data import ModelInputs
+
+
+class GatherElements(OpRun):
+    """onnx's own fails for more than 64 values."""
+
+    op_domain = ""
+
+    def _run(self, data: np.ndarray, indices: np.ndarray, axis: int = 0) -> tuple[np.ndarray]:
+        return (np.take_along_axis(data, indices.astype(np.int64), axis),)
+
+
+def check_with_reference_evaluator(graph: fx.GraphModule, path: Path, x: Tensor) -> None:
+    """Feeds every layer with torch's codes: the codes that it computes are torch's but for ties, and so are the outputs."""
+    reference = TorchRun(graph, ModelInputs((x,), {}))
+    model = without_casts(force_codes(path, reference.codes))
+    evaluator = ReferenceEvaluator(model, new_ops=[GatherElements])
+    codes = {name + CODES: tensor.numpy() for name, tensor in reference.codes.items()}
+    results = dict(zip(evaluator.output_names, evaluator.run(None, {"x": x.numpy(), **codes}), strict=True))
+    failed = [layer for layer in check_layers(reference, results) if not layer.passed]
+    assert not failed, failed
+    np.testing.assert_allclose(results["output"], reference.outputs[0], rtol=1e-4, atol=1e-5 * reference.size)
+
+
+def without_casts(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The evaluator of some onnx versions does not cast from INT4: unpacks those initializers instead."""
+    packed = {
+        t.name: onnx.numpy_helper.to_array(t).astype(np.int8)
+        for t in model.graph.initializer
+        if t.data_type == onnx.TensorProto.INT4
+    }
+    for tensor in model.graph.initializer:
+        if tensor.name in packed:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(packed[tensor.name], tensor.name))
+    return model
