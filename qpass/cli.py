@@ -17,6 +17,7 @@ from qpass.errors import DataError, QPassError
 from qpass.presets import POLISHES, PRESETS, SCHEDULES
 from qpass.storage import DEFAULT_GIB
 from qpass.version import __version__
+from qpass.whole_file import remove_drafts, write_whole
 
 #: Names of what ``qpass quantize`` writes into its output folder.
 MODEL, GRAPH, FLOAT, REPORT, FIGURES, SETTINGS = (
@@ -154,6 +155,7 @@ def quantize(
     settings = {"model": model, "calibration": str(calib), "transform": asdict(transform)}
     _write_all(network, qmodel, output, settings, target)
     shutil.rmtree(output / BLOCKS, ignore_errors=True)
+    remove_drafts(output)
     console.print(str(qpass.quantization_report(qmodel)), highlight=False)
     console.print(f"written to {output}", highlight=False)
 
@@ -264,7 +266,7 @@ def report(folder: Path, as_json: bool) -> None:
         return
     console.print(_layer_table(data))
     console.print(str(data), highlight=False)
-    (folder / REPORT).write_text(data.to_html(), encoding="utf-8")
+    write_whole(folder / REPORT, data.to_html())
     console.print(f"page: {folder / REPORT}", highlight=False)
 
 
@@ -370,9 +372,9 @@ def _write_all(network: Any, qmodel: Any, folder: Path, settings: dict[str, Any]
     options = target_by_name(target).options
     info(qmodel)["report"] = figures = replace(figures, sizes={**figures.sizes, **files}, target=target, options=options)
     qpass.save(qmodel, folder / GRAPH)
-    (folder / FIGURES).write_text(figures.to_json(), encoding="utf-8")
-    (folder / REPORT).write_text(figures.to_html(), encoding="utf-8")
-    (folder / SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    write_whole(folder / FIGURES, figures.to_json())
+    write_whole(folder / REPORT, figures.to_html())
+    write_whole(folder / SETTINGS, json.dumps(settings, indent=1))
 
 
 def _layer_table(data: Any) -> Table:

@@ -14,6 +14,7 @@ import yaml
 from qpass.budget_config import BudgetConfig
 from qpass.errors import ConfigError, check_keys, nearest
 from qpass.reconstruction_config import ReconstructionConfig
+from qpass.whole_file import write_whole
 
 QUANTIZER_NAMES = ("uniform", "log2", "log-sqrt2", "dynamic-focus", "shift-log2", "tan")
 #: Those that take values from 0 to 1.
@@ -309,7 +310,7 @@ class QuantConfig:
         """Returns the config as YAML, and writes it where a path is given."""
         text = yaml.safe_dump(self.to_dict(), sort_keys=False)
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            write_whole(Path(path), text)
         return text
 
     @classmethod

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from qpass.distributed import Processes
 from qpass.errors import ConfigError, DistributedError
 from qpass.tensor_file import digest
 from qpass.version import __version__
+from qpass.whole_file import write_whole
 
 #: Beside the blocks of a run.
 RECORD = "run.json"
@@ -76,7 +75,7 @@ def claim_folder(folder: Path, facts: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         if known is None:
-            _write(path, facts)
+            write_whole(path, json.dumps(facts, indent=1))
     except OSError as error:
         raise ConfigError(f"cannot be made or read ({error.strerror})", where=f"checkpoint_dir {folder}") from error
     except ValueError as error:
@@ -88,13 +87,6 @@ def claim_folder(folder: Path, facts: Mapping[str, Any]) -> None:
             expected="the same model, calibration data, config and seed",
             hint="give another folder, or delete this one",
         )
-
-
-def _write(path: Path, facts: Mapping[str, Any]) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        draft = Path(scratch) / path.name
-        draft.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        os.replace(draft, path)
 
 
 def _differences(known: Any, facts: Mapping[str, Any]) -> Iterator[str]:

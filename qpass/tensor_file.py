@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from qpass.errors import DataError
+from qpass.whole_file import draft_of
 
 _KEY = "qpass"
 
@@ -28,10 +27,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     """
     kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-            draft = Path(scratch) / path.name
+        with draft_of(path) as draft:
             draft.write_bytes(safetensors.torch.save(kept, metadata={_KEY: json.dumps(header)}))
-            os.replace(draft, path)
     except OSError as error:
         raise DataError(f"cannot be written ({error.strerror})", where=str(path)) from error
 

@@ -12,7 +12,7 @@ import qpass
 ROOT = Path(qpass.__file__).parent
 #: Layers from the ground up; a module may import its own layer and those before it.
 LAYERS = (
-    ("errors", "version"),
+    ("errors", "version", "whole_file"),
     ("tensor_file", "storage"),
     ("budget_config", "reconstruction_config", "config", "presets", "progress"),
     ("graph", "data", "distributed", "quantizers"),

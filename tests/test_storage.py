@@ -3,6 +3,8 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,6 +54,13 @@ def test_room_in_memory_and_on_disk_is_used_again() -> None:
     assert [each.on_disk for each in again] == [False, True]
     assert storage._end == end
     assert again[1].read()[0] == 1
+
+
+def test_its_file_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kept = Storage(0).keep(torch.ones(MANY))
+    assert kept.on_disk
+    assert list(tmp_path.iterdir()) == [], "nothing that a killed process could leave behind"
 
 
 def test_small_tensors_stay_in_memory() -> None:

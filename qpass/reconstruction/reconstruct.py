@@ -90,7 +90,8 @@ class Reconstruct(Pass):
             )
         config, processes = self._fitting_batch(graph_module), self.processes
         device = next((tensor.device for tensor in graph_module.state_dict().values()), torch.device("cpu"))
-        checkpoints = BlockCheckpoints(self.checkpoint_dir, self._fingerprint(graph_module), processes)
+        fingerprint = "" if self.checkpoint_dir is None else self._fingerprint(graph_module)
+        checkpoints = BlockCheckpoints(self.checkpoint_dir, fingerprint, processes)
         floats = self._read_inputs(graph_module)
         quantized = self._read_inputs(graph_module) if config.inputs == "quantized" else None
         samples = min(processes.gather(floats.samples))  # of as many each, so that all draw the same numbers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from qpass.errors import LoweringError
+from qpass.whole_file import draft_of
 
 #: protobuf's limit is 2 GiB; larger weights lie beside the file.
 EXTERNAL_DATA_BYTES = 2**31 - 2**24
@@ -35,7 +35,7 @@ def check_writable(path: Path) -> Path:
 
 
 def write_model(model: ir.Model, path: Path, *, external_bytes: int = EXTERNAL_DATA_BYTES) -> None:
-    """Checks the model with onnx.checker in a scratch folder beside ``path`` and moves it into place.
+    """Checks the model with onnx.checker beside ``path`` and moves it into place.
 
     Args:
         model: What to write.
@@ -47,8 +47,7 @@ def write_model(model: ir.Model, path: Path, *, external_bytes: int = EXTERNAL_D
     """
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     data = f"{path.name}.data" if size > external_bytes else None
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        draft = Path(scratch) / path.name
+    with draft_of(path) as draft:
         ir.save(model, draft, external_data=data)
         try:
             onnx.checker.check_model(str(draft), full_check=data is None)
@@ -57,6 +56,3 @@ def write_model(model: ir.Model, path: Path, *, external_bytes: int = EXTERNAL_D
             raise LoweringError(
                 f"onnx.checker refuses the lowered graph: {first}", where=path.name, hint="report this"
             ) from error
-        if data is not None:
-            os.replace(Path(scratch) / data, path.parent / data)
-        os.replace(draft, path)

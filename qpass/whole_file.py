@@ -1,0 +1,50 @@
+"""Files that are written whole or not at all, however the process ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+#: Ends the name of the folder that holds a draft, behind the file's own and before some letters at random.
+_DRAFT = ".draft-"
+
+
+@contextmanager
+def draft_of(path: Path) -> Iterator[Path]:
+    """Gives the path of a draft, which takes the place of ``path`` when the block ends, and vanishes if it raises.
+
+    Files that are written beside the draft are moved beside ``path``, before it.
+
+    Args:
+        path: The file; its folder must exist.
+
+    Raises:
+        OSError: If the folder cannot be written to.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}{_DRAFT}") as folder:
+        draft = Path(folder) / path.name
+        yield draft
+        for other in Path(folder).iterdir():
+            if other != draft:
+                os.replace(other, path.parent / other.name)
+        os.replace(draft, path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text in UTF-8.
+
+    Raises:
+        OSError: If it cannot be written; what lay there stays.
+    """
+    with draft_of(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def remove_drafts(folder: Path) -> None:
+    """Removes the drafts of a process that was killed while it wrote into this folder. Nobody else may be writing there."""
+    for draft in folder.glob(f".*{_DRAFT}*"):
+        shutil.rmtree(draft, ignore_errors=True)
