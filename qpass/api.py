@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from qpass.arguments import check_seed, usable_device
 from qpass.config import QuantConfig
 from qpass.data import Batch, KeptBatches, checked_batches
 from qpass.data.batches import model_inputs
 from qpass.distributed import Processes
 from qpass.errors import QPassError
-from qpass.float_model import check_weights, in_float32
+from qpass.float_model import check_model, in_float32
 from qpass.graph import info
 from qpass.parts import parts_of
 from qpass.quantize import RunOptions, quantize_model, quantize_submodules
@@ -62,7 +63,7 @@ def quantize_graph(
             call to call stay open where the part allows it; where it does not, it holds for the most frequent ones, and says
             so when it is called with others.
         device: Where to trace and calibrate; None leaves the model where it is.
-        seed: Seeds torch's generators while this runs; the same seed gives the same bits on the same machine.
+        seed: Seeds torch's generators while this runs, 0 to 2**32 - 1; the same gives the same bits on the same machine.
         checkpoint_dir: Where recipes that learn keep each finished block; the same call with the same folder goes on behind
             the last one and gives the same bits. A folder of another model, calibration data, config or seed is refused before
             any work is done. None keeps nothing.
@@ -75,25 +76,27 @@ def quantize_graph(
         ``submodules``, a copy of the model that holds such graphs.
 
     Raises:
-        ConfigError: For a config that cannot be carried out.
+        ConfigError: For a config that cannot be carried out, or a device that is not there.
         CalibrationError: For calibration data that cannot be used.
         TraceError: For a model that cannot be captured.
-        UnsupportedError: For weights that are NaN or infinite.
+        UnsupportedError: For weights that are NaN or infinite, or have no values.
         DistributedError: For processes that were given different things, or when one of them ends.
     """
     config = QuantConfig.from_any(config)
     storage = Storage(bytes_of(max_memory))
-    check_weights(model)
+    device = None if device is None else usable_device(device)
+    check_seed(seed)
+    check_model(model)
     network, ordinary = in_float32(model)
     batches = KeptBatches(storage)
     for batch in checked_batches(calib_loader, model, transform_fn, same_shapes=not submodules):
         batches.append(ordinary(batch))
     example = batches[0] if example_inputs is None else ordinary(model_inputs(example_inputs, model))
     model, restore = network, _device_of(network)
-    if device is not None:
-        model.to(device)
-        batches, example = batches.on(device), example.to(device)
     try:
+        if device is not None:
+            model.to(device)
+            batches, example = batches.on(device), example.to(device)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             folder = None if checkpoint_dir is None or config.reconstruction is None else Path(checkpoint_dir)

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from qpass.arguments import usable_device
 from qpass.errors import DistributedError
 
 T = TypeVar("T")
@@ -23,6 +24,10 @@ def job(device: str | None) -> Iterator[str | None]:
 
     Args:
         device: ``"cuda"`` is the GPU of the process's number on its machine. Tensors there travel by nccl, others by gloo.
+
+    Raises:
+        ConfigError: If the machine has no GPU of that number.
+        DistributedError: If the processes do not come together.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
@@ -30,7 +35,7 @@ def job(device: str | None) -> Iterator[str | None]:
     on_gpu = device is not None and device.startswith("cuda")
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(usable_device(device))
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     except (RuntimeError, ValueError) as error:

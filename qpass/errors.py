@@ -21,7 +21,11 @@ class QPassError(Exception):
         parts = [f"{where}: {what}" if where else what]
         parts += [f"expected {expected}"] if expected else []
         parts += [hint] if hint else []
-        super().__init__("; ".join(parts))
+        self._message = "; ".join(parts)
+        super().__init__(self._message)
+
+    def __str__(self) -> str:
+        return self._message  # and not args, to which torch.fx adds pages of its own when an error passes through it
 
 
 class ConfigError(QPassError):

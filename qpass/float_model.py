@@ -1,4 +1,4 @@
-"""What is asked of the float model before anything is done with it: finite weights, and float32 to compute in."""
+"""What is asked of the float model before anything is done with it: weights with values, and float32 to compute in."""
 
 from __future__ import annotations
 
@@ -9,19 +9,32 @@ from collections.abc import Callable
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from qpass.data import ModelInputs
-from qpass.errors import UnsupportedError
+from qpass.errors import TraceError, UnsupportedError
 
 
-def check_weights(model: nn.Module) -> None:
-    """Refuses weights that are no numbers.
+def check_model(model: nn.Module) -> None:
+    """Refuses what is no model, and weights that are no numbers.
 
     Raises:
-        UnsupportedError: Naming the first parameter with NaN or infinite values.
+        TraceError: If it is no ``nn.Module``.
+        UnsupportedError: Naming the first parameter or buffer that has no values or is sparse, or the first parameter with
+            values that are NaN or infinite in float32.
     """
+    if not isinstance(model, nn.Module):
+        name = model.__name__ if isinstance(model, type) else f"a {type(model).__name__}"
+        raise TraceError(f"got {name}", where="model", expected="a torch.nn.Module")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta or is_lazy(tensor):
+            hint = "load a checkpoint with load_state_dict(..., assign=True), or call a model of lazy modules once"
+            raise UnsupportedError("no values, only a shape", where=name, expected="weights in memory", hint=hint)
+        if tensor.layout is not torch.strided:
+            hint = "make it dense first: to_dense()"
+            raise UnsupportedError(f"a tensor of layout {tensor.layout}", where=name, expected="dense weights", hint=hint)
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not parameter.is_meta and not bool(parameter.isfinite().all()):
+        if parameter.is_floating_point() and not bool(parameter.float().isfinite().all()):
             raise UnsupportedError(
                 "NaN or infinite values",
                 where=name,

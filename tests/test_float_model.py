@@ -18,7 +18,7 @@ def quantize(model: nn.Module, x: Tensor, preset: str = "w8a8") -> torch.fx.Grap
     return qpass.quantize_graph(model, [x], preset, progress=False)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
 @pytest.mark.parametrize("preset", ["w8a8", "w4a4"])
 def test_other_float_types_are_quantized_from_float32(dtype: torch.dtype, preset: str, images: Tensor, tmp_path: Path) -> None:
     model = small_vit().to(dtype)
@@ -29,6 +29,42 @@ def test_other_float_types_are_quantized_from_float32(dtype: torch.dtype, preset
     expected = quantize(copy.deepcopy(model).float(), rounded, preset)
     torch.testing.assert_close(graph(rounded), expected(rounded), rtol=0, atol=0)
     assert qpass.verify_onnx(graph, qpass.export_onnx(graph, tmp_path / "m.onnx"), rounded).passed
+
+
+def without_values(model: nn.Module) -> None:
+    model.blocks[1].mlp.fc1.to("meta")
+
+
+def lazy(model: nn.Module) -> None:
+    model.head = nn.LazyLinear(3)
+
+
+def sparse(model: nn.Module) -> None:
+    model.head.weight = nn.Parameter(model.head.weight.detach().to_sparse())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_values, r"blocks.1.mlp.fc1.weight: no values, only a shape; expected weights in memory; load a checkpoint"),
+        (lazy, r"head.weight: no values"),
+        (sparse, r"head.weight: a tensor of layout torch.sparse_coo; expected dense weights; make it dense first"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_weights_without_values_are_named(change: Callable[[nn.Module], None], message: str, images: Tensor) -> None:
+    model = small_vit()
+    change(model)
+    with pytest.raises(qpass.UnsupportedError, match=message):
+        quantize(model, images)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"), [(len, "a builtin_function_or_method"), (nn.Linear, "Linear"), (None, "a NoneType"), ({}, "a dict")]
+)
+def test_what_is_no_model_is_refused(model: nn.Module, name: str, images: Tensor) -> None:
+    with pytest.raises(qpass.TraceError, match=f"model: got {name}; expected a torch.nn.Module"):
+        quantize(model, images)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -43,8 +79,9 @@ def test_activations_that_overflow_are_named(images: Tensor) -> None:
     model = small_vit()
     for layer in (model.blocks[0].mlp.fc1, model.blocks[0].mlp.fc2):
         layer.weight.data *= 1e30
-    with pytest.raises(qpass.CalibrationError, match=r"blocks.1.norm1.*NaN or infinite values"):
+    with pytest.raises(qpass.CalibrationError, match=r"blocks.1.norm1.*NaN or infinite values") as raised:
         quantize(model, images)
+    assert "\n" not in str(raised.value), "torch.fx adds the graph's text"
 
 
 def dead(model: nn.Module) -> None:

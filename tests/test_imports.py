@@ -13,7 +13,7 @@ ROOT = Path(qpass.__file__).parent
 #: Layers from the ground up; a module may import its own layer and those before it.
 LAYERS = (
     ("errors", "version", "whole_file"),
-    ("tensor_file", "storage"),
+    ("arguments", "tensor_file", "storage"),
     ("budget_config", "reconstruction_config", "config", "presets", "progress"),
     ("graph", "data", "distributed", "quantizers"),
     ("allocation", "float_model", "observers", "nn", "parts", "resume", "ridge", "rounding", "trace"),

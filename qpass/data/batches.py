@@ -108,6 +108,9 @@ def _check(batch: ModelInputs, first: ModelInputs, where: str) -> None:
     if not tensors:
         raise CalibrationError("no tensor", where=where, expected="at least one input tensor")
     for tensor, reference in zip(tensors, before, strict=False):
+        if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
+            kind = "quantized" if tensor.is_quantized else "meta" if tensor.is_meta else str(tensor.layout)
+            raise CalibrationError(f"a tensor that is {kind}", where=where, expected="dense tensors with values")
         if tensor.numel() == 0:
             raise CalibrationError(
                 f"an empty tensor of shape {tuple(tensor.shape)}", where=where, expected="at least one sample"
@@ -118,7 +121,7 @@ def _check(batch: ModelInputs, first: ModelInputs, where: str) -> None:
                 where=where,
                 expected=f"(batch, {', '.join(map(str, reference.shape[1:]))}) {reference.dtype}, as the first batch",
             )
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise CalibrationError("NaN or infinite values", where=where, hint="look at the files and at the preprocessing")
 
 

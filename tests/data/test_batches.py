@@ -60,6 +60,9 @@ def test_transform_fn_maps_the_rest() -> None:
         ),
         ([X, X.double()], "batch 1"),
         ([X, torch.full((4, 3), np.nan)], "batch 1: NaN or infinite values"),
+        ([X.to("meta")], "batch 0: a tensor that is meta; expected dense tensors with values"),
+        ([X, X.to_sparse()], "batch 1: a tensor that is torch.sparse_coo"),
+        ([torch.quantize_per_tensor(X, 0.1, 0, torch.qint8)], "batch 0: a tensor that is quantized"),
         ([{"pixels": X}], r"keys \['pixels'\]; expected some of the model's inputs"),
     ],
 )
