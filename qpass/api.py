@@ -122,7 +122,14 @@ def quantize_graph(
             model.to(restore)
 
 
-def export_onnx(qmodel: nn.Module, path: str | Path, *, opset: int | None = None, target: str = "onnxruntime") -> Path:
+def export_onnx(
+    qmodel: nn.Module,
+    path: str | Path,
+    *,
+    opset: int | None = None,
+    target: str = "onnxruntime",
+    weight_type: str = "auto",
+) -> Path:
     """Writes a quantized graph as an ONNX QDQ file, whole or not at all.
 
     Weights are stored as integers in as many bits as they have; the batch is dynamic where the graph's
@@ -136,20 +143,25 @@ def export_onnx(qmodel: nn.Module, path: str | Path, *, opset: int | None = None
         target: The runtime that the file is shaped for: ``"onnxruntime"``, standard operators only; ``"onnxruntime-contrib"``,
             onnxruntime's own operators where they save work; ``"openvino"``, standard operators in the form that it
             fuses. Every one holds the same network, and onnxruntime runs every one.
+        weight_type: Type of 8-bit weights and second factors of products: ``"int8"``, the fastest, is exact on ARM and on x86
+            with AVX512-VNNI or AVX-VNNI; older x86 processors add pairs of products in 16 bits, which overflows.
+            ``"uint8"`` is exact everywhere. ``"auto"`` tries on this machine: say ``"uint8"`` for files that also run on
+            older ones. Fewer bits do not overflow and are int8 in any case.
 
     Returns:
         The path.
 
     Raises:
-        LoweringError: If the path cannot be written, the target is not known, onnxruntime does not load the opset, or a module
-            has no lowering.
+        LoweringError: If the path cannot be written, target or type are not known, onnxruntime does not load the opset, or a
+            module has no lowering.
     """
     from qpass.backends.onnx_qdq import export_quantized
     from qpass.backends.parts import export_parts
 
     if _has_parts(qmodel):
-        return export_parts(qmodel, Path(path), opset=opset, target=target)
-    return export_quantized(_quantized(qmodel, "export_onnx"), path, opset=opset, target=target)
+        return export_parts(qmodel, Path(path), opset=opset, target=target, weight_type=weight_type)
+    graph = _quantized(qmodel, "export_onnx")
+    return export_quantized(graph, path, opset=opset, target=target, weight_type=weight_type)
 
 
 def verify_onnx(qmodel: nn.Module, path: str | Path, inputs: Batch, *, strict: bool = True) -> VerifyReport:

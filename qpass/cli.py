@@ -104,14 +104,21 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="What model.onnx is shaped for: onnxruntime, onnxruntime-contrib (its own operators too) or openvino.",
 )
+@click.option(
+    "--weight-type",
+    default="auto",
+    show_default=True,
+    help="Type of 8-bit weights and factors in model.onnx: int8, the fastest; uint8, for x86 without VNNI too; or auto, by what"
+    " is exact on this machine.",
+)
 @click.option("--output", type=_DATA, required=True, help="Folder to write to; made if missing.")
 @click.option("--device", help="Where to calibrate, such as cuda  [default: cpu]")
 @click.option("--seed", default=0, show_default=True)
 @_image_options
 def quantize(
     model: str, checkpoint: Path | None, calib: Path, num_calib: int | None, config: str, schedule: str | None,
-    polish: str | None, checkpoint_dir: Path | None, max_memory: float, target: str, output: Path, device: str | None,
-    seed: int, batch_size: int, crop: int | None, resize: int | None,
+    polish: str | None, checkpoint_dir: Path | None, max_memory: float, target: str, weight_type: str, output: Path,
+    device: str | None, seed: int, batch_size: int, crop: int | None, resize: int | None,
 ) -> None:  # fmt: skip
     """Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
 
@@ -123,6 +130,7 @@ def quantize(
       report.html   errors, ranges and histograms of every layer; report.json the same as data
     """  # noqa: D301 (click reads the backspace)
     import qpass
+    from qpass.backends.onnx_qdq.capabilities import takes_wide_int8
     from qpass.backends.onnx_qdq.targets import target_by_name
     from qpass.config import QuantConfig
     from qpass.data import image_batches, open_images
@@ -131,6 +139,7 @@ def quantize(
 
     # refused before any work is done
     target_by_name(target)
+    takes_wide_int8(weight_type)
     learning = {key: value for key, value in (("schedule", schedule), ("polish", polish)) if value is not None}
     recipe = QuantConfig.from_any({"preset": config, **learning} if learning else config)
     _prepare_folder(output)
@@ -153,7 +162,7 @@ def quantize(
     if not first:
         return
     settings = {"model": model, "calibration": str(calib), "transform": asdict(transform)}
-    _write_all(network, qmodel, output, settings, target)
+    _write_all(network, qmodel, output, settings, target, weight_type)
     shutil.rmtree(output / BLOCKS, ignore_errors=True)
     remove_drafts(output)
     console.print(str(qpass.quantization_report(qmodel)), highlight=False)
@@ -357,7 +366,9 @@ def _file(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _write_all(network: Any, qmodel: Any, folder: Path, settings: dict[str, Any], target: str = "onnxruntime") -> None:
+def _write_all(
+    network: Any, qmodel: Any, folder: Path, settings: dict[str, Any], target: str = "onnxruntime", weight_type: str = "auto"
+) -> None:
     """Writes file, graph, float file and report into a folder that exists."""
     import qpass
     from qpass.backends.onnx_qdq import export_float
@@ -365,7 +376,7 @@ def _write_all(network: Any, qmodel: Any, folder: Path, settings: dict[str, Any]
     from qpass.graph import example_inputs, info
     from qpass.trace import trace
 
-    qpass.export_onnx(qmodel, folder / MODEL, target=target)
+    qpass.export_onnx(qmodel, folder / MODEL, target=target, weight_type=weight_type)
     export_float(trace(network, *example_inputs(qmodel)), folder / FLOAT)
     figures = qpass.quantization_report(qmodel)
     files = {f"file {name}": (folder / name).stat().st_size for name in (FLOAT, MODEL)}

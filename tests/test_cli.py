@@ -81,10 +81,12 @@ def test_a_target_is_named_before_work_starts_and_kept_in_the_file(data: Path, t
     refused = run("quantize", MODEL, *options, "--target", "openvin")
     assert refused.exit_code == 2
     assert "no target is called 'openvin'; did you mean 'openvino'?" in refused.output
+    refused = run("quantize", MODEL, *options, "--weight-type", "int9")
+    assert "no weight type is called 'int9'; did you mean 'int8'?" in refused.output
     assert not (tmp_path / "out").exists()
-    assert run("quantize", MODEL, *options, "--target", "openvino").exit_code == 0
+    assert run("quantize", MODEL, *options, "--target", "openvino", "--weight-type", "uint8").exit_code == 0
     metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "out" / "model.onnx").metadata_props}
-    assert metadata["qpass.target"] == "openvino"
+    assert (metadata["qpass.target"], metadata["qpass.weight_type"]) == ("openvino", "uint8")
     wanted = "file for openvino, INFERENCE_PRECISION_HINT=f32"
     assert wanted in run("report", tmp_path / "out").output.replace("\n", " ")
     assert wanted in (tmp_path / "out" / "report.html").read_text()

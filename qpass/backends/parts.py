@@ -16,13 +16,13 @@ from qpass.errors import LoweringError, VerifyError
 from qpass.parts import parts_of, put_back, record_calls
 
 
-def export_parts(model: nn.Module, folder: Path, *, opset: int | None, target: str) -> Path:
+def export_parts(model: nn.Module, folder: Path, *, opset: int | None, target: str, weight_type: str) -> Path:
     """Writes ``<path of the part>.onnx`` for each part into a folder, all of them or none."""
     if not folder.parent.is_dir():
         raise LoweringError("no such folder", where=str(folder.parent), expected="an existing one")
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         for name, part in parts_of(model).items():
-            export_quantized(part, Path(scratch) / f"{name}.onnx", opset=opset, target=target)
+            export_quantized(part, Path(scratch) / f"{name}.onnx", opset=opset, target=target, weight_type=weight_type)
         folder.mkdir(exist_ok=True)
         for file in Path(scratch).iterdir():
             file.replace(folder / file.name)

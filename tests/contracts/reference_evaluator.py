@@ -10,8 +10,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from torch import Tensor, fx
 
-from qpass.backends.onnx_qdq.lowerings import CODES
-from qpass.backends.onnxruntime.forced import force_codes
+from qpass.backends.onnxruntime.forced import COMPUTED, CodesOfFile
 from qpass.backends.onnxruntime.layer_check import check_layers
 from qpass.backends.onnxruntime.torch_run import TorchRun
 from qpass.data import ModelInputs
@@ -29,11 +28,10 @@ class GatherElements(OpRun):
 def check_with_reference_evaluator(graph: fx.GraphModule, path: Path, x: Tensor) -> None:
     """Feeds every layer with torch's codes: the codes that it computes are torch's but for ties, and so are the outputs."""
     reference = TorchRun(graph, ModelInputs((x,), {}))
-    model = without_casts(force_codes(path, reference.codes))
-    evaluator = ReferenceEvaluator(model, new_ops=[GatherElements])
-    codes = {name + CODES: tensor.numpy() for name, tensor in reference.codes.items()}
-    results = dict(zip(evaluator.output_names, evaluator.run(None, {"x": x.numpy(), **codes}), strict=True))
-    failed = [layer for layer in check_layers(reference, results) if not layer.passed]
+    codes = CodesOfFile(path, reference.codes)
+    evaluator = ReferenceEvaluator(without_casts(codes.forced()), new_ops=[GatherElements])
+    results = dict(zip(evaluator.output_names, evaluator.run(None, {"x": x.numpy(), **codes.feed()}), strict=True))
+    failed = [layer for layer in check_layers(reference, codes.read(results, COMPUTED)) if not layer.passed]
     assert not failed, failed
     np.testing.assert_allclose(results["output"], reference.outputs[0], rtol=1e-4, atol=1e-5 * reference.size)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
 
 import qpass
 from tests.contracts.reference_evaluator import check_with_reference_evaluator
@@ -20,14 +21,18 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 COMMON = {"phases": PHASES, "deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
 
 
-def check(shape: Shape, recipe: dict[str, Any]) -> None:
+#: Files for this processor's kernels, and those that are exact on every one.
+WEIGHT_TYPES = st.sampled_from(["auto", "uint8"])
+
+
+def check(shape: Shape, recipe: dict[str, Any], weight_type: str) -> None:
     """Quantizes, exports, verifies and evaluates one case."""
     x = torch.randn(8, shape.tokens, 6, generator=torch.Generator().manual_seed(shape.seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = qpass.quantize_graph(build(shape), [x[:4], x[4:]], recipe, progress=False)
         with tempfile.TemporaryDirectory() as folder:
-            path = qpass.export_onnx(graph, Path(folder) / "model.onnx")
+            path = qpass.export_onnx(graph, Path(folder) / "model.onnx", weight_type=weight_type)
             verified = qpass.verify_onnx(graph, path, x, strict=False)
             assert verified.passed, str(verified)
             assert torch.isfinite(graph(x)).all()
@@ -41,19 +46,19 @@ TWO_TOKENS = Shape(1, 8, 2, 2, 8, "separate", "causal", "post-norm", "gelu-tanh"
 COARSE_SOFTMAX = Shape(2, 8, 9, 1, 3, "written-out", "none", "pre-norm", "gelu", False, True, True, True, 1e3, 2)
 
 
-@given(shapes(), recipes())
-@example(TWO_CHANNELS, {"preset": "repq-vit-w8a5"})
-@example(TWO_CHANNELS_AND_OUTLIER, {"preset": "w5a2", "fold_layer_norm": "median", "rules": {"head": None}})
-@example(TWO_TOKENS, {"preset": "w7a2", "rotate_heads": False, "budget": None, "rules": {"head": None}})
-@example(COARSE_SOFTMAX, {"preset": "dopq-vit-w2a2", "reconstruction": {"steps": 2, "batch_size": 4}})
+@given(shapes(), recipes(), WEIGHT_TYPES)
+@example(TWO_CHANNELS, {"preset": "repq-vit-w8a5"}, "auto")
+@example(TWO_CHANNELS_AND_OUTLIER, {"preset": "w5a2", "fold_layer_norm": "median", "rules": {"head": None}}, "auto")
+@example(TWO_TOKENS, {"preset": "w7a2", "rotate_heads": False, "budget": None, "rules": {"head": None}}, "auto")
+@example(COARSE_SOFTMAX, {"preset": "dopq-vit-w2a2", "reconstruction": {"steps": 2, "batch_size": 4}}, "auto")
 @settings(max_examples=25, derandomize=True, **COMMON)
-def test_any_transformer_and_recipe(shape: Shape, recipe: dict[str, Any]) -> None:
-    check(shape, recipe)
+def test_any_transformer_and_recipe(shape: Shape, recipe: dict[str, Any], weight_type: str) -> None:
+    check(shape, recipe, weight_type)
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(4 * 3600)
-@given(shapes(), recipes())
+@given(shapes(), recipes(), WEIGHT_TYPES)
 @settings(max_examples=500, **COMMON)
-def test_five_hundred_transformers_and_recipes(shape: Shape, recipe: dict[str, Any]) -> None:
-    check(shape, recipe)
+def test_five_hundred_transformers_and_recipes(shape: Shape, recipe: dict[str, Any], weight_type: str) -> None:
+    check(shape, recipe, weight_type)

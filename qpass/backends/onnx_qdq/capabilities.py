@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from qpass.errors import LoweringError
+from qpass.errors import LoweringError, nearest
 
 #: The least opset with INT4 and UINT4 tensors; newer ones buy these files nothing and load in fewer runtimes.
 PREFERRED_OPSET = 21
+#: What second factors of 8 bits may be stored as; ``auto`` is int8 where that is exact on this machine.
+WEIGHT_TYPES = ("auto", "int8", "uint8")
 #: The least opset with native LayerNormalization and Gelu, which the exporter then keeps whole.
 LEAST_OPSET = 20
 
@@ -30,8 +33,40 @@ def loads(opset: int, ir_version: int) -> bool:
     return True
 
 
+@cache
+def adds_exactly() -> bool:
+    """Tells whether onnxruntime's products of uint8 and int8 are exact on this machine.
+
+    x86 processors before AVX512-VNNI and AVX-VNNI add pairs of such products in 16 bits, where two of 255 x 127 overflow.
+    """
+    kinds = {"a": TensorProto.UINT8, "b": TensorProto.INT8, "y": TensorProto.INT32}
+    a, b, y = (helper.make_tensor_value_info(name, kind, [None, None]) for name, kind in kinds.items())
+    graph = helper.make_graph([helper.make_node("MatMulInteger", ["a", "b"], ["y"])], "probe", [a, b], [y])
+    imports = [helper.make_opsetid("", PREFERRED_OPSET)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=ir_version_for(PREFERRED_OPSET))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    side = 64
+    for code in (127, -128):
+        feed = {"a": np.full((side, side), 255, np.uint8), "b": np.full((side, side), code, np.int8)}
+        if (session.run(None, feed)[0] != side * 255 * code).any():
+            return False
+    return True
+
+
+def takes_wide_int8(weight_type: str) -> bool:
+    """Tells whether second factors of 8 bits are to be int8, by what ``export_onnx`` was given.
+
+    Raises:
+        LoweringError: If it is none of ``WEIGHT_TYPES``.
+    """
+    if weight_type not in WEIGHT_TYPES:
+        hint = nearest(str(weight_type), WEIGHT_TYPES)
+        raise LoweringError(f"no weight type is called {weight_type!r}", where="export_onnx", hint=hint)
+    return adds_exactly() if weight_type == "auto" else weight_type == "int8"
+
+
 def explain(opset: int) -> str:
-    """Returns why a file has its opset, IR version and types: it stands in the file's metadata as ``qpass.format``."""
+    """Returns why a file has its opset and IR version: it stands in the file's metadata as ``qpass.format``."""
     runtime, version = f"onnxruntime {onnxruntime.__version__}", ir_version_for(opset)
     types = "with 4-bit integers" if opset >= PREFERRED_OPSET else "without 4-bit integers, which are packed into bytes"
     least = ", the least with them" if opset == PREFERRED_OPSET else ""

@@ -20,10 +20,12 @@ class Form:
     Attributes:
         clips_codes: Codes below 8 bits are clipped as bytes behind QuantizeLinear (cheapest); else as floats before it.
         weight_zero_points: Weights keep their zero points; else these are subtracted from the codes where 8 bits hold the rest.
+        wide_int8: Second factors of 8 bits are int8; else uint8, 128 more. Those of fewer bits are int8 in any case.
     """
 
     clips_codes: bool = True
     weight_zero_points: bool = True
+    wide_int8: bool = True
 
 
 class Emitter:

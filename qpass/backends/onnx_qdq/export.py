@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from torch import fx
 
-from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, explain, ir_version_for
+from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, explain, ir_version_for, takes_wide_int8
 from qpass.backends.onnx_qdq.emit import CONTRIB_DOMAIN, Emitter
 from qpass.backends.onnx_qdq.lowerings import lowering_of
 from qpass.backends.onnx_qdq.pack_weights import pack_weights
@@ -18,14 +19,24 @@ from qpass.backends.onnx_qdq.to_onnx import DOMAIN, to_onnx
 from qpass.backends.onnx_qdq.write import check_writable, write_model
 from qpass.errors import LoweringError
 from qpass.graph import info
+from qpass.quantizers import Uniform
 from qpass.version import __version__
 
 #: The target of files that are written for none in particular.
 DEFAULT_TARGET = "onnxruntime"
 
 
+#: Metadata of files with second factors of 8 bits: the type that these have.
+WEIGHT_TYPE = "qpass.weight_type"
+
+
 def export_quantized(
-    graph_module: fx.GraphModule, path: str | Path, *, opset: int | None = None, target: str = DEFAULT_TARGET
+    graph_module: fx.GraphModule,
+    path: str | Path,
+    *,
+    opset: int | None = None,
+    target: str = DEFAULT_TARGET,
+    weight_type: str = "auto",
 ) -> Path:
     """Writes a frozen graph as an ONNX file; see ``qpass.export_onnx``."""
     if info(graph_module).get("stage") != "frozen":
@@ -34,7 +45,9 @@ def export_quantized(
             where="export_onnx",
             expected="a graph from quantize_graph",
         )
-    return _export(graph_module, Path(path), opset, target_by_name(target))
+    shaped = target_by_name(target)
+    form = dataclasses.replace(shaped.form, wide_int8=takes_wide_int8(weight_type))
+    return _export(graph_module, Path(path), opset, dataclasses.replace(shaped, form=form))
 
 
 def export_float(graph_module: fx.GraphModule, path: str | Path, *, opset: int | None = None) -> Path:
@@ -60,8 +73,14 @@ def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target:
         model.metadata_props["qpass.config"] = config.to_yaml()
         model.metadata_props["qpass.target"] = target.name
         model.metadata_props["qpass.options"] = json.dumps(dict(target.options))
+        if _has_wide_factors(graph_module):
+            model.metadata_props[WEIGHT_TYPE] = "int8" if target.form.wide_int8 else "uint8"
     write_model(model, path)
     return path
+
+
+def _has_wide_factors(graph_module: fx.GraphModule) -> bool:
+    return any(isinstance(module, Uniform) and module.signed and module.bits == 8 for module in graph_module.modules())
 
 
 def lower(graph_module: fx.GraphModule, model: ir.Model, target: Target) -> None:

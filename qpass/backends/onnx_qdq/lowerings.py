@@ -25,6 +25,9 @@ _GREATEST_INT8 = 127
 #: (module, node to replace, emitter) -> the value that replaces the node's output.
 Lowering = Callable[[Any, ir.Node, Emitter], ir.Value]
 
+#: What is added to int8 codes that are stored as uint8.
+UINT8_OFFSET = 128
+
 #: Ends the name of the tensor that holds a quantizer's codes; verification looks for it.
 CODES = ".codes"
 
@@ -64,13 +67,13 @@ def lowering_of(module: nn.Module, where: str) -> Lowering:
 def lower_uniform(quantizer: Uniform, node: ir.Node, emit: Emitter) -> ir.Value:
     """x -> QuantizeLinear -> [Clip] -> DequantizeLinear; codes below 8 bits are bytes, clipped where they must be."""
     scale = emit.constant("scale", _numpy(quantizer.scale))
-    zero_point = emit.constant("zero_point", _codes(quantizer.zero_point, quantizer))
+    zero_point = emit.constant("zero_point", _stored(_codes(quantizer.zero_point, quantizer), quantizer, emit))
     codes = _quantize(node.inputs[0], scale, zero_point, quantizer, emit)
     return emit.op("DequantizeLinear", [codes, scale, zero_point])
 
 
 def _quantize(x: ir.Value | None, scale: ir.Value, zero_point: ir.Value, quantizer: Any, emit: Emitter) -> ir.Value:
-    dtype = ir.DataType.INT8 if quantizer.signed else ir.DataType.UINT8
+    dtype = ir.DataType.INT8 if quantizer.signed and not _as_uint8(quantizer, emit) else ir.DataType.UINT8
     name = emit.prefix + CODES
     clips = _needs_clip(x, quantizer)
     if clips and not emit.form.clips_codes:
@@ -288,6 +291,8 @@ def _weight(layer: QuantizedLayer, emit: Emitter, *, fuses: bool) -> ir.Value:
     centred = codes.astype(np.int16) - zero_point
     if not emit.form.weight_zero_points and np.abs(centred).max() <= _GREATEST_INT8:
         codes, zero_point = centred.astype(np.int8), np.zeros_like(zero_point)
+    if fuses:  # and becomes the second factor of an integer product
+        codes, zero_point = (_stored(array, quantizer, emit) for array in (codes, zero_point))
     stored = emit.constant(WEIGHT_CODES, np.ascontiguousarray(codes))
     scale = emit.constant("weight_scale", _numpy(quantizer.scale))
     if not fuses:
@@ -298,6 +303,15 @@ def _weight(layer: QuantizedLayer, emit: Emitter, *, fuses: bool) -> ir.Value:
     if zero_point.any():
         inputs.append(emit.constant("weight_zero_point", zero_point))
     return emit.op("DequantizeLinear", inputs, {"axis": 1})
+
+
+def _as_uint8(quantizer: Any, emit: Emitter) -> bool:
+    return quantizer.signed and quantizer.bits == 8 and not emit.form.wide_int8
+
+
+def _stored(codes: np.ndarray, quantizer: Uniform, emit: Emitter) -> np.ndarray:
+    """Returns a quantizer's codes as they are in the file."""
+    return np.asarray(codes.astype(np.int16) + UINT8_OFFSET, np.uint8) if _as_uint8(quantizer, emit) else codes
 
 
 def _codes(value: Tensor, quantizer: Uniform) -> np.ndarray:

@@ -6,12 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from qpass.backends.onnx_qdq.lowerings import CODES
-from qpass.backends.onnxruntime.forced import COMPUTED
 from qpass.backends.onnxruntime.torch_run import TorchRun
 from qpass.quantizers import Quantizer
 
@@ -59,21 +55,21 @@ class LayerCheck:
 
 
 def check_layers(
-    reference: TorchRun, computed: Mapping[str, np.ndarray], cause: Callable[[str], str] = lambda name: ""
+    reference: TorchRun, computed: Mapping[str, Tensor], cause: Callable[[str], str] = lambda quantizer: ""
 ) -> tuple[LayerCheck, ...]:
-    """Compares what a runtime made of a file of ``force_codes``, fed with torch's codes, with what torch made of them.
+    """Compares what a runtime made of a forced file, fed with torch's codes, with what torch made of them.
 
     Args:
         reference: Torch's run.
-        computed: The outputs of the runtime by name.
-        cause: Names the operator that computes an output.
+        computed: The codes of each quantizer by the runtime.
+        cause: Names the operator that computes what a quantizer is given.
     """
     checks = []
     for name, quantizer in reference.quantizers.items():
-        output, expected = name + CODES + COMPUTED, reference.codes[name]
+        expected = reference.codes[name]
         x, exact = reference.inputs[name], reference.exact[name]
-        ties, wrong = _compare(quantizer, x, exact, expected, torch.from_numpy(computed[output]))
-        caused_by = cause(output) if ties or wrong else ""
+        ties, wrong = _compare(quantizer, x, exact, expected, computed[name])
+        caused_by = cause(name) if ties or wrong else ""
         own_ties = _own_ties(quantizer, x, exact) if ties else 0
         checks.append(LayerCheck(name, expected.numel(), ties, own_ties, wrong, caused_by))
     return tuple(checks)

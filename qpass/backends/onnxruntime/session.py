@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,18 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from qpass.backends.onnx_qdq.capabilities import adds_exactly
+from qpass.backends.onnx_qdq.export import WEIGHT_TYPE
 from qpass.data import ModelInputs
 from qpass.errors import LoweringError
 
 _TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+
+#: What is said of a file whose 8-bit products do not fit this processor.
+OVERFLOW = (
+    "sums of uint8 x int8 products overflow on this processor, so it computes another network here; export it with "
+    "weight_type='uint8'"
+)
 
 
 class OrtSession:
@@ -30,6 +39,11 @@ class OrtSession:
         keep_graph: Keep the optimised graph, for ``operators`` and ``optimized_graph``.
         profile_to: Start of the name of a profile that onnxruntime writes.
         stop_spinning: Threads sleep as soon as a run ends, and take no time from another session that is timed in turn.
+
+    Warns where the file's 8-bit products overflow on this processor.
+
+    Attributes:
+        overflows: Whether they do.
 
     Raises:
         LoweringError: If onnxruntime cannot load it.
@@ -68,6 +82,10 @@ class OrtSession:
                 raise LoweringError(f"onnxruntime {ort.__version__} cannot load it: {first[:300]}", where=where) from error
             if keep_graph:
                 self.optimized_graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.overflows = metadata.get(WEIGHT_TYPE) == "int8" and not adds_exactly()
+        if self.overflows:
+            warnings.warn(f"{where}: {OVERFLOW}", stacklevel=2)
         self.input_names = [value.name for value in self.session.get_inputs()]
         self.output_names = [value.name for value in self.session.get_outputs()]
 

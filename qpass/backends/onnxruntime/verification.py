@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from torch import fx
 
 from qpass.backends.onnx_qdq.lowerings import CODES
-from qpass.backends.onnxruntime.forced import expose_codes, force_codes
+from qpass.backends.onnxruntime.forced import COMPUTED, CodesOfFile
 from qpass.backends.onnxruntime.layer_check import TIE_TOLERANCE, LayerCheck, check_layers
-from qpass.backends.onnxruntime.session import OrtSession
+from qpass.backends.onnxruntime.session import OVERFLOW, OrtSession
 from qpass.backends.onnxruntime.torch_run import TorchRun, distance, leaves, uncertainty
 from qpass.data import ModelInputs
 from qpass.errors import VerifyError
@@ -99,21 +98,21 @@ def verify(graph_module: fx.GraphModule, path: str | Path, inputs: ModelInputs, 
     """Compares a file with its graph; see ``qpass.verify_onnx``."""
     reference = TorchRun(graph_module, inputs)
     spread = uncertainty(graph_module, inputs, reference.outputs, tie=TIE_TOLERANCE)
-    forced = force_codes(path, reference.codes)
-    checks = tuple(_check(path, forced, reference, inputs, spread, optimized=optimized) for optimized in (False, True))
+    codes = CodesOfFile(path, reference.codes)
+    checks = tuple(_check(path, codes, reference, inputs, spread, optimized=optimized) for optimized in (False, True))
     samples = next((len(leaf) for leaf in leaves(inputs) if leaf.ndim), 1)
     report = VerifyReport(str(path), samples, checks)
     if strict and not report.passed:
-        raise VerifyError("; ".join(failure for check in checks for failure in check.failures[:3]), where=str(path))
+        failures = "; ".join(failure for check in checks for failure in check.failures[:3])
+        raise VerifyError(failures, where=str(path), hint=OVERFLOW if OrtSession(path).overflows else "")
     return report
 
 
 def _check(
-    path: str | Path, forced: onnx.ModelProto, reference: TorchRun, inputs: ModelInputs, spread: float, *, optimized: bool
+    path: str | Path, codes: CodesOfFile, reference: TorchRun, inputs: ModelInputs, spread: float, *, optimized: bool
 ) -> RuntimeCheck:
-    session = OrtSession(forced, optimized=optimized, keep_graph=True)
-    codes = {name + CODES: tensor.numpy() for name, tensor in reference.codes.items()}
-    computed = session.run({**session.feed(inputs), **codes})
+    session = OrtSession(codes.forced(), optimized=optimized, keep_graph=True)
+    computed = codes.read(session.run({**session.feed(inputs), **codes.feed()}), COMPUTED)
 
     free = OrtSession(path, optimized=optimized)
     result = list(free.run(free.feed(inputs)).values())
@@ -121,19 +120,19 @@ def _check(
     floor = max(spread, signal * 10 ** (-FLOAT32_DB / 20))
     return RuntimeCheck(
         name="as shipped" if optimized else "as written",
-        layers=check_layers(reference, computed, lambda name: _producer(session, name)),
-        flipped_share=_flipped(path, reference, inputs, optimized),
+        layers=check_layers(reference, computed, lambda name: _producer(session, name + CODES + COMPUTED)),
+        flipped_share=_flipped(codes, reference, inputs, optimized),
         sqnr_db=20 * math.log10(signal / noise) if noise and signal else math.inf,
         error_ratio=noise / floor if floor else 0.0,
         top1_agreement=_top1(result[0], reference.outputs[0]),
     )
 
 
-def _flipped(path: str | Path, reference: TorchRun, inputs: ModelInputs, optimized: bool) -> float:
+def _flipped(codes: CodesOfFile, reference: TorchRun, inputs: ModelInputs, optimized: bool) -> float:
     """Runs the file freely with its codes as outputs and returns the share that differs from the reference's."""
-    session = OrtSession(expose_codes(path, reference.codes), optimized=optimized)
-    result = session.run(session.feed(inputs))
-    different = sum(int((result[name + CODES] != codes.numpy()).sum()) for name, codes in reference.codes.items())
+    session = OrtSession(codes.exposed(), optimized=optimized)
+    found = codes.read(session.run(session.feed(inputs)))
+    different = sum(int((found[name] != expected).sum()) for name, expected in reference.codes.items())
     total = sum(codes.numel() for codes in reference.codes.values())
     return different / total if total else 0.0
 

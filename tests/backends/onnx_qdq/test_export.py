@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.backends.onnx_qdq import export_float
-from qpass.backends.onnx_qdq.capabilities import explain, ir_version_for, loads
+from qpass.backends.onnx_qdq.capabilities import adds_exactly, explain, ir_version_for, loads
 from qpass.backends.onnx_qdq.write import write_model
 from qpass.backends.onnxruntime import OrtSession
 from qpass.errors import LoweringError, QPassError
@@ -74,19 +74,23 @@ def test_names_of_dict_inputs_and_outputs_are_kept(tmp_path: Path) -> None:
     assert qpass.verify_onnx(graph, path, batch).passed
 
 
+@pytest.mark.parametrize("weight_type", ["int8", "uint8"])
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
-def test_weights_of_any_width_are_stored_as_integers(bits: int, tmp_path: Path) -> None:
+def test_weights_of_any_width_are_stored_as_integers(bits: int, weight_type: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(33, 17), nn.GELU(), nn.Linear(17, 5)).eval(), torch.randn(16, 33)
     graph = qpass.quantize_graph(model, [x], f"w{bits}a8", progress=False)
-    path = qpass.export_onnx(graph, tmp_path / "m.onnx")
+    path = qpass.export_onnx(graph, tmp_path / "m.onnx", weight_type=weight_type)
     exported = onnx.load(path)
+    offset, kind = (128, onnx.TensorProto.UINT8) if bits == 8 and weight_type == "uint8" else (0, onnx.TensorProto.INT8)
     layers = {name: module.codes.numpy().T for name, module in graph.named_children() if isinstance(module, QuantizedLayer)}
     weights = [node.input[0] for node in exported.graph.node if node.op_type == "DequantizeLinear" and node.attribute]
-    exported.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT8, None) for name in weights)
+    exported.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in weights)
     computed = ReferenceEvaluator(exported).run(weights, {"input": x.numpy()})
-    assert all(np.array_equal(found, codes) for found, codes in zip(computed, layers.values(), strict=True))
-    assert qpass.verify_onnx(graph, path, x).passed
+    stored = [codes.astype(int) + offset for codes in layers.values()]
+    assert all(np.array_equal(found, codes) for found, codes in zip(computed, stored, strict=True))
+    if bits < 8 or weight_type == "uint8" or adds_exactly():
+        assert qpass.verify_onnx(graph, path, x).passed
 
 
 def test_a_fixed_batch_still_runs_on_integers(tmp_path: Path, vit: nn.Module, images: Tensor) -> None:

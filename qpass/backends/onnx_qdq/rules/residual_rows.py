@@ -26,10 +26,11 @@ def _rewrite(graph: ir.Graph, total: ir.Node) -> bool:
     add = only_reader_below(total.inputs[0], "Add")
     bias = None if add is None else add.inputs[1]
     first, second = _product(total.inputs[0] if add is None else add.inputs[0]), _product(total.inputs[1])
-    if first is None or second is None or second.w_zero is not None or (bias is not None and not bias.is_initializer()):
+    if first is None or second is None or (bias is not None and not bias.is_initializer()):
         return False
+    offset = _offset(second)
     factor = _factor(first, second)
-    if factor is None or scalar(first.x_zero) != scalar(second.x_zero) or first.x.dtype != second.x.dtype:
+    if factor is None or offset is None or scalar(first.x_zero) != scalar(second.x_zero) or first.x.dtype != second.x.dtype:
         return False
     emit = Emitter(graph, f"{total.outputs[0].name}.with_residual")
     codes = emit.op("Concat", [first.x, second.x], {"axis": -1}, dtype=first.x.dtype)
@@ -39,10 +40,13 @@ def _rewrite(graph: ir.Graph, total: ir.Node) -> bool:
     if first.w_zero is not None:
         rows = emit.op("Sub", [rows, emit.op("Cast", [first.w_zero], {"to": ir.DataType.INT32})])
     rows = emit.op("Mul", [rows, emit.constant("factor", np.array(factor, np.int32))])
-    rows = emit.op("Cast", [rows], {"to": ir.DataType.INT8}, dtype=ir.DataType.INT8)
-    w = emit.op("Concat", [rows, second.w], {"axis": 0}, dtype=ir.DataType.INT8)
+    if offset:
+        rows = emit.op("Add", [rows, emit.constant("offset", np.array(offset, np.int32))])
+    rows = emit.op("Cast", [rows], {"to": second.w.dtype}, dtype=second.w.dtype)
+    w = emit.op("Concat", [rows, second.w], {"axis": 0}, dtype=second.w.dtype)
     scale = emit.constant("weight_scale", _array(first.w_scale) / np.float32(factor))
-    product = emit.op("MatMul", [x, emit.op("DequantizeLinear", [w, scale], {"axis": 1})])
+    zero_point = [] if second.w_zero is None else [second.w_zero]
+    product = emit.op("MatMul", [x, emit.op("DequantizeLinear", [w, scale, *zero_point], {"axis": 1})])
     emit.replace(total, product if bias is None else emit.op("Add", [product, bias]))
     return True
 
@@ -50,6 +54,12 @@ def _rewrite(graph: ir.Graph, total: ir.Node) -> bool:
 def _product(value: ir.Value | None) -> WeightProduct | None:
     product = weight_product(value)
     return None if product is None or product.w.const_value is None else product
+
+
+def _offset(second: WeightProduct) -> int | None:
+    """Returns the one zero point of B's codes, or None where columns have several."""
+    zeros = np.zeros(1) if second.w_zero is None else np.unique(_array(second.w_zero))
+    return int(zeros[0]) if len(zeros) == 1 else None
 
 
 def _factor(first: WeightProduct, second: WeightProduct) -> int | None:

@@ -1,0 +1,118 @@
+"""Second factors of 8 bits: int8 where sums of uint8 x int8 fit the processor, uint8 everywhere else; the same network."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from torch import Tensor, fx, nn
+
+import qpass
+from qpass.backends.onnx_qdq.capabilities import adds_exactly
+from qpass.backends.onnx_qdq.targets import TARGETS
+from qpass.backends.onnxruntime import OrtSession
+from qpass.errors import LoweringError, VerifyError
+from qpass.quantizers import Uniform
+from tests.passes.test_add_residual import recipe as with_residual
+
+#: 8 bits throughout, 8 bits at the ends, and rows of a low-rank branch beside codes of 3 bits.
+RECIPES = {"w8a8": "w8a8", "w4a4": "w4a4", "w3a8 with a branch": with_residual(4)}
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def graph(request: pytest.FixtureRequest, vit: nn.Module, images: Tensor) -> fx.GraphModule:
+    return qpass.quantize_graph(vit, [images], RECIPES[request.param], progress=False)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
+def wide_int8(path: Path) -> list[str]:
+    """Names the int8 constants of a file that hold codes beyond ±64."""
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    return [name for name, array in arrays.items() if array.dtype == np.int8 and np.abs(array.astype(int)).max() > 64]
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_uint8_is_exact_on_every_processor(graph: fx.GraphModule, images: Tensor, tmp_path: Path, target: str) -> None:
+    path = qpass.export_onnx(graph, tmp_path / "m.onnx", target=target, weight_type="uint8")
+    assert qpass.verify_onnx(graph, path, images).passed
+    assert wide_int8(path) == []
+    assert metadata(path)["qpass.weight_type"] == "uint8"
+
+
+def test_the_products_are_the_same_operators(quantized: fx.GraphModule, tmp_path: Path) -> None:
+    files = {kind: qpass.export_onnx(quantized, tmp_path / f"{kind}.onnx", weight_type=kind) for kind in ("int8", "uint8")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        operators = [OrtSession(path, keep_graph=True).operators for path in files.values()]
+    assert operators[0] == operators[1]
+    assert {"MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul"} <= set(operators[0])
+    assert wide_int8(files["int8"])
+
+
+def test_int8_is_the_same_network_or_refused(quantized: fx.GraphModule, images: Tensor, tmp_path: Path) -> None:
+    path = qpass.export_onnx(quantized, tmp_path / "m.onnx", weight_type="int8")
+    if adds_exactly():
+        assert qpass.verify_onnx(quantized, path, images).passed
+        return
+    with pytest.warns(UserWarning, match="overflow on this processor"), pytest.raises(VerifyError, match="weight_type='uint8'"):
+        qpass.verify_onnx(quantized, path, images)
+
+
+def test_the_probe_tells_whether_products_are_exact() -> None:
+    """Against numpy's int64, on one row as on many, and on an odd number of terms."""
+    kinds = {"a": TensorProto.UINT8, "b": TensorProto.INT8, "y": TensorProto.INT32}
+    a, b, y = (helper.make_tensor_value_info(name, kind, [None, None]) for name, kind in kinds.items())
+    graph = helper.make_graph([helper.make_node("MatMulInteger", ["a", "b"], ["y"])], "product", [a, b], [y])
+    session = OrtSession(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
+    generator = np.random.default_rng(0)
+    for rows in (1, 3, 200):
+        for least, greatest, exact in ((-128, 127, adds_exactly()), (-64, 64, True)):
+            left = generator.integers(0, 255, (rows, 193), np.uint8, endpoint=True)
+            right = generator.integers(least, greatest, (193, 70), np.int8, endpoint=True)
+            left[0], right[:, :2] = 255, (least, greatest)
+            found = session.run({"a": left, "b": right})["y"]
+            assert (found == left.astype(np.int64) @ right).all() == exact
+
+
+@pytest.mark.parametrize(("exact", "kind"), [(True, "int8"), (False, "uint8")])
+def test_auto_is_int8_where_that_is_exact(
+    exact: bool, kind: str, quantized: fx.GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qpass.backends.onnx_qdq.capabilities.adds_exactly", lambda: exact)
+    path = qpass.export_onnx(quantized, tmp_path / "m.onnx")
+    assert metadata(path)["qpass.weight_type"] == kind
+
+
+def test_a_session_says_where_a_file_overflows(
+    quantized: fx.GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {kind: qpass.export_onnx(quantized, tmp_path / f"{kind}.onnx", weight_type=kind) for kind in ("int8", "uint8")}
+    monkeypatch.setattr("qpass.backends.onnxruntime.session.adds_exactly", lambda: False)
+    with pytest.warns(UserWarning, match=rf"{re.escape(str(files['int8']))}: sums .* overflow on this processor.*'uint8'"):
+        assert OrtSession(files["int8"]).overflows
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not OrtSession(files["uint8"]).overflows
+
+
+def test_files_without_factors_of_8_bits_say_nothing(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    narrow = {"weight": {"bits": 7}, "activation": {"bits": 7}}
+    graph = qpass.quantize_graph(vit, [images], narrow, progress=False)
+    assert {module.bits for module in graph.modules() if isinstance(module, Uniform) and module.signed} == {7}
+    path = qpass.export_onnx(graph, tmp_path / "m.onnx", weight_type="int8")
+    assert "qpass.weight_type" not in metadata(path)
+    assert qpass.verify_onnx(graph, path, images).passed
+
+
+def test_an_unknown_type_is_refused(quantized: fx.GraphModule, tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match=r"no weight type is called 'int9'; did you mean 'int8'\?"):
+        qpass.export_onnx(quantized, tmp_path / "m.onnx", weight_type="int9")
+    assert not list(tmp_path.iterdir())
