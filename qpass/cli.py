@@ -371,7 +371,7 @@ def _write_all(
 ) -> None:
     """Writes file, graph, float file and report into a folder that exists."""
     import qpass
-    from qpass.backends.onnx_qdq import export_float
+    from qpass.backends.onnx_qdq.export import export_float, processors
     from qpass.backends.onnx_qdq.targets import target_by_name
     from qpass.graph import example_inputs, info
     from qpass.trace import trace
@@ -380,8 +380,14 @@ def _write_all(
     export_float(trace(network, *example_inputs(qmodel)), folder / FLOAT)
     figures = qpass.quantization_report(qmodel)
     files = {f"file {name}": (folder / name).stat().st_size for name in (FLOAT, MODEL)}
-    options = target_by_name(target).options
-    info(qmodel)["report"] = figures = replace(figures, sizes={**figures.sizes, **files}, target=target, options=options)
+    figures = replace(
+        figures,
+        sizes={**figures.sizes, **files},
+        target=target,
+        options=target_by_name(target).options,
+        processors=processors(qmodel, weight_type),
+    )
+    info(qmodel)["report"] = figures
     qpass.save(qmodel, folder / GRAPH)
     write_whole(folder / FIGURES, figures.to_json())
     write_whole(folder / REPORT, figures.to_html())

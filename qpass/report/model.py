@@ -94,6 +94,7 @@ class QuantReport:
         allocation: The widths that a budget gave, where the recipe has one.
         target: The runtime that the file was written for, once it is known.
         options: Options that this runtime needs to compute what the graph computes.
+        processors: Where the file computes that exactly.
     """
 
     model: str
@@ -111,6 +112,7 @@ class QuantReport:
     allocation: tuple[Allocated, ...] = ()
     target: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
+    processors: str = ""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -156,7 +158,7 @@ class QuantReport:
             *(f"{name}: {size / 1e6:.2f} MB" for name, size in self.sizes.items()),
         ]
         if self.target:
-            lines.append(f"file for {self.target}, {self.options_text}")
+            lines.append(f"file for {self.target}, {self.options_text}; exact on {self.processors}")
         decided = [row for row in self.allocation if len(row.errors) > 1]
         for kind in dict.fromkeys(row.kind for row in decided):
             rows = [row for row in decided if row.kind == kind]

@@ -65,6 +65,15 @@ def takes_wide_int8(weight_type: str) -> bool:
     return adds_exactly() if weight_type == "auto" else weight_type == "int8"
 
 
+def explain_weight_type(weight_type: str) -> str:
+    """Returns why second factors of 8 bits have their type."""
+    if weight_type != "auto":
+        return f"8-bit factors {weight_type}, as asked for"
+    if takes_wide_int8(weight_type):
+        return "8-bit factors int8, whose products with uint8 are exact here"
+    return "8-bit factors uint8, since sums of uint8 x int8 products overflow here"
+
+
 def explain(opset: int) -> str:
     """Returns why a file has its opset and IR version: it stands in the file's metadata as ``qpass.format``."""
     runtime, version = f"onnxruntime {onnxruntime.__version__}", ir_version_for(opset)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from torch import fx
 
-from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, explain, ir_version_for, takes_wide_int8
+from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, explain, explain_weight_type, ir_version_for, takes_wide_int8
 from qpass.backends.onnx_qdq.emit import CONTRIB_DOMAIN, Emitter
 from qpass.backends.onnx_qdq.lowerings import lowering_of
 from qpass.backends.onnx_qdq.pack_weights import pack_weights
@@ -24,8 +24,6 @@ from qpass.version import __version__
 
 #: The target of files that are written for none in particular.
 DEFAULT_TARGET = "onnxruntime"
-
-
 #: Metadata of files with second factors of 8 bits: the type that these have.
 WEIGHT_TYPE = "qpass.weight_type"
 
@@ -45,18 +43,18 @@ def export_quantized(
             where="export_onnx",
             expected="a graph from quantize_graph",
         )
-    shaped = target_by_name(target)
-    form = dataclasses.replace(shaped.form, wide_int8=takes_wide_int8(weight_type))
-    return _export(graph_module, Path(path), opset, dataclasses.replace(shaped, form=form))
+    return _export(graph_module, Path(path), opset, target_by_name(target), weight_type)
 
 
 def export_float(graph_module: fx.GraphModule, path: str | Path, *, opset: int | None = None) -> Path:
     """Writes a traced float graph, as the baseline of sizes and timings."""
-    return _export(graph_module, Path(path), opset, target_by_name(DEFAULT_TARGET))
+    return _export(graph_module, Path(path), opset, target_by_name(DEFAULT_TARGET), "auto")
 
 
-def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target: Target) -> Path:
+def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target: Target, weight_type: str) -> Path:
     path = check_writable(path)
+    wide_int8 = takes_wide_int8(weight_type)
+    target = dataclasses.replace(target, form=dataclasses.replace(target.form, wide_int8=wide_int8))
     opset = PREFERRED_OPSET if opset is None else opset
     ir_version = ir_version_for(opset)
     model = to_onnx(graph_module, opset)
@@ -74,9 +72,17 @@ def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target:
         model.metadata_props["qpass.target"] = target.name
         model.metadata_props["qpass.options"] = json.dumps(dict(target.options))
         if _has_wide_factors(graph_module):
-            model.metadata_props[WEIGHT_TYPE] = "int8" if target.form.wide_int8 else "uint8"
+            model.metadata_props[WEIGHT_TYPE] = "int8" if wide_int8 else "uint8"
+            model.metadata_props["qpass.format"] += f"; {explain_weight_type(weight_type)}"
     write_model(model, path)
     return path
+
+
+def processors(graph_module: fx.GraphModule, weight_type: str) -> str:
+    """Returns in words where a file of that ``weight_type`` computes what the graph computes."""
+    if _has_wide_factors(graph_module) and takes_wide_int8(weight_type):
+        return "ARM and x86 with VNNI (--weight-type uint8: on every processor)"
+    return "every processor"
 
 
 def _has_wide_factors(graph_module: fx.GraphModule) -> bool:

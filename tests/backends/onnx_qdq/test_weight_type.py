@@ -82,13 +82,20 @@ def test_the_probe_tells_whether_products_are_exact() -> None:
             assert (found == left.astype(np.int64) @ right).all() == exact
 
 
-@pytest.mark.parametrize(("exact", "kind"), [(True, "int8"), (False, "uint8")])
-def test_auto_is_int8_where_that_is_exact(
-    exact: bool, kind: str, quantized: fx.GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("exact", "kind", "reason"),
+    [
+        (True, "int8", "int8, whose products with uint8 are exact here"),
+        (False, "uint8", "uint8, since sums of uint8 x int8 products overflow here"),
+    ],
+)
+def test_auto_is_int8_where_that_is_exact_and_the_file_says_why(
+    exact: bool, kind: str, reason: str, quantized: fx.GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qpass.backends.onnx_qdq.capabilities.adds_exactly", lambda: exact)
     path = qpass.export_onnx(quantized, tmp_path / "m.onnx")
     assert metadata(path)["qpass.weight_type"] == kind
+    assert metadata(path)["qpass.format"].endswith(f"; 8-bit factors {reason}")
 
 
 def test_a_session_says_where_a_file_overflows(

@@ -9,9 +9,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import CONTRIB_DOMAIN, Emitter
-from qpass.backends.onnx_qdq.rules.patterns import weight_product
-
-_BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
+from qpass.backends.onnx_qdq.rules.patterns import BYTES, weight_product
 
 
 def contrib_linear(graph: ir.Graph) -> int:
@@ -21,7 +19,7 @@ def contrib_linear(graph: ir.Graph) -> int:
 
 def _rewrite(graph: ir.Graph, add: ir.Node) -> bool:
     product, bias = weight_product(add.inputs[0]), add.inputs[1]
-    if product is None or bias is None or bias.const_value is None or product.w.dtype not in _BYTES:
+    if product is None or bias is None or bias.const_value is None or product.w.dtype not in BYTES:
         return False
     columns = product.w_scale.const_value
     if columns is None or bias.const_value.size != columns.size:

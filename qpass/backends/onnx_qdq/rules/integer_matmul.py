@@ -10,9 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
-from qpass.backends.onnx_qdq.rules.patterns import rescaled, scalar
-
-_BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
+from qpass.backends.onnx_qdq.rules.patterns import BYTES, rescaled, scalar
 
 
 def integer_matmul(graph: ir.Graph) -> int:
@@ -27,7 +25,7 @@ def _rewrite(graph: ir.Graph, node: ir.Node) -> bool:
     (a, a_scale, a_zero), (b, b_scale, b_zero) = (side.inputs for side in sides if side is not None)
     scales = [scalar(a_scale), scalar(b_scale)]
     # A constant operand is a weight and fuses as QDQ.
-    if None in scales or a is None or b is None or b.is_initializer() or b.dtype not in _BYTES:
+    if None in scales or a is None or b is None or b.is_initializer() or b.dtype not in BYTES:
         return False
     emit = Emitter(graph, f"{node.outputs[0].name}.integer")
     product = emit.op("MatMulInteger", [a, b, a_zero, b_zero], dtype=ir.DataType.INT32, shape=node.outputs[0].shape)

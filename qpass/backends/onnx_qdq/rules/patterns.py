@@ -8,6 +8,9 @@ import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
 
+#: Types of codes.
+BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
+
 
 def only_reader_below(value: ir.Value | None, *op_types: str) -> ir.Node | None:
     """Returns the node that computes ``value``, if it is one of these operators and nothing else reads the value."""
