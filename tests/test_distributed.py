@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import qpass
+from qpass.distributed import job
 from qpass.observers import HistogramObserver, ProductObserver
 from qpass.tensor_file import read_tensors
 
@@ -185,3 +186,11 @@ def test_samples_of_products_merge_in_the_order_of_the_batches() -> None:
     for (a, b), (c, d) in zip(whole.pairs, parts[1].pairs, strict=True):
         assert torch.equal(a, c)
         assert torch.equal(b, d)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU")
+def test_a_job_on_gpus_that_are_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(qpass.ConfigError, match=r"device: 'cuda:1' cannot be used"), job("cuda"):
+        pytest.fail("the job began")
