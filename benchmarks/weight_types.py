@@ -81,7 +81,7 @@ def write(rows: list[Row]) -> None:
         "",
         f"Written by `python benchmarks/weight_types.py`. DeiT-T (ImageNet-1k), {CALIBRATION_IMAGES} training images, 650 validation",
         "images. Wrong codes are those of each layer when it is fed with torch's codes. Speed is over the float file's, batch 1, one",
-        "thread.",
+        "thread, timed in alternation, while other work may have run.",
         "",
         "| processor | recipe | type | the same network | wrong codes | top-1 torch | top-1 onnxruntime | speed |",
         "|---|---|---|---|---|---|---|---|",

@@ -29,6 +29,12 @@ def graph(request: pytest.FixtureRequest, vit: nn.Module, images: Tensor) -> fx.
     return qpass.quantize_graph(vit, [images], RECIPES[request.param], progress=False)
 
 
+@pytest.fixture(scope="module")
+def files(quantized: fx.GraphModule, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    return {kind: qpass.export_onnx(quantized, folder / f"{kind}.onnx", weight_type=kind) for kind in ("int8", "uint8")}
+
+
 def metadata(path: Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
@@ -47,8 +53,7 @@ def test_uint8_is_exact_on_every_processor(graph: fx.GraphModule, images: Tensor
     assert metadata(path)["qpass.weight_type"] == "uint8"
 
 
-def test_the_products_are_the_same_operators(quantized: fx.GraphModule, tmp_path: Path) -> None:
-    files = {kind: qpass.export_onnx(quantized, tmp_path / f"{kind}.onnx", weight_type=kind) for kind in ("int8", "uint8")}
+def test_the_products_are_the_same_operators(files: dict[str, Path]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         operators = [OrtSession(path, keep_graph=True).operators for path in files.values()]
@@ -57,8 +62,8 @@ def test_the_products_are_the_same_operators(quantized: fx.GraphModule, tmp_path
     assert wide_int8(files["int8"])
 
 
-def test_int8_is_the_same_network_or_refused(quantized: fx.GraphModule, images: Tensor, tmp_path: Path) -> None:
-    path = qpass.export_onnx(quantized, tmp_path / "m.onnx", weight_type="int8")
+def test_int8_is_the_same_network_or_refused(quantized: fx.GraphModule, images: Tensor, files: dict[str, Path]) -> None:
+    path = files["int8"]
     if adds_exactly():
         assert qpass.verify_onnx(quantized, path, images).passed
         return
@@ -98,10 +103,7 @@ def test_auto_is_int8_where_that_is_exact_and_the_file_says_why(
     assert metadata(path)["qpass.format"].endswith(f"; 8-bit factors {reason}")
 
 
-def test_a_session_says_where_a_file_overflows(
-    quantized: fx.GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = {kind: qpass.export_onnx(quantized, tmp_path / f"{kind}.onnx", weight_type=kind) for kind in ("int8", "uint8")}
+def test_a_session_says_where_a_file_overflows(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qpass.backends.onnxruntime.session.adds_exactly", lambda: False)
     with pytest.warns(UserWarning, match=rf"{re.escape(str(files['int8']))}: sums .* overflow on this processor.*'uint8'"):
         assert OrtSession(files["int8"]).overflows
