@@ -6,6 +6,7 @@ reference's codes at each quantizer, every layer is compared on the same input a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,8 +41,7 @@ class CodesOfFile:
 
     def forced(self) -> onnx.ModelProto:
         """Returns the model with, for each quantizer ``q``, an input ``q.codes`` and an output ``q.codes.computed``."""
-        model = onnx.ModelProto()
-        model.CopyFrom(self._model)
+        model = copy.deepcopy(self._model)
         for node in model.graph.node:
             for place, name in enumerate(node.output):
                 if name in self._types:
@@ -53,8 +53,7 @@ class CodesOfFile:
 
     def exposed(self) -> onnx.ModelProto:
         """Returns the model with, for each quantizer ``q``, an output ``q.codes``; it runs as before."""
-        model = onnx.ModelProto()
-        model.CopyFrom(self._model)
+        model = copy.deepcopy(self._model)
         for name, kind in self._types.items():
             model.graph.output.append(helper.make_tensor_value_info(name, kind, None))
         return model
@@ -75,12 +74,11 @@ class CodesOfFile:
             results: Outputs by name.
             suffix: ``COMPUTED`` for those of the forced model.
         """
-        return {
-            quantizer: (torch.from_numpy(results[quantizer + CODES + suffix]).to(torch.int16) - self._offset(quantizer)).to(
-                codes.dtype
-            )
-            for quantizer, codes in self._codes.items()
-        }
+        found = {}
+        for quantizer, codes in self._codes.items():
+            stored = torch.from_numpy(results[quantizer + CODES + suffix]).to(torch.int16)
+            found[quantizer] = (stored - self._offset(quantizer)).to(codes.dtype)
+        return found
 
     def _offset(self, quantizer: str) -> int:
         signed = self._codes[quantizer].dtype is torch.int8
