@@ -11,6 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, fx, nn
 
+from qpass.backends.onnx_qdq.simplify import simplify
 from qpass.errors import LoweringError
 from qpass.graph import example_inputs, info
 from qpass.nn import QuantizedLayer
@@ -59,13 +60,14 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
                 opset_version=opset,
                 dynamic_shapes=shapes,
                 verbose=False,
-                optimize=True,
+                optimize=False,
             )
     except Exception as error:  # the exporter raises many kinds
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise LoweringError(f"torch.onnx cannot export the graph: {text[:300]}", where=type(graph_module).__name__) from error
     assert program is not None
     model: ir.Model = program.model
+    simplify(model)
     _name_outputs(graph_module, model)
     return model
 

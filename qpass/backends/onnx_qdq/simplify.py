@@ -1,0 +1,56 @@
+"""Folds what is constant in an exported graph and removes what does nothing, in time that grows as the graph does."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from onnxscript.optimizer import fold_constants_ir
+from onnxscript.rewriter import onnx_fusions, rewrite
+from onnxscript.rewriter.rules import common as rules
+
+#: The rules that onnxscript's own optimiser applies, in its order, but for ``slice_split_rule``: a rule for two nodes at once
+#: tries each node beside all others, and a loop over points that torch.export unrolls has thousands. onnxruntime fuses
+#: activations and batch norms by itself; those rules are left to it.
+_RULES = (
+    rules.mul_by_1_rule,
+    rules.add_0_rule,
+    rules.sub_0_rule,
+    rules.div_by_1_rule,
+    rules.cast_constant_of_shape_rule,
+    rules.cast_constant_of_shape_without_value_rule,
+    rules.collapse_slice_rule,
+    rules.collapse_slice2_rule,
+    rules.materialize_reshape_shape_rule,
+    rules.cast_cast_rule,
+    rules.no_op_cast_rule,
+    rules.no_op_expand_rule,
+    rules.flatten_to_reshape_rule,
+    rules.reshape_reshape_rule,
+    rules.no_op_transpose_rule,
+    rules.transpose_transpose_rule,
+    rules.unsqueeze_unsqueeze_rule,
+    rules.squeeze_reshape_1d_rule,
+    rules.no_op_dynamic_scatter_nd_rule,
+    rules.no_op_static_scatter_nd_rule,
+    rules.remove_optional_bias_from_conv_rule,
+    rules.remove_optional_bias_from_gemm_rule,
+)
+#: Twice: what the rules leave may be constant.
+_ROUNDS = 2
+
+
+def simplify(model: ir.Model) -> None:
+    """Does to a model, in place, what ``torch.onnx.export(..., optimize=True)`` does, save for the rules named above."""
+    common.InlinePass()(model)
+    for _ in range(_ROUNDS):
+        fold_constants_ir(model, onnx_shape_inference=True)
+        rewrite(model, _RULES)
+    ir.passes.Sequential(
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model)
+    onnx_fusions.fuse(model)
