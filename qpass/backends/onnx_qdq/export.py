@@ -19,12 +19,12 @@ from qpass.backends.onnx_qdq.to_onnx import DOMAIN, to_onnx
 from qpass.backends.onnx_qdq.write import check_writable, write_model
 from qpass.errors import LoweringError
 from qpass.graph import info
-from qpass.quantizers import Uniform
+from qpass.quantizers import Quantizer, Uniform
 from qpass.version import __version__
 
 #: The target of files that are written for none in particular.
 DEFAULT_TARGET = "onnxruntime"
-#: Metadata of files with second factors of 8 bits: the type that these have.
+#: Metadata of files whose products may overflow as int8: the type that second factors of 8 bits have.
 WEIGHT_TYPE = "qpass.weight_type"
 
 
@@ -71,7 +71,7 @@ def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target:
         model.metadata_props["qpass.config"] = config.to_yaml()
         model.metadata_props["qpass.target"] = target.name
         model.metadata_props["qpass.options"] = json.dumps(dict(target.options))
-        if _has_wide_factors(graph_module):
+        if _has_wide_products(graph_module):
             model.metadata_props[WEIGHT_TYPE] = "int8" if wide_int8 else "uint8"
             model.metadata_props["qpass.format"] += f"; {explain_weight_type(weight_type)}"
     write_model(model, path)
@@ -80,13 +80,25 @@ def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target:
 
 def processors(graph_module: fx.GraphModule, weight_type: str) -> str:
     """Returns in words where a file of that ``weight_type`` computes what the graph computes."""
-    if _has_wide_factors(graph_module) and takes_wide_int8(weight_type):
+    if _has_wide_products(graph_module) and takes_wide_int8(weight_type):
         return "ARM and x86 with VNNI (--weight-type uint8: on every processor)"
     return "every processor"
 
 
-def _has_wide_factors(graph_module: fx.GraphModule) -> bool:
-    return any(isinstance(module, Uniform) and module.signed and module.bits == 8 for module in graph_module.modules())
+def _has_wide_products(graph_module: fx.GraphModule) -> bool:
+    """Tells whether codes beyond 127 may meet second factors of 8 bits: all other sums fit.
+
+    Codes of few bits may be beyond 127, since they may lie at the end of their byte; those of quantizers that are not uniform
+    are, since the tables that decode them give whole bytes.
+    """
+    first = second = False
+    for quantizer in graph_module.modules():
+        if isinstance(quantizer, Uniform):
+            first |= quantizer.code_max > 127
+            second |= quantizer.bits == 8 and quantizer.signed
+        else:
+            first |= isinstance(quantizer, Quantizer)
+    return first and second
 
 
 def lower(graph_module: fx.GraphModule, model: ir.Model, target: Target) -> None:

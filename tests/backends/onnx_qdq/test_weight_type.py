@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -112,12 +113,28 @@ def test_a_session_says_where_a_file_overflows(files: dict[str, Path], monkeypat
         assert not OrtSession(files["uint8"]).overflows
 
 
-def test_files_without_factors_of_8_bits_say_nothing(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
-    narrow = {"weight": {"bits": 7}, "activation": {"bits": 7}}
-    graph = qpass.quantize_graph(vit, [images], narrow, progress=False)
-    assert {module.bits for module in graph.modules() if isinstance(module, Uniform) and module.signed} == {7}
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param({"weight": {"bits": 7}, "activation": {"bits": 7}}, id="second factors of 7 bits"),
+        pytest.param({"rules": {"*": {"activation": None, "post_softmax": None}}}, id="weights alone"),
+    ],
+)
+def test_files_whose_sums_fit_say_nothing(vit: nn.Module, images: Tensor, tmp_path: Path, recipe: dict[str, Any]) -> None:
+    graph = qpass.quantize_graph(vit, [images], recipe, progress=False)
+    wide = {module.signed for module in graph.modules() if isinstance(module, Uniform) and module.bits == 8}
+    assert len(wide) == 1, "8 bits on one side, and not on the other"
     path = qpass.export_onnx(graph, tmp_path / "m.onnx", weight_type="int8")
     assert "qpass.weight_type" not in metadata(path)
+    assert qpass.verify_onnx(graph, path, images).passed
+
+
+def test_codes_of_few_bits_may_lie_at_the_end_of_their_byte(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    """There products overflow as those of 8 bits do."""
+    recipe = {role: {"bits": 7} for role in ("activation", "post_softmax", "network_input")}
+    graph = qpass.quantize_graph(vit, [images], recipe, progress=False)
+    path = qpass.export_onnx(graph, tmp_path / "m.onnx")
+    assert metadata(path)["qpass.weight_type"] == ("int8" if adds_exactly() else "uint8")
     assert qpass.verify_onnx(graph, path, images).passed
 
 
