@@ -9,8 +9,8 @@ from onnxscript.rewriter import onnx_fusions, rewrite
 from onnxscript.rewriter.rules import common as rules
 
 #: The rules that onnxscript's own optimiser applies, in its order, but for ``slice_split_rule``: a rule for two nodes at once
-#: tries each node beside all others, and a loop over points that torch.export unrolls has thousands. onnxruntime fuses
-#: activations and batch norms by itself; those rules are left to it.
+#: tries each node beside all others, and a loop over points that torch.export unrolls has thousands. Those that fuse
+#: activations, paddings and batch norms are left to the runtimes, which do so by themselves.
 _RULES = (
     rules.mul_by_1_rule,
     rules.add_0_rule,
@@ -21,6 +21,10 @@ _RULES = (
     rules.collapse_slice_rule,
     rules.collapse_slice2_rule,
     rules.materialize_reshape_shape_rule,
+    rules.min_min_rule,
+    rules.max_max_rule,
+    rules.min_max_rule,
+    rules.max_min_rule,
     rules.cast_cast_rule,
     rules.no_op_cast_rule,
     rules.no_op_expand_rule,
@@ -33,6 +37,7 @@ _RULES = (
     rules.no_op_dynamic_scatter_nd_rule,
     rules.no_op_static_scatter_nd_rule,
     rules.remove_optional_bias_from_conv_rule,
+    rules.remove_optional_bias_from_conv_transpose_rule,
     rules.remove_optional_bias_from_gemm_rule,
 )
 #: Twice: what the rules leave may be constant.

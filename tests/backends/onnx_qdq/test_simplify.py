@@ -29,6 +29,11 @@ X = np.arange(24, dtype=np.float32).reshape(2, 3, 4) - 7
             id="reshaped twice",
         ),
         pytest.param("c = Constant<value_float=2.0>()  d = Neg(c)  y = Mul(x, d)", ["Mul"], id="constants"),
+        pytest.param(
+            "l = Constant<value_float=-1.0>()  h = Constant<value_float=2.0>()  a = Max(x, l)  y = Min(a, h)",
+            ["Clip"],
+            id="bounds",
+        ),
         pytest.param("a = Relu(x)  b = Relu(x)  y = Add(a, b)", ["Relu", "Add"], id="the same twice"),
         pytest.param("a = Relu(x)  y = Neg(x)", ["Neg"], id="unread"),
         pytest.param("s = Shape(x)  a = Relu(x)  y = Reshape(a, s)", ["Relu"], id="reshaped to its own shape"),
