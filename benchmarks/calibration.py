@@ -159,17 +159,22 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     """Yields the page."""
     yield "# What quantizing costs"
     yield ""
-    yield f"Written by `python benchmarks/calibration.py` on {describe_machine()}."
+    yield "Written by `python benchmarks/calibration.py`; each table says on which machine."
     yield ""
+    machines = found["machines"]
     if "speed" in found:
         row = found["speed"]
         yield "## Time"
+        yield ""
+        yield f"On {machines['speed']}."
         yield ""
         yield f"DeiT-T at W8A8 with 128 images takes {row['ratio']:.1f} times as long as the network itself needs for these images, tracing and"
         yield f"report included ({', '.join(f'{ratio:.1f}' for ratio in row['ratios'])} in turn, {row['threads']} threads). It reads them once."
         yield ""
     if "memory" in found:
         yield "## Memory"
+        yield ""
+        yield f"On {machines['memory']}."
         yield ""
         yield f"DeiT-T, greatest resident size of the process, GiB; `max_memory={BOUND}` and without a bound. Weights are random."
         yield ""
@@ -181,6 +186,8 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         yield ""
     if "processes" in found:
         yield "## Several processes"
+        yield ""
+        yield f"On {machines['processes']}."
         yield ""
         yield f"DeiT-T with {SHARED_IMAGES} images, processes of one thread on one machine (`torchrun --nproc-per-node N`); what a process gives to others."
         yield ""
@@ -196,6 +203,8 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     if "large" in found:
         row = found["large"]
         yield "## A large model"
+        yield ""
+        yield f"On {machines['large']}."
         yield ""
         yield f"{LARGE}, {row['parameters'] / 1e6:.0f} M parameters, random weights, W8A8 with {LARGE_IMAGES} images: {row['peak']:.1f} GiB at most, of which {row['before']:.1f} GiB are there"
         yield f"before quantizing begins; {row['seconds']:.0f} s."
@@ -226,6 +235,7 @@ def main(names: tuple[str, ...], arguments: str | None, shared: str | None) -> N
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in names or TABLES:
         found[name] = TABLES[name]()
+        found.setdefault("machines", {})[name] = describe_machine()
         path.write_text(json.dumps(found, indent=1), encoding="utf-8")
         (RESULTS / "calibration.md").write_text("\n".join(lines(found)).rstrip() + "\n", encoding="utf-8")
         click.echo(f"{name}: {found[name]}")
