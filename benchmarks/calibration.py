@@ -155,6 +155,10 @@ def member(recipe: Any) -> None:
             click.echo(json.dumps({"seconds": time.perf_counter() - start, **sent}))
 
 
+def _heading(title: str, machine: str) -> tuple[str, ...]:
+    return f"## {title}", "", f"On {machine}.", ""
+
+
 def lines(found: dict[str, Any]) -> Iterator[str]:
     """Yields the page."""
     yield "# What quantizing costs"
@@ -164,18 +168,12 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     machines = found["machines"]
     if "speed" in found:
         row = found["speed"]
-        yield "## Time"
-        yield ""
-        yield f"On {machines['speed']}."
-        yield ""
+        yield from _heading("Time", machines["speed"])
         yield f"DeiT-T at W8A8 with 128 images takes {row['ratio']:.1f} times as long as the network itself needs for these images, tracing and"
         yield f"report included ({', '.join(f'{ratio:.1f}' for ratio in row['ratios'])} in turn, {row['threads']} threads). It reads them once."
         yield ""
     if "memory" in found:
-        yield "## Memory"
-        yield ""
-        yield f"On {machines['memory']}."
-        yield ""
+        yield from _heading("Memory", machines["memory"])
         yield f"DeiT-T, greatest resident size of the process, GiB; `max_memory={BOUND}` and without a bound. Weights are random."
         yield ""
         yield f"| recipe | {IMAGES[0]} images | {IMAGES[1]} images | growth | {IMAGES[1]} images, no bound |"
@@ -185,10 +183,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
             yield f"| {row['recipe']} | {' | '.join(cells)} | {100 * row['growth']:.1f} % | {row['free']['peak']:.2f} |"
         yield ""
     if "processes" in found:
-        yield "## Several processes"
-        yield ""
-        yield f"On {machines['processes']}."
-        yield ""
+        yield from _heading("Several processes", machines["processes"])
         yield f"DeiT-T with {SHARED_IMAGES} images, processes of one thread on one machine (`torchrun --nproc-per-node N`); what a process gives to others."
         yield ""
         yield "| recipe | 1 process | 2 processes | times faster | messages | MB |"
@@ -202,10 +197,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         yield ""
     if "large" in found:
         row = found["large"]
-        yield "## A large model"
-        yield ""
-        yield f"On {machines['large']}."
-        yield ""
+        yield from _heading("A large model", machines["large"])
         yield f"{LARGE}, {row['parameters'] / 1e6:.0f} M parameters, random weights, W8A8 with {LARGE_IMAGES} images: {row['peak']:.1f} GiB at most, of which {row['before']:.1f} GiB are there"
         yield f"before quantizing begins; {row['seconds']:.0f} s."
 

@@ -62,12 +62,12 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
                 verbose=False,
                 optimize=False,
             )
-    except Exception as error:  # the exporter raises many kinds
+            assert program is not None
+            model: ir.Model = program.model
+            simplify(model)
+    except Exception as error:  # the exporter and its rules raise many kinds
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise LoweringError(f"torch.onnx cannot export the graph: {text[:300]}", where=type(graph_module).__name__) from error
-    assert program is not None
-    model: ir.Model = program.model
-    simplify(model)
     _name_outputs(graph_module, model)
     return model
 

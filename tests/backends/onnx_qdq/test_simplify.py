@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -10,9 +11,12 @@ import pytest
 from onnx import helper
 from onnx.parser import parse_model
 from onnx.reference import ReferenceEvaluator
+from torch import fx
 
+import qpass
 from qpass.backends.onnx_qdq import simplify as module
 from qpass.backends.onnx_qdq.simplify import simplify
+from qpass.errors import LoweringError
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21]>'
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4) - 7
@@ -47,6 +51,18 @@ def test_fewer_nodes_compute_the_same(body: str, left: list[str]) -> None:
     simplify(model)
     assert [node.op_type for node in model.graph] == left
     np.testing.assert_array_equal(ReferenceEvaluator(ir.serde.serialize_model(model)).run(None, {"x": X})[0], expected)
+
+
+def test_what_a_rule_raises_is_a_lowering_error(
+    quantized: fx.GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(model: ir.Model) -> None:
+        raise KeyError("a shape")
+
+    monkeypatch.setattr("qpass.backends.onnx_qdq.to_onnx.simplify", fails)
+    with pytest.raises(LoweringError, match="cannot export the graph: 'a shape'"):
+        qpass.export_onnx(quantized, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_work_grows_as_the_graph_does(monkeypatch: pytest.MonkeyPatch) -> None:
