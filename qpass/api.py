@@ -13,10 +13,11 @@ from qpass.arguments import check_seed, usable_device
 from qpass.config import QuantConfig
 from qpass.data import Batch, KeptBatches, checked_batches
 from qpass.data.batches import model_inputs
+from qpass.device import on_cpu, to_device
 from qpass.distributed import Processes
 from qpass.errors import QPassError
 from qpass.float_model import check_model, in_float32
-from qpass.graph import info
+from qpass.graph import device_of, info
 from qpass.parts import parts_of
 from qpass.quantize import RunOptions, quantize_model, quantize_submodules
 from qpass.report import QuantReport
@@ -62,7 +63,7 @@ def quantize_graph(
             is captured from its real inputs and put back into a copy of the model, which is returned. Sizes that differ from
             call to call stay open where the part allows it; where it does not, it holds for the most frequent ones, and says
             so when it is called with others.
-        device: Where to trace and calibrate; None leaves the model where it is.
+        device: Where to trace, calibrate and learn; None takes the model's own device. The result lies where the model lies.
         seed: Seeds torch's generators while this runs, 0 to 2**32 - 1; the same gives the same bits on the same machine.
         checkpoint_dir: Where recipes that learn keep each finished block; the same call with the same folder goes on behind
             the last one and gives the same bits. A folder of another model, calibration data, config or seed is refused before
@@ -92,7 +93,7 @@ def quantize_graph(
     for batch in checked_batches(calib_loader, model, transform_fn, same_shapes=not submodules):
         batches.append(ordinary(batch))
     example = batches[0] if example_inputs is None else ordinary(model_inputs(example_inputs, model))
-    model, restore = network, _device_of(network)
+    model, restore = network, device_of(network)
     try:
         if device is not None:
             model.to(device)
@@ -114,9 +115,10 @@ def quantize_graph(
                 show_progress=progress and processes.first,
             )
             if submodules:
-                parts = quantize_submodules(model, submodules, batches, config, options)
-                return parts  # type: ignore[return-value]
-            return quantize_model(model, example, batches, config, options)
+                quantized = quantize_submodules(model, submodules, batches, config, options)
+            else:
+                quantized = quantize_model(model, example, batches, config, options)
+            return to_device(quantized, restore)  # type: ignore[return-value]
     finally:
         if device is not None:
             model.to(restore)
@@ -159,8 +161,8 @@ def export_onnx(
     from qpass.backends.parts import export_parts
 
     if _has_parts(qmodel):
-        return export_parts(qmodel, Path(path), opset=opset, target=target, weight_type=weight_type)
-    graph = _quantized(qmodel, "export_onnx")
+        return export_parts(on_cpu(qmodel), Path(path), opset=opset, target=target, weight_type=weight_type)
+    graph = on_cpu(_quantized(qmodel, "export_onnx"))
     return export_quantized(graph, path, opset=opset, target=target, weight_type=weight_type)
 
 
@@ -188,8 +190,9 @@ def verify_onnx(qmodel: nn.Module, path: str | Path, inputs: Batch, *, strict: b
     from qpass.backends.parts import verify_parts
 
     if _has_parts(qmodel):
-        return verify_parts(qmodel, Path(path), model_inputs(inputs, qmodel), strict=strict)
-    return verify(_quantized(qmodel, "verify_onnx"), path, model_inputs(inputs, qmodel), strict=strict)
+        return verify_parts(on_cpu(qmodel), Path(path), model_inputs(inputs, qmodel).to("cpu"), strict=strict)
+    graph = on_cpu(_quantized(qmodel, "verify_onnx"))
+    return verify(graph, path, model_inputs(inputs, graph).to("cpu"), strict=strict)
 
 
 def onnxruntime_model(qmodel: nn.Module, path: str | Path, *, threads: int = 0) -> nn.Module:
@@ -254,7 +257,7 @@ def save(qmodel: fx.GraphModule, path: str | Path) -> Path:
     Raises:
         DataError: If the path cannot be written.
     """
-    return save_graph(_quantized(qmodel, "save"), Path(path))
+    return save_graph(on_cpu(_quantized(qmodel, "save")), Path(path))
 
 
 def load(path: str | Path) -> fx.GraphModule:
@@ -276,7 +279,3 @@ def _quantized(qmodel: nn.Module, where: str) -> fx.GraphModule:
         expected = "what quantize_graph or load returned"
         raise QPassError(f"got a {type(qmodel).__name__}", where=where, expected=expected, hint=hint)
     return qmodel
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -11,6 +11,7 @@ from torch import fx, nn
 from qpass.backends.onnx_qdq import export_float, export_quantized
 from qpass.backends.onnxruntime import LatencyReport
 from qpass.backends.onnxruntime.latency import benchmark
+from qpass.device import on_cpu
 from qpass.errors import ConfigError
 from qpass.graph import example_inputs
 from qpass.trace import trace
@@ -35,11 +36,13 @@ def benchmark_pair(
                     where="baseline",
                     expected="two files, or a model and its quantized graph",
                 )
-            files["float"] = export_float(trace(baseline, *example_inputs(quantized)), Path(folder) / "float.onnx")
+            files["float"] = export_float(
+                trace(on_cpu(baseline), *example_inputs(on_cpu(quantized))), Path(folder) / "float.onnx"
+            )
         else:
             files["float"] = baseline
         if isinstance(quantized, fx.GraphModule):
-            files["quantized"] = export_quantized(quantized, Path(folder) / "quantized.onnx")
+            files["quantized"] = export_quantized(on_cpu(quantized), Path(folder) / "quantized.onnx")
         else:
             files["quantized"] = quantized
         return benchmark(files, baseline="float", batches=batches, threads=threads, runs=runs, show_progress=show_progress)

@@ -60,6 +60,11 @@ def get_constant(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
     return value.detach() if isinstance(value, Tensor) else None
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Returns the device of a model's first tensor, the CPU where it has none."""
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
 def _free_name(graph_module: fx.GraphModule, wanted: str) -> str:
     """Returns ``wanted`` with its dots as underscores, numbered if the graph has that name already."""
     name = base = wanted.replace(".", "_")
@@ -71,16 +76,19 @@ def _free_name(graph_module: fx.GraphModule, wanted: str) -> str:
 
 
 def add_module(graph_module: fx.GraphModule, wanted: str, module: nn.Module) -> str:
-    """Registers a submodule under ``wanted`` (dots become underscores), or a free name like it; returns the name."""
+    """Registers a submodule under ``wanted`` (dots become underscores), or a free name like it; returns the name.
+
+    The module moves to the graph's device.
+    """
     name = _free_name(graph_module, wanted)
-    graph_module.add_module(name, module)
+    graph_module.add_module(name, module.to(device_of(graph_module)))
     return name
 
 
 def add_constant(graph_module: fx.GraphModule, wanted: str, value: Tensor, before: fx.Node) -> fx.Node:
     """Registers a buffer and returns a get_attr node for it, inserted before ``before``."""
     name = _free_name(graph_module, wanted)
-    graph_module.register_buffer(name, value.detach().clone())
+    graph_module.register_buffer(name, value.detach().clone().to(device_of(graph_module)))
     with graph_module.graph.inserting_before(before):
         node = graph_module.graph.get_attr(name)
     node.meta["shape"] = tuple(value.shape)

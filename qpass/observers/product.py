@@ -39,7 +39,7 @@ class ProductObserver:
         # A quarter of the room at most, so that several batches are heard.
         count = min(len(a), max(1, self.samples // 4), room)
         chosen = torch.arange(count) * len(a) // count
-        self.pairs.append((a[chosen].clone(), b[chosen].clone()))
+        self.pairs.append((a[chosen].cpu(), b[chosen].cpu()))
 
     def merge(self, others: Sequence[ProductObserver]) -> None:
         """Keeps what one observer would have kept of all batches, which went to these in turn.

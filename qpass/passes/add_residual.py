@@ -92,10 +92,10 @@ def _branch(
     assert layer.weight is not None, "a frozen layer has no float weight"
     error = layer.weight.double() - layer.quantized_weight().double()
     a, b = low_rank(error, gram(inputs), get_plan(node).weight.residual_rank)
-    down = ResidualFactor(a.float(), None, Uniform(8, symmetric=True, axis=0, percentiles=(1.0,)).fit(a.float()))
+    down = ResidualFactor(a.float(), None, Uniform(8, symmetric=True, axis=0, percentiles=(1.0,)).to(a.device).fit(a.float()))
     t = torch.cat([down(x).reshape(-1) for x in inputs])
-    quantizer = Uniform(8).set_parameters(*_scale_around_middle(t, reads))
-    up = ResidualFactor(b.float(), None, Uniform(8, symmetric=True, axis=0))
+    quantizer = Uniform(8).to(t.device).set_parameters(*_scale_around_middle(t, reads))
+    up = ResidualFactor(b.float(), None, Uniform(8, symmetric=True, axis=0).to(t.device))
     _tie(up, reads, layer, quantizer)
     return down.requires_grad_(False), quantizer, up.requires_grad_(False)
 
@@ -160,7 +160,7 @@ def _scale_around_middle(t: Tensor, reads: Uniform) -> tuple[Tensor, Tensor]:
         reads.store_zero_at(_MIDDLE)
     zero = int(reads.zero_point.item())
     zero = zero if zero in _NEAR_MIDDLE else _MIDDLE
-    symmetric = Uniform(8, symmetric=True).fit(t)
+    symmetric = Uniform(8, symmetric=True).to(t.device).fit(t)
     return symmetric.scale * 128 / min(zero, 256 - zero), torch.tensor(float(zero), device=t.device)
 
 

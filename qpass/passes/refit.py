@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from qpass.data import ModelInputs
 from qpass.distributed import ALONE, Processes
-from qpass.graph import TRANSPOSES, called_module, describe, is_call, shape_of
+from qpass.graph import TRANSPOSES, called_module, describe, device_of, is_call, shape_of
 from qpass.observers import HistogramObserver, ProductObserver
 from qpass.passes.base import Pass
 from qpass.passes.calibrate import CHANNEL_BINS, fitted_by_product, merge_histograms, merge_products
@@ -61,12 +61,12 @@ class RefitQuantizers(Pass):
                 module = called_module(graph_module, node)
                 if isinstance(module, Quantizer) and getattr(module, "axis", None) is None:
                     criterion = self._criterion(runs, node, products[node]) if node in products else None
-                    module.fit(*self._observe(runs, node.args[0]).samples(), criterion=criterion)
+                    _fit(module, self._observe(runs, node.args[0]), criterion)
                 runs.step(node)
                 if node in channel_wise:
                     fitted = graph_module.get_submodule(str(channel_wise[node][0].target))
                     assert isinstance(fitted, Quantizer)
-                    fitted.fit(*self._observe(runs, node, channel_axis=-1, bins=CHANNEL_BINS).samples())
+                    _fit(fitted, self._observe(runs, node, channel_axis=-1, bins=CHANNEL_BINS))
         return False
 
     def _observe(self, runs: SideBySide, node: fx.Node, **options: Any) -> HistogramObserver:
@@ -83,6 +83,12 @@ class RefitQuantizers(Pass):
             observer.update(_transposed(a, quantizer, matmul.args[0]), b)
         merge_products([observer], self.processes)
         return observer.criterion()
+
+
+def _fit(quantizer: Quantizer, observer: HistogramObserver, criterion: Criterion | None = None) -> None:
+    """Fits a quantizer on the CPU, where observers keep what they saw."""
+    device = device_of(quantizer)
+    quantizer.cpu().fit(*observer.samples(), criterion=criterion).to(device)
 
 
 def _transposed(value: Tensor, quantizer: fx.Node, operand: fx.Node) -> Tensor:

@@ -86,7 +86,7 @@ def _rotate(graph_module: fx.GraphModule, stream: ResidualStream, weights: Layer
 
 def _turned(rows: Tensor, rotation: Tensor) -> Tensor:
     """Returns R y for each group of channels y in the last dim, which is a whole number of them."""
-    return (rows.unflatten(-1, (-1, len(rotation))) @ rotation.T).flatten(-2)
+    return (rows.unflatten(-1, (-1, len(rotation))) @ rotation.T.to(rows.device)).flatten(-2)
 
 
 def rotation_around_ones(size: int, seed: int = 0) -> Tensor:

@@ -48,7 +48,7 @@ def _fold(graph_module: fx.GraphModule, node: fx.Node, layer: fx.Node, weight: T
         value = get_constant(graph_module, argument)
         return default if value is None else value
 
-    zeros, ones = torch.zeros(len(weight)), torch.ones(len(weight))
+    zeros, ones = weight.new_zeros(len(weight)), weight.new_ones(len(weight))
     gamma, beta = constant(node.args[1], ones).double(), constant(node.args[2], zeros).double()
     mean, variance = constant(node.args[3], zeros).double(), constant(node.args[4], ones).double()
     bias = constant(layer.args[2] if len(layer.args) > 2 else None, zeros).double()
