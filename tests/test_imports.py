@@ -16,7 +16,7 @@ LAYERS = (
     ("arguments", "tensor_file", "storage"),
     ("budget_config", "reconstruction_config", "config", "presets", "progress"),
     ("graph", "data", "distributed", "quantizers"),
-    ("allocation", "float_model", "observers", "nn", "parts", "resume", "ridge", "rounding", "trace"),
+    ("allocation", "device", "float_model", "observers", "nn", "parts", "resume", "ridge", "rounding", "trace"),
     ("passes",),
     ("reconstruction",),
     ("report", "pipeline"),
