@@ -44,7 +44,8 @@ def latency() -> list[str]:
 
 def models() -> list[str]:
     """Returns the count of the sweep."""
-    found = json.loads((RESULTS / "models.json").read_text(encoding="utf-8"))
+    (sweep,) = json.loads((RESULTS / "models.json").read_text(encoding="utf-8"))
+    found = sweep["rows"]
     return [
         f"{sum(row['verified'] for row in found)} of {len(found)} models of timm, transformers and torchvision traced, quantized, exported and verified."
     ]

@@ -29,21 +29,23 @@ def check_with_reference_evaluator(graph: fx.GraphModule, path: Path, x: Tensor)
     """Feeds every layer with torch's codes: the codes that it computes are torch's but for ties, and so are the outputs."""
     reference = TorchRun(graph, ModelInputs((x,), {}))
     codes = CodesOfFile(path, reference.codes)
-    evaluator = ReferenceEvaluator(without_casts(codes.forced()), new_ops=[GatherElements])
-    results = dict(zip(evaluator.output_names, evaluator.run(None, {"x": x.numpy(), **codes.feed()}), strict=True))
+    runner = evaluator(codes.forced())
+    results = dict(zip(runner.output_names, runner.run(None, {"x": x.numpy(), **codes.feed()}), strict=True))
     failed = [layer for layer in check_layers(reference, codes.read(results, COMPUTED)) if not layer.passed]
     assert not failed, failed
     np.testing.assert_allclose(results["output"], reference.outputs[0], rtol=1e-4, atol=1e-5 * reference.size)
 
 
+def evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
+    """Returns onnx's evaluator for a model, which it changes, with what some versions get wrong put right."""
+    return ReferenceEvaluator(without_casts(model), new_ops=[GatherElements])
+
+
 def without_casts(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The evaluator of some onnx versions does not cast from INT4: unpacks those initializers instead."""
-    packed = {
-        t.name: onnx.numpy_helper.to_array(t).astype(np.int8)
-        for t in model.graph.initializer
-        if t.data_type == onnx.TensorProto.INT4
-    }
+    """The evaluator of some onnx versions does not cast from INT4: unpacks the initializers that are cast."""
+    cast = {node.input[0] for node in model.graph.node if node.op_type == "Cast"}
     for tensor in model.graph.initializer:
-        if tensor.name in packed:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(packed[tensor.name], tensor.name))
+        if tensor.data_type == onnx.TensorProto.INT4 and tensor.name in cast:
+            values = onnx.numpy_helper.to_array(tensor).astype(np.int8)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     return model

@@ -1,0 +1,101 @@
+"""docs/models.md: what ``models.py`` and ``suites.py`` found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+import transformers
+from model_rows import Row
+
+from qpass.backends.onnxruntime.latency import describe_machine
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs" / "models.md"
+
+_HEADER = """
+| model | batch | Linears | attention matmuls | patch or 1x1 convolutions | stayed float | dB of float | ties | verified |
+|---|---|---|---|---|---|---|---|---|"""
+
+#: What the tests of the evaluators found; ``tests/contracts/test_onnx_node_tests.py`` fails if it is no longer so.
+_NODE_TESTS = """
+## Suite: onnx's node tests
+
+`pytest tests/contracts/test_onnx_node_tests.py`: onnx's backend tests of QuantizeLinear, DequantizeLinear, QLinearMatMul and
+MatMulInteger, at opset 21 as our files have it. All 30 pass in the evaluator that judges our files and in onnxruntime: integers equal,
+floats to 4 units in the last place. Those of 2-bit integers and float4, 6 tests, need a later opset and are left out."""
+
+
+@dataclass
+class Sweep:
+    """One command's rows, and the code and machine that made them."""
+
+    title: str
+    command: str
+    about: str
+    made_with: str
+    rows: list[Row]
+
+
+def made_with() -> str:
+    """Returns commit, versions and machine, in one line."""
+    asked = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=PAGE.parent, check=False
+    )
+    libraries = ", ".join(f"{library.__name__} {library.__version__}" for library in (timm, transformers, torchvision, torch))
+    return f"commit {asked.stdout.strip() or 'unknown'}; {libraries}; {describe_machine()}"
+
+
+def read(path: Path) -> list[Sweep]:
+    """Returns the sweeps of an earlier run, none where there was none."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return [Sweep(**{**sweep, "rows": [Row(**row) for row in sweep["rows"]]}) for sweep in found]
+
+
+def write(path: Path, sweeps: Sequence[Sweep]) -> None:
+    """Writes the data behind the page."""
+    path.write_text(json.dumps([asdict(sweep) for sweep in sweeps], indent=1) + "\n", encoding="utf-8")
+
+
+def render(sweeps: Sequence[Sweep], page: Path = PAGE) -> None:
+    """Writes the page."""
+    rows = [row for sweep in sweeps for row in sweep.rows]
+    lines = [
+        "# Models",
+        "",
+        f"**{sum(row.verified for row in rows)} of {len(rows)}** models with random weights are traced, quantized, exported and verified: codes",
+        "are equal save for counted ties. Each section names its command, its code and its machine.",
+        "",
+        "*dB of float* is the signal over the error of the quantized graph against the float model: the worst output, on inputs that did",
+        "not calibrate. A batch is fixed where the model's own code holds for one only. Convolutions whose windows overlap and grouped",
+        "convolutions stay float in every model. Detectors of torchvision, whose control flow depends on data, are quantized in parts: see",
+        "[detection](../benchmarks/results/detection.md).",
+    ]
+    for sweep in sweeps:
+        lines += _section(sweep)
+    lines += _NODE_TESTS.split("\n")
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _section(sweep: Sweep) -> Iterator[str]:
+    passed = sum(row.verified for row in sweep.rows)
+    yield from ("", f"## {sweep.title}", "", *([sweep.about, ""] if sweep.about else []))
+    yield f"`{sweep.command}`: **{passed} of {len(sweep.rows)}** verified. Made with {sweep.made_with}."
+    for library in dict.fromkeys(row.library for row in sweep.rows):
+        yield from ("", f"### {library}", *_HEADER.split("\n"))
+        yield from (_line(row) for row in sweep.rows if row.library == library)
+
+
+def _line(row: Row) -> str:
+    kept = "; ".join(f"{n} {why}" for why, n in row.stayed_float.items()) or "nothing"
+    counts = " | ".join(str(row.counts.get(kind, 0)) for kind in ("linear", "matmul", "conv2d"))
+    verdict = "yes" if row.verified else f"no: {row.error}"
+    batch = "dynamic" if row.dynamic_batch else "fixed"
+    decibels = "" if row.decibels is None else f"{row.decibels:.1f}"
+    return f"| {row.model} | {batch} | {counts} | {kept} | {decibels} | {row.ties} | {verdict} |"
