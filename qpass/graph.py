@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
+
+from qpass.errors import QPassError
 
 aten = torch.ops.aten
 
@@ -91,16 +94,39 @@ def add_constant(graph_module: fx.GraphModule, wanted: str, value: Tensor, befor
     graph_module.register_buffer(name, value.detach().clone().to(device_of(graph_module)))
     with graph_module.graph.inserting_before(before):
         node = graph_module.graph.get_attr(name)
-    node.meta["shape"] = tuple(value.shape)
+    set_result(node, value)
     return node
 
 
 def call_like(graph_module: fx.GraphModule, model: fx.Node, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
-    """Inserts a call before ``model`` that carries its module path and source line."""
+    """Inserts a call before ``model`` that carries its module path, its source line, and its own shape and dtype."""
     with graph_module.graph.inserting_before(model):
         node = graph_module.graph.call_function(target, args, kwargs)
     copy_origin(model, node)
+    infer_result(node)
     return node
+
+
+def set_result(node: fx.Node, result: Any) -> None:
+    """Writes what a node gives on the example inputs: shape and dtype of a tensor, and all of it without values."""
+    node.meta["result"] = pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), result)
+    if isinstance(result, Tensor):
+        node.meta["shape"], node.meta["dtype"] = tuple(result.shape), result.dtype
+
+
+def infer_result(node: fx.Node) -> None:
+    """Writes what a new call gives, from what its inputs give; nothing where that is not known of one of them."""
+    if all("result" in source.meta for source in node.all_input_nodes):
+        args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda source: source.meta["result"])
+        with torch.no_grad():
+            set_result(node, node.target(*args, **kwargs))  # type: ignore[operator]
+
+
+def copy_result(source: fx.Node, target: fx.Node) -> None:
+    """Says of ``target`` that it gives a tensor like that of ``source``."""
+    for key in ("shape", "dtype", "result", "val"):
+        if key in source.meta:
+            target.meta[key] = source.meta[key]
 
 
 def copy_origin(source: fx.Node, target: fx.Node) -> None:
@@ -128,8 +154,29 @@ def shape_of(node: Any) -> tuple[int, ...] | None:
     return node.meta.get("shape") if isinstance(node, fx.Node) else None
 
 
+def dtype_of(node: Any) -> torch.dtype | None:
+    """Returns the node's dtype on the example inputs, or None where it has none."""
+    return node.meta.get("dtype") if isinstance(node, fx.Node) else None
+
+
+def is_open(node: fx.Node, dim: int) -> bool:
+    """Tells whether a size of a node's output may differ from the example's; also where that is not known."""
+    value = node.meta.get("val")
+    return not isinstance(value, Tensor) or not isinstance(value.shape[dim], int)
+
+
 def replace(node: fx.Node, by: fx.Node) -> None:
-    """Lets every reader of ``node`` read ``by`` and removes ``node``."""
+    """Lets every reader of ``node`` read ``by`` and removes ``node``.
+
+    Raises:
+        QPassError: If the two are known to give other shapes or dtypes: a fault of the pass that asks for it.
+    """
+    for key in ("shape", "dtype"):
+        old, new = node.meta.get(key), by.meta.get(key)
+        if old is not None and new is not None and old != new:
+            raise QPassError(f"its replacement {by.name} has {key} {new}", where=describe(node), expected=str(old))
+    if "val" in node.meta:
+        by.meta.setdefault("val", node.meta["val"])
     node.replace_all_uses_with(by)
     node.graph.erase_node(node)
 
@@ -164,18 +211,18 @@ def get_plan(node: fx.Node) -> Any:
 
 
 class ShapeRecorder(fx.Interpreter):
-    """Runs the graph once and writes the shape and dtype of every tensor into ``node.meta``."""
+    """Runs the graph once and writes what every node gives into ``node.meta``: see ``set_result``."""
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and records it."""
         result = super().run_node(n)
-        if isinstance(result, Tensor):
-            n.meta["shape"], n.meta["dtype"] = tuple(result.shape), result.dtype
+        if n.op != "output":
+            set_result(n, result)
         return result
 
 
 def record_shapes(graph_module: fx.GraphModule) -> None:
-    """Writes ``node.meta["shape"]`` for the example inputs kept with the graph."""
+    """Writes shapes, dtypes and results of all nodes for the example inputs kept with the graph."""
     args, kwargs = example_inputs(graph_module)
     with torch.no_grad():
         ShapeRecorder(graph_module).run(*flat_inputs(graph_module, args, kwargs))

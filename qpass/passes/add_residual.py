@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qpass.data import ModelInputs
-from qpass.graph import add_module, aten, called_module, calls, copy_origin, get_plan, is_call
+from qpass.graph import add_module, aten, called_module, calls, copy_origin, copy_result, get_plan, is_call
 from qpass.nn import QuantizedLinear, ResidualFactor
 from qpass.passes.base import Pass
 from qpass.passes.plan import LayerPlan
@@ -176,6 +176,6 @@ def _insert(graph_module: fx.GraphModule, node: fx.Node, branch: tuple[ResidualF
     with graph_module.graph.inserting_after(after):
         total = graph_module.graph.call_function(aten.add.Tensor, (node, after))
     copy_origin(node, total)
-    total.meta["shape"] = node.meta.get("shape")
+    copy_result(node, total)
     for reader in readers:
         reader.replace_input_with(node, total)

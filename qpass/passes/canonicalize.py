@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import fx
 
-from qpass.graph import finish, record_shapes
+from qpass.errors import QPassError
+from qpass.graph import describe, dtype_of, finish, record_shapes, shape_of
 from qpass.passes.base import Pass
 from qpass.passes.rules import RULES
 
@@ -24,5 +27,24 @@ class Canonicalize(Pass):
             if not applied:
                 return round_ > 0
             finish(graph_module)
-            record_shapes(graph_module)
+            check_results(graph_module, applied)
         raise RuntimeError(f"canonicalization does not come to rest: {applied}")
+
+
+def check_results(graph_module: fx.GraphModule, applied: Sequence[str]) -> None:
+    """Runs the graph and compares the shapes and dtypes that rules said their nodes have with those that they have.
+
+    Rules read these facts of nodes that others made in the same round: a mask that is not known to be boolean, say, would be
+    added instead of filled in.
+
+    Raises:
+        QPassError: If one is missing or wrong.
+    """
+    claims = {node: (shape_of(node), dtype_of(node)) for node in graph_module.graph.nodes}
+    record_shapes(graph_module)
+    for node, claim in claims.items():
+        if claim != (facts := (shape_of(node), dtype_of(node))):
+            expected = "shape {} and dtype {}".format(*facts)
+            raise QPassError(
+                "a rule says shape {} and dtype {}".format(*claim), where=f"{describe(node)}, {applied}", expected=expected
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from qpass.config import QuantSpec
-from qpass.graph import add_module, argument, copy_origin, get_constant, get_plan, info, replace, set_plan
+from qpass.graph import add_module, argument, copy_origin, copy_result, get_constant, get_plan, info, replace, set_plan
 from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from qpass.passes.base import Pass
 from qpass.passes.fitted import channel_quantizer, tensor_quantizer, weight_quantizer
@@ -70,7 +70,7 @@ class InsertQuantizers(Pass):
         with graph_module.graph.inserting_after(point):
             node = graph_module.graph.call_module(name, (point,))
         copy_origin(point, node)
-        node.meta["shape"] = point.meta.get("shape")
+        copy_result(point, node)
         return node
 
     def _redirect(self, node: fx.Node, index: int, point: fx.Node, quantized: fx.Node) -> None:
@@ -96,7 +96,7 @@ class InsertQuantizers(Pass):
         with graph_module.graph.inserting_before(node):
             new = graph_module.graph.call_module(name, (node.args[0],))
         copy_origin(node, new)
-        new.meta["shape"] = node.meta.get("shape")
+        copy_result(node, new)
         set_plan(new, plan)
         for statistics in ("statistics", "product_statistics"):  # later passes ask for them by the node's name
             if node.name in (observed := info(graph_module)[statistics]):

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import fx
 
-from qpass.graph import add_constant, argument, aten, call_like, calls, replace, shape_of
+from qpass.graph import argument, aten, call_like, calls, dtype_of, replace, shape_of
+from qpass.passes.rules.attention_masks import apply_causal_mask, apply_mask
 
 
 def decompose_attention(graph_module: fx.GraphModule) -> int:
@@ -25,8 +25,13 @@ def decompose_attention(graph_module: fx.GraphModule) -> int:
 
 def attention_declined(node: fx.Node) -> str | None:
     """Returns why an attention node cannot be spelled out, or None."""
+    mask = argument(node, 3, "attn_mask")
     if any(shape_of(value) is None for value in node.args[:3]):
         return "the shapes of its inputs are unknown"
+    if mask is not None and dtype_of(mask) is None:
+        return "the dtype of its mask is unknown"
+    if argument(node, 4, "dropout_p", 0.0):
+        return "it drops out weights at random: pass dropout_p=0.0 in eval mode"
     return None
 
 
@@ -34,9 +39,8 @@ def _decompose(graph_module: fx.GraphModule, node: fx.Node) -> None:
     query, key, value = node.args[:3]
     mask, causal = argument(node, 3, "attn_mask"), argument(node, 5, "is_causal", False)
     scale = node.kwargs.get("scale")
-    query_shape, key_shape = shape_of(query), shape_of(key)
+    query_shape = shape_of(query)
     assert query_shape is not None
-    assert key_shape is not None
     scale = 1 / math.sqrt(query_shape[-1]) if scale is None else scale
 
     if node.kwargs.get("enable_gqa", False):
@@ -44,19 +48,16 @@ def _decompose(graph_module: fx.GraphModule, node: fx.Node) -> None:
     key_t = call_like(graph_module, node, aten.transpose.int, key, -2, -1)
     logits = call_like(graph_module, node, aten.matmul.default, query, key_t)  # (B, H, N, d) x (B, H, d, M) -> (B, H, N, M)
     logits = call_like(graph_module, node, aten.mul.Tensor, logits, scale)
+    hidden_rows = None
     if causal:
-        visible = torch.ones(query_shape[-2], key_shape[-2], dtype=torch.bool).tril()
-        bias = torch.zeros(visible.shape).masked_fill(~visible, float("-inf"))
-        logits = call_like(
-            graph_module, node, aten.add.Tensor, logits, add_constant(graph_module, f"{node.name}_causal_mask", bias, node)
-        )
-    if mask is not None and mask.meta.get("dtype") == torch.bool:
-        hidden = call_like(graph_module, node, aten.logical_not.default, mask)
-        logits = call_like(graph_module, node, aten.masked_fill.Scalar, logits, hidden, float("-inf"))
-    elif mask is not None:
-        logits = call_like(graph_module, node, aten.add.Tensor, logits, mask)
+        logits = apply_causal_mask(graph_module, node, logits)
+    if mask is not None:
+        logits, hidden_rows = apply_mask(graph_module, node, logits, mask)
     weights = call_like(graph_module, node, aten.softmax.int, logits, -1)
-    replace(node, call_like(graph_module, node, aten.matmul.default, weights, value))
+    output = call_like(graph_module, node, aten.matmul.default, weights, value)
+    if hidden_rows is not None:
+        output = call_like(graph_module, node, aten.masked_fill.Scalar, output, hidden_rows, 0.0)
+    replace(node, output)
 
 
 def _repeat_heads(graph_module: fx.GraphModule, node: fx.Node, tensor: fx.Node, heads: int) -> fx.Node:

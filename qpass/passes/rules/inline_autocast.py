@@ -7,7 +7,7 @@ import operator
 import torch
 from torch import fx
 
-from qpass.graph import calls
+from qpass.graph import calls, infer_result
 
 
 def inline_autocast(graph_module: fx.GraphModule) -> int:
@@ -27,6 +27,9 @@ def _inline(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     copies = dict(zip(placeholders, operands, strict=True))
     with graph_module.graph.inserting_before(node):
         outputs = graph_module.graph.graph_copy(inner.graph, copies)  # type: ignore[arg-type]
+    for original in inner.graph.nodes:
+        if original.op == "call_function":
+            infer_result(copies[original])  # type: ignore[arg-type]
     for original, copied in copies.items():
         if original.op != "placeholder" and isinstance(copied, fx.Node):
             copied.meta.update(original.meta)
