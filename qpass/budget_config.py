@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from qpass.errors import ConfigError, check_keys
+from qpass.fields import check_fields, number, optional, several, whole
 
 #: The fields that are limits.
 LIMITS = ("activation_bits", "weight_bits", "file_mb")
+
+_CHECKS = {
+    **dict.fromkeys(LIMITS, optional(number(lambda limit: limit > 0, "a number above 0"))),
+    **dict.fromkeys(("activation_widths", "weight_widths"), several(whole(2, 8), "whole numbers from 2 to 8")),
+    "samples": whole(1, expected="a whole number above 0"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +45,11 @@ class BudgetConfig:
     samples: int = 64
 
     def __post_init__(self) -> None:
+        check_fields(self, _CHECKS, "budget.")
         if all(getattr(self, name) is None for name in LIMITS):
             raise ConfigError("no limit is given", where="budget", expected=f"one of {', '.join(LIMITS)}")
-        for name in LIMITS:
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (number and value > 0):
-                raise ConfigError(f"got {value!r}", where=f"budget.{name}", expected="a number above 0, or None")
         for name in ("activation_widths", "weight_widths"):
-            widths = getattr(self, name)
-            if not isinstance(widths, list | tuple) or not widths or not all(width in range(2, 9) for width in widths):
-                raise ConfigError(f"got {widths!r}", where=f"budget.{name}", expected="whole numbers from 2 to 8")
-            object.__setattr__(self, name, tuple(sorted(set(widths))))
-        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
-            raise ConfigError(f"got {self.samples!r}", where="budget.samples", expected="a whole number above 0")
+            object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any], base: BudgetConfig | None = None) -> BudgetConfig:

@@ -10,6 +10,7 @@ from typing import Any
 from qpass.budget_config import BudgetConfig
 from qpass.config import ACTIVATION_PERCENTILES, SOFTMAX_PERCENTILES, WEIGHT_PERCENTILES, QuantConfig, QuantSpec
 from qpass.errors import ConfigError, nearest
+from qpass.fields import choice, text
 from qpass.reconstruction_config import ReconstructionConfig
 
 #: Names that documentation and error messages list; any widths from 2 to 8 are understood.
@@ -86,18 +87,19 @@ def preset(name: str, *, schedule: str | None = None, polish: str | None = None)
     Raises:
         ConfigError: If no recipe has that name, if a schedule is given to one that does not learn, or polish to one that does.
     """
+    name = text(name, "preset")
     match = re.fullmatch(r"(?:(.+)-)?w([2-8])a([2-8])", name)
     if match is None or (match[1] or "") not in _FAMILIES:
         raise ConfigError(f"no preset is called {name!r}", where="config", hint=nearest(name, PRESETS))
     schedules, build = _FAMILIES[match[1] or ""]
     if schedule is not None and not schedules:
         raise ConfigError(f"{name!r} learns nothing", where="schedule", hint="leave it out")
-    if schedule is not None and schedule not in schedules:
-        raise ConfigError(f"got {schedule!r}", where="schedule", hint=nearest(schedule, schedules))
+    if schedule is not None:
+        choice(tuple(schedules))(schedule, "schedule")
     if polish is not None and schedules:
         raise ConfigError(f"{name!r} learns as it is", where="polish", hint="leave it out")
-    if polish is not None and polish not in POLISHES:
-        raise ConfigError(f"got {polish!r}", where="polish", hint=nearest(polish, POLISHES))
+    if polish is not None:
+        choice(tuple(POLISHES))(polish, "polish")
     config = build(int(match[2]), int(match[3]), schedules.get(schedule or "quick"))
     if polish is not None:
         learning, name = POLISHES[polish], f"{name}, polish {polish}"

@@ -7,14 +7,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qpass.errors import ConfigError, check_keys, nearest
+from qpass.errors import ConfigError, check_keys
+from qpass.fields import check_fields, choice, flag, number, optional, several, whole
 
-_CHOICES = {
-    "weights": ("low-rank", "full", "fixed"),
-    "inputs": ("quantized", "float"),
-    "order": ("fold-first", "paper", "three-stage"),
-    "loss": ("norm", "squared"),
-    "precision": ("auto", "float32", "bfloat16"),
+_count = whole(1, expected="a whole number above 0")
+_above_0 = number(lambda value: value > 0, "a number above 0")
+_from_0 = number(lambda value: value >= 0, "0 or a number above it")
+_share = number(lambda value: 0 <= value < 1, "a share of one")
+_CHECKS = {
+    "weights": choice(("low-rank", "full", "fixed")),
+    "ranks": several(_count, "whole numbers above 0"),
+    "search_steps": whole(0, expected="a whole number"),
+    **dict.fromkeys(("steps", "batch_size", "curriculum_interval"), _count),
+    **dict.fromkeys(("learning_rate", "architecture_learning_rate"), _above_0),
+    **dict.fromkeys(("focus_learning_rate", "scale_learning_rate"), _from_0),
+    **dict.fromkeys(("drop_path", "validation_share"), _share),
+    "curriculum_start": number(lambda value: 0 <= value <= 1, "a share of one"),
+    "inputs": choice(("quantized", "float")),
+    "curriculum": flag,
+    "order": choice(("fold-first", "paper", "three-stage")),
+    "loss": choice(("norm", "squared")),
+    "precision": choice(("auto", "float32", "bfloat16")),
+    "patience": optional(_count),
 }
 
 
@@ -73,37 +87,18 @@ class ReconstructionConfig:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ranks", tuple(self.ranks))
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ConfigError(f"got {value!r}", where=f"reconstruction.{name}", hint=nearest(str(value), choices))
-        if not self.ranks or not all(_whole(rank) and rank > 0 for rank in self.ranks):
-            raise ConfigError(f"got {self.ranks!r}", where="reconstruction.ranks", expected="whole numbers above 0")
-        for name in ("steps", "batch_size", "curriculum_interval"):
-            _check(name, getattr(self, name), _whole(getattr(self, name)) and getattr(self, name) > 0, "a whole number above 0")
-        searches = _whole(self.search_steps) and self.search_steps > 0
-        _check("search_steps", self.search_steps, searches or self.search_steps == 0, "a whole number")
-        if len(self.ranks) > 1 and self.weights == "low-rank" and not searches:
+        check_fields(self, _CHECKS, "reconstruction.")
+        if len(self.ranks) > 1 and self.weights == "low-rank" and not self.search_steps:
             raise ConfigError(
                 f"{len(self.ranks)} ranks and no step to search them", where="reconstruction.search_steps", hint="give one rank"
             )
-        waits = _whole(self.patience) and self.patience is not None and self.patience > 0
-        _check("patience", self.patience, self.patience is None or waits, "a whole number above 0, or None")
-        for name in ("learning_rate", "architecture_learning_rate"):
-            _check(name, getattr(self, name), getattr(self, name) > 0, "a number above 0")
-        for name in ("focus_learning_rate", "scale_learning_rate"):
-            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or a number above it")
-        for name in ("drop_path", "validation_share", "curriculum_start"):
-            value = getattr(self, name)
-            _check(name, value, 0 <= value < 1 or (name == "curriculum_start" and value == 1), "a share of one")
         if self.order == "three-stage" and self.weights == "low-rank":
             raise ConfigError(
                 "weights='low-rank' with order='three-stage'",
                 where="reconstruction.weights",
                 expected="'full' or 'fixed': the first stage has no rounded weights to compensate",
             )
-        if self.validation_share == 0 and searches:
+        if self.validation_share == 0 and self.search_steps:
             raise ConfigError("got 0", where="reconstruction.validation_share", expected="samples for the rank search")
 
     @property
@@ -119,16 +114,4 @@ class ReconstructionConfig:
             ConfigError: For an unknown key or a bad value.
         """
         check_keys(data, (f.name for f in dataclasses.fields(cls)), "reconstruction")
-        try:
-            return dataclasses.replace(base or cls(), **data)
-        except TypeError as error:
-            raise ConfigError(str(error), where="reconstruction") from error
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check(name: str, value: Any, fits: bool, expected: str) -> None:
-    if not fits:
-        raise ConfigError(f"got {value!r}", where=f"reconstruction.{name}", expected=expected)
+        return dataclasses.replace(base or cls(), **data)

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qpass import ConfigError, QuantConfig, QuantSpec
+from qpass.budget_config import BudgetConfig
 from qpass.presets import PRESETS
 from qpass.reconstruction_config import ReconstructionConfig
 
@@ -217,3 +222,224 @@ def test_yaml_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match="cannot be read"):
         QuantConfig.from_yaml(tmp_path / "b.yaml")
+
+
+def test_yaml_that_gives_a_key_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("rules:\n  head: null\n  head: {weight: {bits: 8}}\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml: has the key 'head' twice"):
+        QuantConfig.from_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rules: [head]", "rules: got 'head'; expected a mapping"),
+        ("rules: head", "rules: got 'head'"),
+        ("rules: 5", "rules: got 5"),
+        ("rules: [[head, null, null]]", "rules: got"),
+        ("rules: [{1.10: null}]", "rules: got 1.1; expected a pattern on module paths; put it in quotes"),
+        ("rules: {head: {weight: 8}}", "rule 'head', weight: got 8; expected a mapping such as"),
+        ("rules: {head: [weight]}", "rule 'head': got"),
+        ("rules: {head: {weight: {[1]: 2}}}", "cannot be read"),
+        ("reconstruction: {learning_rate: 1e-3}", "got '1e-3'; .* YAML reads 1e-3 as text and 1.0e-3 as a number"),
+        ("preset: [w8a8]", "preset: got"),
+        ("preset: this.yaml", "no preset is called 'this.yaml'"),
+        ("{preset: aiqvit-w4a4, schedule: [full]}", "schedule: got"),
+        ("{preset: w4a4, polish: {a: 1}}", "polish: got"),
+        ("name: 2026-01-01", "name: got datetime.date"),
+        ("1: 2", "unknown key 1"),
+        ("weight: null", "weight: got None"),
+        ("'just text'", "holds no mapping"),
+        ("", "holds no mapping"),
+    ],
+)
+def test_odd_yaml_is_refused_by_name(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "this.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        QuantConfig.from_any(tmp_path / "this.yaml")
+
+
+@pytest.mark.parametrize("pattern", ["head", "blocks.[01].*", "[!a]*", "*.attn", "a?[.]x"])
+@pytest.mark.parametrize(
+    ("role", "change", "message"),
+    [
+        ("weight", {"bits": 99}, "bits: got 99"),
+        ("activation", {"symmetric": "no"}, "symmetric: got 'no'; expected true or false"),
+        ("activation", {"percentiles": "abc"}, "percentiles: got 'abc'"),
+        ("activation", {"quantizer": "dynamic-focus"}, "quantizer='dynamic-focus'; expected 'uniform'"),
+        ("activation", {"quantizer": "log2"}, "quantizer='log2'; expected 'uniform'"),
+        ("activation", {"criterion": "output"}, "criterion='output'; expected 'tensor'"),
+        ("activation", {"residual_rank": 4}, "residual_rank above 0"),
+        ("weight", {"quantizer": "log-sqrt2"}, "quantizer='log-sqrt2' on weights"),
+        ("weight", {"criterion": "output"}, "criterion='output'; expected 'tensor'"),
+        ("post_softmax", {"residual_rank": 4}, "residual_rank above 0"),
+        ("post_softmax", {"quantizer": "uniform", "tabulated": True}, "tabulated=True does not go with quantizer='uniform'"),
+    ],
+)
+def test_a_rule_gives_what_the_role_allows(pattern: str, role: str, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        QuantConfig.from_any("repq-vit-w4a4").with_rules({"*": None}, {pattern: {role: change}})
+    assert f"rule {pattern!r}, {role}" in str(raised.value)
+
+
+def test_rules_are_checked_together_where_they_meet() -> None:
+    """Either is valid alone, and only some paths match both."""
+    config = QuantConfig().with_rules(
+        {"*.0.*": {"post_softmax": {"quantizer": "log2"}}}, {"blocks.*": {"post_softmax": {"symmetric": True}}}
+    )
+    with pytest.raises(ConfigError, match="symmetric=True does not go with quantizer='log2'"):
+        config.resolve("blocks.0.attn", "post_softmax")
+    assert config.resolve("blocks.1.attn", "post_softmax") == QuantSpec(symmetric=True)
+
+
+def test_a_rule_does_not_follow_what_its_caller_changes_later() -> None:
+    change: dict[str, Any] = {"weight": {"bits": 6, "percentiles": [0.9, 1.0]}}
+    config = QuantConfig().with_rules({"head": change})
+    change["weight"]["bits"] = 99
+    assert config.resolve("head", "weight").bits == 6
+    assert QuantConfig.from_any(config.to_dict()) == config
+
+
+#: Values that are wrong for most fields: of other types, out of range, no numbers, or not hashable.
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 12),
+    st.integers(min_value=10**9),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from(["no", "0.9", "4", "1e-3", "null", b"8", 1j, object(), {}, [], (), {1}, [[1]], {"a": 1}, "\ud800", print]),
+    st.lists(st.one_of(st.integers(-1, 9), st.floats(), st.text(max_size=2), st.booleans()), max_size=3),
+)
+
+
+def _count(least: int, greatest: int = 2**31 - 1) -> Any:
+    return lambda v: type(v) is int and least <= v <= greatest
+
+
+def _real(fits: Any) -> Any:
+    return lambda v: type(v) in (int, float) and math.isfinite(v) and fits(v)
+
+
+def _list(fits: Any) -> Any:
+    return lambda v: type(v) in (list, tuple) and len(v) > 0 and all(map(fits, v))
+
+
+def _or_none(fits: Any) -> Any:
+    return lambda v: v is None or fits(v)
+
+
+def _flag(v: Any) -> bool:
+    return v is True or v is False
+
+
+def _never(v: Any) -> bool:
+    return False
+
+
+def _is_none(v: Any) -> bool:
+    return v is None
+
+
+#: By class and field, what is valid, stated apart from the code that checks it.
+VALID: dict[type, dict[str, Any]] = {
+    QuantSpec: {
+        "bits": _count(2, 8),
+        "quantizer": _never,
+        "symmetric": _flag,
+        "percentiles": _list(_real(lambda p: 0.5 < p <= 1)),
+        "criterion": _never,
+        "code_zero": _never,
+        "exponent_round": _flag,
+        "tabulated": lambda v: v is False,
+        "residual_rank": _count(0),
+    },
+    ReconstructionConfig: {
+        **dict.fromkeys(("weights", "inputs", "order", "loss", "precision"), _never),
+        "ranks": _list(_count(1)),
+        "search_steps": _count(1),
+        **dict.fromkeys(("steps", "batch_size", "curriculum_interval"), _count(1)),
+        **dict.fromkeys(("learning_rate", "architecture_learning_rate"), _real(lambda v: v > 0)),
+        **dict.fromkeys(("focus_learning_rate", "scale_learning_rate"), _real(lambda v: v >= 0)),
+        "drop_path": _real(lambda v: 0 <= v < 1),
+        "validation_share": _real(lambda v: 0 < v < 1),
+        "curriculum": _flag,
+        "curriculum_start": _real(lambda v: 0 <= v <= 1),
+        "patience": _or_none(_count(1)),
+    },
+    BudgetConfig: {
+        "activation_bits": _real(lambda v: v > 0),
+        "weight_bits": _or_none(_real(lambda v: v > 0)),
+        "file_mb": _or_none(_real(lambda v: v > 0)),
+        "activation_widths": _list(_count(2, 8)),
+        "weight_widths": _list(_count(2, 8)),
+        "samples": _count(1),
+    },
+    QuantConfig: {
+        "name": lambda v: type(v) is str and not any("\ud800" <= c <= "\udfff" for c in v),
+        **dict.fromkeys(("weight", "activation", "post_softmax", "network_input"), _never),
+        "fold_layer_norm": _is_none,
+        **dict.fromkeys(("rotate_heads", "rotate_residual", "compensate_activations"), _flag),
+        **dict.fromkeys(("pointwise_convolutions", "weight_rounding", "token_weights", "calibrate_on"), _never),
+        "rules": lambda v: v is None or v in ([], (), {}),
+        **dict.fromkeys(("budget", "reconstruction"), _is_none),
+        "range_samples": _or_none(_count(1)),
+    },
+}
+FIELDS = [(kind, name) for kind, fields in VALID.items() for name in fields]
+
+
+def test_every_field_is_tried() -> None:
+    for kind, fields in VALID.items():
+        assert {field.name for field in dataclasses.fields(kind)} == set(fields), kind
+
+
+def _kept(name: str, value: Any) -> Any:
+    """Returns a valid value as a config holds it."""
+    if name == "rules":
+        return tuple(value or ())
+    if name.endswith("_widths"):
+        return tuple(sorted(set(value)))
+    return tuple(value) if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(("kind", "name"), FIELDS)
+@given(value=JUNK)
+@settings(max_examples=40, derandomize=True, deadline=None)
+def test_any_value_is_valid_or_refused_by_the_name_of_its_field(kind: type, name: str, value: Any) -> None:
+    given_fields = {"activation_bits": 5, name: value} if kind is BudgetConfig else {name: value}
+    section = {QuantSpec: ("weight",), ReconstructionConfig: ("reconstruction",), BudgetConfig: ("budget",)}.get(kind, ())
+    mapping: Any = given_fields
+    for key in section:
+        mapping = {key: mapping}
+    if VALID[kind][name](value):
+        assert getattr(kind(**given_fields), name) == _kept(name, value)
+        assert QuantConfig.from_any(mapping)
+        return
+    with pytest.raises(ConfigError) as direct:
+        kind(**given_fields)
+    assert (name if name != "rules" else "rule") in str(direct.value)
+    if not (kind is QuantConfig and isinstance(value, dict)):
+        with pytest.raises(ConfigError, match=name):
+            QuantConfig.from_any(mapping)
+
+
+@pytest.mark.parametrize("role", ["weight", "activation", "post_softmax"])
+@given(name=st.sampled_from(sorted(VALID[QuantSpec])), value=JUNK)
+@settings(max_examples=150, derandomize=True, deadline=None)
+def test_any_value_in_a_rule_is_valid_or_refused_by_the_name_of_its_field(role: str, name: str, value: Any) -> None:
+    make = lambda: QuantConfig.from_any({"preset": "w8a8", "rules": [{"blocks.[01].*": {role: {name: value}}}]})  # noqa: E731
+    if VALID[QuantSpec][name](value) and not (name == "residual_rank" and role != "weight" and value):
+        assert getattr(make().resolve("blocks.1.fc1", role), name) == (tuple(value) if isinstance(value, list) else value)
+    else:
+        with pytest.raises(ConfigError, match=name):
+            make()
+
+
+@given(JUNK)
+@settings(max_examples=200, derandomize=True, deadline=None)
+def test_what_is_no_recipe_is_refused(value: Any) -> None:
+    if value == {}:
+        return
+    with pytest.raises(ConfigError):
+        QuantConfig.from_any(value)

@@ -1,0 +1,139 @@
+"""Checks of the fields of configs: each returns the value as a plain Python object, or raises a ConfigError with its name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from qpass.errors import ConfigError, nearest
+
+#: Takes a value and the name of its field.
+Check = Callable[[Any, str], Any]
+
+#: The largest count: tensors of more elements are not made by mistake.
+LARGEST_COUNT = 2**31 - 1
+
+
+def check_fields(config: object, checks: Mapping[str, Check], prefix: str = "") -> None:
+    """Checks fields of a frozen dataclass and replaces each by what its check returns.
+
+    Raises:
+        ConfigError: Naming the first field with a bad value, behind ``prefix``.
+    """
+    for name, check in checks.items():
+        object.__setattr__(config, name, check(getattr(config, name), prefix + name))
+
+
+def refuse(value: object, where: str, expected: str = "", hint: str = "") -> ConfigError:
+    """Returns the error for a value that does not fit."""
+    text = repr(value)
+    return ConfigError(f"got {text if len(text) <= 100 else text[:100] + '...'}", where=where, expected=expected, hint=hint)
+
+
+def whole(least: int, greatest: int = LARGEST_COUNT, *, expected: str = "") -> Check:
+    """Takes an int from ``least`` to ``greatest``. A bool or a float such as 4.0 is refused."""
+    expected = expected or f"a whole number from {least} to {greatest}"
+
+    def check(value: Any, where: str) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= greatest:
+            raise refuse(value, where, expected)
+        return int(value)
+
+    return check
+
+
+def number(fits: Callable[[float], bool], expected: str) -> Check:
+    """Takes a finite int or float that ``fits``; a text is refused, also one that reads as a number."""
+
+    def check(value: Any, where: str) -> float:
+        if isinstance(value, str) and _reads_as_number(value):
+            raise refuse(value, where, expected, hint="this is text: YAML reads 1e-3 as text and 1.0e-3 as a number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value) or not fits(value):
+            raise refuse(value, where, expected)
+        return int(value) if isinstance(value, int) else float(value)
+
+    return check
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond the range of floats
+        return False
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def flag(value: Any, where: str) -> bool:
+    """Takes True or False, and nothing that merely counts as one."""
+    if not isinstance(value, bool):
+        raise refuse(value, where, "true or false")
+    return value
+
+
+def text(value: Any, where: str) -> str:
+    """Takes a text that can be written in UTF-8."""
+    try:
+        if isinstance(value, str):
+            value.encode()
+            return str.__str__(value)
+    except UnicodeEncodeError:
+        pass
+    raise refuse(value, where, "a text")
+
+
+def choice(names: Sequence[str], *, noun: str = "", expected: str = "") -> Check:
+    """Takes one of these names."""
+
+    def check(value: Any, where: str) -> str:
+        if not isinstance(value, str) or value not in names:
+            error = refuse(value, where, expected, hint=nearest(str(value), names))
+            raise error if not noun else ConfigError(f"unknown {noun} {value!r}", where=where, hint=error.hint)
+        return str.__str__(value)
+
+    return check
+
+
+def optional(check: Check) -> Check:
+    """Takes None beside what another check takes."""
+
+    def check_optional(value: Any, where: str) -> Any:
+        try:
+            return None if value is None else check(value, where)
+        except ConfigError as error:
+            expected = f"{error.expected} or None" if error.expected else ""
+            raise ConfigError(error.what, where=where, expected=expected, hint=error.hint) from None
+
+    return check_optional
+
+
+def several(check: Check, expected: str) -> Check:
+    """Takes a list or tuple of at least one value, all of which another check takes; returns a tuple."""
+
+    def check_all(value: Any, where: str) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple) or not value:
+            raise refuse(value, where, expected)
+        try:
+            return tuple(check(item, where) for item in value)
+        except ConfigError:
+            raise refuse(value, where, expected) from None
+
+    return check_all
+
+
+def instance(kind: type, name: str) -> Check:
+    """Takes an instance of a class, which messages call ``name``."""
+
+    def check(value: Any, where: str) -> Any:
+        if not isinstance(value, kind):
+            raise refuse(value, where, name)
+        return value
+
+    return check

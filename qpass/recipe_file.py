@@ -1,0 +1,60 @@
+"""Recipes in YAML: read without running anything, and refused where YAML would drop or multiply what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qpass.errors import ConfigError
+
+#: Values in a file, aliases written out.
+LARGEST_RECIPE = 100_000
+
+
+def read_recipe(path: Path) -> dict[Any, Any]:
+    """Returns the mapping that a YAML file holds.
+
+    Raises:
+        ConfigError: If it cannot be read, holds no mapping, gives a key twice, or grows without end by its aliases.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+        root = yaml.compose(content, yaml.SafeLoader)
+        if _expanded_size(root, {}) > LARGEST_RECIPE:
+            raise ConfigError("its aliases make it grow without end", where=str(path), expected="a recipe")
+        for key in _repeated_keys(root):
+            raise ConfigError(f"has the key {key!r} twice", where=str(path), expected="each key of a mapping once")
+        data = yaml.safe_load(content)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot be read: {' '.join(str(error).split())}", where=str(path)) from error
+    if not isinstance(data, dict):
+        raise ConfigError("holds no mapping", where=str(path), expected="keys such as 'preset' and 'rules'")
+    return data
+
+
+def _expanded_size(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Returns how many values a YAML node stands for when every alias in it is written out."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = LARGEST_RECIPE + 1  # what holds itself
+        known[id(node)] = 1 + sum(_expanded_size(item, known) for item in _children(node))
+    return known[id(node)]
+
+
+def _children(node: yaml.CollectionNode) -> list[yaml.Node]:
+    return [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else list(node.value)
+
+
+def _repeated_keys(node: yaml.Node | None) -> Iterator[str]:
+    """Yields keys that a mapping has twice, of which YAML would keep the last; aliases end, since their size is bounded."""
+    if not isinstance(node, yaml.CollectionNode):
+        return
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        yield from (key for index, key in enumerate(keys) if key in keys[:index])
+    for child in _children(node):
+        yield from _repeated_keys(child)
