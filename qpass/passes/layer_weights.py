@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from qpass.graph import add_constant, argument, aten, get_constant, is_call
 
-_LAYERS = (aten.linear.default, aten.conv2d.default)
+_CONVOLUTIONS = (aten.conv1d, aten.conv2d, aten.conv3d)
 _ARGUMENTS = ((1, "weight"), (2, "bias"))
 
 
@@ -28,10 +28,12 @@ class LayerWeights:
         """Reads weight and bias, once; returns whether it is a layer in which they are constants."""
         if layer in self._tensors:
             return True
-        if not is_call(layer, *_LAYERS):
+        if not _is_layer(layer):
             return False
         weight, bias = (get_constant(self._graph_module, argument(layer, *which)) for which in _ARGUMENTS)
-        if weight is None or (bias is None and argument(layer, *_ARGUMENTS[1]) is not None):
+        if weight is None or weight.dim() < 2 or (bias is None and argument(layer, *_ARGUMENTS[1]) is not None):
+            return False
+        if bias is not None and bias.shape != weight.shape[:1]:  # a Linear also takes biases that broadcast
             return False
         # Copies even of what is float64 already: constants may be the caller's.
         flat = weight.flatten(1).to(torch.float64, copy=True)
@@ -59,6 +61,10 @@ class LayerWeights:
 
     def _add(self, layer: fx.Node, name: str, tensor: Tensor | None) -> fx.Node | None:
         return None if tensor is None else add_constant(self._graph_module, f"{layer.name}_{name}", tensor, layer)
+
+
+def _is_layer(node: fx.Node) -> bool:
+    return is_call(node, aten.linear.default) or getattr(node.target, "overloadpacket", None) in _CONVOLUTIONS
 
 
 def _like(weight: Tensor | None, tensor: Tensor) -> Tensor:

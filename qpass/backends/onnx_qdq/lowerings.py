@@ -258,7 +258,7 @@ def _shape(name: str, sizes: list[int | ir.Value], emit: Emitter) -> ir.Value:
 
 
 def _matmul_with_weight(layer: QuantizedLayer, x: ir.Value, emit: Emitter, rank: int) -> ir.Value:
-    product = emit.op("MatMul", [x, _weight(layer, emit, fuses=_is_dequantized(x))])
+    product = emit.op("MatMul", [x, _weight(layer, emit, fuses=_is_dequantized(x))], shape=ir.Shape([None] * rank))
     if layer.bias is None:
         return product
     # Where all dims are known, a bias of shape [N] lets onnxruntime rewrite the pair to a float Gemm before it looks at Q and

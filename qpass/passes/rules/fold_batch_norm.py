@@ -1,64 +1,70 @@
-"""batch_norm(linear(x, W, b)) -> linear(x, W', b'), the same for conv2d, also through a flatten of the tokens."""
+"""batch_norm(linear(x, W, b)) -> linear(x, W', b'), the same for convolutions, also where what lies between moves values."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, fx
 
-from qpass.graph import add_constant, aten, calls, get_constant, is_call, replace, shape_of
-
-_LAYERS = (aten.linear.default, aten.conv2d.default)
-_RESHAPES = (aten.flatten.using_ints, aten.reshape.default, aten.view.default)
+from qpass.graph import COPIES, RESHAPES, TRANSPOSES, aten, calls, get_constant, is_call, replace, shape_of
+from qpass.passes.channels import moved
+from qpass.passes.layer_weights import LayerWeights
 
 
 def fold_batch_norm(graph_module: fx.GraphModule) -> int:
     """Folds every BatchNorm that alone reads a Linear or convolution with constant weights."""
     done = 0
     for node in calls(graph_module, aten.batch_norm.default):
-        statistics = [get_constant(graph_module, argument) for argument in node.args[3:5]]
-        layer = _layer_below(node)
-        if node.args[5] or layer is None or None in statistics:
+        if node.args[5]:  # in train mode
             continue
-        weight = get_constant(graph_module, layer.args[1])
-        if weight is None:
+        layer, weights, factors = _layer_below(node), LayerWeights(graph_module), _factors(graph_module, node)
+        if layer is None or factors is None or not weights.read(layer):
             continue
-        _fold(graph_module, node, layer, weight)
+        (weight, bias), (factor, shift) = weights[layer], factors
+        weight *= factor[:, None]
+        bias *= factor
+        bias += shift
+        weights.write("with_batch_norm")
+        replace(node, node.args[0])  # type: ignore[arg-type]
         done += 1
     return done
 
 
 def _layer_below(node: fx.Node) -> fx.Node | None:
-    below = node.args[0]
-    shape = shape_of(node)
-    while is_call(below, *_RESHAPES) and len(below.users) == 1:
-        # Tokens merged into the batch: (B, N, C) -> (B N, C) keeps the channel dim of a Linear's output last.
-        source = shape_of(below.args[0])
-        if shape is None or source is None or len(shape) != 2 or source[-1] != shape[-1]:
-            return None
-        below = below.args[0]
-    if not is_call(below, *_LAYERS) or len(below.users) != 1:
+    """Returns the layer each channel of whose output is one channel of the BatchNorm, or None."""
+    below, path = node.args[0], []
+    while is_call(below, *RESHAPES, *TRANSPOSES, *COPIES) and len(below.users) == 1:  # type: ignore[union-attr]
+        path.append(below)
+        below = below.args[0]  # type: ignore[union-attr]
+    shape, channels = shape_of(below), shape_of(node)
+    if not isinstance(below, fx.Node) or len(below.users) != 1 or shape is None or channels is None:
         return None
-    if is_call(below, aten.linear.default) and (shape is None or len(shape) != 2):
-        return None  # BatchNorm's channels are dim 1, the Linear's the last
-    return below
+    axis = _channel_axis(below, len(shape))
+    if axis is None or shape[axis] != channels[1]:
+        return None
+    # Sizes may be equal by chance: every element's channel is sent through what lies between.
+    elements = torch.arange(shape[axis]).reshape([-1 if dim == axis else 1 for dim in range(len(shape))]).expand(shape)
+    for move in reversed(path):
+        elements = moved(move, elements)  # type: ignore[arg-type]
+    wanted = torch.arange(channels[1]).reshape(1, -1, *[1] * (len(channels) - 2))
+    return below if torch.equal(elements, wanted.expand(channels)) else None
 
 
-def _fold(graph_module: fx.GraphModule, node: fx.Node, layer: fx.Node, weight: Tensor) -> None:
-    def constant(argument: fx.Node | None, default: Tensor) -> Tensor:
-        value = get_constant(graph_module, argument)
-        return default if value is None else value
+def _channel_axis(layer: fx.Node, dims: int) -> int | None:
+    """Returns which dim of a layer's output its channels are, or None for what is no Linear and no convolution of a batch."""
+    if is_call(layer, aten.linear.default):
+        return dims - 1
+    spatial = {aten.conv1d: 1, aten.conv2d: 2, aten.conv3d: 3}.get(getattr(layer.target, "overloadpacket", None))
+    return 1 if spatial is not None and dims == spatial + 2 else None
 
-    zeros, ones = weight.new_zeros(len(weight)), weight.new_ones(len(weight))
-    gamma, beta = constant(node.args[1], ones).double(), constant(node.args[2], zeros).double()
-    mean, variance = constant(node.args[3], zeros).double(), constant(node.args[4], ones).double()
-    bias = constant(layer.args[2] if len(layer.args) > 2 else None, zeros).double()
-    factor = gamma / torch.sqrt(variance + node.args[7])
-    new_weight = (weight.double() * factor.view(-1, *[1] * (weight.dim() - 1))).to(weight.dtype)
-    new_bias = ((bias - mean) * factor + beta).to(weight.dtype)
-    path = str(layer.args[1].target)
-    constants = [
-        add_constant(graph_module, f"{path}_with_batch_norm", new_weight, layer),
-        add_constant(graph_module, f"{path}_bias_with_batch_norm", new_bias, layer),
-    ]
-    layer.args = (layer.args[0], *constants, *layer.args[3:])
-    replace(node, node.args[0])
+
+def _factors(graph_module: fx.GraphModule, node: fx.Node) -> tuple[Tensor, Tensor] | None:
+    """Returns a and c of y = a x + c for each channel, in float64, or None where they are not constants."""
+    values = [get_constant(graph_module, argument) for argument in node.args[1:5]]
+    if any(value is None and argument is not None for value, argument in zip(values, node.args[1:5], strict=True)):
+        return None
+    gamma, beta, mean, variance = (None if value is None else value.double() for value in values)
+    if mean is None or variance is None:
+        return None
+    factor = 1 / torch.sqrt(variance + node.args[7])  # type: ignore[operator]
+    factor = factor if gamma is None else factor * gamma
+    return factor, -mean * factor if beta is None else beta - mean * factor

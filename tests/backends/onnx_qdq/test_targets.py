@@ -51,6 +51,27 @@ def test_contrib_leaves_no_product_to_scale(quantized: fx.GraphModule, tmp_path:
     assert not {"MatMulInteger", "DequantizeLinear", "Cast", "Mul"} & set(operators["onnxruntime-contrib"])
 
 
+class _Shifted(nn.Module):
+    """Adds a constant to a Linear's output, which has as many channels as there are tokens."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.first, self.linear = nn.Linear(8, 6), nn.Linear(6, 6, bias=False)
+        self.register_buffer("shift", torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.first(x)) + self.shift
+
+
+@pytest.mark.parametrize("shape", [(6, 1), (6,), (1, 6), (1, 6, 1), (1, 1, 1, 6), (6, 6), ()], ids=str)
+def test_contrib_tells_a_bias_from_other_constants(shape: tuple[int, ...], tmp_path: Path) -> None:
+    x, model = torch.randn(8, 6, 8, generator=torch.Generator().manual_seed(1)), _Shifted(*shape).eval()
+    graph = qpass.quantize_graph(model, [x], "w8a8", progress=False)
+    path = qpass.export_onnx(graph, tmp_path / "m.onnx", target="onnxruntime-contrib")
+    assert qpass.verify_onnx(graph, path, x).passed
+    torch.testing.assert_close(OrtSession(path)(x), model(x), rtol=0, atol=0.1)
+
+
 def test_openvino_computes_what_torch_computes_and_in_integers(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     for config in ("w8a8", "w4a4"):

@@ -109,7 +109,7 @@ def test_rows_that_are_hidden_whole_are_zero(make: Callable[..., Tensor]) -> Non
     assert check(made(make), (seeded(2, 6, 16),), (seeded(3, 6, 16),)) == 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(
     shape=st.sampled_from([(1, 1, 6), (1, 6, 6), (2, 1, 6), (2, 6, 6), (2, 6, 1)]),
     kind=st.sampled_from(["boolean", "float", "scores"]),

@@ -78,6 +78,12 @@ class TestFoldChannelScale:
         assert folded == 1
         assert count(graph, aten.mul.Tensor) == 0
 
+    def test_one_channel_times_a_number(self) -> None:
+        model = Call(lambda m, x: F.linear(x, m.w, m.b) * m.scale, w=seeded(1, 4), b=seeded(1), scale=torch.tensor(2.0))
+        graph, folded = apply(fold_channel_scale, model, seeded(2, 3, 4))
+        assert folded == 1
+        assert count(graph, aten.mul.Tensor) == 0
+
     def test_the_factor_may_come_first_and_the_bias_be_missing(self) -> None:
         model = Call(lambda m, x: m.scale * F.linear(x, m.w), w=seeded(6, 4), scale=seeded(6))
         graph, folded = apply(fold_channel_scale, model, seeded(2, 4))
@@ -260,6 +266,19 @@ class TestFoldBatchNorm:
         graph, done = apply(fold_batch_norm, model, seeded(2, 3, 4))
         assert done == 1
         assert count(graph, aten.batch_norm.default) == 0
+
+    @pytest.mark.parametrize(("move", "folds"), [("reshape", 0), ("flatten", 1), ("transpose", 0)])
+    def test_equal_sizes_are_told_apart(self, move: str, folds: int) -> None:
+        """Channels, rows and columns are four each: what a dim is shows in where its values come from."""
+        moves = {
+            "reshape": lambda y: y.permute(0, 2, 3, 1).reshape(-1, 4, 4),
+            "flatten": lambda y: y.flatten(2),
+            "transpose": lambda y: y.flatten(2).transpose(1, 2).reshape(-1, 4, 4),
+        }
+        model = Call(lambda m, x: m.norm(moves[move](m.conv(x))))
+        model.conv, model.norm = nn.Conv2d(3, 4, 1), self.norm(4, nn.BatchNorm1d)
+        _, done = apply(fold_batch_norm, model, seeded(2, 3, 4, 4))
+        assert done == folds
 
     def test_a_layer_with_another_reader_stays(self) -> None:
         linear, norm = nn.Linear(4, 6), self.norm(6, nn.BatchNorm1d)

@@ -22,10 +22,17 @@ def _rewrite(graph: ir.Graph, add: ir.Node) -> bool:
     if product is None or bias is None or bias.const_value is None or product.w.dtype not in BYTES:
         return False
     columns = product.w_scale.const_value
-    if columns is None or bias.const_value.size != columns.size:
+    if columns is None or not _is_row(bias.const_value, columns.size, add.inputs[0]):
         return False
     emit = Emitter(graph, f"{add.outputs[0].name}.contrib")
     row = emit.constant("bias", bias.const_value.numpy().reshape(-1))
     inputs = [product.x, product.w, product.x_scale, product.w_scale, product.x_zero, product.w_zero, row]
     emit.replace(add, emit.op("MatMulIntegerToFloat", inputs, domain=CONTRIB_DOMAIN))
     return True
+
+
+def _is_row(bias: ir.TensorProtocol, columns: int, product: ir.Value | None) -> bool:
+    """Tells whether a constant adds one number to each column, and neither one to each row nor dims of its own."""
+    shape = list(bias.shape)
+    known = product is not None and product.shape is not None and len(shape) <= len(product.shape)
+    return known and bias.size == columns and shape[-1:] == [columns]

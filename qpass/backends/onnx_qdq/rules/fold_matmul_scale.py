@@ -19,6 +19,9 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
     if factor is None or rescale is None:
         return False
     product, scale = rescale
+    dims = [value.shape for value in (node.inputs[1], product.outputs[0]) if value is not None]
+    if dims[1] is None or dims[0] is None or len(dims[0]) > len(dims[1]):  # a number with more dims than the product adds some
+        return False
     emit = Emitter(graph, f"{node.outputs[0].name}.scaled")
     emit.replace(node, rescaled(product.outputs[0], emit.constant("rescale", np.array(scale * factor, np.float32)), emit))
     return True

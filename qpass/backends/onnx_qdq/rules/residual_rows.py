@@ -46,7 +46,8 @@ def _rewrite(graph: ir.Graph, total: ir.Node) -> bool:
     w = emit.op("Concat", [rows, second.w], {"axis": 0}, dtype=second.w.dtype)
     scale = emit.constant("weight_scale", _array(first.w_scale) / np.float32(factor))
     zero_point = [] if second.w_zero is None else [second.w_zero]
-    product = emit.op("MatMul", [x, emit.op("DequantizeLinear", [w, scale, *zero_point], {"axis": 1})])
+    weight = emit.op("DequantizeLinear", [w, scale, *zero_point], {"axis": 1})
+    product = emit.op("MatMul", [x, weight], shape=total.outputs[0].shape)
     emit.replace(total, product if bias is None else emit.op("Add", [product, bias]))
     return True
 
