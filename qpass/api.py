@@ -254,14 +254,21 @@ def quantization_report(qmodel: fx.GraphModule) -> QuantReport:
 def save(qmodel: fx.GraphModule, path: str | Path) -> Path:
     """Writes a quantized graph to one safetensors file (no pickle, no code), whole or not at all.
 
+    The file is read back and compared before it takes its place: tensors to the bit, the graph and its facts as text.
+
     Raises:
-        DataError: If the path cannot be written.
+        DataError: If the path cannot be written, or the graph holds what no file can: functions that are neither torch's
+            operators nor Python's arithmetic, branches and loops, outputs of classes whose fields have no names.
     """
     return save_graph(on_cpu(_quantized(qmodel, "save")), Path(path))
 
 
 def load(path: str | Path) -> fx.GraphModule:
     """Reads what ``save`` wrote. Nothing in the file is executed.
+
+    The graph gives what the saved one gave. Lists, tuples, dicts and named tuples are rebuilt. A file must not name classes to
+    import, so dataclasses and outputs of transformers come back as a ``qpass.named_outputs.NamedOutputs``, whose fields are
+    read alike: ``out.logits``, ``out["logits"]``, ``out[0]``.
 
     Raises:
         DataError: If the file is missing, damaged, or of another version.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -69,8 +70,8 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def _free_name(graph_module: fx.GraphModule, wanted: str) -> str:
-    """Returns ``wanted`` with its dots as underscores, numbered if the graph has that name already."""
-    name = base = wanted.replace(".", "_")
+    """Returns ``wanted`` with underscores for what no name holds, numbered if the graph has that name already."""
+    name = base = re.sub(r"[^\w-]", "_", wanted)
     count = 0
     while hasattr(graph_module, name):
         count += 1

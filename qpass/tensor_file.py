@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,20 @@ from qpass.whole_file import draft_of
 _KEY = "qpass"
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    *,
+    check: Callable[[Path], None] | None = None,
+) -> None:
     """Writes tensors and header.
+
+    Args:
+        path: The file.
+        tensors: By name.
+        header: Plain data for JSON.
+        check: Reads the finished file before it takes its place; what it raises leaves what lay there.
 
     Raises:
         DataError: If the path cannot be written; what lay there stays.
@@ -29,6 +41,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     try:
         with draft_of(path) as draft:
             draft.write_bytes(safetensors.torch.save(kept, metadata={_KEY: json.dumps(header)}))
+            if check is not None:
+                check(draft)
     except OSError as error:
         raise DataError(f"cannot be written ({error.strerror})", where=str(path)) from error
 

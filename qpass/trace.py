@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from qpass.data.batches import batch_size
 from qpass.errors import TraceError
 from qpass.graph import finish, info, record_shapes
+from qpass.tensor_names import rename_tensors
 
 #: Rows of the example batch: torch.export takes a size of 1 for a constant.
 EXAMPLE_ROWS = 2
@@ -66,6 +67,7 @@ def trace(
                 except Exception as error:
                     raise _explain(error, model) from error
                 reason = _first_line(why_fixed)
+            rename_tensors(program)
             graph_module = program.module()
     finally:
         for module in training:

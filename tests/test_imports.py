@@ -13,10 +13,10 @@ ROOT = Path(qpass.__file__).parent
 #: Layers from the ground up; a module may import its own layer and those before it.
 LAYERS = (
     ("errors", "version", "whole_file"),
-    ("arguments", "fields", "tensor_file", "storage"),
+    ("arguments", "fields", "named_outputs", "tensor_file", "storage"),
     ("budget_config", "reconstruction_config", "quant_spec", "rules", "recipe_file", "config", "presets", "progress"),
     ("graph", "data", "distributed", "quantizers"),
-    ("allocation", "device", "float_model", "observers", "nn", "parts", "resume", "ridge", "rounding", "trace"),
+    ("allocation", "device", "float_model", "observers", "nn", "parts", "resume", "ridge", "rounding", "tensor_names", "trace"),
     ("passes",),
     ("reconstruction",),
     ("report", "pipeline"),

@@ -1,0 +1,69 @@
+"""The functions that a graph in a file may call: torch's registered operators, and those of Python that compute sizes."""
+
+from __future__ import annotations
+
+import builtins
+import math
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from qpass.errors import DataError
+
+#: Functions of Python and torch that torch.export leaves in graphs: arithmetic on sizes, comparisons, parts of tuples.
+_NAMES: dict[Any, tuple[str, ...]] = {
+    operator: (
+        *("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg", "pos", "abs"),
+        *("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "xor", "not_", "invert", "lshift", "rshift"),
+    ),
+    math: ("floor", "ceil", "trunc", "sqrt", "pow", "log2", "log", "exp", "gcd"),
+    builtins: ("abs", "bool", "float", "int", "len", "max", "min", "round", "sum"),
+    torch: ("sym_float", "sym_int", "sym_ite", "sym_max", "sym_min", "sym_not", "sym_sqrt", "sym_sum"),
+}
+_FUNCTIONS: dict[str, Any] = {
+    f"{module.__name__}.{name}": getattr(module, name)
+    for module, names in _NAMES.items()
+    for name in names
+    if hasattr(module, name)
+}
+
+
+def name_of(function: Any, where: str) -> str:
+    """Returns the name of a function in a file.
+
+    Raises:
+        DataError: If it is none that a file can name.
+    """
+    for name, known in _FUNCTIONS.items():
+        if known is function:
+            return name
+    if isinstance(function, torch._ops.OpOverload):
+        return str(function)
+    raise DataError(
+        f"calls {getattr(function, '__name__', function)}, which no file can hold",
+        where=where,
+        expected="operators of torch, and arithmetic of Python",
+        hint="keep the graph in memory, or take this part out of the model's forward",
+    )
+
+
+def function_by_name(name: str, where: str) -> Any:
+    """Returns a function by its name; a file cannot name anything beyond torch's operators and a few of Python's.
+
+    Raises:
+        DataError: If there is no such function.
+    """
+    if name in _FUNCTIONS:
+        return _FUNCTIONS[name]
+    namespace, packet, overload = name.split(".")
+    function = getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+    if not isinstance(function, torch._ops.OpOverload):
+        raise DataError(f"unknown operator {name!r}", where=where)
+    return function
+
+
+def target_name(node: fx.Node) -> str:
+    """Returns what a file has for ``node.target``."""
+    return name_of(node.target, node.name) if node.op == "call_function" else str(node.target)

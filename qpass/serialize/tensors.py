@@ -1,0 +1,74 @@
+"""The tensors that a graph reads, wherever they lie, and what they are: parameters, buffers, or buffers of no state_dict."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qpass.errors import DataError
+from qpass.graph import fetch
+from qpass.tensor_file import digest
+
+#: Tensors that safetensors has no type for are kept as others of the same bytes.
+_AS_REAL = (torch.complex64, torch.complex128)
+
+
+def tensors_of(graph_module: fx.GraphModule) -> dict[str, Tensor]:
+    """Returns everything that the graph computes with, by name: parameters, all buffers, and plain attributes.
+
+    Raises:
+        DataError: If a node reads something else, such as the body of a branch or loop.
+    """
+    found: dict[str, Tensor] = dict(graph_module.named_parameters(remove_duplicate=False))
+    found.update(graph_module.named_buffers(remove_duplicate=False))
+    for node in graph_module.graph.nodes:
+        if node.op == "get_attr":
+            value = fetch(graph_module, str(node.target))
+            if not isinstance(value, Tensor):
+                kind = type(value).__name__
+                raise DataError(f"reads a {kind}, which no file can hold", where=node.name, expected="a tensor")
+            found[str(node.target)] = value
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def kinds_of(graph_module: fx.GraphModule) -> dict[str, list[str]]:
+    """Returns the names of tensors that are parameters, and of those that no state_dict has."""
+    kept = graph_module.state_dict()
+    parameters = dict(graph_module.named_parameters(remove_duplicate=False))
+    return {
+        "parameters": sorted(parameters),
+        "transient": sorted(name for name in tensors_of(graph_module) if name not in kept),
+        "complex": sorted(name for name, tensor in tensors_of(graph_module).items() if tensor.dtype in _AS_REAL),
+    }
+
+
+def to_file(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns them as safetensors can hold them."""
+    return {name: torch.view_as_real(t.resolve_conj()) if t.dtype in _AS_REAL else t for name, t in tensors.items()}
+
+
+def from_file(tensors: Mapping[str, Tensor], is_complex: Collection[str]) -> dict[str, Tensor]:
+    """Returns what ``to_file`` was given."""
+    return {name: torch.view_as_complex(tensor) if name in is_complex else tensor for name, tensor in tensors.items()}
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Returns a digest of names and exact values."""
+    names = sorted(tensors)
+    return digest(" ".join(names), [tensors[name] for name in names])
+
+
+def put_tensor(root: nn.Module, name: str, tensor: Tensor, kinds: Mapping[str, Any]) -> None:
+    """Registers a tensor under a dotted name, with the modules that lie between."""
+    *parents, leaf = name.split(".")
+    for parent in parents:
+        if parent not in dict(root.named_children()):
+            root.add_module(parent, nn.Module())
+        root = root.get_submodule(parent)
+    if name in kinds["parameters"]:
+        root.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
+    else:
+        root.register_buffer(leaf, tensor, persistent=name not in kinds["transient"])
