@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import io
+import posixpath
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from qpass.data.labels import read_labels
 from qpass.errors import DataError
 
 #: Bytes of a file in a zip; what claims to be more is no image that anybody calibrates on.
@@ -66,7 +67,8 @@ def open_images(path: str | Path, transform: ImageTransform) -> ImageSource:
     """Opens a folder, an ImageFolder, a zip, .npy or .npz.
 
     Labels come from ``labels.csv`` (header ``file,label``) inside or beside the folder or zip, from the sorted names of an
-    ImageFolder's subfolders, or from ``y`` of an .npz whose samples are ``x``. Arrays are taken as they are, the batch first.
+    ImageFolder's subfolders, or from ``y`` of an .npz whose samples are ``x``. The table has the path of each image,
+    relative to the folder or zip, or its base name where that is unique. Arrays are taken as they are, the batch first.
 
     Raises:
         DataError: If the path is missing, is of another kind, or holds no sample.
@@ -108,7 +110,8 @@ def _open_folder(path: Path, transform: ImageTransform) -> ImageSource:
     table = next((t for t in (path / "labels.csv", path.parent / "labels.csv") if t.exists()), None)
     labels: list[int] | None = None
     if table is not None:
-        labels = _labels(table.read_text(encoding="utf-8"), [file.name for file in files], str(table))
+        names = [file.relative_to(path).as_posix() for file in files]
+        labels = read_labels(_text(table), names, str(table), lambda name: f"{path.name}/{name}")
     elif files and all(file.parent.parent == path for file in files):
         classes = sorted({file.parent.name for file in files})
         labels = [classes.index(file.parent.name) for file in files]
@@ -121,14 +124,20 @@ def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:
     try:
         archive = zipfile.ZipFile(path)
         names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in IMAGE_SUFFIXES)
-        inside = next((n for n in archive.namelist() if Path(n).name == "labels.csv"), None)
+        tables = [n for n in archive.namelist() if PureWindowsPath(n).name == "labels.csv"]  # knows both separators
+        if len(tables) > 1:
+            raise DataError(f"has {tables[0]} and {tables[1]}", where=str(path), expected="one labels.csv")
+        inside = tables[0] if tables else None
         text = _unpack(archive, inside, f"{path}/{inside}").decode() if inside else None
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise DataError(f"cannot be opened: {error}", where=str(path), expected="a zip of images") from error
     beside = path.parent / "labels.csv"
     if text is None and beside.exists():
-        text = beside.read_text(encoding="utf-8")
-    labels = None if text is None else _labels(text, [Path(n).name for n in names], str(inside or beside))
+        text = _text(beside)
+    where = f"{path}/{inside}" if inside else str(beside)
+    folder = PureWindowsPath(inside).parent.as_posix() if inside else ""
+    also = lambda name: posixpath.relpath(name, folder) if inside else f"{path.stem}/{name}"  # noqa: E731
+    labels = None if text is None else read_labels(text, names, where, also)
 
     def load(i: int) -> Tensor:
         where = f"{path}/{names[i]}"
@@ -137,6 +146,13 @@ def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:
         return _decode(_unpack(archive, names[i], where), where, transform)
 
     return ImageSource(str(path), names, labels, load)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}", where=str(path), expected="a table in UTF-8") from error
 
 
 def _unpack(archive: zipfile.ZipFile, name: str, where: str) -> bytes:
@@ -155,9 +171,20 @@ def _open_array(path: Path) -> ImageSource:
         raise DataError(
             f"cannot be read: {error}", where=str(path), expected="an array, or an .npz with x and perhaps y"
         ) from error
-    labels = None if y is None else [int(label) for label in y]
+    if not x.ndim or x.dtype.kind not in "biuf":
+        raise DataError(f"holds values of {x.dtype}, shape {x.shape}", where=str(path), expected="numbers, the batch first")
+    labels = None if y is None else _array_labels(y, len(x), str(path))
     names = [f"{path.name}[{i}]" for i in range(len(x))]
     return ImageSource(str(path), names, labels, lambda i: torch.from_numpy(np.array(x[i])))
+
+
+def _array_labels(y: Any, count: int, where: str) -> list[int]:
+    whole = y.dtype.kind in "iu" or (y.dtype.kind == "f" and bool((y == np.floor(y)).all()))
+    if y.shape != (count,) or not whole or bool((y < 0).any()):
+        raise DataError(
+            f"y has {y.dtype} of shape {y.shape}", where=where, expected=f"a whole number from 0 for each of {count} samples"
+        )
+    return [int(label) for label in y]
 
 
 def _decode(data: bytes, where: str, transform: ImageTransform) -> Tensor:
@@ -165,14 +192,3 @@ def _decode(data: bytes, where: str, transform: ImageTransform) -> Tensor:
         return transform(Image.open(io.BytesIO(data)))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"is not a readable image: {error}", where=where, hint="remove or replace the file") from error
-
-
-def _labels(text: str, names: Sequence[str], where: str) -> list[int]:
-    try:
-        table = {row["file"]: int(row["label"]) for row in csv.DictReader(io.StringIO(text))}
-    except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"bad row: {error}", where=where, expected="the header file,label and whole numbers") from error
-    missing = [name for name in names if name not in table]
-    if missing:
-        raise DataError(f"no label for {missing[0]} (and {len(missing) - 1} more)", where=where)
-    return [table[name] for name in names]

@@ -93,8 +93,101 @@ def test_an_array_never_runs_code(tmp_path: Path) -> None:
 
 def test_labels_that_do_not_fit_are_refused(folder: Path) -> None:
     (folder / "labels.csv").write_text("file,label\n0.png,1\n")
-    with pytest.raises(DataError, match=r"labels\.csv: no label for 1\.png \(and 4 more\)"):
+    with pytest.raises(DataError, match=r"labels\.csv: no label for cat/1\.png \(and 4 more\): cat/1\.png, cat/2\.png"):
         open_images(folder, TRANSFORM)
     (folder / "labels.csv").write_text("name;class\n0.png;1\n")
     with pytest.raises(DataError, match="expected the header file,label"):
         open_images(folder, TRANSFORM)
+
+
+def write_tree(folder: Path, names: list[str]) -> None:
+    for index, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (index,) * 3).save(folder / name)
+
+
+def zip_tree(folder: Path, path: Path, *, prefix: str = "", separator: str = "/") -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+            name = prefix + file.relative_to(folder).as_posix()
+            archive.writestr(zipfile.ZipInfo(name), file.read_bytes())
+            archive.infolist()[-1].filename = name.replace("/", separator)
+    return path
+
+
+@pytest.mark.parametrize("separator", ["/", "\\"])
+@pytest.mark.parametrize("start", ["", "./"])
+def test_a_path_is_the_key_of_a_label(tmp_path: Path, separator: str, start: str) -> None:
+    """Two classes whose images have the same names, in a folder and in a zip, the table inside or beside."""
+    names = ["a/1.png", "b/1.png", "b/c/1.png", "2.png"]
+    write_tree(tmp_path / "set", names)
+    table = "file,label\n" + "".join(f"{start}{name},{10 + index}\n" for index, name in enumerate(names))
+    wanted = {"2.png": 13, "a/1.png": 10, "b/1.png": 11, "b/c/1.png": 12}
+    for place in (tmp_path / "set" / "labels.csv", tmp_path / "labels.csv"):
+        place.write_text(table.replace("/", separator), encoding="utf-8-sig")
+        source = open_images(tmp_path / "set", TRANSFORM)
+        assert source.labels == [wanted[Path(name).relative_to(tmp_path / "set").as_posix()] for name in source.names]
+        zipped = zip_tree(tmp_path / "set", tmp_path / "set.zip", separator=separator)
+        source = open_images(zipped, TRANSFORM)
+        assert source.labels == [wanted[name.replace("\\", "/")] for name in source.names]
+        place.unlink()
+    (tmp_path / "set" / "labels.csv").write_text(table)
+    source = open_images(zip_tree(tmp_path / "set", tmp_path / "set.zip", prefix="val/"), TRANSFORM)
+    assert source.labels == [wanted[name.removeprefix("val/")] for name in source.names]
+    (tmp_path / "set" / "labels.csv").unlink()
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"set/{name},{10 + i}\n" for i, name in enumerate(names)))
+    assert open_images(tmp_path / "set", TRANSFORM).labels == [13, 10, 11, 12]
+
+
+def test_a_base_name_will_do_where_it_is_unique(tmp_path: Path) -> None:
+    write_tree(tmp_path / "set", ["a/1.png", "b/1.png", "b/2.png"])
+    (tmp_path / "set" / "labels.csv").write_text("file,label\na/1.png,5\nb/1.png,6\n2.png,7\n")
+    assert open_images(tmp_path / "set", TRANSFORM).labels == [5, 6, 7]
+    (tmp_path / "set" / "labels.csv").write_text("file,label\n1.png,5\n2.png,7\n")
+    for source in (tmp_path / "set", zip_tree(tmp_path / "set", tmp_path / "set.zip")):
+        with pytest.raises(DataError, match=r"labels\.csv: '1\.png' is the name of a/1\.png, b/1\.png; write their paths"):
+            open_images(source, TRANSFORM)
+    (tmp_path / "set" / "labels.csv").write_text("file,label\na/1.png,5\n2.png,7\n")
+    with pytest.raises(DataError, match=r"no label for b/1\.png \(and 0 more\)"):
+        open_images(tmp_path / "set", TRANSFORM)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (b"file,label\n0.png,1\n./0.png,2\n", "0.png has the labels 1 and 2"),
+        (b"file,label\n0.png,-1\n", "bad row: 0.png has the label -1"),
+        (b"file,label\n0.png,cat\n", "bad row"),
+        (b"file,label\n0.png\n", "bad row"),
+        (b"file,label\n\xff.png,1\n", "labels.csv: cannot be read"),
+    ],
+)
+def test_odd_tables_are_refused(folder: Path, table: bytes, message: str) -> None:
+    (folder / "labels.csv").write_bytes(table)
+    with pytest.raises(DataError, match=message):
+        open_images(folder, TRANSFORM)
+
+
+def test_a_zip_with_two_tables_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "cat" / "labels.csv").write_text("file,label\n")
+    (folder / "dog" / "labels.csv").write_text("file,label\n")
+    with pytest.raises(DataError, match=r"has cat/labels\.csv and dog/labels\.csv; expected one labels\.csv"):
+        open_images(zip_tree(folder, tmp_path / "a.zip"), TRANSFORM)
+
+
+@pytest.mark.parametrize(
+    "y", [np.arange(4), np.arange(5) + 0.5, np.arange(5) - 1, np.zeros((5, 2), int), np.array(list("abcde"))]
+)
+def test_labels_of_arrays_are_whole_numbers_one_for_each_sample(tmp_path: Path, y: np.ndarray) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((5, 3), np.float32), y=y)
+    with pytest.raises(DataError, match="expected a whole number from 0 for each of 5 samples"):
+        open_images(tmp_path / "x.npz", TRANSFORM)
+    np.savez(tmp_path / "x.npz", x=np.zeros((5, 3), np.float32), y=np.arange(5.0))
+    assert open_images(tmp_path / "x.npz", TRANSFORM).labels == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("x", [np.float32(1), np.array(["a"]), np.ones(2, complex)])
+def test_arrays_are_numbers(tmp_path: Path, x: np.ndarray) -> None:
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(DataError, match="expected numbers, the batch first"):
+        open_images(tmp_path / "x.npy", TRANSFORM)
