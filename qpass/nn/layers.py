@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -70,8 +71,16 @@ class QuantizedLayer(nn.Module, ABC):
         """Returns the shape that ``forward`` gives for an input of this shape; sizes may be symbols."""
 
     @abstractmethod
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Returns f(x, weight, bias)."""
+
+    @abstractmethod
+    def rows(self, x: Tensor) -> Tensor:
+        """Returns what the weight is multiplied with, one row a token or window: (rows, in)."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Returns f(x, Q(W), bias)."""
+        return self.product(x, self.quantized_weight(), self.bias)
 
 
 class QuantizedLinear(QuantizedLayer):
@@ -99,9 +108,13 @@ class QuantizedLinear(QuantizedLayer):
         if self.quantizer is not None:
             self.quantizer.fit(self.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        return F.linear(x, self.quantized_weight(), self.bias)
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See ``QuantizedLayer.product``."""
+        return F.linear(x, weight, bias)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """See ``QuantizedLayer.rows``."""
+        return x.reshape(-1, x.shape[-1])
 
 
 class ResidualFactor(QuantizedLinear):
@@ -114,18 +127,29 @@ class ResidualFactor(QuantizedLinear):
         return y if self.quantizer.enabled else torch.zeros_like(y)
 
 
-class QuantizedConv2d(QuantizedLayer):
-    """A convolution whose windows tile the image: x (B, C, H, W), W (out, C, kh, kw), y (B, out, H / kh, W / kw)."""
+class QuantizedConv(QuantizedLayer):
+    """A convolution whose windows tile its input, in one, two or three dims.
+
+    x (B, C, S1, ...), W (out, C, k1, ...), y (B, out, S1 / k1, ...).
+    """
 
     @property
-    def patch(self) -> tuple[int, int]:
-        """Height and width of a window, which is also the stride."""
-        return self.weight_shape[2], self.weight_shape[3]
+    def patch(self) -> tuple[int, ...]:
+        """Sides of a window, which are also the strides."""
+        return tuple(self.weight_shape[2:])
 
     def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
         """See ``QuantizedLayer.output_shape``."""
-        return (shape[0], self.weight_shape[0], shape[2] // self.patch[0], shape[3] // self.patch[1])
+        return (shape[0], self.weight_shape[0], *(size // side for size, side in zip(shape[2:], self.patch, strict=True)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        return F.conv2d(x, self.quantized_weight(), self.bias, stride=self.patch)
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See ``QuantizedLayer.product``."""
+        convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[len(self.patch)]
+        return convolve(x, weight, bias, stride=self.patch)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """See ``QuantizedLayer.rows``."""
+        sides, dims = self.patch, range(len(self.patch))
+        cut = [size for whole, side in zip(x.shape[2:], sides, strict=True) for size in (whole // side, side)]
+        windows = x.reshape(*x.shape[:2], *cut).permute(0, *(2 + 2 * dim for dim in dims), 1, *(3 + 2 * dim for dim in dims))
+        return windows.reshape(-1, x.shape[1] * math.prod(sides))

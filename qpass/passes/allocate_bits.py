@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, fx
 
 from qpass.allocation import Options, allocate, least_cost
@@ -15,7 +14,7 @@ from qpass.data import ModelInputs
 from qpass.data.batches import batch_size, split_rows
 from qpass.errors import ConfigError
 from qpass.graph import info
-from qpass.nn import QuantizedConv2d, QuantizedLayer
+from qpass.nn import QuantizedLayer
 from qpass.passes.base import Pass
 from qpass.passes.reference import float_reference
 from qpass.passes.sensitivity import NodeError, output_errors
@@ -141,6 +140,6 @@ def _error_of(reference: fx.GraphModule, target: str, fit: Quantizer) -> NodeErr
     error = fit(weight) - weight
 
     def product(x: Tensor) -> Tensor:
-        return F.conv2d(x, error, stride=layer.patch) if isinstance(layer, QuantizedConv2d) else F.linear(x, error)
+        return layer.product(x, error)
 
     return product

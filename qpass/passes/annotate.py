@@ -16,14 +16,15 @@ from qpass.passes.plan import Declined, LayerPlan, OperandPlan
 from qpass.passes.rules.decompose_attention import attention_declined
 
 MATMULS = (aten.matmul.default, aten.bmm.default)
-_CONVOLUTIONS = (
-    aten.conv1d.default,
-    aten.conv2d.default,
-    aten.conv2d.padding,
-    aten.conv3d.default,
-    aten.conv_transpose2d.input,
-    aten.convolution.default,
-)
+#: Convolutions, and how many dims their windows have.
+_CONVOLUTIONS = {
+    **{
+        getattr(op, form): dims
+        for op, dims in ((aten.conv1d, 1), (aten.conv2d, 2), (aten.conv3d, 3))
+        for form in ("default", "padding")
+    },
+    **{aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2, aten.conv_transpose3d.input: 3},
+}
 _OTHER_PRODUCTS = {
     aten.einsum.default: "einsum is not turned into matmuls",
     aten.baddbmm.default: "baddbmm multiplies its product, or what it adds to it, by a factor",
@@ -63,7 +64,8 @@ class Annotate(Pass):
         if is_call(node, aten.linear.default):
             return self._layer(graph_module, node, "linear", lambda weight: None)
         if is_call(node, *_CONVOLUTIONS):
-            return self._layer(graph_module, node, "conv2d", lambda weight: _not_patches(node, weight))
+            kind = str(node.target).split(".")[1]
+            return self._layer(graph_module, node, kind, lambda weight: _not_patches(node, weight))
         if is_call(node, *MATMULS):
             return self._matmul(graph_module, node)
         if is_call(node, aten.scaled_dot_product_attention.default):
@@ -90,7 +92,7 @@ class Annotate(Pass):
             return Declined(kind=kind, path=path, reason=reason)
         first = _reads_network_input(node.args[0])
         spec = self.config.resolve(path, "activation", reads_network_input=first)
-        if kind == "conv2d" and tuple(weight.shape[2:]) == (1, 1) and self.config.pointwise_convolutions == "weights":
+        if weight.dim() > 3 and set(weight.shape[2:]) == {1} and self.config.pointwise_convolutions == "weights":
             spec = None
         weight_spec = self.config.resolve(path, "weight")
         if spec is None and weight_spec is None:
@@ -154,15 +156,17 @@ def _softmax(node: fx.Node) -> Declined | None:
 
 def _not_patches(node: fx.Node, weight: torch.Tensor) -> str | None:
     """Returns why a convolution is not a Linear over patches that do not overlap, or None."""
-    if not is_call(node, aten.conv2d.default):
-        return "only 2-D convolutions with numeric padding are quantized"
-    stride, padding, dilation = (_pair(argument(node, i, n, d)) for i, n, d in _CONV_ARGUMENTS)
+    dims = _CONVOLUTIONS[node.target]  # type: ignore[index]
+    if not is_call(node, aten.conv1d.default, aten.conv2d.default, aten.conv3d.default):
+        return "only convolutions with numeric padding are quantized, and no transposed ones"
+    stride, padding, dilation = (_each(argument(node, i, n, d), dims) for i, n, d in _CONV_ARGUMENTS)
     if argument(node, 6, "groups", 1) != 1:
         return "grouped or depthwise convolution"
-    if tuple(weight.shape[2:]) != stride or padding != (0, 0) or dilation != (1, 1):
+    sides = tuple(weight.shape[2:])
+    if sides != stride or any(padding) or any(d > 1 and side > 1 for d, side in zip(dilation, sides, strict=True)):
         return "its windows overlap or are padded: not a patch embedding or 1x1 convolution"
     shape = shape_of(node.args[0])
-    if shape is None or len(shape) != 4 or shape[2] % stride[0] or shape[3] % stride[1]:
+    if shape is None or len(shape) != dims + 2 or any(size % side for size, side in zip(shape[2:], sides, strict=True)):
         return "the image is not a whole number of patches"
     return None
 
@@ -170,7 +174,7 @@ def _not_patches(node: fx.Node, weight: torch.Tensor) -> str | None:
 _CONV_ARGUMENTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
 
 
-def _pair(value: int | list[int]) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    return (value[0], value[-1])
+def _each(value: int | list[int], dims: int) -> tuple[int, ...]:
+    """Returns a number for each dim, of one for all or of a list."""
+    numbers = [value] if isinstance(value, int) else list(value)
+    return tuple(numbers * dims if len(numbers) == 1 else numbers)

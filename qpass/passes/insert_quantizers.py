@@ -6,14 +6,17 @@ from torch import fx
 
 from qpass.config import QuantSpec
 from qpass.graph import add_module, argument, copy_origin, copy_result, get_constant, get_plan, info, replace, set_plan
-from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear
 from qpass.passes.base import Pass
 from qpass.passes.fitted import channel_quantizer, tensor_quantizer, weight_quantizer
 from qpass.passes.fold_layer_norm import foldable_layer_norms
 from qpass.passes.plan import LayerPlan
 from qpass.passes.sources import planned_operands, quantization_point
 
-_LAYERS: dict[str, type[QuantizedLayer]] = {"linear": QuantizedLinear, "conv2d": QuantizedConv2d}
+_LAYERS: dict[str, type[QuantizedLayer]] = {
+    "linear": QuantizedLinear,
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), QuantizedConv),
+}
 
 
 class InsertQuantizers(Pass):

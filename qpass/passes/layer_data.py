@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from qpass.distributed import ALONE, Processes
-from qpass.nn import QuantizedConv2d, QuantizedLayer
+from qpass.nn import QuantizedLayer
 from qpass.quantizers import Quantizer
 
 
@@ -102,12 +101,8 @@ class LayerData:
 
     def _rows(self, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns one batch in float64: inputs and wanted inputs (rows, in), and weights (rows,)."""
-        x, y = (rows_of(self._layer, values[index]).double() for values in (self._inputs, self._wanted))
-        return x, y, None if self._weights is None else self._weights[index]
-
-
-def rows_of(layer: QuantizedLayer, x: Tensor) -> Tensor:
-    """Returns what the layer's weight is multiplied with, one row a token or window: (rows, in)."""
-    if isinstance(layer, QuantizedConv2d):
-        return F.unfold(x, layer.patch, stride=layer.patch).transpose(1, 2).flatten(0, 1)
-    return x.flatten(0, -2)
+        x, y = (self._layer.rows(values[index]).double() for values in (self._inputs, self._wanted))
+        if self._weights is None:
+            return x, y, None
+        # Derivatives are taken of parts of a batch: a layer whose rows do not grow with it has rows of each part.
+        return x, y, self._weights[index].reshape(-1, len(x)).mean(0)

@@ -29,7 +29,7 @@ class LayerPlan:
     """How one Linear, convolution or matmul is quantized.
 
     Attributes:
-        kind: ``"linear"``, ``"conv2d"`` or ``"matmul"``.
+        kind: ``"linear"``, ``"conv1d"``, ``"conv2d"``, ``"conv3d"`` or ``"matmul"``.
         path: Module path.
         operands: Its float inputs.
         weight: The weight's quantizer, or None for float (always, for a matmul).

@@ -13,6 +13,7 @@ from qpass.passes.layer_weights import LayerWeights
 
 _SUMS = (aten.add.Tensor, aten.sub.Tensor)
 #: What else moves whole tokens, or repeats them.
+_CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 _TOKEN_MOVES = (aten.select.int, aten.slice.Tensor, aten.roll.default, aten.pad.default)
 #: Stands for elements that padding adds.
 _PADDED = -1
@@ -175,9 +176,9 @@ def _patches(value: fx.Node) -> fx.Node | None:
         path.append(value)
         value = value.args[0]  # type: ignore[assignment]
     shape = shape_of(value)
-    if not path or not shape or not is_call(value, aten.conv2d.default):
+    if not path or not shape or not is_call(value, *_CONVOLUTIONS):
         return None
-    elements = torch.arange(shape[1]).reshape(1, -1, 1, 1).expand(shape)
+    elements = torch.arange(shape[1]).reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape)
     for node in reversed(path):
         elements = _moved(node, elements)  # type: ignore[assignment]
     return value if torch.equal(elements, torch.arange(shape[1]).expand(elements.shape)) else None

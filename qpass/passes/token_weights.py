@@ -11,7 +11,7 @@ from qpass.data import ModelInputs
 from qpass.data.batches import split_rows
 from qpass.distributed import ALONE, Processes
 from qpass.graph import called_module, info
-from qpass.nn import QuantizedConv2d
+from qpass.nn import QuantizedConv
 from qpass.passes.sensitivity import squared_gradients
 
 #: Samples of one run, where the graph leaves the choice: what derivatives need of all layers is in memory at once.
@@ -54,7 +54,7 @@ def token_weights(
 
 def _by_row(reference: fx.GraphModule, layer: fx.Node, squares: Tensor) -> Tensor:
     """Returns the mean over output channels, in the order of the rows that the weight is multiplied with: (rows,)."""
-    channels = 1 if isinstance(called_module(reference, layer), QuantizedConv2d) else -1
+    channels = 1 if isinstance(called_module(reference, layer), QuantizedConv) else -1
     return squares.double().mean(channels).flatten()
 
 

@@ -51,7 +51,7 @@ class LayerRow:
 
     Attributes:
         path: Module path.
-        kind: ``"linear"``, ``"conv2d"`` or ``"matmul"``.
+        kind: ``"linear"``, ``"conv1d"``, ``"conv2d"``, ``"conv3d"`` or ``"matmul"``.
         weight_bits: Width of its weight, None for a matmul or a float weight.
         input_bits: Widths of its inputs.
         sqnr_db: Signal over error of its output, errors of all layers before it included, in dB.

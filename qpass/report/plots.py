@@ -16,7 +16,13 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
 #: Colour for each kind of layer or tensor, readable on white and for the colour-blind (Okabe and Ito).
-COLOURS = {"linear": "#0072B2", "matmul": "#D55E00", "conv2d": "#009E73", "activation": "#0072B2", "weight": "#CC79A7"}
+COLOURS = {
+    "linear": "#0072B2",
+    "matmul": "#D55E00",
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), "#009E73"),
+    "activation": "#0072B2",
+    "weight": "#CC79A7",
+}
 _MARKERS = {"activation": "o", "weight": "s"}
 _STYLE = {
     "axes.spines.top": False,

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from qpass.errors import DataError
-from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear, ResidualFactor
+from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.quantizers import QUANTIZERS, LookUp, Quantizer
 from qpass.serialize.values import decode, encode
 
-_KINDS: list[type[nn.Module]] = [*QUANTIZERS.values(), LookUp, QuantizedLinear, ResidualFactor, QuantizedConv2d]
+_KINDS: list[type[nn.Module]] = [*QUANTIZERS.values(), LookUp, QuantizedLinear, ResidualFactor, QuantizedConv]
 _MODULES = {kind.__name__: kind for kind in _KINDS}
 
 

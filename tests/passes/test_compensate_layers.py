@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.errors import ConfigError
-from qpass.nn import QuantizedConv2d, QuantizedLayer
+from qpass.nn import QuantizedConv, QuantizedLayer
 from qpass.passes import compensate_layers
 from tests.learning import UNCOMPENSATED, check_report_compares_with
 
@@ -48,7 +48,7 @@ def test_every_layer_but_its_rounding_is_as_it_was(vit: nn.Module, batches: list
         for name, module in rounded.named_modules()
         if isinstance(module, QuantizedLayer) and not torch.equal(module.codes, nearest[f"{name}.codes"])  # type: ignore[arg-type]
     }
-    assert QuantizedConv2d in moved
+    assert QuantizedConv in moved
     assert len(moved) == 2
 
 

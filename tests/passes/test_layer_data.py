@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qpass.nn import QuantizedConv2d, QuantizedLinear
-from qpass.passes.layer_data import LayerData, rows_of
+from qpass.nn import QuantizedConv, QuantizedLinear
+from qpass.passes.layer_data import LayerData
 from qpass.quantizers import Uniform
 
 
@@ -49,8 +49,8 @@ def test_weights_decide_between_candidates_that_serve_different_rows() -> None:
 
 
 def test_rows_of_a_convolution_are_its_windows() -> None:
-    layer = QuantizedConv2d(torch.randn(4, 3, 2, 2), None, None)
+    layer = QuantizedConv(torch.randn(4, 3, 2, 2), None, None)
     x = torch.randn(2, 3, 4, 6)
-    product = rows_of(layer, x) @ layer.weight.flatten(1).T  # type: ignore[union-attr]
+    product = layer.rows(x) @ layer.weight.flatten(1).T  # type: ignore[union-attr]
     expected = nn.functional.conv2d(x, layer.weight, stride=2).flatten(2).transpose(1, 2).flatten(0, 1)
     torch.testing.assert_close(product, expected)

@@ -8,7 +8,7 @@ import qpass
 from qpass.data import ModelInputs
 from qpass.errors import ConfigError
 from qpass.graph import aten, called_module, calls
-from qpass.nn import QuantizedConv2d
+from qpass.nn import QuantizedConv
 from qpass.passes import Annotate, Calibrate, Canonicalize, InsertQuantizers
 from qpass.passes.reference import float_reference
 from qpass.passes.token_weights import EQUAL_SHARE, token_weights
@@ -77,7 +77,7 @@ def test_rows_of_a_convolution_are_in_the_order_of_its_windows() -> None:
     for step in (Canonicalize(), Annotate(qpass.QuantConfig()), Calibrate(batches, per_channel=False), InsertQuantizers()):
         step(graph)
     graph = float_reference(graph)
-    convolution = next(node for node in graph.graph.nodes if isinstance(called_module(graph, node), QuantizedConv2d))
+    convolution = next(node for node in graph.graph.nodes if isinstance(called_module(graph, node), QuantizedConv))
     (weights,) = token_weights(graph, [convolution], batches)[convolution]
     assert (weights.reshape(3, -1) > EQUAL_SHARE).sum(0).nonzero().flatten().tolist() == [1]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qpass.backends.onnx_qdq.emit import Emitter
 from qpass.backends.onnx_qdq.pack_weights import WEIGHT_CODES
 from qpass.errors import LoweringError
-from qpass.nn import QuantizedConv2d, QuantizedLayer, QuantizedLinear, ResidualFactor
+from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, ShiftLog2, Tan, Uniform
 
 #: What the outputs of an operator never fall below.
@@ -203,8 +203,8 @@ def lower_linear(layer: QuantizedLinear, node: ir.Node, emit: Emitter) -> ir.Val
     return emit.op("Squeeze", [_matmul_with_weight(layer, emit.op("Unsqueeze", [x, axis]), emit, 3), axis])
 
 
-@register_lowering(QuantizedConv2d)
-def lower_patches(layer: QuantizedConv2d, node: ir.Node, emit: Emitter) -> ir.Value:
+@register_lowering(QuantizedConv)
+def lower_patches(layer: QuantizedConv, node: ir.Node, emit: Emitter) -> ir.Value:
     """A convolution over windows that tile the image -> Reshape, Transpose, the matmul of a Linear, Transpose, Reshape.
 
     Of a float input -> Conv with the dequantized weight, which is folded when the file is loaded.
@@ -213,32 +213,37 @@ def lower_patches(layer: QuantizedConv2d, node: ir.Node, emit: Emitter) -> ir.Va
     assert x is not None
     assert x.shape is not None
     assert output.shape is not None
-    (kh, kw), channels = layer.patch, x.shape[1]
+    sides, channels = layer.patch, x.shape[1]
     if not isinstance(channels, int):
         raise LoweringError(f"an image of shape {x.shape}", where=emit.prefix, expected="a fixed number of channels")
     if not _is_dequantized(x):
         matrix = emit.op("Transpose", [_weight(layer, emit, fuses=False)], {"perm": [1, 0]})
         weight = emit.op("Reshape", [matrix, emit.constant("weight_shape", list(layer.weight_shape))])
         bias = [] if layer.bias is None else [emit.constant("bias", _numpy(layer.bias))]
-        return emit.op("Conv", [x, weight, *bias], {"strides": list(layer.patch)})
-    rows, columns = _grid(x, layer.patch, emit)
-    if layer.patch == (1, 1):  # onnxruntime is far faster at moving two dims than at moving six
-        flat = emit.op("Reshape", [x, emit.constant("token_shape", [0, channels, -1])])
-        tokens = emit.op("Transpose", [flat], {"perm": [0, 2, 1]})
+        return emit.op("Conv", [x, weight, *bias], {"strides": list(sides)})
+    grid = _grid(x, sides, emit)
+    if set(sides) == {1}:  # onnxruntime is far faster at moving two dims than at moving more
+        tokens = x
+        if len(sides) > 1:
+            tokens = emit.op("Reshape", [x, emit.constant("token_shape", [0, channels, -1])])
+        tokens = emit.op("Transpose", [tokens], {"perm": [0, 2, 1]})
     else:
-        cut = emit.op("Reshape", [x, _shape("cut_shape", [0, channels, rows, kh, columns, kw], emit)])
-        patches = emit.op("Transpose", [cut], {"perm": [0, 2, 4, 1, 3, 5]})
-        tokens = emit.op("Reshape", [patches, emit.constant("token_shape", [0, -1, channels * kh * kw])])
-    product = _matmul_with_weight(layer, tokens, emit, 3)
-    moved = emit.op("Transpose", [product], {"perm": [0, 2, 1]})
-    return emit.op("Reshape", [moved, _shape("image_shape", [0, int(output.shape[1]), rows, columns], emit)])
+        cut = [size for count, side in zip(grid, sides, strict=True) for size in (count, side)]
+        windows = emit.op("Reshape", [x, _shape("cut_shape", [0, channels, *cut], emit)])
+        order = [0, *range(2, 2 + len(cut), 2), 1, *range(3, 3 + len(cut), 2)]
+        patches = emit.op("Transpose", [windows], {"perm": order})
+        tokens = emit.op("Reshape", [patches, emit.constant("token_shape", [0, -1, channels * math.prod(sides)])])
+    moved = emit.op("Transpose", [_matmul_with_weight(layer, tokens, emit, 3)], {"perm": [0, 2, 1]})
+    if len(sides) == 1:
+        return moved
+    return emit.op("Reshape", [moved, _shape("image_shape", [0, int(output.shape[1]), *grid], emit)])
 
 
-def _grid(x: ir.Value, patch: tuple[int, int], emit: Emitter) -> list[int | ir.Value]:
-    """Returns how many patches an image (batch, channels, height, width) has: numbers, or values (1,) where a size is open."""
+def _grid(x: ir.Value, sides: tuple[int, ...], emit: Emitter) -> list[int | ir.Value]:
+    """Returns how many windows (batch, channels, ...) has in each dim: numbers, or values (1,) where a size is open."""
     assert x.shape is not None
     grid: list[int | ir.Value] = []
-    for dim, side in zip((2, 3), patch, strict=True):
+    for dim, side in enumerate(sides, 2):
         size = x.shape[dim]
         if isinstance(size, int):
             grid.append(size // side)
