@@ -13,6 +13,7 @@ from qpass.errors import ConfigError, nearest
 from qpass.graph import MOVEMENT_OPS, argument, aten, get_constant, get_plan, info, is_call, module_path, set_plan, shape_of
 from qpass.passes.base import Pass
 from qpass.passes.plan import Declined, LayerPlan, OperandPlan
+from qpass.passes.positions import float_products
 from qpass.passes.rules.decompose_attention import attention_declined
 
 MATMULS = (aten.matmul.default, aten.bmm.default)
@@ -51,6 +52,9 @@ class Annotate(Pass):
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""
         plans = {node: self._plan(graph_module, node) for node in graph_module.graph.nodes}
+        for node, reason in float_products(graph_module).items():
+            if isinstance(plan := plans[node], LayerPlan):
+                plans[node] = Declined(kind=plan.kind, path=plan.path, reason=reason)
         self._check_rules({plan.path for plan in plans.values() if plan is not None})
         changed = False
         for node, plan in plans.items():
