@@ -24,6 +24,7 @@ from qpass.report import QuantReport
 from qpass.resume import check_agreement, claim_folder, run_facts
 from qpass.serialize import load_graph, save_graph
 from qpass.storage import DEFAULT_GIB, Storage, bytes_of
+from qpass.torch_modes import default_modes
 
 if TYPE_CHECKING:
     from qpass.backends.onnxruntime import LatencyReport, VerifyReport
@@ -44,6 +45,8 @@ def quantize_graph(
     progress: bool = True,
 ) -> fx.GraphModule:
     """Quantizes a float model after training, from calibration data alone.
+
+    The caller's grad mode, inference mode and autocast do not matter, and are left as they are.
 
     Where torch.distributed is initialized, every process calls this with the same arguments and gets the same network; each
     does its share of the work (see docs/scaling.md).
@@ -98,7 +101,7 @@ def quantize_graph(
         if device is not None:
             model.to(device)
             batches, example = batches.on(device), example.to(device)
-        with torch.random.fork_rng():
+        with default_modes(), torch.random.fork_rng():
             torch.manual_seed(seed)
             folder = None if checkpoint_dir is None or config.reconstruction is None else Path(checkpoint_dir)
             processes = Processes.current()

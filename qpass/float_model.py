@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from qpass.data import ModelInputs
 from qpass.errors import TraceError, UnsupportedError
+from qpass.torch_modes import default_modes
 
 
 def check_model(model: nn.Module) -> None:
@@ -34,7 +35,7 @@ def check_model(model: nn.Module) -> None:
             hint = "make it dense first: to_dense()"
             raise UnsupportedError(f"a tensor of layout {tensor.layout}", where=name, expected="dense weights", hint=hint)
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not bool(parameter.float().isfinite().all()):
+        if parameter.is_floating_point() and not bool(parameter.detach().float().isfinite().all()):
             raise UnsupportedError(
                 "NaN or infinite values",
                 where=name,
@@ -47,7 +48,8 @@ def in_float32(model: nn.Module) -> tuple[nn.Module, Callable[[ModelInputs], Mod
     """Returns the model in float32, and what makes its inputs float32.
 
     A model that has weights of another float type (float16, bfloat16, float64) is copied, with a warning: its graph is given
-    float32 and gives it. Inputs that torch.inference_mode made become ordinary tensors, since some passes ask for derivatives.
+    float32 and gives it. So is one whose weights torch.inference_mode made: such tensors cannot be captured or learned. Inputs
+    become ordinary tensors without derivatives.
     """
     kinds = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} - {torch.float32}
     if kinds:
@@ -55,11 +57,15 @@ def in_float32(model: nn.Module) -> tuple[nn.Module, Callable[[ModelInputs], Mod
         message = f"the model has weights of {names}: it is quantized from float32, which the result takes and gives"
         warnings.warn(message, stacklevel=3)
         model = copy.deepcopy(model).float()
+    with default_modes():
+        if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+            model = copy.deepcopy(model)
 
     def ordinary(leaf: object) -> object:
         if not isinstance(leaf, Tensor):
             return leaf
-        leaf = leaf.clone() if leaf.is_inference() else leaf
-        return leaf.float() if kinds and leaf.is_floating_point() else leaf
+        with default_modes():  # a copy made in inference mode would be an inference tensor again
+            leaf = leaf.clone() if leaf.is_inference() else leaf.detach()
+            return leaf.float() if kinds and leaf.is_floating_point() else leaf
 
     return model, lambda batch: ModelInputs(*pytree.tree_map(ordinary, tuple(batch)))

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from qpass.data import KeptBatches, ModelInputs
 from qpass.data.batches import batch_size
 from qpass.errors import UnsupportedError
-from qpass.graph import aten, calls, info
+from qpass.graph import info
 from qpass.storage import Storage
 from qpass.trace import trace
 
@@ -91,11 +91,6 @@ def _agree(graph_module: fx.GraphModule, module: nn.Module, call: ModelInputs) -
     except (RuntimeError, AssertionError, ValueError, TypeError):
         return False
     return True
-
-
-def has_attention(graph_module: fx.GraphModule) -> bool:
-    """Tells whether a traced part has anything that a transformer block could be around."""
-    return any(calls(graph_module, aten.softmax.int, aten._softmax.default, aten.scaled_dot_product_attention.default))
 
 
 def put_back(model: nn.Module, name: str, part: nn.Module) -> None:

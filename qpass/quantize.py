@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from qpass.data.batches import batch_size, even_batches, split_rows
 from qpass.distributed import ALONE, Processes
 from qpass.errors import ConfigError, nearest
 from qpass.graph import info, shape_of
-from qpass.parts import has_attention, put_back, record_calls, refuse_other_sizes, trace_part
+from qpass.parts import put_back, record_calls, refuse_other_sizes, trace_part
+from qpass.passes import Annotate, Canonicalize
+from qpass.passes.blocks import find_blocks
 from qpass.passes.reference import reference_of
 from qpass.pipeline import pipeline
 from qpass.report.collect import collect_report
@@ -137,10 +139,23 @@ def quantize_submodules(
         if not recorded:
             raise ConfigError(f"module {name!r} was never called on the calibration data", where="submodules")
         parts[name] = trace_part(known[name], name, recorded)
-    # Blocks are learned where there are any: a detector's heads have none.
-    learning = {name for name, (part, _) in parts.items() if has_attention(part)} or set(parts)
+    learning = _parts_to_learn({name: part for name, (part, _) in parts.items()}, config)
     for name, (part, used) in parts.items():
         recipe = config if name in learning else dataclasses.replace(config, reconstruction=None)
         put_back(model, name, quantize_traced(part, used, recipe, options.inside(name)))
         refuse_other_sizes(part)
     return model
+
+
+def _parts_to_learn(parts: Mapping[str, fx.GraphModule], config: QuantConfig) -> set[str]:
+    """Returns the parts with transformer blocks: a detector's heads have none. Where none has any, the first is refused."""
+    if config.reconstruction is None:
+        return set()
+    return {name for name, part in parts.items() if _has_blocks(part, config)} or set(parts)
+
+
+def _has_blocks(traced: fx.GraphModule, config: QuantConfig) -> bool:
+    graph_module = copy.deepcopy(traced)
+    for step in (Canonicalize(), Annotate(config)):
+        step(graph_module)
+    return bool(find_blocks(graph_module))

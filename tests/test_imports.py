@@ -12,7 +12,7 @@ import qpass
 ROOT = Path(qpass.__file__).parent
 #: Layers from the ground up; a module may import its own layer and those before it.
 LAYERS = (
-    ("errors", "version", "whole_file"),
+    ("errors", "torch_modes", "version", "whole_file"),
     ("arguments", "fields", "named_outputs", "tensor_file", "storage"),
     ("budget_config", "reconstruction_config", "quant_spec", "rules", "recipe_file", "config", "presets", "progress"),
     ("graph", "data", "distributed", "quantizers"),

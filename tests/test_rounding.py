@@ -101,3 +101,36 @@ def test_shares_are_rounded_as_if_alone() -> None:
     alone = [compensate_rounding(weight, quantizer, gram, share * drift)[0] for share in (0.0, 0.5, 1.0)]
     torch.testing.assert_close(together, torch.stack(alone), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(together[0], compensate_rounding(weight, quantizer, gram)[0], rtol=1e-5, atol=1e-5)
+
+
+def round_by_least_squares(weight: Tensor, quantizer: Quantizer, x: Tensor, drift: Tensor, damping: float) -> Tensor:
+    """What GPTAQ computes, from its definition: after each column, those still to come solve their own least squares problem.
+
+    With the damping as more rows of input, min over the columns behind i of ‖X Wᵀ' - (X + ΔX) Wᵀ‖², where ΔX counts for the
+    columns up to i only: what the later columns of ΔX do is made up for when it is their turn.
+    """
+    columns = weight.shape[1]
+    order = x.square().sum(0).argsort(descending=True, stable=True)
+    x, drift, remaining = x[:, order], drift[:, order], weight.double()[:, order].clone()
+    root = (damping * x.square().sum(0).mean()).sqrt()
+    x = torch.cat([x, root * torch.eye(columns, dtype=torch.float64)])
+    drift = torch.cat([drift, torch.zeros(columns, columns, dtype=torch.float64)])
+    rounded = torch.empty_like(remaining)
+    for i in range(columns):
+        column = remaining[:, i].clone()
+        rounded[:, i] = quantizer(column.float()[:, None])[:, 0].double()
+        if i + 1 < columns:
+            missing = x[:, i : i + 1] * (column - rounded[:, i]) + drift[:, i : i + 1] * column
+            remaining[:, i + 1 :] += torch.linalg.lstsq(x[:, i + 1 :], missing).solution.T
+    return rounded[:, order.argsort()]
+
+
+@pytest.mark.parametrize("columns", [6, 70], ids=["one block", "two blocks"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_every_column_solves_its_own_least_squares_problem(columns: int, share: float) -> None:
+    x, weight = correlated(400, columns, 5), torch.randn(7, columns, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(400, columns, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    drift, quantizer = 0.1 * x + 0.3 * noise, Uniform(4, axis=0, signed=True).fit(weight)
+    found = compensate_rounding(weight, quantizer, x.T @ x, drift.T @ x, shares=(share,), damping=0.01)[0]
+    expected = round_by_least_squares(weight, quantizer, x, share * drift, 0.01)
+    assert (quantizer(found).double() - expected).abs().max() < 1e-5

@@ -4,6 +4,7 @@ from qpass.passes.add_residual import AddResidual
 from qpass.passes.allocate_bits import AllocateBits
 from qpass.passes.annotate import Annotate
 from qpass.passes.base import STAGES, Pass, check_joins
+from qpass.passes.blocks import RequireBlocks
 from qpass.passes.calibrate import Calibrate
 from qpass.passes.canonicalize import Canonicalize
 from qpass.passes.compensate_layers import CompensateLayers
@@ -30,6 +31,7 @@ __all__ = [
     "KeepReference",
     "Pass",
     "RefitQuantizers",
+    "RequireBlocks",
     "ResumeWeightRounding",
     "RotateHeads",
     "RotateResidual",

@@ -6,7 +6,9 @@ import re
 
 from torch import fx
 
+from qpass.errors import UnsupportedError
 from qpass.graph import get_plan, module_path
+from qpass.passes.base import Pass
 from qpass.passes.plan import Declined, LayerPlan
 
 _NUMBERED = re.compile(r"(?:^|\.)\d+(?=\.|$)")
@@ -33,6 +35,38 @@ def find_blocks(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
             if _inside(node, path) and any(not _inside(user, path) for user in node.users) and node.meta.get("shape"):
                 outputs[path] = node
     return {path: outputs[path] for path in smallest if path in outputs}
+
+
+def require_blocks(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
+    """Returns the blocks of a graph that is to be learned block by block.
+
+    Raises:
+        UnsupportedError: If there are none.
+    """
+    blocks = find_blocks(graph_module)
+    if not blocks:
+        raise UnsupportedError(
+            "the graph has no transformer block to learn",
+            where="reconstruct",
+            expected="numbered modules (blocks.0, ...) that hold attention and Linears",
+            hint="choose a recipe that does not learn, such as 'w4a4' without polish",
+        )
+    return blocks
+
+
+class RequireBlocks(Pass):
+    """annotated -> annotated: refuses a graph without blocks before the work that comes ahead of learning."""
+
+    takes, gives = "annotated", "annotated"
+
+    def run(self, graph_module: fx.GraphModule) -> bool:
+        """See ``Pass.run``.
+
+        Raises:
+            UnsupportedError: If the graph has no transformer block.
+        """
+        require_blocks(graph_module)
+        return False
 
 
 def _numbered_prefixes(path: str) -> list[str]:

@@ -31,8 +31,12 @@ class Curriculum:
         return min(1.0, self._start + (1 - self._start) * step / self._steps)
 
     def draw(self, step: int, size: int, generator: torch.Generator) -> Tensor:
-        """Returns the indices of one batch: ``size`` of them, or all that may be drawn where those are fewer."""
+        """Returns the indices of one batch: ``size`` of them, or all samples where those are fewer.
+
+        The share is at least a batch: a graph whose batch is fixed takes no smaller one.
+        """
         if self.share(step) < 1 and step % self._interval == 0:
             self._samples = self._samples[self._difficulty(self._samples).argsort(stable=True)]
-        pool = max(1, math.ceil(self.share(step) * len(self._samples)))
+        pool = max(size, math.ceil(self.share(step) * len(self._samples)))
+        pool = min(pool, len(self._samples))
         return self._samples[torch.randperm(pool, generator=generator)[:size]]

@@ -62,9 +62,7 @@ class BlockLearner:
     def search(self, layers: list[CompensatedLinear]) -> None:
         """Learns the architecture weights on one part of the samples and all else on the other (first-order bilevel)."""
         config = self._config
-        order = torch.randperm(self._samples, generator=self._generator)
-        held = max(1, round(config.validation_share * self._samples))
-        validation, training = order[:held], order[held:]
+        validation, training = self._split()
         alphas = [layer.alpha.requires_grad_() for layer in layers]
         architecture = torch.optim.Adam(alphas, lr=config.architecture_learning_rate, betas=(0.5, 0.999))
         rest = self._optimizer(config.search_steps)
@@ -76,6 +74,14 @@ class BlockLearner:
                 self._step(optimizer, pool[chosen])
             rest.advance()
             self._on_step()
+
+    def _split(self) -> tuple[Tensor, Tensor]:
+        """Returns the samples of the search's two parts, one at least in each; a single sample is in both."""
+        order = torch.randperm(self._samples, generator=self._generator)
+        if self._samples == 1:
+            return order, order
+        held = min(max(1, round(self._config.validation_share * self._samples)), self._samples - 1)
+        return order[:held], order[held:]
 
     def calibrate(self) -> int:
         """Learns until the steps are done or the loss stands still; returns how many steps it took."""

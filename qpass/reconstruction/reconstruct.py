@@ -19,9 +19,9 @@ from torch import Tensor, fx
 from qpass.data import ModelInputs
 from qpass.data.batches import batch_size
 from qpass.distributed import ALONE, Processes
-from qpass.errors import UnsupportedError
 from qpass.graph import flat_inputs, info
 from qpass.passes.base import Pass
+from qpass.passes.blocks import require_blocks
 from qpass.passes.reference import reference_of
 from qpass.progress import StepBar
 from qpass.reconstruction.block import LearnableBlock
@@ -80,14 +80,8 @@ class Reconstruct(Pass):
         earlier: tuple[BlockRecord, ...] = info(graph_module).get("reconstruction", ())
         if any(record.stage == self.stage for record in earlier):
             return False
+        require_blocks(graph_module)
         segments, reference = cut_into_segments(graph_module), cut_into_segments(reference_of(graph_module))
-        if not segments:
-            raise UnsupportedError(
-                "the graph has no transformer block to learn",
-                where="reconstruct",
-                expected="numbered modules (blocks.0, ...) that hold attention and Linears",
-                hint="choose a recipe without reconstruction, such as 'w4a4'",
-            )
         config, processes = self._fitting_batch(graph_module), self.processes
         device = next((tensor.device for tensor in graph_module.state_dict().values()), torch.device("cpu"))
         fingerprint = "" if self.checkpoint_dir is None else self._fingerprint(graph_module)

@@ -40,8 +40,7 @@ def cut_into_segments(graph_module: fx.GraphModule) -> list[Segment]:
     order = sorted(ends.items(), key=lambda item: position[item[1]])
     if not order:
         return []
-    first = next(index for index, node in enumerate(nodes) if node.op == "call_module" and _inside(node, order[0][0]))
-    starts = [0, _block_start(nodes, first, order[0][0]), *(position[end] + 1 for _, end in order)]
+    starts = [0, _block_start(nodes, order[0][0]), *(position[end] + 1 for _, end in order)]
     parts = zip(["", *(path for path, _ in order)], starts, starts[1:], strict=False)
     segments = [_segment(graph_module, path, nodes[start:stop]) for path, start, stop in parts]
     return [segment for segment in segments if segment.outputs]
@@ -56,8 +55,13 @@ def _without_layers_first(graph_module: fx.GraphModule) -> list[fx.Node]:
     return sorted(graph_module.graph.nodes, key=lambda node: node in behind_layers)
 
 
-def _block_start(nodes: Sequence[fx.Node], first: int, path: str) -> int:
-    """Returns where the first block begins: behind the last node before its first layer that is not inside it."""
+def _block_start(nodes: Sequence[fx.Node], path: str) -> int:
+    """Returns where the first block begins: behind the last node before its first layer that is not inside it.
+
+    A block that rules leave in float has no layer of its own and begins with its first operator.
+    """
+    own = [index for index, node in enumerate(nodes) if _inside(node, path) and node.op != "get_attr"]
+    first = next((index for index in own if nodes[index].op == "call_module"), own[0])
     while first > 0 and (_inside(nodes[first - 1], path) or nodes[first - 1].op == "get_attr"):
         first -= 1
     return first

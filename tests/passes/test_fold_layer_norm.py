@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -71,6 +73,19 @@ def test_layer_wise_after_equals_channel_wise_before_exactly(target: str) -> Non
     assert off_tie.double().mean() > 0.99
     assert float(layer.zero_point) == int(layer.zero_point)
     assert 0 <= layer.zero_point <= 15
+
+
+@pytest.mark.parametrize(("target", "statistic"), [("mean", np.mean), ("median", lambda scales: np.sort(scales)[7])])
+def test_the_target_is_the_mean_or_the_lower_median_of_the_scales(target: str, statistic: Callable[..., float]) -> None:
+    graph = fitted(Norm().eval(), torch.randn(64, 5, 16, generator=torch.Generator().manual_seed(1)))
+    ((_, (quantizer, _)),) = channel_wise_norms(graph).items()
+    channel = graph.get_submodule(str(quantizer.target))
+    scales, zeros = channel.scale.double().numpy(), channel.zero_point.numpy()
+    assert abs(np.mean(scales) / np.median(scales) - 1) > 0.01, "so that one is not the other"
+    FoldLayerNorm(target)(graph)
+    layer = graph.get_submodule(str(quantizer.target))
+    assert layer.scale.item() == pytest.approx(statistic(scales), rel=1e-6)
+    assert layer.zero_point.item() == np.clip(np.round(np.mean(zeros)), 0, 15)
 
 
 @pytest.mark.parametrize("target", ["mean", "median"])

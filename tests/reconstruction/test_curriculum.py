@@ -42,5 +42,11 @@ def test_switched_off_it_draws_from_all_and_never_ranks() -> None:
 
 def test_no_sample_comes_twice_in_a_batch() -> None:
     curriculum = Curriculum(torch.arange(10), 100, lambda s: s.float(), start=0.5)
-    batch = curriculum.draw(0, 32, torch.Generator().manual_seed(0))
-    assert sorted(batch.tolist()) == list(range(5))
+    assert sorted(curriculum.draw(0, 5, torch.Generator().manual_seed(0)).tolist()) == list(range(5))
+    assert sorted(curriculum.draw(0, 32, torch.Generator().manual_seed(0)).tolist()) == list(range(10)), "all that there are"
+
+
+def test_a_batch_is_whole_where_the_share_has_fewer() -> None:
+    """A graph whose batch is fixed takes no smaller one."""
+    curriculum = Curriculum(torch.arange(10), 100, lambda s: -s.float(), start=0.2)
+    assert sorted(curriculum.draw(0, 4, torch.Generator().manual_seed(0)).tolist()) == [6, 7, 8, 9]
