@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +13,18 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from qpass.errors import DataError, QPassError
+from qpass.arguments import SEEDS, usable_device
+from qpass.command_group import OneLineGroup
+from qpass.errors import ConfigError, DataError
 from qpass.presets import POLISHES, PRESETS, SCHEDULES
-from qpass.storage import DEFAULT_GIB
+from qpass.storage import DEFAULT_GIB, bytes_of
 from qpass.version import __version__
 from qpass.whole_file import remove_drafts, write_whole
-
-#: Names of what ``qpass quantize`` writes into its output folder.
-MODEL, GRAPH, FLOAT, REPORT, FIGURES, SETTINGS = (
-    "model.onnx", "model.qpass", "float.onnx", "report.html", "report.json", "settings.json",
-)  # fmt: skip
-
-#: Where it keeps learned blocks until all is written.
-BLOCKS = "blocks"
 
 console = Console()
 
 
-class _Group(click.Group):
-    """Turns qpass's errors into one line and exit code 2, and leaves bugs their traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except QPassError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(2)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="qpass")
 def main() -> None:
     """Quantize vision transformers after training and deploy them as verified ONNX files.
@@ -60,14 +43,17 @@ def main() -> None:
 
 
 _DATA = click.Path(path_type=Path)
+_COUNT = click.IntRange(min=1)
 
 
 def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--batch-size", default=16, show_default=True, help="Images in a batch."),
-        click.option("--crop", type=int, help="Side of the centre crop in pixels  [default: the model's]"),
+        click.option("--batch-size", type=_COUNT, default=16, show_default=True, help="Images in a batch."),
+        click.option("--crop", type=_COUNT, help="Side of the centre crop in pixels  [default: the model's]"),
         click.option(
-            "--resize", type=int, help="Resize the shorter side to this first; 0 crops as it is  [default: the model's]"
+            "--resize",
+            type=click.IntRange(min=0),
+            help="Resize the shorter side to this first; 0 crops as it is  [default: the model's]",
         ),
     ):
         command = option(command)
@@ -80,7 +66,7 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--calib", type=_DATA, required=True, help="Folder, ImageFolder, .zip, .npy or .npz of calibration images.")
 @click.option(
     "--num-calib",
-    type=click.IntRange(min=1),
+    type=_COUNT,
     help="Calibration images to take, spread evenly over the source  [default: 128, 1000 where the recipe learns]",
 )
 @click.option("--config", default="w8a8", show_default=True, help=f"A YAML file or a preset: {', '.join(PRESETS)}.")
@@ -113,14 +99,23 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--output", type=_DATA, required=True, help="Folder to write to; made if missing.")
 @click.option("--device", help="Where to calibrate, such as cuda  [default: cpu]")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, SEEDS - 1), default=0, show_default=True)
+@click.option(
+    "--model-arg",
+    "model_args",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Argument of the model's factory, such as img_size=384; may be given again.",
+)
 @_image_options
 def quantize(
     model: str, checkpoint: Path | None, calib: Path, num_calib: int | None, config: str, schedule: str | None,
     polish: str | None, checkpoint_dir: Path | None, max_memory: float, target: str, weight_type: str, output: Path,
-    device: str | None, seed: int, batch_size: int, crop: int | None, resize: int | None,
+    device: str | None, seed: int, model_args: tuple[str, ...], batch_size: int, crop: int | None, resize: int | None,
 ) -> None:  # fmt: skip
     """Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
+
+    The module of a factory may lie in the current folder: 'mymodel:make' calls make() in mymodel.py.
 
     \b
     Writes into --output:
@@ -136,14 +131,19 @@ def quantize(
     from qpass.data import image_batches, open_images
     from qpass.distributed import Processes, job
     from qpass.models import create_model
+    from qpass.run_folder import BLOCKS, Settings
 
     # refused before any work is done
     target_by_name(target)
     takes_wide_int8(weight_type)
+    bytes_of(max_memory)
+    factory_arguments = _named(model_args)
+    if device is not None:
+        usable_device(device)
     learning = {key: value for key, value in (("schedule", schedule), ("polish", polish)) if value is not None}
     recipe = QuantConfig.from_any({"preset": config, **learning} if learning else config)
     _prepare_folder(output)
-    network = create_model(model, checkpoint)
+    network = create_model(model, checkpoint, **factory_arguments)
     transform = _transform(network, crop, resize)
     source = open_images(calib, transform)
     limit = num_calib or (128 if recipe.reconstruction is None else 1000)
@@ -161,7 +161,7 @@ def quantize(
         )
     if not first:
         return
-    settings = {"model": model, "calibration": str(calib), "transform": asdict(transform)}
+    settings = Settings(model=model, calibration=str(calib.resolve()), transform=transform)
     _write_all(network, qmodel, output, settings, target, weight_type)
     shutil.rmtree(output / BLOCKS, ignore_errors=True)
     remove_drafts(output)
@@ -174,21 +174,25 @@ def quantize(
 @click.option("--data", type=_DATA, required=True, help="Labelled images: ImageFolder, .zip + labels.csv, or .npz with x, y.")
 @_image_options
 def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize: int | None) -> None:
-    """Measure top-1 of the float file, the quantized graph in torch, and the quantized file in onnxruntime."""
+    """Measure top-1 of the float file, the quantized graph in torch, and the quantized file in onnxruntime.
+
+    Of several outputs the class scores are the one called 'logits', or else the only one of two dims.
+    """
     import qpass
-    from qpass.backends.onnxruntime import OrtSession
     from qpass.data import image_batches, open_images
-    from qpass.evaluate import evaluate_top1
+    from qpass.evaluate import evaluate_together
     from qpass.progress import track
+    from qpass.run_folder import FLOAT, GRAPH, MODEL, file_in
 
     source = open_images(data, _saved_transform(folder, crop, resize))
+    graph = qpass.load(file_in(folder, GRAPH))
     predictors: dict[str, Callable[..., Any]] = {
-        "float, onnxruntime": OrtSession(_file(folder, FLOAT)),
-        "quantized, torch": qpass.load(_file(folder, GRAPH)),
-        "quantized, onnxruntime": OrtSession(_file(folder, MODEL)),
+        "float, onnxruntime": qpass.onnxruntime_model(graph, file_in(folder, FLOAT)),
+        "quantized, torch": graph,
+        "quantized, onnxruntime": qpass.onnxruntime_model(graph, file_in(folder, MODEL)),
     }
-    batches = list(track(image_batches(source, batch_size), "read"))
-    found = {name: evaluate_top1(predict, track(batches, name)) for name, predict in predictors.items()}
+    batches = track(image_batches(source, batch_size), "evaluate", total=-(-len(source) // batch_size))
+    found = evaluate_together(predictors, batches)
     base = found["float, onnxruntime"]
     table = Table("network", "top-1", "below float", title=f"{len(base.correct)} images of {data.name}")
     for name, accuracy in found.items():
@@ -202,16 +206,23 @@ def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize
 @main.command()
 @click.argument("folder", type=_DATA)
 @click.option("--data", type=_DATA, help="Images to verify on  [default: those it was calibrated on]")
-@click.option("--samples", default=8, show_default=True, help="How many images.")
+@click.option("--samples", type=_COUNT, default=8, show_default=True, help="How many images.")
 @_image_options
 def verify(folder: Path, data: Path | None, samples: int, batch_size: int, crop: int | None, resize: int | None) -> None:
     """Prove that model.onnx computes what the graph computes, code by code; exit code 2 if it does not."""
     import qpass
-    from qpass.data import image_batches, open_images
+    from qpass.data import ModelInputs, image_batches, open_images
+    from qpass.parts import check_sizes
+    from qpass.run_folder import GRAPH, MODEL, SETTINGS, file_in, read_settings
 
-    source = open_images(data or Path(_settings(folder)["calibration"]), _saved_transform(folder, crop, resize))
+    calibration = read_settings(folder).calibration
+    if data is None and not calibration:
+        raise DataError("names no calibration images", where=str(folder / SETTINGS), hint="name images with --data")
+    source = open_images(data or Path(calibration), _saved_transform(folder, crop, resize))
     images = next(iter(image_batches(source, samples, limit=samples)))[0]
-    result = qpass.verify_onnx(qpass.load(_file(folder, GRAPH)), _file(folder, MODEL), images, strict=False)
+    graph = qpass.load(file_in(folder, GRAPH))
+    check_sizes(graph, ModelInputs((images,), {}))
+    result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False)
     console.print(str(result), highlight=False)
     if not result.passed:
         raise click.exceptions.Exit(2)
@@ -227,9 +238,9 @@ def _explain(file: Path, batches: tuple[int, ...], threads: tuple[int, ...], run
 @main.command()
 @click.argument("path", type=_DATA)
 @click.option("--baseline", type=_DATA, help="Float ONNX file  [default: float.onnx beside it]")
-@click.option("--batch", "batches", multiple=True, type=int, help="Batch size; may be given again  [default: 1 and 8]")
-@click.option("--threads", multiple=True, type=int, help="Threads in an operator; may be given again  [default: 1 and 2]")
-@click.option("--runs", default=30, show_default=True, help="Timed rounds for each setting.")
+@click.option("--batch", "batches", multiple=True, type=_COUNT, help="Batch size; may be given again  [default: 1 and 8]")
+@click.option("--threads", multiple=True, type=_COUNT, help="Threads in an operator; may be given again  [default: 1 and 2]")
+@click.option("--runs", type=_COUNT, default=30, show_default=True, help="Timed rounds for each setting.")
 @click.option(
     "--explain", "explained", is_flag=True, help="Show instead where PATH's time goes, and what did not fuse and why."
 )
@@ -245,15 +256,18 @@ def bench(
 ) -> None:
     """Time PATH, an ONNX file or a folder from 'qpass quantize', against its float file, in alternation."""
     import qpass
+    from qpass.run_folder import FLOAT, MODEL, file_in
 
-    file = _file(path, MODEL) if path.is_dir() else path
+    file = file_in(path, MODEL) if path.is_dir() else path
+    baseline = baseline or file.parent / FLOAT
+    for needed in (file,) if explained else (file, baseline):
+        if not needed.is_file():
+            raise DataError(
+                "no such file", where=str(needed), hint="" if needed == file else "name the float file with --baseline"
+            )
     if explained:
         _explain(file, batches or (1,), threads or (1,), runs, as_json)
         return
-    baseline = baseline or file.parent / FLOAT
-    for needed in (file, baseline):
-        if not needed.is_file():
-            raise DataError("no such file", where=str(needed), hint="name the float file with --baseline")
     result = qpass.benchmark_latency(file, baseline=baseline, batches=batches or (1, 8), threads=threads or (1, 2), runs=runs)
     click.echo(json.dumps(result.to_dict(), indent=1) if as_json else str(result))
 
@@ -264,11 +278,12 @@ def bench(
 def report(folder: Path, as_json: bool) -> None:
     """Print what happened to each block and layer, and write report.html anew."""
     from qpass.report import QuantReport
+    from qpass.run_folder import FIGURES, REPORT, file_in
 
-    path = _file(folder, FIGURES)
+    path = file_in(folder, FIGURES)
     try:
         data = QuantReport.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f"cannot be read: {error}", where=str(path)) from error
     if as_json:
         click.echo(data.to_json())
@@ -282,15 +297,20 @@ def report(folder: Path, as_json: bool) -> None:
 @main.command()
 @click.option("--output", type=_DATA, default=Path("demo"), show_default=True, help="Folder to write to.")
 @click.option("--config", "configs", multiple=True, help="A preset; may be given again  [default: w8a8, w4a8, repq-vit-w4a4]")
-@click.option("--epochs", default=40, show_default=True, help="Epochs of training.")
+@click.option("--epochs", type=_COUNT, default=40, show_default=True, help="Epochs of training.")
 def demo(output: Path, configs: tuple[str, ...], epochs: int) -> None:
     """Train a small ViT on scikit-learn's digits, quantize, export, verify and time it; nothing is downloaded."""
     import qpass
     from qpass.backends.onnxruntime import OrtSession
+    from qpass.data import ImageTransform
     from qpass.demo import load_digits, train_digits_vit
     from qpass.evaluate import evaluate_top1
+    from qpass.run_folder import FLOAT, MODEL, Settings
 
+    for config in configs:
+        qpass.QuantConfig.from_any(config)
     _prepare_folder(output)
+    settings = Settings(model="digits", calibration="", transform=ImageTransform(crop=8, mean=(0.0,), std=(1.0,)))
     digits = load_digits()
     network = train_digits_vit(digits, epochs=epochs)
     test = [digits.evaluation]
@@ -302,7 +322,7 @@ def demo(output: Path, configs: tuple[str, ...], epochs: int) -> None:
         folder = output / config
         folder.mkdir(exist_ok=True)
         qmodel = qpass.quantize_graph(network, [digits.calibration], config)
-        _write_all(network, qmodel, folder, {"model": "digits", "calibration": "", "transform": {}})
+        _write_all(network, qmodel, folder, settings)
         verified = qpass.verify_onnx(qmodel, folder / MODEL, digits.calibration[:16], strict=False)
         timing = qpass.benchmark_latency(folder / MODEL, baseline=folder / FLOAT, batches=(8,), runs=100)
         table.add_row(
@@ -321,6 +341,7 @@ def demo(output: Path, configs: tuple[str, ...], epochs: int) -> None:
 
 def _prepare_folder(folder: Path) -> None:
     from qpass.backends.onnx_qdq.write import check_writable
+    from qpass.run_folder import MODEL
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -342,38 +363,36 @@ def _changed(transform: Any, crop: int | None, resize: int | None) -> Any:
 
 
 def _saved_transform(folder: Path, crop: int | None, resize: int | None) -> Any:
-    from qpass.data import ImageTransform
+    from qpass.run_folder import read_settings
 
-    try:
-        transform = ImageTransform(**_settings(folder)["transform"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"is damaged: {error}", where=str(folder / SETTINGS), hint="quantize again") from error
-    return _changed(transform, crop, resize)
+    return _changed(read_settings(folder).transform, crop, resize)
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    path = _file(folder, SETTINGS)
-    try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"is damaged: {error}", where=str(path)) from error
-    return settings
+def _named(arguments: tuple[str, ...]) -> dict[str, Any]:
+    """Returns ``name=value`` texts as a mapping; values are read as YAML reads them."""
+    import yaml
 
-
-def _file(folder: Path, name: str) -> Path:
-    if not (folder / name).is_file():
-        raise DataError(f"has no {name}", where=str(folder), expected="the --output folder of 'qpass quantize'")
-    return folder / name
+    found = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"got {argument!r}", where="--model-arg", expected="NAME=VALUE, such as img_size=384")
+    return found
 
 
 def _write_all(
-    network: Any, qmodel: Any, folder: Path, settings: dict[str, Any], target: str = "onnxruntime", weight_type: str = "auto"
+    network: Any, qmodel: Any, folder: Path, settings: Any, target: str = "onnxruntime", weight_type: str = "auto"
 ) -> None:
     """Writes file, graph, float file and report into a folder that exists."""
     import qpass
     from qpass.backends.onnx_qdq.export import export_float, processors
     from qpass.backends.onnx_qdq.targets import target_by_name
     from qpass.graph import example_inputs, info
+    from qpass.run_folder import FIGURES, FLOAT, GRAPH, MODEL, REPORT
     from qpass.trace import trace
 
     qpass.export_onnx(qmodel, folder / MODEL, target=target, weight_type=weight_type)
@@ -391,7 +410,7 @@ def _write_all(
     qpass.save(qmodel, folder / GRAPH)
     write_whole(folder / FIGURES, figures.to_json())
     write_whole(folder / REPORT, figures.to_html())
-    write_whole(folder / SETTINGS, json.dumps(settings, indent=1))
+    settings.write(folder)
 
 
 def _layer_table(data: Any) -> Table:

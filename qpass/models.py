@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import operator
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from qpass.data import ImageTransform
 from qpass.errors import DataError, nearest
@@ -16,13 +19,14 @@ def create_model(name: str, checkpoint: str | Path | None = None, **kwargs: Any)
     """Returns a float model in eval mode.
 
     Args:
-        name: A timm model's name, or ``package.module:factory`` for a callable that returns a model.
+        name: A timm model's name, or ``package.module:factory`` for a callable that returns a model, or for a model itself.
+            The module may lie in the current folder.
         checkpoint: A safetensors or torch file of its weights, read without executing anything in it; None leaves the
             weights as the factory made them (random, for timm).
         **kwargs: Passed to the factory.
 
     Raises:
-        DataError: If there is no such model, or the checkpoint cannot be read or does not fit.
+        DataError: If there is no such model, its factory fails, or the checkpoint cannot be read or does not fit.
     """
     model = _from_factory(name, kwargs) if ":" in name else _from_timm(name, kwargs)
     if checkpoint is not None:
@@ -34,21 +38,44 @@ def _from_timm(name: str, kwargs: dict[str, Any]) -> nn.Module:
     import timm  # slow to import
 
     if not timm.is_model(name):
-        raise DataError(f"no model is called {name!r}", where="timm", hint=nearest(name, timm.list_models()))
-    model: nn.Module = timm.create_model(name, **kwargs)
-    return model
+        raise DataError(
+            f"no model is called {name!r}",
+            where="timm",
+            expected="a timm model's name, or package.module:factory",
+            hint=nearest(name, timm.list_models()),
+        )
+    return _call(timm.create_model, (name,), kwargs, name)
 
 
 def _from_factory(name: str, kwargs: dict[str, Any]) -> nn.Module:
     module, _, attribute = name.partition(":")
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, folder)  # as `python -m` does; a command that was installed does not
     try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise DataError(f"cannot be imported: {error}", where=name, expected="package.module:factory") from error
-    model = factory(**kwargs)
+        factory = operator.attrgetter(attribute)(importlib.import_module(module))
+    except (Exception, SystemExit) as error:  # a module may raise anything while it is imported
+        raise DataError(f"cannot be imported: {_words(error)}", where=name, expected="package.module:factory") from error
+    if isinstance(factory, nn.Module):
+        return factory
+    if not callable(factory):
+        raise DataError(f"is a {type(factory).__name__}", where=name, expected="a callable that returns a torch.nn.Module")
+    return _call(factory, (), kwargs, name)
+
+
+def _call(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> nn.Module:
+    try:
+        model = factory(*args, **kwargs)
+    except (Exception, SystemExit) as error:  # a factory may raise anything
+        given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+        raise DataError(f"failed: {_words(error)}", where=f"{name}({given})", expected="a torch.nn.Module") from error
     if not isinstance(model, nn.Module):
         raise DataError(f"gave a {type(model).__name__}", where=name, expected="a torch.nn.Module")
     return model
+
+
+def _words(error: BaseException) -> str:
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first[:200]}" if first else type(error).__name__
 
 
 def load_checkpoint(model: nn.Module, path: Path) -> None:
@@ -63,6 +90,10 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
         raise DataError("no such file", where=str(path), expected="a checkpoint")
     try:
         state = load_state_dict(str(path), weights_only=True)
+        if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise DataError("holds no mapping of names to tensors", where=str(path), expected="a state_dict")
+    except DataError:
+        raise
     except Exception as error:  # torch, pickle, zip and safetensors raise their own kinds
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"cannot be read: {first[:200]}", where=str(path), hint="is the file complete?") from error

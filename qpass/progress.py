@@ -17,13 +17,13 @@ def _bar() -> Progress:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def track(items: Iterable[T], label: str, *, show: bool = True) -> Iterator[T]:
-    """Yields the items while a bar with the time left runs along."""
+def track(items: Iterable[T], label: str, *, show: bool = True, total: int | None = None) -> Iterator[T]:
+    """Yields the items while a bar with the time left runs along; ``total`` is their number where they have no length."""
     if not show:
         yield from items
         return
     with _bar() as bar:
-        total = len(items) if isinstance(items, Sized) else None
+        total = len(items) if isinstance(items, Sized) else total
         yield from bar.track(items, total=total, description=label)
 
 

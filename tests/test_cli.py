@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,24 @@ from qpass.cli import main
 from tests.models import small_vit
 
 MODEL = "tests.models:small_vit"
+
+#: What a user's own module may hold.
+FACTORIES = """
+import sys
+import torch
+
+VALUE = 5
+READY = torch.nn.Linear(6, 2)
+
+def make(): return torch.nn.Linear(6, 2)
+def wants(width): return torch.nn.Linear(width, 2)
+def number(): return 5
+def raises(): raise RuntimeError("no luck")
+def leaves(): sys.exit(0)
+
+class Inside:
+    make = staticmethod(make)
+"""
 
 
 def run(*arguments: object) -> Result:
@@ -192,6 +211,109 @@ class TestBadInput:
     def test_a_model_that_cannot_be_captured(self, tmp_path: Path) -> None:
         np.save(tmp_path / "x.npy", np.ones((4, 8), np.float32))
         self.check(tmp_path, "torch.export cannot capture the model", "tests.models:Branching", "--calib", tmp_path / "x.npy")
+
+    @pytest.mark.parametrize(
+        ("factory", "message"),
+        [
+            ("raises", "mymod:raises(): failed: RuntimeError: no luck"),
+            ("leaves", "mymod:leaves(): failed: SystemExit"),
+            ("number", "mymod:number: gave a int; expected a torch.nn.Module"),
+            ("wants", "mymod:wants(): failed: TypeError"),
+            ("wants --model-arg width", "--model-arg: got 'width'; expected NAME=VALUE"),
+            ("wants --model-arg depth=3", "failed: TypeError"),
+            ("VALUE", "mymod:VALUE: is a int"),
+            ("missing", "mymod:missing: cannot be imported: AttributeError"),
+            ("", "mymod:: cannot be imported"),
+            ("make --device nowhere", "'nowhere' cannot be used"),
+            ("make --max-memory nan", "max_memory: got nan"),
+            ("make --batch-size 0", "Invalid value for '--batch-size'"),
+            ("make --crop -1", "Invalid value for '--crop'"),
+            ("make --seed -1", "Invalid value for '--seed'"),
+            ("make --num-calib x", "Invalid value for '--num-calib'"),
+            ("make --schedule slow", "Invalid value for '--schedule'"),
+            ("make --nonsense", "No such option"),
+        ],
+    )
+    def test_odd_factories_and_options(
+        self, factory: str, message: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name, *options = factory.split(" ")
+        self.in_folder(tmp_path, monkeypatch)
+        self.check(tmp_path, message, f"mymod:{name}", "--calib", data, *options)
+
+    def in_folder(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Makes a module in the current folder, from which a command that was installed imports nothing."""
+        (folder / "mymod.py").write_text(FACTORIES)
+        (folder / "broken.py").write_text("def make(:\n")
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(folder))])
+        monkeypatch.delitem(sys.modules, "mymod", raising=False)
+
+    def test_a_module_that_cannot_be_imported(self, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.in_folder(tmp_path, monkeypatch)
+        self.check(tmp_path, "broken:make: cannot be imported: SyntaxError", "broken:make", "--calib", data)
+        self.check(tmp_path, ":make: cannot be imported", ":make", "--calib", data)
+        self.check(tmp_path, "..up:make: cannot be imported", "..up:make", "--calib", data)
+
+    def test_a_factory_of_the_current_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.in_folder(tmp_path, monkeypatch)
+        np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((8, 6), np.float32))
+        for name in ("mymod:wants", "mymod:make", "mymod:READY", "mymod:Inside.make"):
+            monkeypatch.delitem(sys.modules, "mymod", raising=False)
+            given = ("--model-arg", "width=6") if name == "mymod:wants" else ()
+            result = run("quantize", name, *given, "--calib", "x.npy", "--output", "out")
+            assert result.exit_code == 0, result.output
+        monkeypatch.chdir(tmp_path.parent)
+        assert run("verify", tmp_path / "out").exit_code == 0, "the settings name the data wherever they are read"
+
+    def test_options_of_the_other_commands(self, tmp_path: Path, output: Path, data: Path) -> None:
+        (tmp_path / "file.onnx").write_bytes(b"no model")
+        for message, *arguments in (
+            ("No such command 'quantise'", "quantise"),
+            ("Missing option '--data'", "evaluate", output),
+            ("Missing argument 'MODEL'", "quantize"),
+            ("does not exist", "evaluate", output, "--data", tmp_path / "none"),
+            ("Invalid value for '--batch-size'", "evaluate", output, "--data", data, "--batch-size", "many"),
+            ("Invalid value for '--samples'", "verify", output, "--samples", 0),
+            ("Invalid value for '--threads'", "bench", output, "--threads", 0),
+            ("Invalid value for '--runs'", "bench", output, "--runs", 0),
+            ("cannot load it", "bench", tmp_path / "file.onnx", "--baseline", tmp_path / "file.onnx"),
+            ("no such file", "bench", tmp_path / "none.onnx", "--explain"),
+            ("has no report.json", "report", tmp_path),
+            ("Invalid value for '--epochs'", "demo", "--epochs", 0),
+            ("no preset is called 'w9a9'", "demo", "--config", "w9a9", "--output", tmp_path / "demo"),
+        ):
+            assert_refused(run(*arguments), message)
+
+    def test_data_of_another_shape(self, tmp_path: Path, output: Path) -> None:
+        np.savez(tmp_path / "x.npz", x=np.zeros((4, 3, 16, 16), np.float32), y=np.zeros(4, int))
+        for command in ("evaluate", "verify"):
+            assert_refused(run(command, output, "--data", tmp_path / "x.npz"), "16, 16")
+        np.savez(tmp_path / "y.npz", x=np.zeros((4, 3, 32, 32), np.float32), y=np.array([0, 1, 2, 10]))
+        assert_refused(run("evaluate", output, "--data", tmp_path / "y.npz"), "the label 10; expected labels below 10")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("{}", "[]", "5", "null", "", "{", '{"model": "m"}', '{"model": "m", "calibration": "c", "transform": []}'),
+            *(json.dumps({"model": "m", "calibration": c, "transform": {"crop": 32}}) for c in (None, 5, ["a"], {})),
+            *(
+                json.dumps({"model": "m", "calibration": "c", "transform": {"crop": 32} | change})
+                for change in (
+                    *({"crop": 0}, {"crop": "32"}, {"crop": 4.5}, {"resize": -1}, {"mean": None}, {"mean": [0.5, 0.5]}),
+                    *({"std": [0, 0, 0]}, {"std": "abc"}, {"mean": [float("nan")] * 3}, {"krop": 3}, {"mean": [1]}),
+                )
+            ),
+        ],
+    )
+    def test_settings_that_are_damaged(self, text: str, tmp_path: Path, data: Path) -> None:
+        (tmp_path / "settings.json").write_text(text)
+        assert_refused(run("verify", tmp_path), "settings.json: is damaged")
+        assert_refused(run("evaluate", tmp_path, "--data", data), "settings.json: is damaged")
+
+    def test_a_demo_has_no_calibration_images(self, tmp_path: Path) -> None:
+        (tmp_path / "settings.json").write_text('{"model": "digits", "calibration": "", "transform": {}}')
+        assert_refused(run("verify", tmp_path), "names no calibration images; name images with --data")
 
     def test_an_output_that_is_a_file(self, tmp_path: Path, data: Path) -> None:
         (tmp_path / "out").write_text("mine")

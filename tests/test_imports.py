@@ -22,9 +22,19 @@ LAYERS = (
     ("report", "pipeline"),
     ("quantize", "serialize"),
     ("backends",),
-    ("benchmark", "models", "evaluate", "evaluate_detection", "evaluate_parts", "demo", "detectors", "point_transformer"),
+    (
+        "benchmark",
+        "models",
+        "evaluate",
+        "evaluate_detection",
+        "evaluate_parts",
+        "demo",
+        "detectors",
+        "point_transformer",
+        "run_folder",
+    ),
     ("api",),
-    ("__init__", "cli", "__main__"),
+    ("__init__", "command_group", "cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

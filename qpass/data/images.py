@@ -17,9 +17,16 @@ from torch import Tensor
 
 from qpass.data.labels import read_labels
 from qpass.errors import DataError
+from qpass.fields import check_fields, number, optional, refuse, several, whole
 
 #: Bytes of a file in a zip; what claims to be more is no image that anybody calibrates on.
 LARGEST_IMAGE = 2**28
+_CHECKS = {
+    "crop": whole(1, expected="a number of pixels"),
+    "resize": optional(whole(1, expected="a number of pixels")),
+    "mean": several(number(lambda value: True, ""), "numbers"),
+    "std": several(number(lambda value: value > 0, ""), "numbers above 0"),
+}
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -32,12 +39,20 @@ class ImageTransform:
         resize: Length that the shorter side is resized to first (bicubic), or None to crop the image as it is.
         mean: Mean of each channel, for values in [0, 1].
         std: Standard deviation of each channel.
+
+    Raises:
+        ConfigError: If a field has a value of another type, or mean and std are not one number for each of 1 or 3 channels.
     """
 
     crop: int = 224
     resize: int | None = None
     mean: Sequence[float] = (0.485, 0.456, 0.406)
     std: Sequence[float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        check_fields(self, _CHECKS, "transform.")
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
+            raise refuse((self.mean, self.std), "transform.mean and std", "one number for each of 1 or 3 channels")
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Returns the tensor of one image."""

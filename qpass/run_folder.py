@@ -1,0 +1,80 @@
+"""The folder that ``qpass quantize`` writes: names of its files, and its settings, checked when they are read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from qpass.data import ImageTransform
+from qpass.errors import ConfigError, DataError, check_keys
+from qpass.fields import check_fields, instance, text
+from qpass.whole_file import write_whole
+
+MODEL, GRAPH, FLOAT, REPORT, FIGURES, SETTINGS = (
+    "model.onnx", "model.qpass", "float.onnx", "report.html", "report.json", "settings.json",
+)  # fmt: skip
+#: Where blocks that were learned are kept until all is written.
+BLOCKS = "blocks"
+
+_CHECKS = {"model": text, "calibration": text, "transform": instance(ImageTransform, "a mapping")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the other commands need to know of a run.
+
+    Attributes:
+        model: The model's name.
+        calibration: Path of the calibration images; empty for none.
+        transform: Preprocessing of images.
+    """
+
+    model: str
+    calibration: str
+    transform: ImageTransform
+
+    def __post_init__(self) -> None:
+        check_fields(self, _CHECKS)
+
+    def write(self, folder: Path) -> None:
+        """Writes the settings into the folder."""
+        write_whole(folder / SETTINGS, json.dumps(asdict(self), indent=1))
+
+
+def read_settings(folder: Path) -> Settings:
+    """Reads the settings of a folder.
+
+    Raises:
+        DataError: If there are none, or a value is missing or odd.
+    """
+    path = file_in(folder, SETTINGS)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return Settings(**_known(data, "settings", Settings) | {"transform": _transform(data["transform"])})
+    except (ConfigError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else error
+        raise DataError(f"is damaged: {what}", where=str(path), hint="quantize again") from error
+
+
+def _transform(data: Any) -> ImageTransform:
+    return ImageTransform(**_known(data, "transform", ImageTransform))
+
+
+def _known(data: Any, where: str, kind: Any) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ConfigError(f"got a {type(data).__name__}", where=where, expected="a mapping")
+    check_keys(data, (field.name for field in fields(kind)), where)
+    return data
+
+
+def file_in(folder: Path, name: str) -> Path:
+    """Returns the path of a file of the folder.
+
+    Raises:
+        DataError: If it is not there.
+    """
+    if not (folder / name).is_file():
+        raise DataError(f"has no {name}", where=str(folder), expected="the --output folder of 'qpass quantize'")
+    return folder / name
