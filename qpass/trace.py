@@ -18,8 +18,10 @@ from torch import Tensor, fx, nn
 
 from qpass.data.batches import batch_size
 from qpass.errors import TraceError
-from qpass.graph import finish, info, record_shapes
+from qpass.functionalize import functionalize
+from qpass.graph import info, record_shapes
 from qpass.tensor_names import rename_tensors
+from qpass.undisturbed import copy_tensors, undisturbed
 
 #: Rows of the example batch: torch.export takes a size of 1 for a constant.
 EXAMPLE_ROWS = 2
@@ -49,29 +51,23 @@ def trace(
         TraceError: If the model cannot be captured; names the module, the source line and what to do.
     """
     kwargs = dict(kwargs or {})
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")  # and torch.export prints its partial graph when it fails
-            example = _resize_batch((args, kwargs), EXAMPLE_ROWS)
-            _run_once(model, *example)
+    with undisturbed(model), warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")  # and torch.export prints its partial graph when it fails
+        example = _resize_batch((args, kwargs), EXAMPLE_ROWS)
+        _run_once(model, *example)
+        try:
+            shapes = dynamic_shapes(model, *example, open_sizes)
+            program = torch.export.export(model, *example, dynamic_shapes=shapes, strict=False)
+            dynamic = True
+        except Exception as why_fixed:  # torch.export raises many kinds
+            dynamic, example, open_sizes = False, (args, kwargs), ()
             try:
-                shapes = dynamic_shapes(model, *example, open_sizes)
-                program = torch.export.export(model, *example, dynamic_shapes=shapes, strict=False)
-                dynamic = True
-            except Exception as why_fixed:  # torch.export raises many kinds
-                dynamic, example, open_sizes = False, (args, kwargs), ()
-                try:
-                    program = torch.export.export(model, *example, strict=False)
-                except Exception as error:
-                    raise _explain(error, model) from error
-                reason = _first_line(why_fixed)
-            rename_tensors(program)
-            graph_module = program.module()
-    finally:
-        for module in training:
-            module.training = True
+                program = torch.export.export(model, *example, strict=False)
+            except Exception as error:
+                raise _explain(error, model) from error
+            reason = _first_line(why_fixed)
+        rename_tensors(program)
+        graph_module = program.module()
     if not dynamic:
         rows = batch_size(example)
         warnings.warn(f"{type(model).__name__}: the batch is fixed at {rows}, it cannot be dynamic: {reason}", stacklevel=3)
@@ -97,7 +93,7 @@ def _still_open(program: torch.export.ExportedProgram, open_sizes: Sequence[tupl
 
 
 def _own_graph(exported: nn.Module, name: str, **kept: Any) -> fx.GraphModule:
-    """Returns a plain GraphModule with its own tensors, without torch.export's guards."""
+    """Returns a plain functional GraphModule with its own tensors, without torch.export's guards."""
     assert isinstance(exported, fx.GraphModule)
     for node in list(exported.graph.nodes):
         if node.op == "call_module" and str(node.target).startswith("_guards"):
@@ -105,8 +101,8 @@ def _own_graph(exported: nn.Module, name: str, **kept: Any) -> fx.GraphModule:
     graph_module = fx.GraphModule(copy.deepcopy(exported), exported.graph, class_name=name)
     graph_module.requires_grad_(False)
     info(graph_module).update(stage="traced", **kept)
-    finish(graph_module)
     graph_module.eval()
+    functionalize(graph_module)
     record_shapes(graph_module)
     return graph_module
 
@@ -147,7 +143,8 @@ def dynamic_shapes(
 
 def _run_once(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     try:
-        model(*args, **kwargs)
+        args_, kwargs_ = copy_tensors((args, kwargs))
+        model(*args_, **kwargs_)
     except Exception as error:
         shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         raise TraceError(

@@ -33,6 +33,30 @@ def test_the_model_is_left_as_it_was(vit: nn.Module, images: Tensor) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+def test_a_model_that_writes_is_left_as_it_was() -> None:
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+            self.register_buffer("last", torch.zeros(4))
+
+        def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+            self.calls += 1
+            self.last = x.mean(0)
+            shift += 1
+            return torch.nn.functional.dropout(x, 0.5, True) * 0 + x.mul_(2) + shift
+
+    model, x, shift, state = Counter(), torch.randn(3, 4), torch.zeros(4), torch.get_rng_state()
+    inputs, last = (x.clone(), shift.clone()), model.last
+    trace(model, (x, shift))
+    assert model.training
+    assert model.last is last
+    assert torch.equal(model.last, torch.zeros(4))
+    assert torch.equal(model.calls, torch.zeros(1))
+    assert all(torch.equal(a, b) for a, b in zip((x, shift), inputs, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_nodes_know_their_module(vit: nn.Module, images: Tensor) -> None:
     graph = trace(vit, (images,))
     paths = {module_path(node) for node in graph.graph.nodes if "linear" in node.name and node.op == "call_function"}

@@ -10,6 +10,7 @@ from torch import fx
 
 from qpass.config import QuantConfig, QuantSpec
 from qpass.errors import ConfigError, nearest
+from qpass.functionalize import is_region, region_linears
 from qpass.graph import MOVEMENT_OPS, argument, aten, get_constant, get_plan, info, is_call, module_path, set_plan, shape_of
 from qpass.passes.base import Pass
 from qpass.passes.plan import Declined, LayerPlan, OperandPlan
@@ -79,6 +80,10 @@ class Annotate(Pass):
         if is_call(node, *_OTHER_PRODUCTS):
             kind = str(node.target).split(".")[1]
             return Declined(kind=kind, path=module_path(node), reason=_OTHER_PRODUCTS[node.target])  # type: ignore[index]
+        if is_region(node):
+            name, count = str(node.target), region_linears(graph_module, node)
+            reason = f"its body runs as data decides; {count} Linear{'s' * (count != 1)} inside"
+            return Declined(kind=name, path=module_path(node), reason=reason)
         return None
 
     def _layer(

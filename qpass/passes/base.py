@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import fx
 
 from qpass.errors import QPassError
+from qpass.functionalize import refuse_writes
 from qpass.graph import finish, get_plan, info
 
 #: The stages of a graph, in order.
@@ -35,7 +36,8 @@ class Pass(ABC):
         """Checks the stage, runs the pass, cleans the graph up, and compares declared with actual change.
 
         Raises:
-            QPassError: If the graph is at another stage, or the pass changed what it says it did not.
+            QPassError: If the graph is at another stage, the pass changed what it says it did not, or added a call that writes
+                into a tensor.
         """
         name, stage = type(self).__name__, info(graph_module)["stage"]
         if stage != self.takes:
@@ -43,6 +45,7 @@ class Pass(ABC):
         before = fingerprint(graph_module)
         changed = self.run(graph_module)
         finish(graph_module)
+        refuse_writes(graph_module)
         if not changed and fingerprint(graph_module) != before:
             raise QPassError("the pass reports no change and changed the graph", where=name, hint="return True from run")
         info(graph_module)["stage"] = self.gives

@@ -96,23 +96,14 @@ class _Differentiable(fx.Interpreter):
         self.inputs, self.outputs = dict[fx.Node, Tensor](), dict[fx.Node, Tensor]()
 
     def run_node(self, n: fx.Node) -> Any:
-        self._goes_on_alone = bool(n.args) and isinstance(n.args[0], fx.Node) and len(n.args[0].users) == 1
         result = super().run_node(n)
         if n not in self._nodes:
             return result
         (x, *_), _ = self.fetch_args_kwargs_from_env(n)
-        # Copies: the graph may overwrite them, and a quantizer that is switched off gives its very input, whose other readers
-        # must not be counted here.
-        self.inputs[n] = x.detach().clone()
+        self.inputs[n] = x.detach()
+        # A copy: a quantizer that is switched off gives its very input, whose other readers must not be counted here.
         self.outputs[n] = result.clone() if result.requires_grad else result.detach().requires_grad_()
         return self.outputs[n].clone()
-
-    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Lets what works in place work on a copy: derivatives need what it would overwrite."""
-        in_place = getattr(getattr(target, "_schema", None), "is_mutable", False)
-        if in_place and self._goes_on_alone and isinstance(args[0], Tensor):
-            args = (args[0].clone(), *args[1:])
-        return super().call_function(target, args, kwargs)
 
 
 def _probe(output: Any, generator: torch.Generator) -> Tensor:

@@ -21,8 +21,7 @@ class SideBySide:
         graph_module: What to run.
         batches: Calls of the model.
         also_read: One more node that is kept until the node in front of it has run.
-        storage: Where values lie between two nodes; None is in memory. A graph that works in place keeps them there anyway: a
-            copy on disk would not see what happens to the value that it is a copy of.
+        storage: Where values lie between two nodes; None is in memory.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class SideBySide:
         storage: Storage | None = None,
     ) -> None:
         nodes = list(graph_module.graph.nodes)
-        storage = Storage() if storage is None or any(map(_works_in_place, nodes)) else storage
+        storage = Storage() if storage is None else storage
         self._graph_module, self._batches = graph_module, batches
         self._placeholders = [node for node in nodes if node.op == "placeholder"]
         self._interpreter = fx.Interpreter(graph_module, garbage_collect_values=False)
@@ -102,7 +101,3 @@ class _OfEachBatch(Sequence[Any]):
         if isinstance(index, slice):
             return _OfEachBatch(self._values[index], self._node)
         return self._values[index][self._node]
-
-
-def _works_in_place(node: fx.Node) -> bool:
-    return bool(getattr(getattr(node.target, "_schema", None), "is_mutable", False))

@@ -9,7 +9,6 @@ from qpass.passes.rules.drop_no_ops import drop_no_ops
 from qpass.passes.rules.fold_batch_norm import fold_batch_norm
 from qpass.passes.rules.fold_channel_scale import fold_channel_scale
 from qpass.passes.rules.fold_constants import fold_constants
-from qpass.passes.rules.inline_autocast import inline_autocast
 from qpass.passes.rules.linear_from_matmul import linear_from_matmul
 from qpass.passes.rules.numeric_padding import numeric_padding
 from qpass.passes.rules.reshape_from_view import reshape_from_view
@@ -17,7 +16,6 @@ from qpass.passes.rules.split_baddbmm import split_baddbmm
 from qpass.passes.rules.split_fused_qkv import split_fused_qkv
 
 RULES: tuple[Callable[[fx.GraphModule], int], ...] = (
-    inline_autocast,
     drop_no_ops,
     fold_constants,
     numeric_padding,

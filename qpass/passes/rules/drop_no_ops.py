@@ -10,7 +10,6 @@ _ALWAYS = (
     aten.dropout.default,
     aten.feature_dropout.default,
     aten.detach.default,
-    aten.detach_.default,
     aten.alias.default,
     aten.lift_fresh_copy.default,
 )
@@ -18,11 +17,8 @@ _END = 2**63 - 1
 
 
 def drop_no_ops(graph_module: fx.GraphModule) -> int:
-    """Removes calls that give back their input in eval mode, and checks of dtypes that the trace has settled."""
+    """Removes calls that give back their input in eval mode."""
     dropped = 0
-    for node in calls(graph_module, aten._assert_tensor_metadata.default):
-        graph_module.graph.erase_node(node)
-        dropped += 1
     for node in calls(graph_module, *_ALWAYS, aten.slice.Tensor, aten.pad.default):
         if is_call(node, aten.dropout.default, aten.feature_dropout.default) and argument(node, 2, "train"):
             continue
