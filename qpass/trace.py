@@ -103,7 +103,8 @@ def _own_graph(exported: nn.Module, name: str, **kept: Any) -> fx.GraphModule:
     info(graph_module).update(stage="traced", **kept)
     graph_module.eval()
     functionalize(graph_module)
-    record_shapes(graph_module)
+    with torch.random.fork_rng():
+        record_shapes(graph_module)
     return graph_module
 
 
