@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 import qpass
+from qpass.data import ModelInputs
 from tests.contracts.reference_evaluator import check_with_reference_evaluator
-from tests.random_networks import Shape, build, recipes, shapes
+from tests.random.recipes import recipes
+from tests.random.transformers import Shape, build, shapes
 
 #: All phases but the one that traces every line to explain a failure, which takes longer than the cases themselves.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
@@ -36,7 +38,7 @@ def check(shape: Shape, recipe: dict[str, Any], weight_type: str) -> None:
             verified = qpass.verify_onnx(graph, path, x, strict=False)
             assert verified.passed, str(verified)
             assert torch.isfinite(graph(x)).all()
-            check_with_reference_evaluator(graph, path, x)
+            check_with_reference_evaluator(graph, path, ModelInputs((x,), {}))
 
 
 #: LayerNorms over two channels, whose outputs are all but equal, and few probabilities times few codes: dozens of values on ties.
