@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from qpass.data import ModelInputs
 from qpass.errors import TraceError, UnsupportedError
+from qpass.refusals import refuse_scripted
 from qpass.torch_modes import default_modes
 
 
@@ -21,12 +22,13 @@ def check_model(model: nn.Module) -> None:
 
     Raises:
         TraceError: If it is no ``nn.Module``.
-        UnsupportedError: Naming the first parameter or buffer that has no values or is sparse, or the first parameter with
-            values that are NaN or infinite in float32.
+        UnsupportedError: Naming the first module of torch.jit, the first parameter or buffer without values or sparse, or the
+            first parameter with values that are NaN or infinite in float32.
     """
     if not isinstance(model, nn.Module):
         name = model.__name__ if isinstance(model, type) else f"a {type(model).__name__}"
         raise TraceError(f"got {name}", where="model", expected="a torch.nn.Module")
+    refuse_scripted(model)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_meta or is_lazy(tensor):
             hint = "load a checkpoint with load_state_dict(..., assign=True), or call a model of lazy modules once"

@@ -24,7 +24,7 @@ RESHAPES = (
     aten.squeeze.dim,
     aten.unsqueeze.default,
 )
-TRANSPOSES = (aten.transpose.int, aten.permute.default)
+TRANSPOSES = (aten.transpose.int, aten.permute.default, aten.mT.default)
 COPIES = (aten.contiguous.default, aten.clone.default)
 #: Operators that move or repeat values without changing them, one tensor in and one out.
 MOVEMENT_OPS = (*TRANSPOSES, *RESHAPES, *COPIES, aten.expand.default, aten.repeat_interleave.self_int)

@@ -20,6 +20,7 @@ from qpass.data.batches import batch_size
 from qpass.errors import TraceError
 from qpass.functionalize import functionalize
 from qpass.graph import info, record_shapes
+from qpass.refusals import refuse_flex_attention
 from qpass.tensor_names import rename_tensors
 from qpass.undisturbed import copy_tensors, undisturbed
 
@@ -95,6 +96,7 @@ def _still_open(program: torch.export.ExportedProgram, open_sizes: Sequence[tupl
 def _own_graph(exported: nn.Module, name: str, **kept: Any) -> fx.GraphModule:
     """Returns a plain functional GraphModule with its own tensors, without torch.export's guards."""
     assert isinstance(exported, fx.GraphModule)
+    refuse_flex_attention(exported.graph)
     for node in list(exported.graph.nodes):
         if node.op == "call_module" and str(node.target).startswith("_guards"):
             exported.graph.erase_node(node)

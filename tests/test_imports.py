@@ -16,7 +16,7 @@ LAYERS = (
     ("arguments", "fields", "named_outputs", "tensor_file", "storage"),
     ("budget_config", "reconstruction_config", "quant_spec", "rules", "recipe_file", "config", "presets", "progress"),
     ("graph", "data", "distributed", "quantizers"),
-    ("functionalize", "undisturbed"),
+    ("functionalize", "refusals", "undisturbed"),
     ("allocation", "device", "float_model", "observers", "nn", "parts", "resume", "ridge", "rounding", "tensor_names", "trace"),
     ("passes",),
     ("reconstruction",),

@@ -16,7 +16,9 @@ from qpass.passes.base import Pass
 from qpass.passes.plan import Declined, LayerPlan, OperandPlan
 from qpass.passes.positions import float_products
 from qpass.passes.rules.decompose_attention import attention_declined
+from qpass.passes.rules.matmul_from_einsum import einsum_declined
 
+_CASTS = (aten.to.dtype, aten._to_copy.default)
 MATMULS = (aten.matmul.default, aten.bmm.default)
 #: Convolutions, and how many dims their windows have.
 _CONVOLUTIONS = {
@@ -28,10 +30,13 @@ _CONVOLUTIONS = {
     **{aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2, aten.conv_transpose3d.input: 3},
 }
 _OTHER_PRODUCTS = {
-    aten.einsum.default: "einsum is not turned into matmuls",
     aten.baddbmm.default: "baddbmm multiplies its product, or what it adds to it, by a factor",
     aten.addmm.default: "a matrix of it is computed, not a constant",
     aten.bilinear.default: "bilinear has two inputs beside its weight",
+    **dict.fromkeys(
+        (aten.mv.default, aten.dot.default, aten.tensordot.default, aten.addmv.default, aten.addbmm.default),
+        "it is not turned into a matmul: write it as one",
+    ),
 }
 
 
@@ -75,8 +80,17 @@ class Annotate(Pass):
             return self._matmul(graph_module, node)
         if is_call(node, aten.scaled_dot_product_attention.default):
             return Declined(kind="attention", path=module_path(node), reason=str(attention_declined(node)))
-        if is_call(node, aten.softmax.int, aten._softmax.default):
+        if is_softmax(node):
             return _softmax(node)
+        if is_call(node, aten.exp.default, aten.exp2.default) and any(
+            is_call(user, aten.sum.dim_IntList) for user in node.users
+        ):
+            return Declined(
+                kind="softmax", path=module_path(node), reason="it is written as an exponential and a sum: write softmax"
+            )
+        if is_call(node, aten.einsum.default):
+            reason = einsum_declined(node)
+            return Declined(kind="einsum", path=module_path(node), reason=reason) if reason else None
         if is_call(node, *_OTHER_PRODUCTS):
             kind = str(node.target).split(".")[1]
             return Declined(kind=kind, path=module_path(node), reason=_OTHER_PRODUCTS[node.target])  # type: ignore[index]
@@ -136,15 +150,15 @@ class Annotate(Pass):
 
 
 def source_of(node: fx.Node) -> fx.Node:
-    """Follows a tensor back through operators that only move its values."""
-    while is_call(node, *MOVEMENT_OPS):
+    """Follows a tensor back through operators that only move its values, or cast them."""
+    while is_call(node, *MOVEMENT_OPS, *_CASTS):
         node = node.args[0]
     return node
 
 
 def is_softmax(node: fx.Node) -> bool:
     """Tells whether a node is a Softmax."""
-    return is_call(node, aten.softmax.int, aten._softmax.default)
+    return is_call(node, aten.softmax.int, aten._softmax.default, aten._safe_softmax.default)
 
 
 def _reads_network_input(node: fx.Node) -> bool:
@@ -157,7 +171,7 @@ def _softmax(node: fx.Node) -> Declined | None:
         reader = readers.pop()
         if is_call(reader, *MATMULS):
             return None  # quantized where it enters the matmul
-        if is_call(reader, *MOVEMENT_OPS) and reader not in seen:
+        if is_call(reader, *MOVEMENT_OPS, *_CASTS) and reader not in seen:
             seen.add(reader)
             readers.extend(reader.users)
     return Declined(kind="softmax", path=module_path(node), reason="its output does not go straight into a matmul")

@@ -10,6 +10,7 @@ from qpass.errors import QPassError
 from qpass.graph import describe, dtype_of, finish, record_shapes, shape_of
 from qpass.passes.base import Pass
 from qpass.passes.rules import RULES
+from qpass.refusals import refuse_half
 
 #: More rounds than any model needs; a rule that never comes to rest is a bug, not a long model.
 MAX_ROUNDS = 20
@@ -25,6 +26,7 @@ class Canonicalize(Pass):
         for round_ in range(MAX_ROUNDS):
             applied = [rule.__module__ for rule in RULES if rule(graph_module)]
             if not applied:
+                refuse_half(graph_module)  # not before: what regions and constants compute in is settled by rules
                 return round_ > 0
             finish(graph_module)
             check_results(graph_module, applied)

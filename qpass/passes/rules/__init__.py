@@ -10,8 +10,10 @@ from qpass.passes.rules.fold_batch_norm import fold_batch_norm
 from qpass.passes.rules.fold_channel_scale import fold_channel_scale
 from qpass.passes.rules.fold_constants import fold_constants
 from qpass.passes.rules.linear_from_matmul import linear_from_matmul
+from qpass.passes.rules.matmul_from_einsum import matmul_from_einsum
 from qpass.passes.rules.numeric_padding import numeric_padding
 from qpass.passes.rules.reshape_from_view import reshape_from_view
+from qpass.passes.rules.softmax_from_exp import softmax_from_exp
 from qpass.passes.rules.split_baddbmm import split_baddbmm
 from qpass.passes.rules.split_fused_qkv import split_fused_qkv
 
@@ -22,6 +24,8 @@ RULES: tuple[Callable[[fx.GraphModule], int], ...] = (
     reshape_from_view,
     decompose_attention,
     split_baddbmm,
+    matmul_from_einsum,
+    softmax_from_exp,
     linear_from_matmul,
     fold_batch_norm,
     fold_channel_scale,

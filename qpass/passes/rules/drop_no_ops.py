@@ -1,10 +1,10 @@
-"""dropout(x), detach(x), alias(x), x[:], pad(x, 0) -> x."""
+"""dropout(x), detach(x), alias(x), x[:], pad(x, 0), x.to(x.dtype) -> x."""
 
 from __future__ import annotations
 
 from torch import fx
 
-from qpass.graph import argument, aten, calls, is_call, replace
+from qpass.graph import argument, aten, calls, dtype_of, is_call, replace
 
 _ALWAYS = (
     aten.dropout.default,
@@ -13,13 +13,16 @@ _ALWAYS = (
     aten.alias.default,
     aten.lift_fresh_copy.default,
 )
+_CASTS = (aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, aten._to_copy.default, aten.type_as.default)
 _END = 2**63 - 1
 
 
 def drop_no_ops(graph_module: fx.GraphModule) -> int:
     """Removes calls that give back their input in eval mode."""
     dropped = 0
-    for node in calls(graph_module, *_ALWAYS, aten.slice.Tensor, aten.pad.default):
+    for node in calls(graph_module, *_ALWAYS, *_CASTS, aten.slice.Tensor, aten.pad.default):
+        if is_call(node, *_CASTS) and not _keeps_dtype(node):
+            continue
         if is_call(node, aten.dropout.default, aten.feature_dropout.default) and argument(node, 2, "train"):
             continue
         if is_call(node, aten.slice.Tensor) and not _is_whole(node):
@@ -29,6 +32,11 @@ def drop_no_ops(graph_module: fx.GraphModule) -> int:
         replace(node, node.args[0])
         dropped += 1
     return dropped
+
+
+def _keeps_dtype(node: fx.Node) -> bool:
+    """Tells whether a cast gives what it is given: a graph lies on one device."""
+    return dtype_of(node) is not None and dtype_of(node) == dtype_of(node.args[0])
 
 
 def _is_whole(node: fx.Node) -> bool:

@@ -1,0 +1,152 @@
+"""einsum("bhid,bhjd->bhij", q, k) -> matmul(q, permute(k)): two factors as a product of matrices, with what moves around it.
+
+Without an index to sum over it is an elementwise product, and where no index is left over a sum of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from qpass.graph import aten, call_like, calls, get_constant, is_open, replace, shape_of
+
+
+@dataclass(frozen=True)
+class _Indices:
+    """What the indices of each dim are called: of two factors, and of what they give."""
+
+    a: str
+    b: str
+    out: str
+
+    @property
+    def summed(self) -> str:
+        """Those of both factors that are gone afterwards."""
+        return "".join(i for i in self.a if i in self.b and i not in self.out)
+
+
+def matmul_from_einsum(graph_module: fx.GraphModule) -> int:
+    """Spells out what ``einsum_declined`` has no reason against."""
+    done = 0
+    for node in calls(graph_module, aten.einsum.default):
+        indices = _parse(node)
+        if isinstance(indices, _Indices):
+            _rewrite(graph_module, node, indices)
+            done += 1
+    return done
+
+
+def einsum_declined(node: fx.Node) -> str | None:
+    """Returns why an einsum is not turned into a matmul, or None where it is, or where it has a single factor."""
+    indices = _parse(node)
+    return indices if isinstance(indices, str) and len(node.args[1]) > 1 else None  # type: ignore[arg-type]
+
+
+def _parse(node: fx.Node) -> _Indices | str:
+    """Returns the indices of an einsum, or why it is no product of two matrices."""
+    equation, factors = str(node.args[0]).replace(" ", ""), list(node.args[1])  # type: ignore[arg-type]
+    shapes = [shape_of(factor) for factor in factors]
+    if len(factors) != 2:
+        return f"an einsum of {len(factors)} factors is not turned into matmuls"
+    if any(shape is None for shape in shapes):
+        return "the shapes of its factors are unknown"
+    inputs, arrow, out = equation.partition("->")
+    terms = inputs.split(",")
+    extra = [
+        len(shape or ()) - len(term.replace("...", "")) if "..." in term else 0
+        for term, shape in zip(terms, shapes, strict=True)
+    ]
+    # Private letters stand for the dims of an ellipsis, which are counted from the last.
+    hidden = "".join(chr(0x3B1 + i) for i in range(max(extra)))
+    a, b = (term.replace("...", hidden[len(hidden) - count :]) for term, count in zip(terms, extra, strict=True))
+    both = a + b
+    rest = "".join(sorted(i for i in set(both) - set(hidden) if both.count(i) == 1))
+    out = out.replace("...", hidden) if arrow else hidden + rest
+    if len(set(a)) < len(a) or len(set(b)) < len(b):
+        return "an index stands twice in one factor of its einsum"
+    if any((i in a) != (i in b) and i not in out for i in both):
+        return "its einsum sums over an index of one factor alone"
+    sizes = dict(zip(a, shapes[0] or (), strict=True))
+    if any(sizes.get(i, size) != size for i, size in zip(b, shapes[1] or (), strict=True)):
+        return "its einsum repeats a factor along a dim of size 1"
+    return _Indices(a, b, out)
+
+
+def _rewrite(graph_module: fx.GraphModule, node: fx.Node, indices: _Indices) -> None:
+    a, b = node.args[1]  # type: ignore[misc]
+    left, right = _only(indices.a, indices.b), _only(indices.b, indices.a)
+    if not indices.summed or not (left or right):
+        replace(node, _elementwise(graph_module, node, a, b, indices))  # type: ignore[arg-type]
+        return
+    if get_constant(graph_module, a) is not None and not _shared(indices):  # type: ignore[arg-type]
+        a, b, indices, left, right = b, a, _Indices(indices.b, indices.a, indices.out), right, left
+    batch, summed = _shared(indices), indices.summed
+    moves = _Moves(graph_module, node)
+    x = moves.permute(a, indices.a, batch + left + summed)
+    y = moves.permute(b, indices.b, batch + summed + right)
+    x = moves.group(x, len(batch + left), len(summed))
+    y = moves.group(moves.group(y, len(batch + summed), len(right)), len(batch), len(summed))
+    rows = left
+    if batch:  # else x keeps its dims, as a Linear's input does
+        x, rows = moves.group(x, len(batch), len(left)), "*"
+    product = call_like(graph_module, node, aten.matmul.default, x, y)
+    product = moves.ungroup(product, len(batch + rows), moves.sizes(b, indices.b, right))
+    if batch:
+        product = moves.ungroup(product, len(batch), moves.sizes(a, indices.a, left))
+    replace(node, moves.permute(product, batch + left + right, indices.out))
+
+
+def _only(indices: str, others: str) -> str:
+    return "".join(i for i in indices if i not in others)
+
+
+def _shared(indices: _Indices) -> str:
+    return "".join(i for i in indices.out if i in indices.a and i in indices.b)
+
+
+def _elementwise(graph_module: fx.GraphModule, node: fx.Node, a: fx.Node, b: fx.Node, indices: _Indices) -> fx.Node:
+    order, moves = indices.out + indices.summed, _Moves(graph_module, node)
+    aligned = []
+    for factor, own in ((a, indices.a), (b, indices.b)):
+        factor = moves.permute(factor, own, "".join(i for i in order if i in own))
+        for dim, index in enumerate(order):
+            factor = factor if index in own else call_like(graph_module, node, aten.unsqueeze.default, factor, dim)
+        aligned.append(factor)
+    product = call_like(graph_module, node, aten.mul.Tensor, *aligned)
+    summed = [len(indices.out) + dim for dim in range(len(indices.summed))]
+    return call_like(graph_module, node, aten.sum.dim_IntList, product, summed) if summed else product
+
+
+class _Moves:
+    """Inserts movements before a node, and none where nothing moves."""
+
+    def __init__(self, graph_module: fx.GraphModule, before: fx.Node) -> None:
+        self._graph_module, self._before = graph_module, before
+
+    def permute(self, x: fx.Node, have: str, want: str) -> fx.Node:
+        """Orders dims."""
+        return x if have == want else self._call(aten.permute.default, x, [have.index(i) for i in want])
+
+    def group(self, x: fx.Node, first: int, count: int) -> fx.Node:
+        """Makes one dim of ``count`` dims, also of none."""
+        if count == 0:
+            return self._call(aten.unsqueeze.default, x, first)
+        return x if count == 1 else self._call(aten.flatten.using_ints, x, first, first + count - 1)
+
+    def ungroup(self, x: fx.Node, dim: int, sizes: Sequence[int | fx.Node]) -> fx.Node:
+        """Takes a group apart."""
+        if not sizes:
+            return self._call(aten.squeeze.dim, x, dim)
+        return x if len(sizes) == 1 else self._call(aten.unflatten.int, x, dim, list(sizes))
+
+    def sizes(self, factor: fx.Node, indices: str, wanted: str) -> list[int | fx.Node]:
+        """Returns the sizes of dims: numbers, or nodes where they are open."""
+        shape = shape_of(factor) or ()
+        dims = [indices.index(i) for i in wanted]
+        fixed = get_constant(self._graph_module, factor) is not None
+        return [shape[d] if fixed or not is_open(factor, d) else self._call(aten.sym_size.int, factor, d) for d in dims]
+
+    def _call(self, *what: object) -> fx.Node:
+        return call_like(self._graph_module, self._before, *what)  # type: ignore[arg-type]
