@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from qpass.already_quantized import refuse_quantized
 from qpass.arguments import check_seed, usable_device
 from qpass.config import QuantConfig
 from qpass.data import Batch, KeptBatches, checked_batches
@@ -83,7 +84,7 @@ def quantize_graph(
         ConfigError: For a config that cannot be carried out, or a device that is not there.
         CalibrationError: For calibration data that cannot be used.
         TraceError: For a model that cannot be captured.
-        UnsupportedError: For weights that are NaN or infinite, or have no values.
+        UnsupportedError: For weights that are NaN or infinite, or have no values, and for models that are quantized already.
         DistributedError: For processes that were given different things, or when one of them ends.
     """
     config = QuantConfig.from_any(config)
@@ -91,6 +92,7 @@ def quantize_graph(
     device = None if device is None else usable_device(device)
     check_seed(seed)
     check_model(model)
+    refuse_quantized(model, submodules or ())
     network, ordinary = in_float32(model)
     batches = KeptBatches(storage)
     for batch in checked_batches(calib_loader, model, transform_fn, same_shapes=not submodules):
@@ -280,7 +282,24 @@ def load(path: str | Path) -> fx.GraphModule:
 
 
 def _has_parts(qmodel: nn.Module) -> bool:
-    return isinstance(qmodel, nn.Module) and not isinstance(qmodel, fx.GraphModule) and bool(parts_of(qmodel))
+    """Tells whether a model was quantized in parts.
+
+    Raises:
+        QPassError: If a graph of a whole model lies in it instead: what is around that graph would be left out of the file.
+    """
+    if not isinstance(qmodel, nn.Module) or isinstance(qmodel, fx.GraphModule):
+        return False
+    parts = parts_of(qmodel)
+    for name, part in parts.items():
+        if not info(part).get("is_part"):
+            raise QPassError(
+                f"got a {type(qmodel).__name__} around a quantized graph",
+                where=name,
+                expected="the graph that quantize_graph or load returned",
+                hint=f"pass get_submodule({name!r}): what is around it stays in torch; or quantize the whole, or"
+                f" quantize_graph(model, ..., submodules=[{name!r}])",
+            )
+    return bool(parts)
 
 
 def _quantized(qmodel: nn.Module, where: str) -> fx.GraphModule:

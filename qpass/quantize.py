@@ -144,6 +144,7 @@ def quantize_submodules(
         recipe = config if name in learning else dataclasses.replace(config, reconstruction=None)
         put_back(model, name, quantize_traced(part, used, recipe, options.inside(name)))
         refuse_other_sizes(part)
+        info(part)["is_part"] = True
     return model
 
 

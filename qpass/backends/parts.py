@@ -20,6 +20,8 @@ def export_parts(model: nn.Module, folder: Path, *, opset: int | None, target: s
     """Writes ``<path of the part>.onnx`` for each part into a folder, all of them or none."""
     if not folder.parent.is_dir():
         raise LoweringError("no such folder", where=str(folder.parent), expected="an existing one")
+    if folder.exists() and not folder.is_dir():
+        raise LoweringError("is a file", where=str(folder), expected="a folder, for a file of each part")
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         for name, part in parts_of(model).items():
             export_quantized(part, Path(scratch) / f"{name}.onnx", opset=opset, target=target, weight_type=weight_type)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -68,6 +70,8 @@ class Annotate(Pass):
                 set_plan(node, plan)
                 changed = True
         info(graph_module)["config"] = self.config
+        if not any(isinstance(plan, LayerPlan) for plan in plans.values()):
+            _warn_of_nothing(type(graph_module).__name__, [plan for plan in plans.values() if isinstance(plan, Declined)])
         return changed
 
     def _plan(self, graph_module: fx.GraphModule, node: fx.Node) -> LayerPlan | Declined | None:
@@ -147,6 +151,14 @@ class Annotate(Pass):
                     where=f"rule {pattern!r}",
                     hint=nearest(pattern, paths),
                 )
+
+
+def _warn_of_nothing(name: str, declined: Sequence[Declined]) -> None:
+    """Warns that the whole graph stays float, with the most frequent reasons."""
+    counts = Counter(f"{plan.kind}: {plan.reason}" for plan in declined)
+    reasons = "; ".join(f"{count} x {reason}" for reason, count in counts.most_common(3))
+    found = f" ({reasons})" if reasons else ": it has no Linear, patch embedding or attention"
+    warnings.warn(f"{name}: nothing was found to quantize, the result is the float network{found}", stacklevel=2)
 
 
 def source_of(node: fx.Node) -> fx.Node:
