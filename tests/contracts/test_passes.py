@@ -57,8 +57,12 @@ def test_a_second_run_changes_nothing(stages: list[tuple[Pass, fx.GraphModule]],
     for step, graph in stages:
         graph = copy.deepcopy(graph)
         before, output = fingerprint(graph), graph(images)
+        tensors = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
         assert step.run(graph) is False, type(step).__name__
         assert fingerprint(graph) == before, type(step).__name__
+        assert graph.state_dict().keys() == tensors.keys(), type(step).__name__
+        for name, tensor in graph.state_dict().items():
+            assert torch.equal(tensor, tensors[name]), f"{type(step).__name__}: {name}"
         assert torch.equal(graph(images), output), type(step).__name__
 
 

@@ -65,6 +65,8 @@ class TestEveryQuantizer:
 
     def test_switched_off_it_changes_nothing(self, name: str, bits: int) -> None:
         quantizer, x = fitted(name, bits)
+        assert quantizer.enabled
+        assert not quantizer.tabulated, "a table is made where the recipe says so"
         quantizer.enabled = False
         assert torch.equal(quantizer(x), x)
 

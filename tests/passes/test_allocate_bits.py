@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -66,16 +67,18 @@ def test_the_file_is_the_same_network(shared_out: fx.GraphModule, batches: list[
 
 
 def test_within_one_mean_the_least_error_is_had(vit: nn.Module, batches: list[Tensor]) -> None:
-    """Nearer on unseen images than widths that are dealt out by turns, at no more bits."""
+    """No choice of 4 and 8 bits within the mean has less error, and the network is nearer on unseen images than at 4 bits."""
     unseen = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(6))
     ours = quantize(vit, batches, activation_bits=5.5)
-    rows = qpass.quantization_report(ours).allocation
-    least = [row for row in rows if row.kind == "activation" and len(row.errors) > 1]
-    kept = [row.errors[8] if row.bits == 8 else row.errors[4] for row in least]
-    assert sum(kept) < 0.6 * sum(row.errors[4] for row in least)
+    rows = [row for row in qpass.quantization_report(ours).allocation if row.kind == "activation" and len(row.errors) > 1]
+    errors, sizes = np.array([[row.errors[4], row.errors[8]] for row in rows]), np.array([row.size for row in rows])
+    wide = np.arange(2 ** len(rows))[:, None] >> np.arange(len(rows)) & 1  # every choice, one in a row
+    allowed = (4 + 4 * (wide @ sizes) / sizes.sum()) <= 5.5
+    least = (errors[:, 0].sum() + wide[allowed] @ (errors[:, 1] - errors[:, 0])).min()
+    assert sum(row.errors[row.bits] for row in rows) == pytest.approx(least, rel=2e-4)
     plain = quantize(vit, batches)
-    errors = [(graph(unseen) - vit(unseen)).square().sum().item() for graph in (plain, ours)]
-    assert errors[1] < 0.9 * errors[0]
+    squared = [(graph(unseen) - vit(unseen)).square().sum().item() for graph in (plain, ours)]
+    assert squared[1] < 0.9 * squared[0]
 
 
 @pytest.mark.parametrize("megabytes", [0.08, 0.09])

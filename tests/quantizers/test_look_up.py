@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qpass.errors import QPassError
-from qpass.quantizers import LookUp, ShiftLog2, Tan
+from qpass.quantizers import LookUp, ShiftLog2, Tan, Uniform
 
 MAPS = torch.randn(4, 32, 32, generator=torch.Generator().manual_seed(0)).mul(3).softmax(-1)
 
@@ -46,3 +46,11 @@ def test_a_quantizer_of_integer_values_gives_a_table_of_bytes() -> None:
 def test_it_is_not_fitted() -> None:
     with pytest.raises(QPassError, match="not fitted to data"):
         LookUp(4).fit(MAPS)
+
+
+def test_a_quantizer_that_gives_zero_everywhere_has_a_table_of_zeros() -> None:
+    quantizer = Uniform(4).set_parameters(torch.tensor(5.0), torch.tensor(0.0))
+    table = LookUp.of(quantizer)
+    assert table.log_step > 0
+    assert torch.equal(table(MAPS), torch.zeros_like(MAPS))
+    assert torch.equal(table(MAPS), quantizer(MAPS))

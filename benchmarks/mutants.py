@@ -1,0 +1,141 @@
+"""Mutants of a source file, made by mutmut, and the tests that should kill them."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import libcst as cst
+from libcst.metadata import MetadataWrapper, PositionProvider
+from mutmut.mutation.file_mutation import Mutation, create_mutations
+
+#: Tests of a whole package, run after those that mirror or import the module.
+CONTRACTS = {
+    "reconstruction": "tests/reconstruction/test_reconstruct.py",
+    "quantizers": "tests/contracts/test_quantizers.py",
+    "passes": "tests/contracts/test_passes.py",
+    "backends/onnxruntime": "tests/contracts/test_backends.py",
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One changed file.
+
+    Attributes:
+        file: Path of the source file in the repository.
+        index: Which of the file's mutants, in mutmut's order.
+        source: The file with the change.
+        diff: Lines that were removed and added.
+    """
+
+    file: str
+    index: int
+    source: str
+    diff: str
+
+
+def mutants_of(root: Path, file: str) -> list[Callable[[], Mutant]]:
+    """Returns what makes mutmut's mutants of the functions in a file.
+
+    Texts of messages are left out: what stands inside a ``raise``.
+    """
+    code = (root / file).read_text(encoding="utf-8")
+    module, mutations, *_ = create_mutations(file, code)
+    messages = _lines_of_raises(code)
+    positions = MetadataWrapper(module, unsafe_skip_copy=True).resolve(PositionProvider)
+    lines = (position.start.line if (position := positions.get(m.original_node)) else 0 for m in mutations)
+    return [
+        partial(_mutant, file, index, code, module, mutation)
+        for index, (mutation, line) in enumerate(zip(mutations, lines, strict=True))
+        if mutation.contained_by_top_level_function is not None and line not in messages
+    ]
+
+
+def _mutant(file: str, index: int, code: str, module: cst.Module, mutation: Mutation) -> Mutant:
+    changed = module.deep_replace(mutation.original_node, mutation.mutated_node)  # type: ignore[arg-type]
+    assert isinstance(changed, cst.Module)
+    lines = difflib.unified_diff(code.splitlines(), changed.code.splitlines(), lineterm="", n=0)
+    diff = "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
+    return Mutant(file, index, changed.code, diff)
+
+
+def _lines_of_raises(code: str) -> set[int]:
+    raises = (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Raise))
+    return {line for node in raises for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+
+
+def tests_of(root: Path, package: str, file: str) -> list[str]:
+    """Returns the test files for a module, the most direct first: its mirror, those that import it, the package's contract."""
+    module = Path(file)
+    mirror = f"tests/{package}/test_{module.stem}.py"
+    dotted = ".".join(module.with_suffix("").parts)
+    defined = {
+        node.name for node in ast.parse((root / file).read_text()).body if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    }
+    importing = []
+    for path in sorted((root / "tests" / package).rglob("test_*.py")):
+        text = path.read_text(encoding="utf-8")
+        names = {alias.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom) for alias in node.names}
+        if dotted in text or names & defined:
+            importing.append(str(path.relative_to(root)))
+    whole = [str(path.relative_to(root)) for path in sorted((root / "tests" / package).glob("test_*.py"))]
+    chosen = [mirror, *importing, CONTRACTS[package], *([] if importing else whole)]
+    return [name for name in dict.fromkeys(chosen) if (root / name).exists()]
+
+
+def run_tests(root: Path, tests: Sequence[str], seconds: int) -> tuple[str, float]:
+    """Runs tests in a child of this process, which has torch imported but not qpass.
+
+    Args:
+        root: The copy of the repository.
+        tests: Test files in it.
+        seconds: Limit of the child's processor time; ten times as much by the clock.
+
+    Returns:
+        ``"survived"``, ``"killed"`` or ``"timeout"``, and the seconds by the clock.
+    """
+    start = time.monotonic()
+    child = os.fork()
+    if not child:
+        _run_in_child(root, tests, seconds)
+    while time.monotonic() - start < 10 * seconds:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.2)
+    else:
+        os.killpg(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return "timeout", time.monotonic() - start
+    return ("killed" if os.WEXITSTATUS(status) else "survived"), time.monotonic() - start
+
+
+def _run_in_child(root: Path, tests: Sequence[str], seconds: int) -> None:
+    code = 1
+    try:
+        os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(null, stream)
+        os.chdir(root)
+        sys.path.insert(0, str(root))
+        sys.dont_write_bytecode = True
+        os.environ.pop("QPASS_ASSETS", None)  # tests on real weights take minutes
+        os.environ.update(PYTHONPATH=str(root), PYTHONDONTWRITEBYTECODE="1")
+        import pytest
+
+        code = int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]))
+    finally:
+        os._exit(code)

@@ -1,0 +1,191 @@
+"""Share of mutants that the tests kill, by package, on a sample drawn from a seed.
+
+Run: python benchmarks/mutations.py --samples 40 --seed 0
+Writes: benchmarks/results/mutations.json and .md. What is tested is a commit, in a copy of its own. A run that was stopped goes
+on where it was when the same command is given again. Needs mutmut (``pip install -e ".[dev]"``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import random
+import resource
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).parent.parent
+os.chdir(ROOT)  # mutmut reads its settings in pyproject.toml from here when it is imported
+from mutants import Mutant, mutants_of, run_tests, tests_of  # noqa: E402
+
+PACKAGES = ("quantizers", "reconstruction", "passes", "backends/onnxruntime")
+RESULTS = ROOT / "benchmarks" / "results" / "mutations.json"
+#: Mutants that compute the same as the original, each with the reason.
+EQUIVALENT = ROOT / "benchmarks" / "equivalent_mutants.json"
+#: Imported once, before a child is forked for each mutant. None of it imports qpass.
+PRELOADED = (
+    "torch",
+    "torchvision",
+    "timm",
+    "onnx",
+    "onnxruntime",
+    "onnx_ir",
+    "onnxscript",
+    "scipy.optimize",
+    "hypothesis",
+    "pytest",
+)
+
+
+def git(*arguments: str) -> bytes:
+    """Returns what git prints."""
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, capture_output=True).stdout
+
+
+def sample(root: Path, package: str, size: int, seed: int) -> list[Mutant]:
+    """Draws mutants of a package, each with the same probability."""
+    files = sorted(path.relative_to(root) for path in (root / "qpass" / package).rglob("*.py"))
+    every = [make for file in files for make in mutants_of(root, str(file))]
+    click.echo(f"{package}: {len(every)} mutants")
+    return [make() for make in random.Random(f"{seed} {package}").sample(every, min(size, len(every)))]
+
+
+def check_original(root: Path, tests: Sequence[str], package: str) -> int:
+    """Returns the limit of processor seconds for one mutant, from a run of all tests on the original.
+
+    Raises:
+        ClickException: If they do not pass.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    status, _ = run_tests(root, tests, 3600)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if status != "survived":
+        raise click.ClickException(f"{package}: the tests do not pass without a change: {' '.join(tests)}")
+    return 30 + round(2 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
+
+
+def run_package(root: Path, package: str, size: int, seed: int, found: dict[str, Any], keep: Any) -> None:
+    """Runs the sample of one package and keeps each result as soon as it is known."""
+    mutants = sample(root, package, size, seed)
+    tests = {file: tests_of(root, package, file) for file in {mutant.file for mutant in mutants}}
+    missing = [mutant for mutant in mutants if f"{mutant.file}:{mutant.index}" not in found]
+    if not missing:
+        return
+    limit = check_original(root, sorted({name for names in tests.values() for name in names}), package)
+    for mutant in missing:
+        path = root / mutant.file
+        original = path.read_text(encoding="utf-8")
+        path.write_text(mutant.source, encoding="utf-8")
+        status, seconds = run_tests(root, tests[mutant.file], limit)
+        path.write_text(original, encoding="utf-8")
+        click.echo(f"{package}: {mutant.file}:{mutant.index} {status} in {seconds:.0f} s")
+        found[f"{mutant.file}:{mutant.index}"] = {"package": package, "status": status, "diff": mutant.diff}
+        keep()
+
+
+def without_equivalents(found: dict[str, Any]) -> dict[str, Any]:
+    """Marks the survivors that are known to compute the same."""
+    known = {(entry["file"], entry["diff"]): entry["reason"] for entry in json.loads(EQUIVALENT.read_text(encoding="utf-8"))}
+    for name, result in found.items():
+        reason = known.get((name.rpartition(":")[0], result["diff"]))
+        if result["status"] == "survived" and reason is not None:
+            result.update(status="equivalent", reason=reason)
+    return found
+
+
+def page(runs: Sequence[dict[str, Any]]) -> str:
+    """Returns the results as Markdown."""
+    lines = [
+        "# Mutants that the tests kill",
+        "",
+        "Written by `python benchmarks/mutations.py`. Mutants are mutmut's, drawn at random in each package; those inside `raise`",
+        "statements, which change texts of messages, are left out. For each one, the tests run that mirror or import its module, and",
+        "the contract of its package: other tests may kill more. Equivalent mutants do not count.",
+    ]
+    for run in runs:
+        lines += [
+            "",
+            f"## Commit {run['commit'][:10]}, seed {run['seed']}",
+            "",
+            run["machine"],
+            "",
+            "| package | drawn | equivalent | killed | of these by time | survived | killed, % |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for package in PACKAGES:
+            lines += _row(package, [result for result in run["found"].values() if result["package"] == package])
+    last = runs[-1]["found"]
+    lines += ["", "## Survivors of the last run", ""]
+    for name, result in last.items():
+        if result["status"] in ("survived", "equivalent"):
+            lines += [f"`{name}`{' (equivalent: ' + result['reason'] + ')' if 'reason' in result else ''}", ""]
+            lines += ["```diff", result["diff"], "```", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _row(package: str, results: Sequence[dict[str, Any]]) -> list[str]:
+    if not results:
+        return []
+    count = {status: sum(r["status"] == status for r in results) for status in ("equivalent", "killed", "timeout", "survived")}
+    killed = count["killed"] + count["timeout"]
+    total = max(1, killed + count["survived"])
+    share = killed / total
+    error = math.sqrt(share * (1 - share) / total)
+    return [
+        f"| `qpass/{package}` | {len(results)} | {count['equivalent']} | {killed} | {count['timeout']} | {count['survived']} "
+        f"| {100 * share:.0f} ± {100 * error:.0f} |"
+    ]
+
+
+def machine() -> str:
+    """Names the processor and the versions."""
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    processor = names[0].partition(": ")[2] if names else platform.machine()
+    return f"{processor}, {os.cpu_count()} cores; Python {platform.python_version()}."
+
+
+@click.command()
+@click.option("--samples", default=40, help="Mutants for each package.")
+@click.option("--seed", default=0, help="Of the draw.")
+@click.option("--package", "packages", multiple=True, type=click.Choice(PACKAGES), help="Only these; all by default.")
+@click.option("--commit", default="HEAD", help="What is tested.")
+@click.option("--page-only", is_flag=True, help="Write the page from the results that are there.")
+def main(samples: int, seed: int, packages: tuple[str, ...], commit: str, page_only: bool) -> None:
+    """Draws mutants, runs the tests on each, and writes the results."""
+    runs = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    commit = git("rev-parse", commit).decode().strip()
+    key = {"commit": commit, "seed": seed}
+    run = next((run for run in runs if {name: run[name] for name in key} == key), None)
+    if run is None and not page_only:
+        run = {**key, "machine": machine(), "found": {}}
+        runs.append(run)
+
+    def keep() -> None:
+        for each in runs:
+            without_equivalents(each["found"])
+        RESULTS.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+        RESULTS.with_suffix(".md").write_text(page(runs), encoding="utf-8")
+
+    if not page_only:
+        assert run is not None
+        for name in PRELOADED:
+            __import__(name)
+        with tempfile.TemporaryDirectory(prefix="qpass-mutants-") as folder:
+            with tarfile.open(fileobj=BytesIO(git("archive", commit))) as archive:
+                archive.extractall(folder, filter="data")
+            for package in packages or PACKAGES:
+                run_package(Path(folder), package, samples, seed, run["found"], keep)
+    keep()
+
+
+if __name__ == "__main__":
+    main()
