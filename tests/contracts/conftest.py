@@ -8,9 +8,6 @@ import pytest
 
 #: Part of a test's id -> what it waits for.
 NOT_YET = {
-    "test_layers_of_a_region_are_quantized[with_gradients": "regions are inlined",
-    "test_layers_of_a_region_are_quantized[without_gradients": "regions are inlined",
-    "test_layers_of_a_region_are_quantized[autocast-": "regions are inlined",
     "test_an_output_of_an_unusual_kind[numbers_and_shapes": "outputs that are Python numbers",
     "test_an_output_of_an_unusual_kind[a_shape": "outputs that are Python numbers",
     "however_it_travelled[deepcopy": "size guards travel",

@@ -57,19 +57,22 @@ class Tokens(Net):
 
     def forward(self, x: Tensor) -> Tensor:
         patches = self.tok(x)
-        if self.write == "cat":
+        if self.write in ("cat", "+="):
             t = torch.cat([self.cls.expand(x.shape[0], 1, 32), patches], 1)
         else:
             t = (torch.zeros if self.write == "zeros" else torch.empty)(x.shape[0], 17, 32)
             t[:, 0] = self.cls
             t[:, 1:] = patches
         for block in self.blocks:
-            t = block(t)
+            if self.write == "+=":
+                t += block(t) - t
+            else:
+                t = block(t)
         return self.h(self.n(t)[:, 0])
 
 
 def tokens(write: str) -> nn.Module:
-    """Returns a network whose tokens are written into ``zeros`` or ``empty`` memory, or joined by ``cat``."""
+    """Returns a network whose tokens are written into ``zeros`` or ``empty`` memory, or joined by ``cat``; ``+=`` adds in place."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Tokens(write).eval()
