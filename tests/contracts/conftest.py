@@ -12,8 +12,6 @@ NOT_YET = {
     "test_an_output_of_an_unusual_kind[a_shape": "outputs that are Python numbers",
     "however_it_travelled[deepcopy": "size guards travel",
     "however_it_travelled[saved": "size guards travel",
-    "test_a_quantized_graph_is_not_quantized_again": "quantized graphs are refused",
-    "test_a_network_with_nothing_to_quantize": "networks without anything to quantize",
 }
 
 
