@@ -263,7 +263,7 @@ def save(qmodel: fx.GraphModule, path: str | Path) -> Path:
 
     Raises:
         DataError: If the path cannot be written, or the graph holds what no file can: functions that are neither torch's
-            operators nor Python's arithmetic, branches and loops, outputs of classes whose fields have no names.
+            operators nor Python's arithmetic, outputs of classes whose fields have no names.
     """
     return save_graph(on_cpu(_quantized(qmodel, "save")), Path(path))
 

@@ -283,14 +283,15 @@ def report(folder: Path, as_json: bool) -> None:
     path = file_in(folder, FIGURES)
     try:
         data = QuantReport.from_json(path.read_text(encoding="utf-8"))
+        table, summary, page = _layer_table(data), str(data), data.to_html()
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f"cannot be read: {error}", where=str(path)) from error
     if as_json:
         click.echo(data.to_json())
         return
-    console.print(_layer_table(data))
-    console.print(str(data), highlight=False)
-    write_whole(folder / REPORT, data.to_html())
+    console.print(table)
+    console.print(summary, highlight=False)
+    write_whole(folder / REPORT, page)
     console.print(f"page: {folder / REPORT}", highlight=False)
 
 

@@ -24,7 +24,8 @@ from qpass.serialize import file as serialize_file
 from qpass.serialize.functions import function_by_name, name_of
 from qpass.serialize.trees import decode_tree, encode_tree
 from qpass.serialize.values import decode, encode
-from tests.random_networks import build, recipes, shapes
+from tests.random.recipes import recipes
+from tests.random.transformers import build, shapes
 
 
 class Pair(NamedTuple):
@@ -111,6 +112,28 @@ def test_a_loaded_graph_gives_what_the_saved_one_gave(output: str, tmp_path: Pat
     assert set(again.state_dict()) == set(graph.state_dict())
     assert {name for name, _ in again.named_parameters()} == {name for name, _ in graph.named_parameters()}
     assert torch.equal(qpass.load(qpass.save(again, tmp_path / "n.qpass"))(x)[0], again(x)[0]) if output == "tuple" else True
+
+
+class Branches(nn.Module):
+    """A network with a branch whose bodies stay graphs of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+        self.register_buffer("shift", torch.arange(8.0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last(torch.cond(y.sum() > 0, lambda z: z + self.shift, lambda z: z.cos(), (y,)))
+
+
+def test_branches_travel(tmp_path: Path) -> None:
+    x = torch.randn(8, 8)
+    graph = qpass.quantize_graph(Branches().eval(), [x], progress=False)
+    again = qpass.load(qpass.save(graph, tmp_path / "m.qpass"))
+    results = [(graph(batch), again(batch)) for batch in (x, -x, 9 * x, -9 * x[:3])]
+    assert all(torch.equal(*pair) for pair in results)
+    assert "higher_order.cond" in str(again.graph)
 
 
 def test_outputs_of_other_libraries_keep_their_fields(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ _CHECKS = {
     "mean": several(number(lambda value: True, ""), "numbers"),
     "std": several(number(lambda value: value > 0, ""), "numbers above 0"),
 }
+_count = whole(1, expected="a whole number above 0")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -111,7 +112,12 @@ def image_batches(source: ImageSource, batch_size: int, *, limit: int | None = N
         source: What to read.
         batch_size: Images in a batch; the last may be smaller.
         limit: Take this many images, spread evenly over the source; None takes all.
+
+    Raises:
+        ConfigError: If ``batch_size`` or ``limit`` is no whole number above 0.
     """
+    _count(batch_size, "batch_size")
+    optional(_count)(limit, "limit")
     count = len(source) if limit is None else min(limit, len(source))
     chosen = [i * len(source) // count for i in range(count)]
     for start in range(0, count, batch_size):

@@ -17,6 +17,7 @@ from qpass.graph import info
 from qpass.report import QuantReport
 from qpass.serialize.modules import decode_module, encode_module
 from qpass.serialize.nodes import decode_nodes, encode_node
+from qpass.serialize.regions import add_regions, encode_regions
 from qpass.serialize.tensors import digest_of, from_file, kinds_of, put_tensor, tensors_of, to_file
 from qpass.serialize.trees import decode_tree, encode_tree
 from qpass.serialize.values import decode, encode
@@ -88,6 +89,7 @@ def _describe(graph_module: fx.GraphModule) -> dict[str, Any]:
         "example": [_encode_input(leaf) for leaf in leaves],
         "example_spec": encode_tree(spec),
         "kinds": kinds_of(graph_module),
+        "regions": encode_regions(graph_module),
         "modules": {name: encode_module(graph_module.get_submodule(name), name) for name in sorted(called)},
         "nodes": [encode_node(node) for node in graph_module.graph.nodes],
         "in_names": list(pytree_info.orig_args),
@@ -113,8 +115,9 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> fx.GraphModu
     for name, description in header["modules"].items():
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
         root.add_module(name, decode_module(description, own))
+    add_regions(root, header["regions"], tensors, header["kinds"])
     for name, tensor in tensors.items():
-        if name.partition(".")[0] not in header["modules"]:
+        if name.partition(".")[0] not in header["modules"] | header["regions"]:
             put_tensor(root, name, tensor, header["kinds"])
     graph = decode_nodes(header["nodes"])
     in_spec, out_spec = decode_tree(header["in_spec"]), decode_tree(header["out_spec"])

@@ -22,11 +22,18 @@ _NAMES: dict[Any, tuple[str, ...]] = {
     builtins: ("abs", "bool", "float", "int", "len", "max", "min", "round", "sum"),
     torch: ("sym_float", "sym_int", "sym_ite", "sym_max", "sym_min", "sym_not", "sym_sqrt", "sym_sum"),
 }
+#: Operators that run regions of a graph.
+_REGION_OPERATORS = ("cond", "while_loop", "scan", "map_impl", "associative_scan")
 _FUNCTIONS: dict[str, Any] = {
     f"{module.__name__}.{name}": getattr(module, name)
     for module, names in _NAMES.items()
     for name in names
     if hasattr(module, name)
+}
+_FUNCTIONS |= {
+    f"higher_order.{name}": getattr(torch.ops.higher_order, name)
+    for name in _REGION_OPERATORS
+    if hasattr(torch.ops.higher_order, name)
 }
 
 

@@ -20,13 +20,15 @@ def tensors_of(graph_module: fx.GraphModule) -> dict[str, Tensor]:
     """Returns everything that the graph computes with, by name: parameters, all buffers, and plain attributes.
 
     Raises:
-        DataError: If a node reads something else, such as the body of a branch or loop.
+        DataError: If a node reads something that is neither a tensor nor the body of a branch or loop.
     """
     found: dict[str, Tensor] = dict(graph_module.named_parameters(remove_duplicate=False))
     found.update(graph_module.named_buffers(remove_duplicate=False))
     for node in graph_module.graph.nodes:
         if node.op == "get_attr":
             value = fetch(graph_module, str(node.target))
+            if isinstance(value, fx.GraphModule):
+                continue
             if not isinstance(value, Tensor):
                 kind = type(value).__name__
                 raise DataError(f"reads a {kind}, which no file can hold", where=node.name, expected="a tensor")

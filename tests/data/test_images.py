@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from qpass.data import ImageTransform, image_batches, open_images
-from qpass.errors import DataError
+from qpass.errors import ConfigError, DataError
 
 TRANSFORM = ImageTransform(crop=4, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
@@ -191,3 +191,9 @@ def test_arrays_are_numbers(tmp_path: Path, x: np.ndarray) -> None:
     np.save(tmp_path / "x.npy", x)
     with pytest.raises(DataError, match="expected numbers, the batch first"):
         open_images(tmp_path / "x.npy", TRANSFORM)
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 2.5}, {"batch_size": 2, "limit": 0}])
+def test_sizes_of_batches_are_counts(folder: Path, options: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="expected a whole number above 0"):
+        next(image_batches(open_images(folder, TRANSFORM), **options))

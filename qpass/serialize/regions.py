@@ -1,0 +1,42 @@
+"""Bodies of branches and loops, which are graphs that a graph reads, as JSON and back. They stay float and call no modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from qpass.errors import DataError
+from qpass.graph import fetch
+from qpass.serialize.nodes import decode_nodes, encode_node
+from qpass.serialize.tensors import put_tensor
+
+
+def encode_regions(graph_module: fx.GraphModule) -> dict[str, Any]:
+    """Returns JSON data for every region that a graph reads, by name, and those inside it.
+
+    Raises:
+        DataError: If a region calls a module.
+    """
+    found = {}
+    for node in graph_module.graph.nodes:
+        if node.op == "get_attr" and isinstance(region := fetch(graph_module, str(node.target)), fx.GraphModule):
+            if any(inner.op == "call_module" for inner in region.graph.nodes):
+                raise DataError("is a region that calls modules, which no file can hold", where=node.name)
+            nodes = [encode_node(inner) for inner in region.graph.nodes]
+            found[str(node.target)] = {"nodes": nodes, "regions": encode_regions(region)}
+    return found
+
+
+def add_regions(root: nn.Module, regions: Mapping[str, Any], tensors: Mapping[str, Tensor], kinds: Mapping[str, Any]) -> None:
+    """Registers regions with their tensors, whose names begin with the region's, below a module."""
+    for name, data in regions.items():
+        body = nn.Module()
+        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        inner = {kind: [key.removeprefix(f"{name}.") for key in names] for kind, names in kinds.items()}
+        for key, tensor in own.items():
+            if key.partition(".")[0] not in data["regions"]:
+                put_tensor(body, key, tensor, inner)
+        add_regions(body, data["regions"], own, inner)
+        root.add_module(name, fx.GraphModule(body, decode_nodes(data["nodes"])))
