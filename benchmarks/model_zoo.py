@@ -12,6 +12,7 @@ import timm
 import torch
 import torchvision
 import transformers
+from position_models import POSITION_MODELS
 from torch import Tensor, nn
 
 from qpass.point_transformer import PointTransformer, PointTransformerSegmentation
@@ -180,6 +181,7 @@ ZOO: Mapping[str, tuple[Mapping[str, object], Callable[[str], tuple[nn.Module, I
     "transformers": (TRANSFORMERS, _from_transformers),
     "torchvision": (TORCHVISION, _from_torchvision),
     "qpass": (POINT_CLOUDS, _point_cloud),
+    "positions": (POSITION_MODELS, lambda name: POSITION_MODELS[name]()),
 }
 
 

@@ -75,7 +75,7 @@ def _parse(node: fx.Node) -> _Indices | str:
 
 
 def _rewrite(graph_module: fx.GraphModule, node: fx.Node, indices: _Indices) -> None:
-    a, b = node.args[1]  # type: ignore[misc]
+    a, b = list(node.args[1])  # type: ignore[arg-type]
     left, right = _only(indices.a, indices.b), _only(indices.b, indices.a)
     if not indices.summed or not (left or right):
         replace(node, _elementwise(graph_module, node, a, b, indices))  # type: ignore[arg-type]
