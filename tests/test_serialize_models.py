@@ -153,6 +153,25 @@ def test_outputs_of_other_libraries_keep_their_fields(tmp_path: Path) -> None:
     assert copy.deepcopy(out).missing is None
 
 
+class TakesClass(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, pair: Any) -> Tensor:
+        return self.layer(pair[0] if isinstance(pair, tuple) else pair.scores)
+
+
+def test_inputs_keep_their_structure_or_are_refused(tmp_path: Path) -> None:
+    x = torch.randn(8, 8)
+    graph = qpass.quantize_graph(TakesClass().eval(), [{"pair": Pair(x, x + 1)}], progress=False)
+    again = qpass.load(qpass.save(graph, tmp_path / "m.qpass"))
+    assert torch.equal(again(pair=Pair(x, x)), graph(pair=Pair(x, x)))
+    graph = qpass.quantize_graph(TakesClass().eval(), [{"pair": Plain(x, None)}], progress=False)
+    with pytest.raises(DataError, match="takes inputs of a dataclass, which no file can hold"):
+        qpass.save(graph, tmp_path / "n.qpass")
+
+
 def test_a_named_tuple_keeps_its_names(tmp_path: Path) -> None:
     graph = qpass.quantize_graph(Everything("named tuple").eval(), [torch.randn(8, 8)], progress=False)
     out = qpass.load(qpass.save(graph, tmp_path / "m.qpass"))(torch.ones(2, 8))

@@ -19,7 +19,7 @@ from qpass.serialize.modules import decode_module, encode_module
 from qpass.serialize.nodes import decode_nodes, encode_node
 from qpass.serialize.regions import add_regions, encode_regions
 from qpass.serialize.tensors import digest_of, from_file, kinds_of, put_tensor, tensors_of, to_file
-from qpass.serialize.trees import decode_tree, encode_tree
+from qpass.serialize.trees import decode_tree, encode_inputs, encode_tree
 from qpass.serialize.values import decode, encode
 from qpass.tensor_file import read_tensors, write_tensors
 
@@ -93,7 +93,7 @@ def _describe(graph_module: fx.GraphModule) -> dict[str, Any]:
         "modules": {name: encode_module(graph_module.get_submodule(name), name) for name in sorted(called)},
         "nodes": [encode_node(node) for node in graph_module.graph.nodes],
         "in_names": list(pytree_info.orig_args),
-        "in_spec": encode_tree(pytree_info.in_spec),
+        "in_spec": encode_inputs(pytree_info.in_spec),
         "out_spec": encode_tree(pytree_info.out_spec),
     }
 

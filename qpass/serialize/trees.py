@@ -35,6 +35,27 @@ def encode_tree(spec: pytree.TreeSpec) -> Any:
     return {"children": children, **_encode_class(spec)}
 
 
+def encode_inputs(spec: pytree.TreeSpec) -> Any:
+    """Returns JSON data for the structure of inputs, which a loaded graph must be given as it was.
+
+    Raises:
+        DataError: If a class that a file does not name is among them.
+    """
+    data = encode_tree(spec)
+    if _has_fields(data):
+        raise DataError(
+            "takes inputs of a dataclass, which no file can hold",
+            where="save",
+            expected="tensors in tuples, lists, dicts or named tuples",
+            hint="give the model a forward that takes the fields one by one",
+        )
+    return data
+
+
+def _has_fields(data: Any) -> bool:
+    return data is not None and (data["kind"] == "fields" or any(map(_has_fields, data["children"])))
+
+
 def _encode_class(spec: pytree.TreeSpec) -> dict[str, Any]:
     kind, context = spec.type, spec.context
     if pytree.is_namedtuple_class(context):
