@@ -234,29 +234,33 @@ def current_modes() -> tuple[bool, bool, bool]:
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
-@given(
-    recipe=st.sampled_from([*RECIPES, "w4a4"]),
-    mode=st.sampled_from(list(MODES)),
-    model_made_inside=st.booleans(),
-    images_made_inside=st.booleans(),
-    called_inside=st.booleans(),
+@pytest.mark.parametrize(
+    ("mode", "recipe"),
+    [("no_grad", "aiqvit"), ("inference_mode", "ias-vit"), ("autocast", "w4a4"), ("set_grad_enabled", "polish")],
 )
-def test_the_modes_of_the_caller_change_nothing(
-    images: Tensor, recipe: str, mode: str, model_made_inside: bool, images_made_inside: bool, called_inside: bool
-) -> None:
+def test_the_modes_of_the_caller_change_nothing(images: Tensor, mode: str, recipe: str) -> None:
     config, expected = RECIPES.get(recipe, recipe), output_by_default(recipe, images)
     with MODES[mode]():
-        model, x = small_vit() if model_made_inside else None, images.clone() if images_made_inside else images
         before = current_modes()
-        if called_inside:
-            graph = qpass.quantize_graph(model or small_vit(), [x], config, progress=False)
+        graph = qpass.quantize_graph(small_vit(), [images.clone()], config, progress=False)
         assert current_modes() == before
-    model = small_vit() if model is None else model
-    if not called_inside:
-        graph = qpass.quantize_graph(model, [x], config, progress=False)
     assert not any(tensor.is_inference() for tensor in graph.state_dict().values())
     assert torch.equal(graph(images), expected)
+
+
+@FEW
+@given(recipe=st.sampled_from([*RECIPES, "w8a8"]), model_made_inside=st.booleans(), images_made_inside=st.booleans())
+def test_models_and_images_that_inference_mode_made(
+    images: Tensor, recipe: str, model_made_inside: bool, images_made_inside: bool
+) -> None:
+    with torch.inference_mode(model_made_inside):
+        model = small_vit()
+    with torch.inference_mode(images_made_inside):
+        x = images.clone()
+    assert next(model.parameters()).is_inference() == model_made_inside
+    graph = qpass.quantize_graph(model, [x], RECIPES.get(recipe, recipe), progress=False)
+    assert not any(tensor.is_inference() for tensor in graph.state_dict().values())
+    assert torch.equal(graph(images), output_by_default(recipe, images))
 
 
 def test_modes_come_back_after_an_error(images: Tensor) -> None:
