@@ -153,8 +153,8 @@ class Quantizer(nn.Module, ABC):
 
     def levels(self) -> Tensor:
         """Returns every value that the quantizer can give, ascending by code; per-channel quantizers add a last dim."""
-        device = self.scale.device  # type: ignore[union-attr]
-        codes = torch.arange(self.code_min, self.code_max + 1, dtype=torch.float32, device=device)
+        assert isinstance(self.scale, Tensor)
+        codes = torch.arange(self.code_min, self.code_max + 1, dtype=torch.float32, device=self.scale.device)
         return self.decode(codes)
 
     def integer_levels(self) -> tuple[Tensor, Tensor, Tensor] | None:
