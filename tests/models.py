@@ -64,3 +64,31 @@ class Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.backbone(x)
         return y if y.sum().item() > 0 else -y
+
+
+class ManyOutputs(nn.Module):
+    """Outputs of every kind: large and small ones, one before a quantizer, integers, booleans, and infinite values."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.body = nn.Sequential(nn.Linear(width, 32), nn.GELU(), nn.Linear(32, width))
+            self.boxes, self.scores, self.small = nn.Linear(width, 4), nn.Linear(width, 6), nn.Linear(width, 3)
+        with torch.no_grad():
+            self.boxes.weight *= 1e4
+            self.small.weight *= 1e-4
+            self.small.bias *= 1e-4
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = self.body(x)
+        scores = self.scores(hidden)
+        return {
+            "boxes": self.boxes(hidden),
+            "scores": scores,
+            "small": self.small(hidden),
+            "hidden": hidden.sin(),
+            "best": scores.argmax(-1),
+            "positive": scores > 0.1,
+            "masked": scores.masked_fill(scores < 0, float("-inf")),
+        }

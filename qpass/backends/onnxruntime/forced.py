@@ -1,4 +1,4 @@
-"""A copy of a file in which every layer reads the codes it is given and reports those it computes.
+"""Copies of a file in which every layer reads the codes it is given and reports what it computes.
 
 Where a code flips on a tie, everything behind it differs, and a whole network cannot be compared code by code. Fed with the
 reference's codes at each quantizer, every layer is compared on the same input and an error stays where it arose.
@@ -16,55 +16,74 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from qpass.backends.onnx_qdq.lowerings import CODES, UINT8_OFFSET
+from qpass.backends.onnx_qdq.lowerings import CODES
+from qpass.backends.onnxruntime.rounding_node import FileConstants, RoundingNode, offset_of, rounding_nodes, wrong_constants
 from qpass.errors import VerifyError
+from qpass.quantizers import Quantizer
 
+#: End the names of outputs: the codes that a layer computes, and the values that it rounds to them.
 COMPUTED = ".computed"
-#: Which input of an operator that gives codes has their type.
-_TYPED_INPUT = {"QuantizeLinear": 2, "Clip": 1, "QLinearMatMul": 7}
+VALUE = ".value"
 
 
 class CodesOfFile:
     """A file and torch's codes of each of its quantizers, which the file may store 128 higher, as uint8.
 
+    Weights that lie beside the file stay there: its copies refer to them.
+
     Args:
         path: The file.
-        codes: The codes of each quantizer.
+        quantizers: The quantizers of the graph by name.
+        codes: The codes of each.
+
+    Attributes:
+        folder: Where weights beside the file lie.
 
     Raises:
-        VerifyError: If the file cannot be read or lacks the codes of a quantizer.
+        VerifyError: If the file cannot be read, lacks the codes of a quantizer, or has codes that the graph has not.
     """
 
-    def __init__(self, path: str | Path, codes: Mapping[str, Tensor]) -> None:
-        self._model, self._codes = _read(path), codes
-        self._types = _types_of(self._model, codes)
+    def __init__(self, path: str | Path, quantizers: Mapping[str, Quantizer], codes: Mapping[str, Tensor]) -> None:
+        self.folder = Path(path).absolute().parent
+        self._model, self._quantizers, self._codes = _read(path), quantizers, codes
+        self._constants = FileConstants(self._model, self.folder)
+        self._nodes = rounding_nodes(self._model, self._constants, codes)
 
-    def forced(self) -> onnx.ModelProto:
-        """Returns the model with, for each quantizer ``q``, an input ``q.codes`` and an output ``q.codes.computed``."""
+    def forced(self, *, values: bool = False) -> onnx.ModelProto:
+        """Returns the model with, for each quantizer ``q``, an input ``q.codes`` and an output ``q.codes.computed``.
+
+        Args:
+            values: Add an output ``q.codes.value``: what is rounded to the codes, in float and in the order of the codes. It
+                keeps onnxruntime from fusing what it would fuse without.
+        """
         model = copy.deepcopy(self._model)
+        if values:
+            for name, found in self._nodes.items():
+                _expose_value(model, name + CODES + VALUE, found)
+        forced = {name + CODES for name in self._nodes}
         for node in model.graph.node:
             for place, name in enumerate(node.output):
-                if name in self._types:
+                if name in forced:
                     node.output[place] = name + COMPUTED
-        for name, kind in self._types.items():
-            model.graph.input.append(helper.make_tensor_value_info(name, kind, None))
-            model.graph.output.append(helper.make_tensor_value_info(name + COMPUTED, kind, None))
+        for name, found in self._nodes.items():
+            model.graph.input.append(helper.make_tensor_value_info(name + CODES, found.type, None))
+            model.graph.output.append(helper.make_tensor_value_info(name + CODES + COMPUTED, found.type, None))
         return model
 
     def exposed(self) -> onnx.ModelProto:
         """Returns the model with, for each quantizer ``q``, an output ``q.codes``; it runs as before."""
         model = copy.deepcopy(self._model)
-        for name, kind in self._types.items():
-            model.graph.output.append(helper.make_tensor_value_info(name, kind, None))
+        for name, found in self._nodes.items():
+            model.graph.output.append(helper.make_tensor_value_info(name + CODES, found.type, None))
         return model
 
-    def feed(self) -> dict[str, np.ndarray]:
-        """Returns torch's codes as inputs of the forced model."""
+    def feed(self, codes: Mapping[str, Tensor] | None = None) -> dict[str, np.ndarray]:
+        """Returns torch's codes, or others, as inputs of the forced model."""
         found = {}
-        for quantizer, codes in self._codes.items():
-            name = quantizer + CODES
-            stored = codes.to(torch.int16) + self._offset(quantizer)
-            found[name] = stored.numpy().astype(helper.tensor_dtype_to_np_dtype(self._types[name]))
+        for quantizer, given in (self._codes if codes is None else codes).items():
+            stored = given.to(torch.int16) + self._offset(quantizer)
+            dtype = helper.tensor_dtype_to_np_dtype(self._nodes[quantizer].type)
+            found[quantizer + CODES] = stored.numpy().astype(dtype)
         return found
 
     def read(self, results: Mapping[str, np.ndarray], suffix: str = "") -> dict[str, Tensor]:
@@ -80,35 +99,48 @@ class CodesOfFile:
             found[quantizer] = (stored - self._offset(quantizer)).to(codes.dtype)
         return found
 
+    def read_values(self, results: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """Returns what each quantizer rounds, among the outputs of the forced model with values."""
+        return {quantizer: torch.from_numpy(results[quantizer + CODES + VALUE]) for quantizer in self._codes}
+
+    def wrong_constants(self) -> dict[str, str]:
+        """Returns what is wrong with the constants of each quantizer, "" where they are the graph's."""
+        return {
+            name: wrong_constants(quantizer, self._nodes[name], self._constants) for name, quantizer in self._quantizers.items()
+        }
+
     def _offset(self, quantizer: str) -> int:
-        signed = self._codes[quantizer].dtype is torch.int8
-        return UINT8_OFFSET if signed and self._types[quantizer + CODES] == TensorProto.UINT8 else 0
+        return offset_of(self._quantizers[quantizer], self._nodes[quantizer])
+
+
+def _expose_value(model: onnx.ModelProto, name: str, found: RoundingNode) -> None:
+    """Adds an output for what a quantizer rounds, moved as its codes are."""
+    value, nodes = _value_before(model, name, found)
+    for index, move in enumerate(node for node in found.behind if node.op_type != "Clip"):
+        copied = copy.deepcopy(move)
+        copied.input[0], copied.output[0], copied.name = value, f"{name}.{index}", f"{name}.{index}.node"
+        value = copied.output[0]
+        nodes.append(copied)
+    model.graph.node.extend([*nodes, helper.make_node("Identity", [value], [name])])
+    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+
+
+def _value_before(model: onnx.ModelProto, name: str, found: RoundingNode) -> tuple[str, list[onnx.NodeProto]]:
+    """Returns the float that is rounded, and the operators that compute it where the file has none."""
+    inputs = found.node.input
+    if found.node.op_type == "QLinearMatMul":  # gives codes at once
+        factors = [f"{name}.{side}" for side in ("first", "second")]
+        nodes = [helper.make_node("DequantizeLinear", inputs[i : i + 3], [factors[i // 3]]) for i in (0, 3)]
+        return f"{name}.product", [*nodes, helper.make_node("MatMul", factors, [f"{name}.product"])]
+    clip = next((node for node in model.graph.node if inputs[0] in node.output and node.op_type == "Clip"), None)
+    own = clip is not None and clip.output[0].startswith(name.removesuffix(CODES + VALUE) + ".")
+    return (clip.input[0] if clip is not None and own else inputs[0]), []
 
 
 def _read(path: str | Path) -> onnx.ModelProto:
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf and onnx raise several kinds
         raise VerifyError(f"cannot be read as ONNX: {next(iter(str(error).splitlines()), '')}", where=str(path)) from error
     del model.graph.value_info[:]
     return model
-
-
-def _types_of(model: onnx.ModelProto, codes: Mapping[str, Tensor]) -> dict[str, int]:
-    """Returns the ONNX type of each quantizer's codes, by their name in the file."""
-    constants = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    producers = {name: node for node in model.graph.node for name in node.output}
-    types = {}
-    for quantizer in codes:
-        node = producers.get(quantizer + CODES)
-        while node is not None and node.op_type not in _TYPED_INPUT:  # codes may have been moved since they were made
-            node = producers.get(node.input[0]) if node.input else None
-        kind = None if node is None else constants.get(node.input[_TYPED_INPUT[node.op_type]])
-        if kind not in (TensorProto.INT8, TensorProto.UINT8):
-            raise VerifyError(
-                "the file holds no codes of this quantizer",
-                where=quantizer,
-                expected="the file that export_onnx wrote from this graph",
-            )
-        types[quantizer + CODES] = int(kind)
-    return types

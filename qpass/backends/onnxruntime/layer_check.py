@@ -1,4 +1,4 @@
-"""Whether a runtime computes a layer's codes: equal, but for ties that float32 cannot decide."""
+"""Whether a runtime computes a layer's codes, equal but for ties that float32 cannot decide, and what it rounds to them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from qpass.backends.onnxruntime.torch_run import TorchRun
+from qpass.backends.onnxruntime.rounded import cut_off, rounding_of
+from qpass.backends.onnxruntime.tolerance import MOVE, differences, envelope
+from qpass.backends.onnxruntime.torch_run import FLOAT32_ERRORS, TorchRun
 from qpass.quantizers import Quantizer
 
 #: A code may differ where its input, moved by this share of the tensor's greatest magnitude, takes the other code too:
 #: two float32 sums of a few hundred terms, taken in another order, differ by about so much.
 TIE_TOLERANCE = 2e-6
-#: Where cancellation makes float32 worse than that (a LayerNorm of nearly equal values), the input may move by this many
-#: times the greatest error of torch's own float32 there, measured against float64 on the same codes.
-FLOAT32_ERRORS = 2.0
+#: What is rounded to codes may differ by so many of torch's own greatest errors in the same channel, token or sample. Where
+#: values cancel, one error may be small by chance, so groups of fewer values than this are not looked at.
+VALUE_ERRORS, LEAST_GROUP = 16.0, 16
 #: Four roundings (two dequantizations, a product, a division by the scale), as a share of the tensor's greatest magnitude:
 #: where the exact value is as near as that to the edge of two codes, float32 cannot decide. Rare where values are spread;
 #: few probabilities times few codes can lie there by the dozen.
@@ -38,6 +41,10 @@ class LayerCheck:
             ``FOUR_ROUNDINGS``, or than ``FLOAT32_ERRORS`` times the root mean square of torch's own float32 errors there.
         wrong: Codes that differ otherwise.
         caused_by: The operator that computed the quantizer's input, where codes differ.
+        off: The greatest distance of what is rounded from what torch rounds, over what float32 explains: codes of few bits
+            hide errors that are small beside a step. 0 where it was not compared.
+        constants: Which constants of the quantizer are not the graph's.
+        suspects: Layers that only this quantizer and other wrong ones depend on.
     """
 
     quantizer: str
@@ -46,16 +53,38 @@ class LayerCheck:
     own_ties: int
     wrong: int
     caused_by: str = ""
+    off: float = 0.0
+    constants: str = ""
+    suspects: tuple[str, ...] = ()
 
     @property
-    def passed(self) -> bool:
+    def codes_agree(self) -> bool:
         """No wrong code, and few ties."""
         expected = TIE_SHARE * self.codes
         return self.wrong == 0 and self.ties <= self.own_ties + max(1, expected + 3 * math.sqrt(expected))
 
+    @property
+    def passed(self) -> bool:
+        """Codes agree, and so do what is rounded to them and the quantizer's constants."""
+        return self.codes_agree and self.off <= 1 and not self.constants
+
+    @property
+    def failure(self) -> str:
+        """What is wrong, in words, with the layers that may have done it; "" where nothing is."""
+        found = [] if self.codes_agree else [f"{self.wrong} wrong codes and {self.ties} ties of {self.codes}"]
+        found += [f"its input is {self.off:.3g} times as far from torch's as float32 explains"] if self.off > 1 else []
+        found += [self.constants] if self.constants else []
+        causes = [cause for cause in (self.caused_by, ", ".join(self.suspects)) if cause]
+        return f"{self.quantizer}: {'; '.join(found)}" + (f", from {' in '.join(causes)}" if causes else "") if found else ""
+
 
 def check_layers(
-    reference: TorchRun, computed: Mapping[str, Tensor], cause: Callable[[str], str] = lambda quantizer: ""
+    reference: TorchRun,
+    computed: Mapping[str, Tensor],
+    cause: Callable[[str], str] = lambda quantizer: "",
+    *,
+    values: Mapping[str, Tensor] | None = None,
+    constants: Mapping[str, str] | None = None,
 ) -> tuple[LayerCheck, ...]:
     """Compares what a runtime made of a forced file, fed with torch's codes, with what torch made of them.
 
@@ -63,16 +92,48 @@ def check_layers(
         reference: Torch's run.
         computed: The codes of each quantizer by the runtime.
         cause: Names the operator that computes what a quantizer is given.
+        values: What the runtime rounds to them, where it was kept.
+        constants: What is wrong with the constants of each quantizer.
     """
     checks = []
+    off = {} if values is None else distances(reference, values)
     for name, quantizer in reference.quantizers.items():
         expected = reference.codes[name]
         x, exact = reference.inputs[name], reference.exact[name]
         ties, wrong = _compare(quantizer, x, exact, expected, computed[name])
         caused_by = cause(name) if ties or wrong else ""
         own_ties = _own_ties(quantizer, x, exact) if ties else 0
-        checks.append(LayerCheck(name, expected.numel(), ties, own_ties, wrong, caused_by))
+        wrong_constants = (constants or {}).get(name, "")
+        checks.append(LayerCheck(name, expected.numel(), ties, own_ties, wrong, caused_by, off.get(name, 0.0), wrong_constants))
     return tuple(checks)
+
+
+def distances(reference: TorchRun, values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Returns how far what a runtime rounds for each quantizer is from what torch rounds, over what float32 explains.
+
+    Args:
+        reference: Torch's run.
+        values: What the runtime rounds, all layers before fed with the same codes.
+    """
+    return {
+        name: _off(quantizer, reference.inputs[name], reference.exact[name], values[name])
+        for name, quantizer in reference.quantizers.items()
+    }
+
+
+def _off(quantizer: Quantizer, x: Tensor, exact: Tensor, found: Tensor) -> float:
+    """Returns the greatest distance of what the runtime rounds from what torch rounds, over what float32 explains."""
+    rounding = rounding_of(quantizer)
+    if rounding is None or not x.numel():
+        return 0.0
+    if found.shape != x.shape:
+        return math.inf
+    expected, found = cut_off(quantizer, rounding, rounding.value(x)), cut_off(quantizer, rounding, found)
+    own = differences(cut_off(quantizer, rounding, rounding.value(exact)), expected)
+    size = expected.abs().double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    bound = envelope(MOVE * size + VALUE_ERRORS * own, LEAST_GROUP)
+    excess = differences(found, expected) / bound.clamp(min=torch.finfo(torch.float32).tiny)
+    return float(excess.nan_to_num(nan=0.0, posinf=math.inf).amax())  # infinite on both sides: rounding decides
 
 
 def _compare(quantizer: Quantizer, x: Tensor, exact: Tensor, expected: Tensor, actual: Tensor) -> tuple[int, int]:

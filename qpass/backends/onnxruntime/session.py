@@ -22,6 +22,9 @@ from qpass.errors import LoweringError
 
 _TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
 
+#: Weights from this size on lie beside an optimised graph.
+_BESIDE_BYTES = 2**20
+
 #: What is said of a file whose 8-bit products do not fit this processor.
 OVERFLOW = (
     "sums of uint8 x int8 products overflow on this processor, so it computes another network here; export it with "
@@ -33,7 +36,8 @@ class OrtSession:
     """Runs one file.
 
     Args:
-        model: Path of the file, or a model whose weights, if external, lie in ``folder``.
+        model: Path of the file, or a model.
+        folder: Where the weights of a model lie that are not in it.
         optimized: Whether onnxruntime may optimise the graph (its default) or runs it as written.
         threads: Threads inside an operator; 0 takes onnxruntime's default, one for each core.
         keep_graph: Keep the optimised graph, for ``operators`` and ``optimized_graph``.
@@ -53,6 +57,7 @@ class OrtSession:
         self,
         model: str | Path | onnx.ModelProto,
         *,
+        folder: str | Path | None = None,
         optimized: bool = True,
         threads: int = 0,
         keep_graph: bool = False,
@@ -64,17 +69,19 @@ class OrtSession:
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised
+        if folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         if stop_spinning:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         if profile_to is not None:
             options.enable_profiling, options.profile_file_prefix = True, profile_to
         self.optimized_graph: onnx.GraphProto | None = None
         source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
-        where = "onnx model" if isinstance(model, onnx.ModelProto) else str(model)
-        with tempfile.TemporaryDirectory() as folder:
+        self._where = where = "onnx model" if isinstance(model, onnx.ModelProto) else str(model)
+        with tempfile.TemporaryDirectory() as scratch:
             if keep_graph:
-                options.optimized_model_filepath = f"{folder}/optimized.onnx"
+                _write_graph_to(scratch, options)
             try:
                 self.session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
             except Exception as error:  # onnxruntime's exception types differ between versions
@@ -90,8 +97,17 @@ class OrtSession:
         self.output_names = [value.name for value in self.session.get_outputs()]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns every output by name."""
-        return dict(zip(self.output_names, self.session.run(None, dict(inputs)), strict=True))
+        """Returns every output by name.
+
+        Raises:
+            LoweringError: If onnxruntime fails.
+        """
+        try:
+            results = self.session.run(None, dict(inputs))
+        except Exception as error:  # onnxruntime's exception types differ between versions
+            first = next(iter(str(error).splitlines()), "")
+            raise LoweringError(f"onnxruntime {ort.__version__} cannot run it: {first[:500]}", where=self._where) from error
+        return dict(zip(self.output_names, results, strict=True))
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         """Returns the first output for inputs in order, as torch does."""
@@ -121,6 +137,13 @@ class OrtSession:
     def operators(self) -> Sequence[str]:
         """Operator types of the optimised graph, in order; needs ``keep_graph``."""
         return [node.op_type for node in self.optimized_graph.node] if self.optimized_graph is not None else []
+
+
+def _write_graph_to(folder: str, options: ort.SessionOptions) -> None:
+    """Lets a session write its optimised graph, with large weights beside it: past 2 GiB they fit no file of protobuf's."""
+    options.optimized_model_filepath = f"{folder}/optimized.onnx"
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", str(_BESIDE_BYTES))
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""What torch computes from a graph: every quantizer's codes, the same in float64, and how uncertain the outputs are."""
+"""What torch makes of a graph: its codes and outputs, what these are in float64, and how far torch itself is uncertain."""
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,16 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
+from qpass.backends.onnxruntime.perturbed import PAIRS, Perturbed
+from qpass.backends.onnxruntime.tolerance import differences, envelope, kinds
 from qpass.data import ModelInputs
 from qpass.graph import flat_inputs
 from qpass.quantizers import Quantizer
 
 #: Ties fall up together, down together (equal values do), and three times at random: they cascade by chance.
 _MOVES = (1.0, -1.0, None, None, None)
+#: What torch's own error counts for in a bound: the other implementation has errors of its own.
+FLOAT32_ERRORS = 2.0
 
 
 class TorchRun:
@@ -27,32 +32,80 @@ class TorchRun:
     Args:
         graph_module: A quantized graph.
         inputs: One call of it.
+        codes: The codes that each quantizer shall give, whatever it is given; None lets it compute them.
 
     Attributes:
         quantizers: The quantizers by name, in the order in which they are called.
         inputs: What each of them was given, in float32.
-        codes: What each of them made of that.
+        codes: What each of them gave.
         exact: What each of them is given in float64, from the same codes before.
         outputs: The outputs, in float32.
+        exact_outputs: The outputs in float64, from the same codes.
+        bounds: For each output how far float32 may move it from ``outputs``, value by value, all quantizers having the same
+            codes; of a shape that broadcasts to the output's. Infinite where rounding decides between quite different values.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
-        recorder = _Recorder(graph_module)
+    def __init__(self, graph_module: fx.GraphModule, inputs: ModelInputs, codes: Mapping[str, Tensor] | None = None) -> None:
+        recorder = _Recorder(graph_module, codes)
         with torch.no_grad():
-            self.outputs = leaves(recorder.run(*flat_inputs(graph_module, *inputs)))
+            flat = flat_inputs(graph_module, *inputs)
+            self.outputs = leaves(recorder.run(*flat))
             self.quantizers, self.inputs, self.codes = recorder.quantizers, recorder.inputs, recorder.codes
-            double = _ForcedDouble(graph_module, self.codes)
-            double.run(*flat_inputs(double.graph_module, *_double(inputs)))
+            with in_float64(graph_module) as wide:
+                double = _ForcedDouble(wide, self.codes)
+                self.exact_outputs = leaves(double.run(*flat_inputs(wide, *_double(inputs))))
             self.exact = double.inputs
+            moved = [
+                leaves(Perturbed(graph_module, self.codes, seed, sign).run(*flat))
+                for seed in range(PAIRS)
+                for sign in (1.0, -1.0)
+            ]
+        self.bounds = [_bound(*each) for each in zip(self.outputs, self.exact_outputs, zip(*moved, strict=True), strict=True)]
 
-    @property
-    def size(self) -> float:
-        """The norm of the outputs."""
-        return math.sqrt(sum(float(np.square(output, dtype=np.float64).sum()) for output in self.outputs))
+
+def random_codes(reference: TorchRun, seed: int = 0) -> dict[str, Tensor]:
+    """Returns codes drawn evenly from those of each quantizer, of the shape that it gave.
+
+    Real codes leave weights untried: a unit that is off in all samples, the tokens that a class token's layer does not read.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randint(quantizer.code_min, quantizer.code_max + 1, codes.shape, generator=generator).to(codes.dtype)
+        for (name, codes), quantizer in zip(reference.codes.items(), reference.quantizers.values(), strict=True)
+    }
 
 
-def uncertainty(graph_module: fx.GraphModule, inputs: ModelInputs, outputs: Sequence[np.ndarray], *, tie: float) -> float:
-    """Returns the greatest distance of torch's float32 outputs to float64, and to float32 with ties falling otherwise.
+def _bound(output: np.ndarray, exact: np.ndarray, moved: Sequence[np.ndarray]) -> Tensor:
+    """Returns the bound of one output: see ``TorchRun.bounds``."""
+    if any(other.shape != output.shape for other in (exact, *moved)):
+        return torch.full(output.shape, torch.inf, dtype=torch.float64)
+    x = torch.from_numpy(output)
+    farthest = torch.stack([differences(torch.from_numpy(other), x) for other in moved]).amax(0)
+    own = differences(torch.from_numpy(exact), x)
+    if not x.is_floating_point():  # equal, or undecided
+        return torch.where((farthest > 0) | (own > 0), torch.inf, 0.0).double()
+    return envelope(farthest + FLOAT32_ERRORS * own)
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """How far torch is from itself in one output: in float64, and with ties falling up, down and at random.
+
+    Attributes:
+        distance: The greatest norm of a difference, over the values that are finite in both.
+        misplaced: The greatest count of values of another kind (finite, NaN, infinite).
+        nan: Whether any run gives NaN.
+    """
+
+    distance: float
+    misplaced: int
+    nan: bool
+
+
+def uncertainty(
+    graph_module: fx.GraphModule, inputs: ModelInputs, outputs: Sequence[np.ndarray], *, tie: float
+) -> list[Uncertainty]:
+    """Returns how far torch's float32 outputs are from float64, and from float32 with ties falling otherwise.
 
     Args:
         graph_module: A quantized graph.
@@ -62,47 +115,71 @@ def uncertainty(graph_module: fx.GraphModule, inputs: ModelInputs, outputs: Sequ
     """
     double = _double(inputs)
     with torch.no_grad():
-        exact = leaves(_in_float64(graph_module)(*double.args, **double.kwargs))
-        distances = [distance(outputs, exact)]
+        with in_float64(graph_module) as wide:
+            runs = [leaves(wide(*double.args, **double.kwargs))]
         for seed, move in enumerate(_MOVES):
-            other = _MovedTies(graph_module, tie, move, seed).run(*flat_inputs(graph_module, *inputs))
-            distances.append(distance(outputs, leaves(other)))
-    return max(distances)
+            runs.append(leaves(_MovedTies(graph_module, tie, move, seed).run(*flat_inputs(graph_module, *inputs))))
+    return [_uncertainty(output, others) for output, others in zip(outputs, zip(*runs, strict=True), strict=True)]
+
+
+def _uncertainty(output: np.ndarray, others: Sequence[np.ndarray]) -> Uncertainty:
+    return Uncertainty(
+        max(distance(other, output) for other in others),
+        max(misplaced(other, output) for other in others),
+        any(bool(np.isnan(other).any()) for other in (output, *others)),
+    )
 
 
 def leaves(tree: Any) -> list[np.ndarray]:
-    """Returns the tensors of a tree as arrays."""
-    return [leaf.detach().cpu().numpy() for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    """Returns the tensors and numbers of a tree as arrays."""
+    found = (leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, (Tensor, bool, int, float)))
+    return [leaf.detach().cpu().numpy() if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in found]
 
 
-def distance(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
-    """Returns the norm of the difference of two lists of arrays."""
-    return math.sqrt(sum(float(np.square(x.astype(np.float64) - y).sum()) for x, y in zip(a, b, strict=True)))
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Returns the norm of the difference over values that are finite in both; infinity for other shapes."""
+    if a.shape != b.shape:
+        return float("inf")
+    difference = differences(torch.from_numpy(a), torch.from_numpy(b))
+    return float(torch.linalg.vector_norm(difference[difference.isfinite()]))
+
+
+def size(a: np.ndarray) -> float:
+    """Returns the norm over finite values."""
+    return distance(a, np.where(np.isfinite(a), 0, a))
+
+
+def misplaced(a: np.ndarray, b: np.ndarray) -> int:
+    """Returns how many values are finite, NaN or infinite in one and not in the other."""
+    if a.shape != b.shape:
+        return max(a.size, b.size)
+    return int((kinds(torch.from_numpy(a)) != kinds(torch.from_numpy(b))).sum())
 
 
 class _Recorder(fx.Interpreter):
     """Runs a graph and keeps the input and the codes of every quantizer."""
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
+    def __init__(self, graph_module: fx.GraphModule, forced: Mapping[str, Tensor] | None) -> None:
         super().__init__(graph_module)
+        self._forced = forced
         self.inputs: dict[str, Tensor] = {}
         self.codes: dict[str, Tensor] = {}
         self.quantizers: dict[str, Quantizer] = {}
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        module = self.fetch_attr(str(target))
-        if isinstance(module, Quantizer):
-            self.inputs[str(target)], self.codes[str(target)] = args[0], module.encode(args[0])
-            self.quantizers[str(target)] = module
-        return super().call_module(target, args, kwargs)
+        module, name = self.fetch_attr(str(target)), str(target)
+        if not isinstance(module, Quantizer):
+            return super().call_module(target, args, kwargs)
+        self.quantizers[name], self.inputs[name] = module, args[0]
+        self.codes[name] = module.encode(args[0]) if self._forced is None else self._forced[name]
+        return module.decode(self.codes[name])
 
 
 class _ForcedDouble(fx.Interpreter):
-    """Runs a graph in float64 with the codes of the float32 run, and keeps the input of every quantizer."""
+    """Runs a graph of ``in_float64`` with the codes of the float32 run, and keeps the input of every quantizer."""
 
-    def __init__(self, graph_module: fx.GraphModule, codes: dict[str, Tensor]) -> None:
-        self.graph_module = _in_float64(graph_module)
-        super().__init__(self.graph_module)
+    def __init__(self, wide: fx.GraphModule, codes: dict[str, Tensor]) -> None:
+        super().__init__(wide)
         self._codes, self.inputs = codes, dict[str, Tensor]()
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -128,14 +205,26 @@ class _MovedTies(fx.Interpreter):
         return super().call_module(target, args, kwargs)
 
 
-def _in_float64(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Returns a copy that computes in float64 throughout: what it casts to float32 it casts to float64."""
+@contextmanager
+def in_float64(graph_module: fx.GraphModule) -> Iterator[fx.GraphModule]:
+    """Gives a copy that computes in float64 throughout, to be run inside the block.
+
+    What the graph casts to float32 it casts to float64, and what it makes without a type (``torch.zeros(n)``, the quotient
+    of two integers) is float64 by torch's default type, which is set meanwhile.
+    """
     double = copy.deepcopy(graph_module).double()
     widen = lambda value: torch.float64 if value is torch.float32 else value  # noqa: E731
-    for node in double.graph.nodes:
-        node.args, node.kwargs = map_aggregate(node.args, widen), map_aggregate(node.kwargs, widen)
-    double.recompile()
-    return double
+    for module in double.modules():
+        if isinstance(module, fx.GraphModule):
+            for node in module.graph.nodes:
+                node.args, node.kwargs = map_aggregate(node.args, widen), map_aggregate(node.kwargs, widen)
+            module.recompile()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield double
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _double(inputs: ModelInputs) -> ModelInputs:

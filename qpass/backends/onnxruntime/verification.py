@@ -1,9 +1,9 @@
-"""Proof that a file computes what its graph computes: layer by layer to the code, and as a whole against float64."""
+"""Proof that a file computes what its graph computes: layer by layer, output by output, and as a whole against float64."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,15 @@ from torch import fx
 
 from qpass.backends.onnx_qdq.lowerings import CODES
 from qpass.backends.onnxruntime.forced import COMPUTED, CodesOfFile
-from qpass.backends.onnxruntime.layer_check import TIE_TOLERANCE, LayerCheck, check_layers
+from qpass.backends.onnxruntime.layer_check import TIE_TOLERANCE, LayerCheck, check_layers, distances
+from qpass.backends.onnxruntime.output_check import ERROR_RATIO, OutputCheck, check_freely, check_output, joined, whole_run
+from qpass.backends.onnxruntime.rounding_node import EXPECTED_FILE
 from qpass.backends.onnxruntime.session import OVERFLOW, OrtSession
-from qpass.backends.onnxruntime.torch_run import TorchRun, distance, leaves, uncertainty
+from qpass.backends.onnxruntime.suspects import suspects
+from qpass.backends.onnxruntime.torch_run import TorchRun, Uncertainty, leaves, random_codes, uncertainty
 from qpass.data import ModelInputs
-from qpass.errors import VerifyError
-
-#: The whole network: error of onnxruntime against torch in float32, over what torch in float32 itself is uncertain by.
-ERROR_RATIO = 1.5
-#: Outputs that agree to so many dB are equal as far as float32 goes: a network without ties on its way is held to this.
-FLOAT32_DB = 90.0
+from qpass.errors import LoweringError, VerifyError
+from qpass.graph import info
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,9 @@ class RuntimeCheck:
     Attributes:
         name: ``"as written"`` (optimisations off) or ``"as shipped"`` (onnxruntime's default).
         layers: The check of each quantizer.
+        outputs: The check of each output.
         flipped_share: Share of codes that differ when the file runs freely, ties having cascaded.
-        sqnr_db: Signal over error of the outputs against torch, in dB.
+        sqnr_db: Signal over error of the float outputs against torch, in dB, each output scaled to its own size.
         error_ratio: Error against torch in float32, over the uncertainty of torch in float32: its greatest distance to
             itself in float64 and to itself with ties falling at random.
         top1_agreement: Share of samples with the same greatest output, or None where outputs are not (batch, classes).
@@ -40,6 +40,7 @@ class RuntimeCheck:
 
     name: str
     layers: tuple[LayerCheck, ...]
+    outputs: tuple[OutputCheck, ...]
     flipped_share: float
     sqnr_db: float
     error_ratio: float
@@ -48,93 +49,224 @@ class RuntimeCheck:
     @property
     def failures(self) -> list[str]:
         """What is out of bounds, in words."""
-        found = [
-            f"{self.name}: {layer.quantizer}: {layer.wrong} wrong codes and {layer.ties} ties of {layer.codes}"
-            + (f", from {layer.caused_by}" if layer.caused_by else "")
-            for layer in self.layers
-            if not layer.passed
-        ]
-        if self.error_ratio > ERROR_RATIO:
+        found = [layer.failure for layer in self.layers if layer.failure]
+        found += [failure for output in self.outputs for failure in output.failures]
+        if not self.error_ratio <= ERROR_RATIO:
             found.append(
-                f"{self.name}: the outputs are {self.error_ratio:.2f} times as far from torch as torch is uncertain, "
+                f"the outputs are {self.error_ratio:.2f} times as far from torch as torch is uncertain, "
                 f"at most {ERROR_RATIO} expected"
             )
-        return found
+        return [f"{self.name}: {failure}" for failure in found]
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What ``verify_onnx`` found; ``print`` it, or read its fields."""
+    """What ``verify_onnx`` found; ``print`` it, or read its fields.
+
+    Attributes:
+        path: The file, or the folder of the parts' files.
+        samples: How many rows were run.
+        checks: One for each way of running a file.
+        source_checks: How each graph was compared with the caller's model, in words.
+    """
 
     path: str
     samples: int
     checks: tuple[RuntimeCheck, ...] = field(default_factory=tuple)
+    source_checks: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether everything is within its bounds."""
         return not any(check.failures for check in self.checks)
 
+    @property
+    def informative(self) -> bool:
+        """Whether the free run proves anything: False where torch is as uncertain of an output as the output varies."""
+        return all(output.informative for check in self.checks for output in check.outputs)
+
+    @property
+    def verdict(self) -> str:
+        """``"passed"``, ``"layers proven, whole run not informative"`` or ``"failed"``."""
+        if not self.passed:
+            return "failed"
+        return "passed" if self.informative else "layers proven, whole run not informative"
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, for JSON."""
-        return {"passed": self.passed, **asdict(self)}
+        return {"passed": self.passed, "informative": self.informative, "verdict": self.verdict, **asdict(self)}
 
     def __str__(self) -> str:
-        lines = [f"{'PASSED' if self.passed else 'FAILED'}: {self.path} against its graph, {self.samples} samples"]
+        verdict = "PASSED" if self.passed else "FAILED"
+        if self.passed and not self.informative:
+            verdict += f" ({self.verdict})"
+        lines = [f"{verdict}: {self.path} against its graph, {self.samples} samples"]
+        lines += [f"  source: {check}" for check in self.source_checks]
         for check in self.checks:
-            codes, ties = sum(layer.codes for layer in check.layers), sum(layer.ties for layer in check.layers)
-            wrong = sum(layer.wrong for layer in check.layers)
-            top1 = "" if check.top1_agreement is None else f", same top-1 {check.top1_agreement:.1%}"
-            lines += [
-                f"  {check.name}: {len(check.layers)} quantizers, {codes} codes, {ties} ties, {wrong} wrong (layer by layer)",
-                f"    running freely: {check.flipped_share:.2%} of codes flipped, output {check.sqnr_db:.1f} dB, "
-                f"error {check.error_ratio:.2f} x torch's own{top1}",
-            ]
-            lines += [f"    {failure}" for failure in check.failures]
+            lines += _lines(check)
         return "\n".join(lines)
+
+
+def _lines(check: RuntimeCheck) -> list[str]:
+    layers, outputs = check.layers, check.outputs
+    off = max([0.0, *(layer.off for layer in layers), *(output.off for output in outputs)])
+    top1 = "" if check.top1_agreement is None else f", same top-1 {check.top1_agreement:.1%}"
+    vague = ", ".join(output.name for output in outputs if not output.informative)
+    lines = [
+        f"  {check.name}: {len(layers)} quantizers, {sum(layer.codes for layer in layers)} codes, "
+        f"{sum(layer.ties for layer in layers)} ties, {sum(layer.wrong for layer in layers)} wrong (layer by layer)",
+        f"    {len(outputs)} outputs, {sum(output.values for output in outputs)} values, "
+        f"{sum(output.undecided for output in outputs)} undecided, {sum(output.wrong for output in outputs)} wrong "
+        f"(for given codes); greatest error {off:.2f} x what float32 explains",
+        f"    running freely: {check.flipped_share:.2%} of codes flipped, output {check.sqnr_db:.1f} dB, "
+        f"error {check.error_ratio:.2f} x torch's own{top1}",
+    ]
+    if vague:
+        lines.append(f"    running freely proves nothing of {vague}: ties alone move it as far as its input does")
+    return lines + [f"    {failure}" for failure in check.failures]
 
 
 def verify(graph_module: fx.GraphModule, path: str | Path, inputs: ModelInputs, *, strict: bool = True) -> VerifyReport:
     """Compares a file with its graph; see ``qpass.verify_onnx``."""
-    reference = TorchRun(graph_module, inputs)
-    spread = uncertainty(graph_module, inputs, reference.outputs, tie=TIE_TOLERANCE)
-    codes = CodesOfFile(path, reference.codes)
-    checks = tuple(_check(path, codes, reference, inputs, spread, optimized=optimized) for optimized in (False, True))
-    samples = next((len(leaf) for leaf in leaves(inputs) if leaf.ndim), 1)
-    report = VerifyReport(str(path), samples, checks)
-    if strict and not report.passed:
-        failures = "; ".join(failure for check in checks for failure in check.failures[:3])
-        raise VerifyError(failures, where=str(path), hint=OVERFLOW if OrtSession(path).overflows else "")
-    return report
+    return Verification(graph_module, inputs).of(path, strict=strict)
 
 
-def _check(
-    path: str | Path, codes: CodesOfFile, reference: TorchRun, inputs: ModelInputs, spread: float, *, optimized: bool
-) -> RuntimeCheck:
-    session = OrtSession(codes.forced(), optimized=optimized, keep_graph=True)
-    computed = codes.read(session.run({**session.feed(inputs), **codes.feed()}), COMPUTED)
+class Verification:
+    """What torch makes of a graph and one call of it, once for all files that are compared with it.
 
-    free = OrtSession(path, optimized=optimized)
-    result = list(free.run(free.feed(inputs)).values())
-    noise, signal = distance(result, reference.outputs), reference.size
-    floor = max(spread, signal * 10 ** (-FLOAT32_DB / 20))
-    return RuntimeCheck(
-        name="as shipped" if optimized else "as written",
-        layers=check_layers(reference, computed, lambda name: _producer(session, name + CODES + COMPUTED)),
-        flipped_share=_flipped(codes, reference, inputs, optimized),
-        sqnr_db=20 * math.log10(signal / noise) if noise and signal else math.inf,
-        error_ratio=noise / floor if floor else 0.0,
-        top1_agreement=_top1(result[0], reference.outputs[0]),
-    )
+    Args:
+        graph_module: A quantized graph.
+        inputs: One call of it.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
+        self._graph_module, self._inputs = graph_module, inputs
+        self._reference = TorchRun(graph_module, inputs)
+        self._random = _random_run(graph_module, inputs, self._reference)
+        self._own = uncertainty(graph_module, inputs, self._reference.outputs, tie=TIE_TOLERANCE)
+
+    def of(self, path: str | Path, *, strict: bool = True) -> VerifyReport:
+        """Compares a file; see ``qpass.verify_onnx``."""
+        codes = CodesOfFile(path, self._reference.quantizers, self._reference.codes)
+        comparison = _Comparison(self._graph_module, path, self._inputs, self._reference, self._random, self._own, codes)
+        try:
+            checks = tuple(comparison.check(optimized=optimized) for optimized in (False, True))
+        except LoweringError as error:
+            raise VerifyError(error.what, where=str(path), expected=EXPECTED_FILE) from error
+        samples = next((len(leaf) for leaf in leaves(self._inputs) if leaf.ndim), 1)
+        source = info(self._graph_module).get("source_check")
+        report = VerifyReport(str(path), samples, checks, () if source is None else (str(source),))
+        if strict and not report.passed:
+            failures = "; ".join(failure for check in checks for failure in check.failures[:3])
+            raise VerifyError(failures, where=str(path), hint=OVERFLOW if OrtSession(path).overflows else "")
+        return report
 
 
-def _flipped(codes: CodesOfFile, reference: TorchRun, inputs: ModelInputs, optimized: bool) -> float:
-    """Runs the file freely with its codes as outputs and returns the share that differs from the reference's."""
-    session = OrtSession(codes.exposed(), optimized=optimized)
-    found = codes.read(session.run(session.feed(inputs)))
-    different = sum(int((found[name] != expected).sum()) for name, expected in reference.codes.items())
-    total = sum(codes.numel() for codes in reference.codes.values())
-    return different / total if total else 0.0
+@dataclass(frozen=True)
+class _Comparison:
+    """All that the ways of running a file are compared by."""
+
+    graph_module: fx.GraphModule
+    path: str | Path
+    inputs: ModelInputs
+    reference: TorchRun
+    random: TorchRun | None
+    own: Sequence[Uncertainty]
+    codes: CodesOfFile
+
+    def check(self, *, optimized: bool) -> RuntimeCheck:
+        """Runs the file in one way."""
+        free = OrtSession(self.path, optimized=optimized)
+        names = self._output_names(free)
+        layers, outputs = self._forced(names, optimized)
+        results = free.run(free.feed(self.inputs))
+        found = [results[name] for name in names]
+        expected = self.reference.outputs
+        outputs = [check_freely(*each) for each in zip(outputs, found, expected, self.own, strict=True)]
+        decibels, ratio = whole_run(found, expected, self.own)
+        return RuntimeCheck(
+            name="as shipped" if optimized else "as written",
+            layers=tuple(layers),
+            outputs=tuple(outputs),
+            flipped_share=self._flipped(optimized),
+            sqnr_db=decibels,
+            error_ratio=ratio,
+            top1_agreement=_top1(found[0], expected[0]) if found else None,
+        )
+
+    def _output_names(self, session: OrtSession) -> list[str]:
+        if len(session.output_names) != len(self.reference.outputs):
+            raise VerifyError(
+                f"the file has the {len(session.output_names)} outputs {session.output_names}",
+                where=str(self.path),
+                expected=f"the {len(self.reference.outputs)} of the graph",
+            )
+        return session.output_names
+
+    def _forced(self, names: Sequence[str], optimized: bool) -> tuple[list[LayerCheck], list[OutputCheck]]:
+        """Compares layers and outputs, every layer fed with torch's codes.
+
+        What is rounded to codes is compared in the file as written: to give it away would change how the file is optimised.
+        There random codes are tried, too.
+        """
+        session = OrtSession(
+            self.codes.forced(values=not optimized), folder=self.codes.folder, optimized=optimized, keep_graph=True
+        )
+        results = session.run({**session.feed(self.inputs), **self.codes.feed()})
+        layers = check_layers(
+            self.reference,
+            self.codes.read(results, COMPUTED),
+            lambda name: _producer(session, name + CODES + COMPUTED),
+            values=None if optimized else self.codes.read_values(results),
+            constants=self.codes.wrong_constants(),
+        )
+        outputs = [check_output(name, results[name], self.reference, index) for index, name in enumerate(names)]
+        if not optimized and self.random is not None:
+            layers, outputs = self._with_random_codes(session, self.random, layers, outputs)
+        return self._with_suspects(layers, outputs)
+
+    def _with_random_codes(
+        self, session: OrtSession, random: TorchRun, layers: Sequence[LayerCheck], outputs: Sequence[OutputCheck]
+    ) -> tuple[tuple[LayerCheck, ...], list[OutputCheck]]:
+        """Adds what layers and outputs are for codes that try every weight."""
+        results = session.run({**session.feed(self.inputs), **self.codes.feed(random.codes)})
+        off = distances(random, self.codes.read_values(results))
+        others = [check_output(output.name, results[output.name], random, index) for index, output in enumerate(outputs)]
+        return (
+            tuple(replace(layer, off=max(layer.off, off[layer.quantizer])) for layer in layers),
+            [joined(output, other) for output, other in zip(outputs, others, strict=True)],
+        )
+
+    def _with_suspects(
+        self, layers: Sequence[LayerCheck], outputs: Sequence[OutputCheck]
+    ) -> tuple[list[LayerCheck], list[OutputCheck]]:
+        """Names the layers that may have made what is wrong."""
+        wrong = [layer.quantizer for layer in layers if not layer.codes_agree or layer.off > 1]
+        ends: list[str | int] = [*wrong, *(i for i, output in enumerate(outputs) if not output.proven)]
+        if not ends:
+            return list(layers), list(outputs)
+        right = [layer.quantizer for layer in layers if layer.quantizer not in wrong]
+        found = suspects(self.graph_module, ends, [*right, *(i for i, output in enumerate(outputs) if output.proven)])
+        return (
+            [replace(layer, suspects=found.get(layer.quantizer, ())) for layer in layers],
+            [replace(output, suspects=found.get(i, ())) for i, output in enumerate(outputs)],
+        )
+
+    def _flipped(self, optimized: bool) -> float:
+        """Runs the file freely with its codes as outputs and returns the share that differs from the reference's."""
+        session = OrtSession(self.codes.exposed(), folder=self.codes.folder, optimized=optimized)
+        found = self.codes.read(session.run(session.feed(self.inputs)))
+        different = sum(int((found[name] != expected).sum()) for name, expected in self.reference.codes.items())
+        total = sum(codes.numel() for codes in self.reference.codes.values())
+        return different / total if total else 0.0
+
+
+def _random_run(graph_module: fx.GraphModule, inputs: ModelInputs, reference: TorchRun) -> TorchRun | None:
+    """Runs a graph on random codes; None where it cannot, as one that takes them for indices."""
+    try:
+        return TorchRun(graph_module, inputs, random_codes(reference))
+    except (RuntimeError, IndexError, ValueError):
+        return None
 
 
 def _producer(session: OrtSession, name: str) -> str:
@@ -149,4 +281,4 @@ def _producer(session: OrtSession, name: str) -> str:
 
 
 def _top1(a: np.ndarray, b: np.ndarray) -> float | None:
-    return float((a.argmax(1) == b.argmax(1)).mean()) if a.ndim == 2 else None
+    return float((a.argmax(1) == b.argmax(1)).mean()) if a.ndim == 2 and a.shape == b.shape and a.size else None

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import copy
+import math
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
 from torch import Tensor, fx, nn
 
 import qpass
-from qpass.backends.onnxruntime.verification import RuntimeCheck
+from qpass.backends.onnxruntime.output_check import OutputCheck, check_freely, whole_run
+from qpass.backends.onnxruntime.torch_run import Uncertainty, in_float64
+from qpass.backends.onnxruntime.verification import RuntimeCheck, VerifyReport
 from qpass.errors import LoweringError, VerifyError
+from qpass.quantizers import Quantizer
 
 
 def tampered(path: Path, folder: Path, name: str, change: object) -> Path:
@@ -82,11 +88,115 @@ def test_a_network_that_casts_to_float32_is_compared_in_float64_all_the_same(tmp
     assert qpass.verify_onnx(graph, qpass.export_onnx(graph, tmp_path / "m.onnx"), images).passed
 
 
-def test_the_bound_of_the_whole_network() -> None:
-    far = RuntimeCheck("as written", (), 0.0, 30.0, 1.51, 1.0)
-    assert far.failures == [
-        "as written: the outputs are 1.51 times as far from torch as torch is uncertain, at most 1.5 expected"
-    ]
+class _OwnTypes(nn.Module):
+    """Makes tensors without saying of which type, as DETR's decoder does, and divides integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = torch.zeros(x.shape[0], 3, 8) + (torch.arange(3) / 3)[:, None]
+        weights = (query @ self.first(x).transpose(1, 2)).softmax(-1)
+        return self.second(weights @ x + torch.full((3, 8), 0.1))
+
+
+def test_tensors_without_a_type_are_float64_in_the_float64_run(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 6, 8)
+    graph = qpass.quantize_graph(_OwnTypes().eval(), [x], "w8a8", progress=False)
+    report = qpass.verify_onnx(graph, qpass.export_onnx(graph, tmp_path / "m.onnx"), x)
+    assert report.passed
+    thirds = [n for n in graph.graph.nodes if "arange" in n.name or "full" in n.name or "zeros" in n.name]
+    assert thirds, "they are not constants"
+    with in_float64(graph) as wide:
+        assert wide(x.double()).dtype == torch.float64
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_the_free_run_is_held_to_what_torch_is_uncertain_of(
+    quantized: fx.GraphModule, exported: Path, images: Tensor, tmp_path: Path
+) -> None:
+    """Both figures of the report, computed here from the file, the graph, and the graph in float64 and with moved ties."""
+    x, torchs = images.numpy(), quantized(images).double()
+    with torch.no_grad(), in_float64(quantized) as wide:
+        distances = [float((wide(images.double()) - torchs).norm())]
+    for seed, move in enumerate((1.0, -1.0, None, None, None)):
+        distances.append(float((_moved(quantized, images, move, seed) - torchs).norm()))
+    uncertain = max(*distances, float(torchs.norm()) * 10 ** (-90 / 20))
+    path = tampered(exported, tmp_path, "head_quantized.bias", lambda bias: bias + np.float32(1))
+    for file in (exported, path):
+        found = torch.from_numpy(ort.InferenceSession(file).run(None, {"x": x})[0]).double()
+        noise = float((found - torchs).norm())
+        check = qpass.verify_onnx(quantized, file, images, strict=False).checks[1]
+        assert check.error_ratio == pytest.approx(noise / uncertain, rel=1e-3, abs=1e-6)
+        assert check.sqnr_db == pytest.approx(20 * math.log10(float(torchs.norm()) / noise), abs=0.01)
+        failed = any("times as far from torch as torch is uncertain, at most 1.5 expected" in text for text in check.failures)
+        assert failed == (noise > 1.5 * uncertain) == (file is path)
+
+
+def _moved(graph: fx.GraphModule, x: Tensor, move: float | None, seed: int) -> Tensor:
+    """Runs a graph with every quantizer's input moved by 2e-6 of its greatest value, up, down or at random."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def hook(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        share = torch.rand(args[0].shape, generator=generator) * 2 - 1 if move is None else move
+        return (args[0] + 2e-6 * share * args[0].abs().max(),)
+
+    copied = copy.deepcopy(graph)
+    for module in copied.modules():
+        if isinstance(module, Quantizer):
+            module.register_forward_pre_hook(hook)
+    return copied(x).double()
+
+
+@pytest.mark.parametrize(("noise", "passes"), [(1.49, True), (1.51, False), (150.0, False)])
+def test_the_bound_of_the_whole_network(noise: float, passes: bool) -> None:
+    """An output that is off by so many times what torch is uncertain by, beside a large one that is exact."""
+    small, large = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3), np.full((4, 2), 1e6, np.float32)
+    own = [Uncertainty(0.01 * float(np.linalg.norm(small)), 0, False), Uncertainty(0.0, 0, False)]
+    decibels, ratio = whole_run([small * (1 + 0.01 * noise), large], [small, large], own)
+    assert ratio == pytest.approx(noise, rel=1e-3)
+    assert decibels == pytest.approx(-20 * math.log10(0.01 * noise / math.sqrt(2)), abs=1e-3)
+    check = RuntimeCheck("as written", (), (), 0.0, decibels, ratio, None)
+    assert bool(check.failures) != passes
+
+
+class _Chosen(nn.Module):
+    """The rows with the greatest scores, which are random numbers: ties decide which."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.score, self.value = nn.Linear(16, 1), nn.Linear(16, columns)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.value(x)
+        order = (self.score(x.round()) * 1e3).sin().squeeze(-1).argsort(-1)
+        return y.gather(1, order[..., None].expand(-1, -1, y.shape[-1]))
+
+
+def test_a_free_run_that_proves_nothing_is_said_to(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 64, 16)
+    graph = qpass.quantize_graph(_Chosen(6).eval(), [x], "w8a8", progress=False)
+    path = qpass.export_onnx(graph, tmp_path / "m.onnx")
+    ordinary = qpass.verify_onnx(graph, path, x)
+    assert ordinary.passed
+    assert ordinary.informative == (ordinary.verdict == "passed")
+
+
+@pytest.mark.parametrize(("uncertain", "informative"), [(0.6, True), (0.7, False)])
+def test_a_run_is_informative_where_a_file_that_ignores_its_input_would_fail(uncertain: float, informative: bool) -> None:
+    expected = np.array([[1.0, 5.0], [-1.0, 5.0]], np.float32)  # sqrt(2) from its mean over samples
+    own = Uncertainty(uncertain * math.sqrt(2), 0, False)
+    check = check_freely(OutputCheck("y", 4, 0, 0, 0.0), expected, expected, own)
+    assert check.informative == informative
+    report = VerifyReport("m.onnx", 2, (RuntimeCheck("as written", (), (check,), 0.0, 30.0, 0.5, None),))
+    assert report.passed
+    assert report.to_dict()["informative"] == informative
+    verdict = "passed" if informative else "layers proven, whole run not informative"
+    assert report.verdict == report.to_dict()["verdict"] == verdict
+    assert str(report).startswith("PASSED: " if informative else f"PASSED ({verdict}): ")
 
 
 def test_the_report_is_data_and_text(quantized: fx.GraphModule, exported: Path, images: Tensor) -> None:

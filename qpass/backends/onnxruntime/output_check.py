@@ -1,0 +1,177 @@
+"""Whether a file gives a network's outputs: for torch's codes value by value, and running freely as near as torch to itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qpass.backends.onnxruntime.tolerance import differences, envelope
+from qpass.backends.onnxruntime.torch_run import TorchRun, Uncertainty, distance, misplaced, size
+
+#: The whole network: error of onnxruntime against torch in float32, over what torch in float32 itself is uncertain by.
+ERROR_RATIO = 1.5
+#: Outputs that agree to so many dB are equal as far as float32 goes: a network without ties on its way is held to this.
+FLOAT32_DB = 90.0
+#: Where rounding may move a value by more than this share of the greatest in its channel, token or sample, it is undecided
+#: unless it agrees to this share all the same.
+DECIDED = 1e-3
+#: Values that rounding decides, as two near scores of a top-k, may be so many of an output.
+UNDECIDED_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """One output of the network.
+
+    Attributes:
+        name: Its name in the file.
+        values: How many were compared.
+        wrong: Values that differ, all quantizers having torch's codes, by more than float32 explains.
+        undecided: Values that differ where rounding decides between quite different values.
+        off: The greatest difference over what float32 explains.
+        misplaced: Values that are NaN or infinite in one of both and not in the other when the file runs freely, beyond what
+            torch in float32 is uncertain of.
+        sqnr_db: Signal over error, the file running freely, in dB.
+        error_ratio: Error of the file running freely over torch's own uncertainty; 0 for outputs that are no floats.
+        informative: Whether the free run proves anything: a file that ignores its input would be farther from torch than the
+            bound allows.
+        suspects: Layers that only this output and other wrong ones depend on.
+    """
+
+    name: str
+    values: int
+    wrong: int
+    undecided: int
+    off: float
+    misplaced: int = 0
+    sqnr_db: float = math.inf
+    error_ratio: float = 0.0
+    informative: bool = True
+    suspects: tuple[str, ...] = ()
+
+    @property
+    def proven(self) -> bool:
+        """Whether it is right for torch's codes, and enough of it is decided."""
+        return not self.wrong and self.undecided <= UNDECIDED_SHARE * self.values
+
+    @property
+    def failures(self) -> list[str]:
+        """What is out of bounds, in words."""
+        causes = f", from {', '.join(self.suspects)}" if self.suspects else ""
+        found = []
+        if self.wrong:
+            found.append(
+                f"output {self.name!r}: {self.wrong} of {self.values} values are wrong for torch's codes, up to "
+                f"{self.off:.3g} times as far as float32 explains{causes}"
+            )
+        elif not self.proven:
+            found.append(
+                f"output {self.name!r}: rounding decides {self.undecided} of {self.values} values, which differ{causes}"
+            )
+        if self.misplaced:
+            found.append(f"output {self.name!r}: {self.misplaced} values are NaN or infinite only here or only in torch")
+        return found
+
+
+def check_output(name: str, found: np.ndarray, reference: TorchRun, index: int) -> OutputCheck:
+    """Compares one output of a forced file, fed with torch's codes, with torch's.
+
+    Args:
+        name: The output's name.
+        found: What the runtime gives.
+        reference: Torch's run.
+        index: Which of its outputs.
+    """
+    expected = reference.outputs[index]
+    if found.shape != expected.shape or found.dtype.kind != expected.dtype.kind:
+        return OutputCheck(name, expected.size, max(expected.size, found.size, 1), 0, math.inf)
+    if not expected.size:
+        return OutputCheck(name, 0, 0, 0, 0.0)
+    x = torch.from_numpy(expected)
+    difference = differences(torch.from_numpy(found), x)
+    bound = reference.bounds[index].clamp(min=torch.finfo(torch.float32).tiny)
+    wrong = difference > bound
+    undecided = (difference > _agreement(x)) & ~wrong
+    decided = torch.where(bound.isfinite(), difference / bound, 0.0)
+    return OutputCheck(name, expected.size, int(wrong.sum()), int(undecided.sum()), float(decided.amax()))
+
+
+def joined(first: OutputCheck, second: OutputCheck) -> OutputCheck:
+    """Returns one check of the same output for two sets of codes."""
+    return replace(
+        first,
+        values=first.values + second.values,
+        wrong=first.wrong + second.wrong,
+        undecided=first.undecided + second.undecided,
+        off=max(first.off, second.off),
+    )
+
+
+def _agreement(expected: Tensor) -> Tensor:
+    """Returns how near a value must be to agree whatever rounding may do."""
+    if not expected.is_floating_point():
+        return torch.zeros(())
+    return DECIDED * envelope(expected.double().abs().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
+
+
+def check_freely(check: OutputCheck, found: np.ndarray, expected: np.ndarray, own: Uncertainty) -> OutputCheck:
+    """Adds what an output is when the file runs freely.
+
+    Args:
+        check: The output, all quantizers having torch's codes.
+        found: What the runtime gives.
+        expected: What torch gives.
+        own: How far torch is from itself.
+    """
+    away = misplaced(found, expected)
+    is_wrong = away > ERROR_RATIO * own.misplaced or (found.dtype.kind == "f" and np.isnan(found).any() and not own.nan)
+    noise, signal = distance(found, expected), size(expected)
+    floor = max(own.distance, signal * 10 ** (-FLOAT32_DB / 20))
+    is_float = expected.dtype.kind == "f"
+    return replace(
+        check,
+        misplaced=max(away, 1) if is_wrong else 0,
+        sqnr_db=decibels(noise, signal),
+        error_ratio=_ratio(noise, floor) if is_float else 0.0,
+        informative=not is_float or not own.distance or ERROR_RATIO * own.distance < _of_the_input(expected),
+    )
+
+
+def decibels(noise: float, signal: float) -> float:
+    """Returns signal over noise in dB; infinite where there is no noise, or no signal to compare it with."""
+    if not noise or not signal:
+        return math.inf
+    return 20 * math.log10(signal / noise) if math.isfinite(noise) else -math.inf
+
+
+def whole_run(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], own: Sequence[Uncertainty]) -> tuple[float, float]:
+    """Returns signal over error in dB, and the error over torch's own uncertainty, of all float outputs.
+
+    Each counts as a share of its size, so that none hides in another's.
+    """
+    noise = spread = 0.0
+    for found, output, each in zip(outputs, expected, own, strict=True):
+        signal = size(output)
+        if output.dtype.kind == "f" and signal:
+            noise += (distance(found, output) / signal) ** 2
+            spread += max(each.distance / signal, 10 ** (-FLOAT32_DB / 20)) ** 2
+    count = sum(output.dtype.kind == "f" and size(output) > 0 for output in expected)
+    return decibels(math.sqrt(noise), math.sqrt(count)), _ratio(math.sqrt(noise), math.sqrt(spread))
+
+
+def _ratio(noise: float, floor: float) -> float:
+    if floor:
+        return noise / floor
+    return math.inf if noise else 0.0
+
+
+def _of_the_input(expected: np.ndarray) -> float:
+    """Returns how far a file that ignores its input is from torch at least: from the mean over samples, or over all values."""
+    finite = np.where(np.isfinite(expected), expected, 0).astype(np.float64)
+    mean = finite.mean(0, keepdims=True) if finite.ndim and len(finite) > 1 else finite.mean()
+    return float(np.linalg.norm(np.where(np.isfinite(expected), finite - mean, 0)))

@@ -1,0 +1,121 @@
+"""Where a file makes a quantizer's codes: the operators, what they are given, and the constants that they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from qpass.backends.onnx_qdq.lowerings import CODES, UINT8_OFFSET
+from qpass.backends.onnxruntime.rounded import rounding_of
+from qpass.errors import VerifyError
+from qpass.quantizers import Quantizer
+
+#: What is expected of a file that is not the graph's.
+EXPECTED_FILE = "the file that export_onnx wrote from this graph"
+#: Which inputs of an operator that rounds are the scale and the zero point of the codes.
+_PARAMETERS = {"QuantizeLinear": (1, 2), "QLinearMatMul": (6, 7)}
+
+
+@dataclass(frozen=True)
+class RoundingNode:
+    """The operators that make one quantizer's codes.
+
+    Attributes:
+        node: A QuantizeLinear or a QLinearMatMul.
+        behind: What clips and moves its codes, in order.
+        type: ONNX type of the codes.
+    """
+
+    node: onnx.NodeProto
+    behind: tuple[onnx.NodeProto, ...]
+    type: int
+
+
+class FileConstants:
+    """The constants of a file by name, read from beside the file where they lie there."""
+
+    def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
+        self._tensors, self._folder = {tensor.name: tensor for tensor in model.graph.initializer}, str(folder)
+
+    def type_of(self, name: str) -> int | None:
+        """Returns the ONNX type of a constant, or None if there is none of that name."""
+        return int(self._tensors[name].data_type) if name in self._tensors else None
+
+    def number(self, name: str) -> float | None:
+        """Returns a constant that is one number, or None."""
+        tensor = self._tensors.get(name)
+        if tensor is None or int(np.prod(tensor.dims)) != 1:
+            return None
+        return float(numpy_helper.to_array(tensor, self._folder).item())
+
+
+def rounding_nodes(model: onnx.ModelProto, constants: FileConstants, quantizers: Iterable[str]) -> dict[str, RoundingNode]:
+    """Returns the operators that make the codes of each quantizer.
+
+    Raises:
+        VerifyError: If the file lacks a quantizer, or has one more.
+    """
+    producers = {name: node for node in model.graph.node for name in node.output}
+    known = {quantizer + CODES: quantizer for quantizer in quantizers}
+    found = {quantizer: _rounding_node(name, producers, constants) for name, quantizer in known.items()}
+    for name in producers:
+        if name.endswith(CODES) and name not in known:
+            raise VerifyError(
+                "the file quantizes here and the graph does not",
+                where=name.removesuffix(CODES),
+                expected=EXPECTED_FILE,
+            )
+    return found
+
+
+def _rounding_node(name: str, producers: Mapping[str, onnx.NodeProto], constants: FileConstants) -> RoundingNode:
+    behind: list[onnx.NodeProto] = []
+    node = producers.get(name)
+    while node is not None and node.op_type not in _PARAMETERS:
+        behind.insert(0, node)
+        node = producers.get(node.input[0]) if node.input else None
+    inputs = [] if node is None else node.input
+    at = None if node is None else _PARAMETERS[node.op_type][1]
+    kind = constants.type_of(inputs[at]) if at is not None and len(inputs) > at else None
+    if node is None or kind not in (TensorProto.INT8, TensorProto.UINT8):
+        raise VerifyError(
+            "the file holds no codes of this quantizer",
+            where=name.removesuffix(CODES),
+            expected=EXPECTED_FILE,
+        )
+    return RoundingNode(node, tuple(behind), kind)
+
+
+def offset_of(quantizer: Quantizer, found: RoundingNode) -> int:
+    """Returns how much greater the file's codes are than torch's: int8 may be stored as uint8."""
+    return UINT8_OFFSET if quantizer.signed and found.type == TensorProto.UINT8 else 0
+
+
+def wrong_constants(quantizer: Quantizer, found: RoundingNode, constants: FileConstants) -> str:
+    """Returns in words which constants of a quantizer are not the graph's, "" where all are.
+
+    They are compared as such: a scale that is a little off moves few codes, and a bound that no code of a batch reaches none.
+    """
+    rounding = rounding_of(quantizer)
+    if rounding is None:
+        return ""
+    scale_at, zero_at = _PARAMETERS[found.node.op_type]
+    offset = offset_of(quantizer, found)
+    expected: list[tuple[str, str, float]] = [
+        ("scale", found.node.input[scale_at], float(rounding.step)),
+        ("zero point", found.node.input[zero_at], rounding.zero_point + offset),
+    ]
+    for clip in (node for node in found.behind if node.op_type == "Clip"):
+        bounds = (quantizer.code_min + offset, quantizer.code_max + offset)
+        expected += zip(("least code", "greatest code"), clip.input[1:3], bounds, strict=True)
+    wrong = [
+        f"{what} {number} in the file and {value:.9g} in the graph"
+        for what, name, value in expected
+        if (number := constants.number(name)) is None or number != value
+    ]
+    return ", ".join(wrong)

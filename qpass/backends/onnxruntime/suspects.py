@@ -1,0 +1,62 @@
+"""Which layers an error comes from: those that something wrong depends on and nothing right does."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import torch.utils._pytree as pytree
+from torch import fx
+
+from qpass.backends.onnxruntime.perturbed import behind_quantizers
+from qpass.graph import called_module, module_path
+from qpass.nn import QuantizedLayer
+from qpass.quantizers import Quantizer
+
+#: Layers that are named for one quantizer or output.
+_NAMED = 4
+
+
+def suspects(
+    graph_module: fx.GraphModule, wrong: Collection[str | int], right: Collection[str | int]
+) -> Mapping[str | int, tuple[str, ...]]:
+    """Returns, for each wrong end, the layers between it and the quantizers before that no right end before it depends on.
+
+    Right ends behind it clear nothing: what is wrong may be too small there to be seen.
+
+    Args:
+        graph_module: The graph.
+        wrong: Names of quantizers whose input is wrong, and numbers of outputs that are.
+        right: Those that are not.
+    """
+    found: dict[str | int, tuple[str, ...]] = {}
+    cleared: dict[fx.Node, None] = {}
+    for end, given in _ends(graph_module).items():
+        reached = behind_quantizers(graph_module, given)
+        if end in right:
+            cleared |= reached
+        elif end in wrong:
+            found[end] = _names(graph_module, [node for node in reached if node not in cleared] or list(reached))
+    return found
+
+
+def _ends(graph_module: fx.GraphModule) -> dict[str | int, list[fx.Node]]:
+    """Returns what each quantizer, by name, and each output, by number, is given, in order of execution."""
+    found: dict[str | int, list[fx.Node]] = {}
+    for node in graph_module.graph.nodes:
+        if isinstance(called_module(graph_module, node), Quantizer):
+            found[str(node.target)] = node.all_input_nodes
+    output = next(node for node in graph_module.graph.nodes if node.op == "output")
+    leaves = [leaf for leaf in pytree.tree_leaves(output.args[0]) if leaf is not None]
+    return found | {number: [leaf] for number, leaf in enumerate(leaves) if isinstance(leaf, fx.Node)}
+
+
+def _names(graph_module: fx.GraphModule, nodes: Sequence[fx.Node]) -> tuple[str, ...]:
+    """Returns quantized layers first, by their names in the graph, then the paths of the modules of other operators."""
+    modules = [called_module(graph_module, node) for node in nodes]
+    layers = [str(node.target) for node, module in zip(nodes, modules, strict=True) if isinstance(module, QuantizedLayer)]
+    others = [
+        module_path(node) or node.name
+        for node, module in zip(nodes, modules, strict=True)
+        if module is None and node.op == "call_function"
+    ]
+    return tuple(dict.fromkeys([*layers, *others]))[:_NAMED]

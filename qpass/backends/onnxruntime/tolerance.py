@@ -1,0 +1,53 @@
+"""How far two float32 results of the same computation may differ, value by value."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: One rounding to float32, as a share of the value.
+ROUNDING = 2.0**-24
+#: Two correct implementations may differ by this share of a value: sums are taken in another order, constants are folded, and
+#: functions are approximated, each to a few roundings. A wrong constant moves its layer by thousands of them.
+MOVE = 64 * ROUNDING
+
+
+def envelope(values: Tensor, least: int = 1) -> Tensor:
+    """Returns, for each value, the greatest of those that share an index with it, for the dim in which that is least.
+
+    A bound made of single errors is too tight where one of them is small by chance. The greatest error of a whole tensor would
+    let a large channel hide a wrong small one. This is the greatest error of the value's own channel, token or sample.
+
+    Args:
+        values: Not negative, any shape; may be infinite.
+        least: Groups of fewer values do not count. Where every dim has such groups, the whole tensor is one.
+
+    Returns:
+        Of a shape that broadcasts to that of ``values``.
+    """
+    groups = [dim for dim in range(values.dim()) if values.numel() >= least * values.shape[dim]]
+    if not values.numel():
+        return values
+    if not groups:
+        return values if least == 1 else values.amax()
+    found = None
+    for dim in groups:
+        others = [other for other in range(values.dim()) if other != dim]
+        greatest = values.amax(others, keepdim=True) if others else values
+        found = greatest if found is None else torch.minimum(found, greatest)
+    assert found is not None
+    return found
+
+
+def kinds(values: Tensor) -> Tensor:
+    """Returns 0 where a value is finite, and another number for each of NaN, infinity and minus infinity."""
+    if not values.is_floating_point():
+        return torch.zeros_like(values, dtype=torch.int8)
+    return values.isnan().to(torch.int8) * 3 + values.isposinf().to(torch.int8) + values.isneginf().to(torch.int8) * 2
+
+
+def differences(a: Tensor, b: Tensor) -> Tensor:
+    """Returns |a - b| in float64: 0 where both are NaN or the same infinity, infinity where only one is."""
+    same = kinds(a) == kinds(b)
+    difference = (a.double() - b.double()).abs()
+    return torch.where(same, difference.nan_to_num(nan=0.0), torch.inf)
