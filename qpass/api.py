@@ -174,9 +174,12 @@ def export_onnx(
 def verify_onnx(qmodel: nn.Module, path: str | Path, inputs: Batch, *, strict: bool = True) -> VerifyReport:
     """Proves that onnxruntime computes from the file what torch computes from the graph.
 
-    Twice, with optimisations off and as shipped: layer by layer, each fed with torch's codes, codes must be equal save for
-    counted ties; and the whole network, whose outputs may differ from torch's by no more than torch in float32 differs from
-    torch in float64 (times 1.5): ties cascade, and no fixed tolerance holds for anybody.
+    Twice, with optimisations off and as shipped. First layer by layer, each fed with torch's codes: codes must be equal save
+    for counted ties, and every output must be torch's within what float32 rounding explains. With optimisations off the values
+    that are rounded to codes are compared too, and random codes try every weight. Then as a whole: outputs may differ from
+    torch's by no more than torch in float32 differs from torch in float64 and from itself with ties falling otherwise (times
+    1.5). Ties cascade, and no fixed tolerance holds for every network. Where they move an output as far as its input does,
+    the whole run proves nothing, and the report's ``verdict`` says so.
 
     Args:
         qmodel: What ``quantize_graph`` returned.
@@ -185,7 +188,7 @@ def verify_onnx(qmodel: nn.Module, path: str | Path, inputs: Batch, *, strict: b
         strict: Raise when a bound is passed; False returns the report all the same.
 
     Returns:
-        The report: ``print`` it; ``passed``, ``checks`` and ``to_dict()`` for programs.
+        The report: ``print`` it; ``passed``, ``verdict``, ``checks`` and ``to_dict()`` for programs.
 
     Raises:
         VerifyError: If a bound is passed (``strict``), or the file is not this graph's.

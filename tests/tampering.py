@@ -49,8 +49,9 @@ def tamperings(path: Path, graph: fx.GraphModule, inputs: ModelInputs) -> Iterat
     original = onnx.load(path)
     spreads = layer_spreads(graph, inputs)
     tensors = list(original.graph.initializer)
+    compared = {name for node in original.graph.node if node.op_type in ("Greater", "Less") for name in node.input}
     for place, tensor in enumerate(tensors):
-        for what, changed in changes(tensor, spreads):
+        for what, changed in _thresholds(tensor) if tensor.name in compared else changes(tensor, spreads):
             yield Tampering(tensor.name, what, with_initializer(original, place, changed))
         other = next((t for t in tensors[place + 1 :] if _alike(tensor, t)), None)
         if other is not None:
@@ -71,6 +72,8 @@ def changes(tensor: onnx.TensorProto, spreads: Mapping[str, float]) -> Iterator[
             yield "moved by 1 % of its layer's spread", _moved(tensor, 0.01 * spreads.get(owner, float(array.std()) or 1.0))
             if array.any():
                 yield "dropped", _like(tensor, np.zeros_like(array))
+        elif not np.isfinite(array).all():
+            yield "finite", _like(tensor, np.nan_to_num(array))
         elif array.size == 1 or "scale" in role:
             yield "0.2 % greater", _like(tensor, array * np.float32(1.002))
             yield "one is 0.2 % less", _scaled(tensor, 0.998)
@@ -80,6 +83,11 @@ def changes(tensor: onnx.TensorProto, spreads: Mapping[str, float]) -> Iterator[
         yield "one code by one", _one_code(tensor)
     elif tensor.data_type in _INTEGERS:
         yield "one number by one", _like(tensor, _next_number(array))
+
+
+def _thresholds(tensor: onnx.TensorProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """A threshold that is moved between the same two values of a batch changes nothing there."""
+    yield "a threshold moved by 0.1", _like(tensor, numpy_helper.to_array(tensor) + 0.1)
 
 
 def _next_number(array: np.ndarray) -> np.ndarray:

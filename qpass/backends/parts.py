@@ -35,13 +35,14 @@ def verify_parts(model: nn.Module, folder: Path, inputs: ModelInputs, *, strict:
     """Compares each file with its part, on what the part is called with when the model runs on ``inputs``."""
     parts = parts_of(model)
     calls = record_calls(model, list(parts), [inputs])
-    checks = []
+    checks, sources = [], list[str]()
     for name, part in parts.items():
         if not calls[name]:
             raise VerifyError("was not called with any row", where=name, hint="verify with inputs on which it is used")
         report = verify(part, _file(folder, name), calls[name][0], strict=strict)
         checks += [dataclasses.replace(check, name=f"{name}, {check.name}") for check in report.checks]
-    return VerifyReport(str(folder), len(inputs.args[0]) if inputs.args else 1, tuple(checks))
+        sources += [f"{name}, {source}" for source in report.source_checks]
+    return VerifyReport(str(folder), len(inputs.args[0]) if inputs.args else 1, tuple(checks), tuple(sources))
 
 
 def run_parts(model: nn.Module, folder: Path, *, threads: int) -> nn.Module:

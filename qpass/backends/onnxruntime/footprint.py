@@ -63,8 +63,12 @@ def footprint(path: str | Path, *, batch: int = 1, threads: int = 1, processes: 
 
 
 def _file_bytes(path: Path) -> int:
-    data = path.with_name(f"{path.name}.data")
-    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo
+
+    model = onnx.load(str(path), load_external_data=False)
+    beside = {ExternalDataInfo(tensor).location for tensor in model.graph.initializer if tensor.external_data}
+    return sum(file.stat().st_size for file in (path, *(path.parent / name for name in beside)))
 
 
 def _measure(path: str, feed_file: str, threads: int) -> dict[str, float]:

@@ -1,0 +1,103 @@
+"""Every initializer of a file is changed in turn, and every file is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import qpass
+from qpass.backends.onnxruntime.verification import Verification
+from qpass.data import ModelInputs
+from qpass.errors import VerifyError
+from qpass.parts import parts_of, record_calls
+from tests.models import ManyOutputs
+from tests.tampering import NO_CHANGE, Tampering, tamperings
+from tests.test_parts import Shell
+from tests.test_parts import images as pictures
+
+Case = tuple[fx.GraphModule, Path, ModelInputs]
+#: Of which changes one in so many is tried in every run; all of them nightly.
+SAMPLED = 23
+
+
+def vit_case(request: pytest.FixtureRequest, recipe: str) -> list[Case]:
+    images: Tensor = request.getfixturevalue("images")
+    pairs = {"w8a8": ("quantized", "exported"), "repq-vit-w4a4": ("quantized_4bit", "exported_4bit")}
+    inputs = ModelInputs((images,), {})
+    if recipe in pairs:
+        graph, path = (request.getfixturevalue(name) for name in pairs[recipe])
+        return [(graph, path, inputs)]
+    graph = qpass.quantize_graph(request.getfixturevalue("vit"), [images], recipe, progress=False)
+    return [(graph, qpass.export_onnx(graph, request.getfixturevalue("tmp_path") / "vit.onnx"), inputs)]
+
+
+def many_outputs(request: pytest.FixtureRequest) -> list[Case]:
+    x = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+    graph = qpass.quantize_graph(ManyOutputs().eval(), [x], "w8a8", progress=False)
+    path = qpass.export_onnx(graph, request.getfixturevalue("tmp_path") / "many.onnx")
+    return [(graph, path, ModelInputs((x,), {}))]
+
+
+def detector(request: pytest.FixtureRequest) -> list[Case]:
+    torch.manual_seed(0)
+    shell: nn.Module = Shell().eval()
+    batch = ModelInputs((pictures((16, 24), (24, 16)),), {})
+    quantized = qpass.quantize_graph(shell, [batch], "w8a8", submodules=["pyramid", "head"], progress=False)
+    folder = qpass.export_onnx(quantized, request.getfixturevalue("tmp_path") / "parts")
+    calls = record_calls(quantized, ["pyramid", "head"], [batch])
+    return [(part, folder / f"{name}.onnx", calls[name][0]) for name, part in parts_of(quantized).items()]
+
+
+CASES = {
+    "vit w8a8": lambda request: vit_case(request, "w8a8"),
+    "vit repq-vit-w4a4": lambda request: vit_case(request, "repq-vit-w4a4"),
+    "vit w3a3": lambda request: vit_case(request, "w3a3"),
+    "many outputs": many_outputs,
+    "detector in parts": detector,
+}
+
+
+def refused(case: Case, folder: Path, every: int = 1) -> int:
+    """Changes a file in every way, or in one of so many, and returns how many there were, all of them refused by name."""
+    graph, path, inputs = case
+    verification, tried = Verification(graph, inputs), 0
+    for number, tampering in enumerate(tamperings(path, graph, inputs)):
+        start, end = NO_CHANGE
+        if number % every or (tampering.name.startswith(start) and tampering.name.endswith(end)):
+            continue
+        tried += 1
+        changed = folder / "changed.onnx"
+        changed.write_bytes(tampering.model.SerializeToString())
+        with pytest.raises(VerifyError) as error:
+            verification.of(changed)
+            pytest.fail(f"{tampering.name}: {tampering.what}: passed")
+        assert is_named(str(error.value), tampering, graph), f"{tampering.name}: {tampering.what}: {error.value}"
+    return tried
+
+
+def is_named(message: str, tampering: Tampering, graph: fx.GraphModule) -> bool:
+    """Tells whether a message names the layer or quantizer that a constant belongs to; the reader of any other constant."""
+    owners = [name.partition(".")[0] for name in (tampering.name, tampering.what.removeprefix("swapped with "))]
+    modules = dict(graph.named_modules())
+    if owners[0] in modules:
+        return any(owner in message for owner in owners)
+    readers = [node for node in tampering.model.graph.node if tampering.name in node.input]
+    known = [*modules, *(node.name for node in readers), *(output.name for output in tampering.model.graph.output)]
+    return any(name and name in message for name in known) or "Op (" in message
+
+
+@pytest.mark.parametrize("case", ["vit repq-vit-w4a4", "many outputs"])
+def test_one_change_in_so_many_is_refused(case: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    assert sum(refused(each, tmp_path, SAMPLED) for each in CASES[case](request)) >= 4
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_every_change_of_every_initializer_is_refused(case: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    tried = [refused(each, tmp_path) for each in CASES[case](request)]
+    print(f"{case}: {tried} changed files refused")
+    assert min(tried) > 10
