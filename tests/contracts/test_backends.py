@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 import qpass
 from qpass.backends.onnxruntime import OrtSession
+from qpass.data import ModelInputs
 from qpass.errors import LoweringError
 from tests.contracts.reference_evaluator import check_with_reference_evaluator
 
@@ -32,7 +33,7 @@ def test_both_verifications_pass(pair: tuple[fx.GraphModule, Path], images: Tens
 
 
 def test_the_reference_evaluator_agrees(pair: tuple[fx.GraphModule, Path], images: Tensor) -> None:
-    check_with_reference_evaluator(*pair, images)
+    check_with_reference_evaluator(*pair, ModelInputs((images,), {}))
 
 
 def test_the_batch_is_dynamic(pair: tuple[fx.GraphModule, Path], images: Tensor) -> None:

@@ -48,7 +48,7 @@ def test_a_wrong_weight_beside_it_is_found(quantized: fx.GraphModule, beside: Pa
     content = bytearray(data.read_bytes())
     content[place] ^= 1
     data.write_bytes(bytes(content))
-    with pytest.raises(VerifyError, match="output 'output'.*head_quantized"):
+    with pytest.raises(VerifyError, match=r"output 'output'.*head_quantized"):
         qpass.verify_onnx(quantized, beside, images)
 
 

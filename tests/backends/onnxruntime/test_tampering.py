@@ -20,7 +20,7 @@ from tests.test_parts import images as pictures
 
 Case = tuple[fx.GraphModule, Path, ModelInputs]
 #: Of which changes one in so many is tried in every run; all of them nightly.
-SAMPLED = 23
+SAMPLED = 11
 
 
 def vit_case(request: pytest.FixtureRequest, recipe: str) -> list[Case]:
@@ -71,11 +71,19 @@ def refused(case: Case, folder: Path, every: int = 1) -> int:
         tried += 1
         changed = folder / "changed.onnx"
         changed.write_bytes(tampering.model.SerializeToString())
-        with pytest.raises(VerifyError) as error:
-            verification.of(changed)
-            pytest.fail(f"{tampering.name}: {tampering.what}: passed")
-        assert is_named(str(error.value), tampering, graph), f"{tampering.name}: {tampering.what}: {error.value}"
+        message = refusal(verification, changed)
+        assert message, f"{tampering.name}: {tampering.what}: passed"
+        assert is_named(message, tampering, graph), f"{tampering.name}: {tampering.what}: {message}"
     return tried
+
+
+def refusal(verification: Verification, path: Path) -> str:
+    """Returns why a file is refused, "" if it is not."""
+    try:
+        verification.of(path)
+    except VerifyError as error:
+        return str(error)
+    return ""
 
 
 def is_named(message: str, tampering: Tampering, graph: fx.GraphModule) -> bool:
