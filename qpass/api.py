@@ -83,7 +83,9 @@ def quantize_graph(
     Raises:
         ConfigError: For a config that cannot be carried out, or a device that is not there.
         CalibrationError: For calibration data that cannot be used.
-        TraceError: For a model that cannot be captured.
+        TraceError: For a model that cannot be captured, or whose outputs depend on former calls.
+        SourceError: For a graph that does not compute what the model computes: it is compared after every pass that keeps the
+            function, on calibration samples.
         UnsupportedError: For weights that are NaN or infinite, or have no values, and for models that are quantized already.
         DistributedError: For processes that were given different things, or when one of them ends.
     """

@@ -48,6 +48,10 @@ class DistributedError(QPassError):
     """Processes of one job that do not go together, or one of which has ended."""
 
 
+class SourceError(QPassError):
+    """A graph that does not compute what the caller's model computes."""
+
+
 class UnsupportedError(QPassError):
     """Something qpass knows of and does not do."""
 

@@ -23,6 +23,7 @@ from qpass.passes.blocks import find_blocks
 from qpass.passes.reference import reference_of
 from qpass.pipeline import pipeline
 from qpass.report.collect import collect_report
+from qpass.source_check import Source
 from qpass.storage import Storage
 from qpass.trace import trace
 
@@ -62,9 +63,13 @@ class RunOptions:
 
 
 def quantize_traced(
-    graph_module: fx.GraphModule, batches: Sequence[ModelInputs], config: QuantConfig, options: RunOptions
+    graph_module: fx.GraphModule,
+    batches: Sequence[ModelInputs],
+    config: QuantConfig,
+    options: RunOptions,
+    source: Source,
 ) -> fx.GraphModule:
-    """Runs every pass on a traced graph, in place, and keeps the report's figures with it."""
+    """Runs every pass on a traced graph, in place, compares it with its source, and keeps the report's figures with it."""
     batches = _suitable_batches(graph_module, batches, options)
     *steps, freeze = pipeline(
         config,
@@ -75,8 +80,11 @@ def quantize_traced(
         processes=options.processes,
         show_progress=options.show_progress,
     )
+    source.check(graph_module, "trace")
     for step in steps:
         step(graph_module)
+        if step.keeps_function:
+            source.check(graph_module, type(step).__name__)
     reference = reference_of(graph_module)
     freeze(graph_module)
     sample = split_rows(batches[0], min(REPORT_SAMPLES, batch_size(batches[0])))[0]
@@ -118,7 +126,8 @@ def quantize_model(
     model: nn.Module, example: ModelInputs, batches: Sequence[ModelInputs], config: QuantConfig, options: RunOptions
 ) -> fx.GraphModule:
     """Traces a model and quantizes the graph."""
-    return quantize_traced(trace(model, *example), batches, config, options)
+    graph_module = trace(model, *example)
+    return quantize_traced(graph_module, batches, config, options, Source(model, graph_module, batches))
 
 
 def quantize_submodules(
@@ -139,10 +148,11 @@ def quantize_submodules(
         if not recorded:
             raise ConfigError(f"module {name!r} was never called on the calibration data", where="submodules")
         parts[name] = trace_part(known[name], name, recorded)
+    sources = {name: Source(known[name], part, used) for name, (part, used) in parts.items()}
     learning = _parts_to_learn({name: part for name, (part, _) in parts.items()}, config)
     for name, (part, used) in parts.items():
         recipe = config if name in learning else dataclasses.replace(config, reconstruction=None)
-        put_back(model, name, quantize_traced(part, used, recipe, options.inside(name)))
+        put_back(model, name, quantize_traced(part, used, recipe, options.inside(name), sources[name]))
         refuse_other_sizes(part)
         info(part)["is_part"] = True
     return model

@@ -17,6 +17,7 @@ LAYERS = (
     ("budget_config", "reconstruction_config", "quant_spec", "rules", "recipe_file", "config", "presets", "progress"),
     ("graph", "data", "distributed", "quantizers"),
     ("functionalize", "refusals", "undisturbed"),
+    ("source_check",),
     (
         "allocation",
         "already_quantized",

@@ -23,10 +23,13 @@ class Pass(ABC):
     Attributes:
         takes: Stage that the graph must be at.
         gives: Stage that the graph is at afterwards.
+        keeps_function: Whether the float network, quantizers off, computes afterwards what it computed before. It is then
+            compared with the caller's model.
     """
 
     takes: ClassVar[str]
     gives: ClassVar[str]
+    keeps_function: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, graph_module: fx.GraphModule) -> bool:

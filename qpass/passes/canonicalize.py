@@ -20,6 +20,7 @@ class Canonicalize(Pass):
     """Applies every rule of ``qpass.passes.rules`` until none applies."""
 
     takes, gives = "traced", "canonical"
+    keeps_function = True
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""

@@ -31,6 +31,7 @@ class FoldLayerNorm(Pass):
     """
 
     takes, gives = "fitted", "fitted"
+    keeps_function = True
 
     def __init__(self, target: str) -> None:
         self.target = target

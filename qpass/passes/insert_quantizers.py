@@ -26,6 +26,7 @@ class InsertQuantizers(Pass):
     """
 
     takes, gives = "calibrated", "quantized"
+    keeps_function = True
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""

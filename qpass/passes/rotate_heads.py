@@ -30,6 +30,7 @@ class RotateHeads(Pass):
     """
 
     takes, gives = "canonical", "canonical"
+    keeps_function = True
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``. Weights change, and the constants that hold them."""

@@ -29,6 +29,7 @@ class RotateResidual(Pass):
     """
 
     takes, gives = "canonical", "canonical"
+    keeps_function = True
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

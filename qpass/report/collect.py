@@ -67,6 +67,7 @@ def collect_report(reference_graph: fx.GraphModule, quantized: fx.GraphModule, s
             if isinstance(plan := get_plan(node), Declined)
         ),
         output_sqnr_db=sqnr_db(_first_tensor(expected), _first_tensor(output)),
+        source_check=info(quantized).get("source_check"),
         sizes=_sizes(reference_graph, quantized),
         reconstruction=info(quantized).get("reconstruction", ()),
         unrotated=tuple(info(quantized).get("unrotated", ())),

@@ -10,6 +10,7 @@ from typing import Any
 
 from qpass.passes.allocate_bits import Allocated
 from qpass.reconstruction.record import BlockRecord
+from qpass.source_check import SourceCheck
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class QuantReport:
         blocks: Every transformer block found, in order.
         stayed_float: (kind, module path, reason) of each layer that could have been quantized and was not.
         output_sqnr_db: Signal over error of the network's output, in dB.
+        source_check: How near the float graph was to the given model, before anything was quantized.
         sizes: Bytes by name: weights as float32, weights as stored, and files once they are known.
         reconstruction: What was learned of each block, where the recipe learns.
         unrotated: ("heads" or "residual stream", module path, reason) of what was not turned, where the recipe turns it.
@@ -106,6 +108,7 @@ class QuantReport:
     blocks: tuple[BlockRow, ...]
     stayed_float: tuple[tuple[str, str, str], ...]
     output_sqnr_db: float
+    source_check: SourceCheck | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     reconstruction: tuple[BlockRecord, ...] = ()
     unrotated: tuple[tuple[str, str, str], ...] = ()
@@ -139,6 +142,7 @@ class QuantReport:
         data["blocks"] = tuple(BlockRow(**row) for row in data["blocks"])
         data["reconstruction"] = tuple(BlockRecord.from_dict(row) for row in data["reconstruction"])
         data["allocation"] = tuple(Allocated.from_dict(row) for row in data["allocation"])
+        data["source_check"] = data["source_check"] and SourceCheck.from_dict(data["source_check"])
         for name in ("stayed_float", "unrotated"):
             data[name] = tuple(tuple(row) for row in data[name])
         return cls(**data)
@@ -157,6 +161,8 @@ class QuantReport:
             *(f"{block.path:<36} {block.sqnr_db:>8.1f}" for block in self.blocks),
             *(f"{name}: {size / 1e6:.2f} MB" for name, size in self.sizes.items()),
         ]
+        if self.source_check:
+            lines.append(f"compared: {self.source_check}")
         if self.target:
             lines.append(f"file for {self.target}, {self.options_text}; exact on {self.processors}")
         decided = [row for row in self.allocation if len(row.errors) > 1]

@@ -77,7 +77,11 @@ def _only(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _describe(graph_module: fx.GraphModule) -> dict[str, Any]:
-    facts = {key: value for key, value in info(graph_module).items() if key not in ("config", "report", "example", "stage")}
+    facts = {
+        key: value
+        for key, value in info(graph_module).items()
+        if key not in ("config", "report", "example", "stage", "source_check")
+    }
     called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
     pytree_info = graph_module.graph._codegen.pytree_info  # type: ignore[attr-defined]
     leaves, spec = pytree.tree_flatten(tuple(info(graph_module)["example"]))
@@ -125,10 +129,12 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> fx.GraphModu
     graph.lint()
     graph_module = fx.GraphModule(root, graph, class_name=header["class"])
     example = pytree.tree_unflatten([_decode_input(leaf) for leaf in header["example"]], decode_tree(header["example_spec"]))
+    report = QuantReport.from_json(json.dumps(header["report"]))
     info(graph_module).update(
         stage="frozen",
         config=QuantConfig.from_any(header["config"]),
-        report=QuantReport.from_json(json.dumps(header["report"])),
+        report=report,
+        source_check=report.source_check,
         example=example,
         **{key: decode(value, {}) for key, value in header["facts"].items()},
     )

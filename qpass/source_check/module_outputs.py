@@ -1,0 +1,89 @@
+"""Module by module: where a graph parts from the model, for the message of an error."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from qpass.graph import module_path
+from qpass.source_check.output_error import tensor_error
+
+#: How far a module's output may be off and still count as its own.
+SAME_MODULE = 1e-4
+#: Bytes of outputs that are kept at most; modules that run later are not compared.
+MOST_BYTES = 2**28
+
+
+@contextmanager
+def recorded_outputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Gives, once a model has run, the output of every module that gave one tensor and was called once, by path."""
+    found: dict[str, Tensor] = {}
+    calls: dict[str, int] = {}
+    size = 0
+
+    def hook(path: str, output: Any) -> None:
+        nonlocal size
+        calls[path] = calls.get(path, 0) + 1
+        if not isinstance(output, Tensor) or calls[path] > 1 or size + output.nbytes > MOST_BYTES:
+            found.pop(path, None)
+            return
+        found[path] = output.detach().clone()
+        size += output.nbytes
+
+    handles = [
+        module.register_forward_hook(lambda _module, _args, output, path=path: hook(path, output))
+        for path, module in model.named_modules()
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class ModuleErrors(fx.Interpreter):
+    """Runs a graph and compares the last node of every module with what the module gave.
+
+    Args:
+        graph_module: The graph.
+        expected: What modules gave, by path.
+
+    Attributes:
+        errors: For each node that was compared, in order, how far it is off.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, expected: Mapping[str, Tensor]) -> None:
+        super().__init__(graph_module)
+        made = (node for node in graph_module.graph.nodes if node.op.startswith("call"))
+        last = {module_path(node): node for node in made}
+        self._expected = {node: expected[path] for path, node in last.items() if path in expected}
+        self.errors: dict[fx.Node, float] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node and compares what it gives."""
+        result = super().run_node(n)
+        if n in self._expected and isinstance(result, Tensor):
+            self.errors[n] = tensor_error(result, self._expected[n])
+        return result
+
+    @property
+    def agreeing(self) -> set[fx.Node]:
+        """The nodes that give what their modules gave."""
+        return {node for node, error in self.errors.items() if error <= SAME_MODULE}
+
+    def first_difference(self, agreed: Collection[str]) -> fx.Node | None:
+        """Returns the first node that differs for good.
+
+        Args:
+            agreed: Paths of modules that agreed before. Inside a rotated stream, or behind a folded scale, outputs differ
+                rightly; what reads them agrees again.
+        """
+        undone, agreeing = set[fx.Node](), self.agreeing
+        for node in reversed(self.graph.nodes):
+            if any(user in undone or user in agreeing for user in node.users):
+                undone.add(node)
+        left = (node for node in self.errors if node not in undone and node not in agreeing)
+        return next((node for node in left if module_path(node) in agreed), None)

@@ -1,0 +1,46 @@
+"""What roundings can do to a graph's outputs: every operator's result is changed by as much, at random."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx
+
+#: The unit of float32's rounding.
+ROUNDING = 2.0**-24
+#: How much coarser the roundings are that are tried: where values decide, as in a top-k, few draws must find what many could.
+COARSER = 32
+
+
+class NoisyRun(fx.Interpreter):
+    """Runs a graph with random relative errors of at most ``COARSER`` roundings in every float that an input or a call gives.
+
+    Args:
+        graph_module: The graph.
+        seed: Of the errors.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, seed: int) -> None:
+        super().__init__(graph_module)
+        self._generators: dict[torch.device, torch.Generator] = {}
+        self._seed = seed
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node and rounds its result."""
+        result = super().run_node(n)
+        if n.op in ("get_attr", "output"):
+            return result
+        return pytree.tree_map(lambda leaf: self._round(leaf) if _is_float(leaf) else leaf, result)
+
+    def _round(self, value: Tensor) -> Tensor:
+        generator = self._generators.get(value.device)
+        if generator is None:
+            generator = self._generators[value.device] = torch.Generator(value.device).manual_seed(self._seed)
+        errors = torch.rand(value.shape, generator=generator, device=value.device).mul_(2).sub_(1)
+        return value * errors.mul_(COARSER * ROUNDING).add_(1).to(value.dtype)
+
+
+def _is_float(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()

@@ -1,0 +1,54 @@
+"""The distance between two outputs of the same structure."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+
+def output_error(found: Any, expected: Any) -> float:
+    """Returns the greatest ``tensor_error`` of all values in two nested outputs, infinity where they do not go together."""
+    a, b = _values(found), _values(expected)
+    if len(a) != len(b):
+        return math.inf
+    return max((tensor_error(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
+
+
+def tensor_error(found: Tensor, expected: Tensor) -> float:
+    """Returns the greatest difference in units of the root mean square of what is expected.
+
+    Of whole numbers and truth values it is the share that differs. It is infinite for another shape, and where NaN and
+    infinities do not lie in the same places.
+    """
+    if found.shape != expected.shape:
+        return math.inf
+    if not expected.numel():
+        return 0.0
+    if not (expected.is_floating_point() or expected.is_complex()):
+        return (found.to(expected) != expected).double().mean().item()
+    found, expected = _double(found), _double(expected)
+    finite, infinite = expected.isfinite(), expected.isinf()
+    if not torch.equal(found.isfinite(), finite) or not torch.equal(found[infinite], expected[infinite]):
+        return math.inf
+    found, expected = found[finite], expected[finite]
+    if not expected.numel():
+        return 0.0
+    size = expected.square().mean().sqrt().item()
+    return (found - expected).abs().max().item() / (size or 1.0)
+
+
+def _double(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return torch.view_as_real(tensor.to(torch.complex128)) if tensor.is_complex() else tensor.double()
+
+
+def _values(outputs: Any) -> list[Tensor]:
+    """Returns tensors and numbers, the latter as tensors; what else a model gives is not compared."""
+    leaves = pytree.tree_leaves(outputs)
+    return [
+        leaf if isinstance(leaf, Tensor) else torch.tensor(leaf) for leaf in leaves if isinstance(leaf, (Tensor, int, float))
+    ]

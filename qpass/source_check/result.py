@@ -1,0 +1,36 @@
+"""What a comparison with the caller's model found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceCheck:
+    """The float graph against the caller's model.
+
+    Attributes:
+        samples: Calibration samples that both were run on.
+        error: Greatest difference of an output value, in units of the root mean square of that output, over all passes. For
+            whole numbers the share that differs.
+        bound: The greatest error that would have passed: 3e-5 or, where the error is larger, twice what roundings 32 times as
+            coarse as those of float32 do to the graph's outputs.
+        passes: The steps after which the two were compared, in order.
+    """
+
+    samples: int
+    error: float
+    bound: float
+    passes: tuple[str, ...]
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SourceCheck:
+        """Reads plain data, as ``dataclasses.asdict`` gives it."""
+        return cls(**{**data, "passes": tuple(data["passes"])})
+
+    def __str__(self) -> str:
+        return (
+            f"the float graph against the given model: error {self.error:.1e}, bound {self.bound:.1e}, "
+            f"{self.samples} samples, after {', '.join(self.passes)}"
+        )

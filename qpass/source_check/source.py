@@ -1,0 +1,146 @@
+"""The caller's model beside the graphs that are made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from qpass.data import ModelInputs
+from qpass.data.batches import batch_size, split_rows
+from qpass.errors import SourceError
+from qpass.graph import describe, flat_inputs, info, module_path
+from qpass.quantizers import Quantizer
+from qpass.source_check.module_outputs import ModuleErrors, recorded_outputs
+from qpass.source_check.noise import ROUNDING, NoisyRun
+from qpass.source_check.output_error import output_error
+from qpass.source_check.result import SourceCheck
+from qpass.undisturbed import copy_tensors, undisturbed
+
+#: Rows of the first batch, and of the one of another size where the batch is dynamic.
+FIRST_ROWS, OTHER_ROWS = 3, 1
+#: Draws of roundings, and the bound in units of what they do.
+DRAWS, NOISE_RATIO = 2, 2.0
+#: Passes without a measured bound: as much as a few hundred operators round. Most networks stay below it.
+LEAST_BOUND = 512 * ROUNDING
+
+
+class Source:
+    """Holds what the caller's model gives for a few calibration samples, and compares graphs with it.
+
+    The model is run at once: twice in a row on the first batch, and on one of another size where the graph's batch is dynamic.
+
+    Args:
+        model: The caller's model, left as it was.
+        graph_module: The traced graph.
+        batches: Calibration batches.
+
+    Raises:
+        SourceError: If the model does not give the same outputs when it is called again.
+    """
+
+    def __init__(self, model: nn.Module, graph_module: fx.GraphModule, batches: Sequence[ModelInputs]) -> None:
+        self._name = type(model).__name__
+        self._calls = _calls(graph_module, batches[0])
+        with undisturbed(model):
+            self._outputs = [_call(model, inputs) for inputs in self._calls[:-1]]
+            with recorded_outputs(model) as self._modules:
+                self._outputs.append(_call(model, self._calls[-1]))
+        self._seen = SourceCheck(samples=sum(map(batch_size, self._calls[1:])), error=0.0, bound=LEAST_BOUND, passes=())
+        #: Paths of modules whose outputs the graph gives; rotations and folds change some rightly.
+        self._agreeing = set(self._modules)
+        if (error := output_error(self._outputs[1], self._outputs[0])) > LEAST_BOUND:
+            raise SourceError(
+                f"the model gives other outputs when it is called again with the same inputs: they differ by {error:.1e}",
+                where=self._name,
+                expected="outputs that do not depend on former calls",
+                hint="pass its state as an input, and draw random numbers outside of forward",
+            )
+
+    def check(self, graph_module: fx.GraphModule, step: str) -> None:
+        """Compares a graph with the model, quantizers off, and writes ``info(graph_module)["source_check"]``.
+
+        Args:
+            graph_module: A graph whose float function shall be the model's; where it keeps a reference, that is compared.
+            step: What has just been done to it.
+
+        Raises:
+            SourceError: Naming the step and the first node that differs.
+        """
+        network = info(graph_module).get("reference", graph_module)
+        with quantizers_off(network), torch.no_grad(), torch.random.fork_rng():
+            modules = ModuleErrors(network, self._modules)
+            runs = [network] * (len(self._calls) - 1) + [_Flat(network, modules)]
+            outputs = [_call(run, inputs) for run, inputs in zip(runs, self._calls, strict=True)]
+            again = output_error(outputs[1], outputs[0]) > LEAST_BOUND
+            errors = [output_error(*pair) for pair in zip(outputs, self._outputs, strict=True)]
+            bound = self._seen.bound
+            if max(errors) > bound and not again:
+                bound = max(bound, self._bound(network, outputs[0]))
+        if again or max(errors) > bound:
+            self._refuse(modules, step, errors, bound, again=again)
+        self._agreeing = {module_path(node) for node in modules.agreeing}
+        error, passes = max(self._seen.error, *errors), (*self._seen.passes, step)
+        self._seen = replace(self._seen, error=error, bound=bound, passes=passes)
+        info(graph_module)["source_check"] = self._seen
+
+    def _bound(self, network: fx.GraphModule, expected: Any) -> float:
+        """Returns the greatest error that roundings explain: the graph's own sensitivity, measured."""
+        runs = [_Flat(network, NoisyRun(network, seed)) for seed in range(DRAWS)]
+        return max(LEAST_BOUND, *(NOISE_RATIO * output_error(_call(run, self._calls[0]), expected) for run in runs))
+
+    def _refuse(self, modules: ModuleErrors, step: str, errors: Sequence[float], bound: float, *, again: bool) -> None:
+        worst = 1 if again else max(range(len(errors)), key=lambda index: errors[index])
+        first = modules.first_difference(self._agreeing)
+        raise SourceError(
+            f"after {step} the float graph differs from the given model "
+            f"{'when it is called again' if again else f'on a batch of {batch_size(self._calls[worst])}'}: "
+            f"by {errors[worst]:.1e} of an output's size",
+            where=self._name if first is None else describe(first),
+            expected=f"at most {bound:.1e}, which the roundings of float32 explain",
+            hint="this is a fault of qpass: please report the model",
+        )
+
+
+class _Flat:
+    """Calls an interpreter as its graph is called."""
+
+    def __init__(self, graph_module: fx.GraphModule, run: fx.Interpreter) -> None:
+        self._graph_module, self._run = graph_module, run
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._run.run(*flat_inputs(self._graph_module, args, kwargs))
+
+
+def _calls(graph_module: fx.GraphModule, batch: ModelInputs) -> list[ModelInputs]:
+    """Returns the first batch twice, and one of another size where the batch is dynamic."""
+    if not info(graph_module)["dynamic_batch"]:
+        rows = batch_size(info(graph_module)["example"])
+        first = (split_rows(batch, rows) or [ModelInputs(*info(graph_module)["example"])])[0]
+        return [first, first]
+    first = split_rows(batch, min(FIRST_ROWS, batch_size(batch)))[0]
+    return [first, first, split_rows(batch, OTHER_ROWS)[-1]]
+
+
+def _call(model: Any, inputs: ModelInputs) -> Any:
+    """Runs a model on copies, with the same random numbers each time."""
+    torch.manual_seed(0)
+    args, kwargs = copy_tensors(tuple(inputs))
+    return copy_tensors(model(*args, **kwargs))
+
+
+@contextmanager
+def quantizers_off(graph_module: nn.Module) -> Iterator[None]:
+    """Switches every quantizer off meanwhile."""
+    switched = [module for module in graph_module.modules() if isinstance(module, Quantizer) and module.enabled]
+    for module in switched:
+        module.enabled = False
+    try:
+        yield
+    finally:
+        for module in switched:
+            module.enabled = True

@@ -1,0 +1,182 @@
+"""The graph beside the caller's model: what is found, what is named, and what is not refused."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import qpass
+from qpass import SourceError
+from qpass.data import ModelInputs
+from qpass.graph import aten, calls, fetch, info, module_path
+from qpass.passes import Canonicalize, FoldLayerNorm, Pass, RotateHeads
+from qpass.source_check import Source, SourceCheck
+from qpass.trace import trace
+from tests.writing_programs import Call
+
+
+def scale_one_weight(graph_module: fx.GraphModule, factor: float = 1.001) -> None:
+    """The fault of a pass: a weight of the second block is off by a thousandth."""
+    for linear in calls(graph_module, aten.linear.default):
+        if module_path(linear) == "blocks.1.mlp.fc1":
+            with torch.no_grad():
+                fetch(graph_module, str(linear.args[1].target)).mul_(factor)
+
+
+def source_of(model: nn.Module, x: Tensor) -> tuple[Source, fx.GraphModule]:
+    batches = [ModelInputs((x,), {})]
+    graph = trace(model, (x,))
+    return Source(model, graph, batches), graph
+
+
+def test_what_was_done_is_kept_and_travels(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    graph = qpass.quantize_graph(vit, [images], "w4a8", progress=False)
+    check = info(graph)["source_check"]
+    assert check.passes == ("trace", "Canonicalize", "RotateResidual", "RotateHeads", "InsertQuantizers", "FoldLayerNorm")
+    assert 0 < check.error <= check.bound < 1e-3
+    assert check.samples == 4
+    report = qpass.quantization_report(graph)
+    assert str(check) in str(report)
+    assert str(check) in report.to_html()
+    assert type(report).from_json(report.to_json()) == report
+    again = qpass.load(qpass.save(graph, tmp_path / "graph.safetensors"))
+    assert info(again)["source_check"] == check
+
+
+@pytest.mark.parametrize("kind", [Canonicalize, RotateHeads, FoldLayerNorm])
+def test_a_pass_that_breaks_the_network_is_named_with_the_node(
+    kind: type[Pass], vit: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Pass, graph_module: fx.GraphModule) -> bool:
+        changed = run(self, graph_module)
+        if kind is FoldLayerNorm:
+            layer = next(module for name, module in graph_module.named_modules() if name.startswith("blocks_1_mlp_fc1"))
+            with torch.no_grad():
+                layer.weight.mul_(1.001)
+        else:
+            scale_one_weight(graph_module)
+        return changed
+
+    run = kind.run
+    monkeypatch.setattr(kind, "run", broken)
+    with pytest.raises(
+        SourceError, match=rf"blocks\.1\.(mlp|attn).*: after {kind.__name__} the float graph differs from the given"
+    ):
+        qpass.quantize_graph(vit, [images], "w4a8", progress=False)
+
+
+def test_parts_are_compared_with_their_modules(vit: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = nn.Sequential(vit, nn.Softmax(-1))
+    model = qpass.quantize_graph(whole, [images], "w8a8", submodules=("0",), progress=False)
+    assert info(model.get_submodule("0"))["source_check"].passes[0] == "trace"
+    run = Canonicalize.run
+    monkeypatch.setattr(Canonicalize, "run", lambda self, graph: (run(self, graph), scale_one_weight(graph))[0])
+    with pytest.raises(SourceError, match="after Canonicalize"):
+        qpass.quantize_graph(whole, [images], "w8a8", submodules=("0",), progress=False)
+
+
+def test_a_graph_that_accumulates_is_found_on_the_second_call() -> None:
+    source, graph = source_of(Call(lambda m, x: x * m.gain, gain=torch.ones(3)).eval(), torch.randn(4, 3))
+    source.check(graph, "trace")
+    gain = next(node for node in graph.graph.nodes if node.op == "get_attr")
+    (product,) = calls(graph, aten.mul.Tensor)
+    with graph.graph.inserting_after(product):
+        graph.graph.call_function(aten.add_.Scalar, (gain, 0.01))
+    graph.recompile()
+    with pytest.raises(SourceError, match="when it is called again"):
+        source.check(graph, "a pass")
+
+
+def test_a_graph_that_holds_for_one_batch_is_found_on_the_other() -> None:
+    source, graph = source_of(Call(lambda m, x: x - x.mean(0)).eval(), torch.randn(4, 3))
+    (mean,) = calls(graph, aten.mean.dim)
+    total = graph.graph.create_node("call_function", aten.sum.dim_IntList, (mean.args[0], [0]))
+    mean.append(total)
+    with graph.graph.inserting_after(total):
+        third = graph.graph.call_function(aten.div.Tensor, (total, 3))
+    mean.replace_all_uses_with(third)
+    graph.recompile()
+    with pytest.raises(SourceError, match="on a batch of 1"):
+        source.check(graph, "a pass")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: torch.where(x > 0.5, float("-inf"), x),
+        lambda m, x: (x - 10).log(),
+        lambda m, x: {"label": x.argmax(-1), "rows": x.shape[0], "scale": 2.0, "none": None},
+        lambda m, x: (x > 0, torch.zeros(x.shape[0], 2)),
+        lambda m, x: nn.functional.dropout(x, 0.5, training=True),
+    ],
+    ids=["-inf", "NaN", "numbers", "truth values", "random numbers of the same seed"],
+)
+def test_outputs_of_every_kind(function: Callable[..., object]) -> None:
+    source, graph = source_of(Call(function).eval(), torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
+    source.check(graph, "trace")
+    assert info(graph)["source_check"].error == 0
+
+
+def test_nan_in_another_place_is_a_difference() -> None:
+    source, graph = source_of(Call(lambda m, x: x.abs().log()).eval(), torch.ones(4, 3))
+    for node in calls(graph, aten.abs.default):
+        node.target = aten.neg.default
+    graph.recompile()
+    with pytest.raises(SourceError, match="by inf"):
+        source.check(graph, "a pass")
+
+
+def test_a_network_whose_choices_hang_on_roundings_is_not_refused() -> None:
+    """Canonical attention rounds otherwise, and other rows are chosen."""
+
+    class Chooses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.qkv = nn.Linear(16, 48)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(x).chunk(3, -1)
+            y = nn.functional.scaled_dot_product_attention(q, k, v)
+            chosen = (y.sum(-1) * 1e6).sin().topk(3, -1).indices
+            return torch.gather(y, 1, chosen[..., None].expand(-1, -1, 16))
+
+    model, x = Chooses().eval(), torch.randn(4, 40, 16, generator=torch.Generator().manual_seed(1))
+    source, graph = source_of(model, x)
+    Canonicalize()(graph)
+    source.check(graph, "Canonicalize")
+    assert info(graph)["source_check"].bound > 1
+
+
+def test_a_model_with_state_is_refused() -> None:
+    class Calls(nn.Module):
+        count = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.count += 1
+            return x * self.count
+
+    with pytest.raises(SourceError, match="Calls: the model gives other outputs when it is called again"):
+        source_of(Calls().eval(), torch.randn(4, 3))
+
+
+def test_the_model_is_left_as_it_was(vit: nn.Module, images: Tensor) -> None:
+    model = copy.deepcopy(vit).train()
+    state, before = torch.get_rng_state(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    batch = images.clone()
+    source, graph = source_of(model, batch)
+    source.check(graph, "trace")
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(batch, images)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_plain_data_comes_back() -> None:
+    check = SourceCheck(samples=4, error=1e-6, bound=1e-5, passes=("trace",))
+    assert SourceCheck.from_dict({"samples": 4, "error": 1e-6, "bound": 1e-5, "passes": ["trace"]}) == check
