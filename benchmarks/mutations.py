@@ -107,9 +107,10 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
     lines = [
         "# Mutants that the tests kill",
         "",
-        "Written by `python benchmarks/mutations.py`. Mutants are mutmut's, drawn at random in each package; those inside `raise`",
-        "statements, which change texts of messages, are left out. For each one, the tests run that mirror or import its module, and",
-        "the contract of its package: other tests may kill more. Equivalent mutants do not count.",
+        "Written by `python benchmarks/mutations.py`. Mutants are mutmut's, drawn at random in each package. Those inside `raise`",
+        "statements are left out: they change texts of messages. For each mutant, the tests run that mirror or import its module, and",
+        "the contract of its package. Other tests may kill more. Equivalent mutants do not count. A package without a row was not",
+        "measured in that run. A run that was stopped has fewer mutants and leans towards those that are killed quickly.",
     ]
     for run in runs:
         lines += [

@@ -146,3 +146,16 @@ def test_outside_the_range_the_gradient_of_the_scale_is_the_finite_difference() 
     quantizer(x).sum().backward()
     assert quantizer.scale.grad is not None
     assert quantizer.scale.grad.item() == pytest.approx((ends[1] - ends[0]).item() / 0.02, rel=1e-4)
+
+
+@pytest.mark.parametrize("first_code", [0, 5, 100, 240])
+@pytest.mark.parametrize("wanted", [-40, 0, 1, 128, 255, 300])
+def test_codes_move_towards_a_zero_point_as_far_as_bytes_hold_them(first_code: int, wanted: int) -> None:
+    quantizer = Uniform(4, first_code=first_code).set_parameters(torch.tensor(0.5), torch.tensor(first_code + 3.0))
+    values = quantizer.levels()
+    nearest = min((zero for zero in range(256) if zero - 3 >= 0 and zero - 3 + 15 <= 255), key=lambda zero: abs(zero - wanted))
+    quantizer.store_zero_at(wanted)
+    assert quantizer.zero_point.item() == nearest
+    assert (quantizer.code_min, quantizer.code_max) == (nearest - 3, nearest + 12)
+    assert torch.equal(quantizer.levels(), values)
+    assert torch.equal(quantizer.encode(values).int(), torch.arange(nearest - 3, nearest + 13, dtype=torch.int))
