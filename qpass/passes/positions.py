@@ -13,7 +13,7 @@ from torch import fx
 
 from qpass.graph import MOVEMENT_OPS, aten, dtype_of, is_call
 
-POSITIONS = "it computes positions: no float input reaches it"
+POSITIONS = "no float input reaches it: positions, or a query that is learned"
 ANGLES = "it computes angles: its result only goes into sin, cos or an exponential of positions"
 
 _PRODUCTS = (aten.linear, aten.matmul, aten.bmm, aten.mm, aten.addmm, aten.baddbmm, aten.conv1d, aten.conv2d, aten.conv3d)

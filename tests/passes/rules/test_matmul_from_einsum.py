@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import qpass
@@ -139,3 +141,23 @@ def test_attention_in_einsums_reaches_the_file(tmp_path: Path) -> None:
     x = torch.randn(8, 6, 16, generator=torch.Generator().manual_seed(1))
     graph = qpass.quantize_graph(Attention("cast back").eval(), [x], "w4a4", progress=False)
     assert qpass.verify_onnx(graph, qpass.export_onnx(graph, tmp_path / "model.onnx"), x).passed
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(data=st.data(), shared=st.sampled_from(["", "h", "hd"]), summed=st.sampled_from(["", "k", "ke"]), swap=st.booleans())
+def test_equations_drawn_at_random(data: st.DataObject, shared: str, summed: str, swap: bool) -> None:
+    """Any order of indices in both factors and in the result; sizes of which some are equal."""
+    left, right = data.draw(st.sampled_from(["", "n"])), data.draw(st.sampled_from(["", "m"]))
+    a, b, out = (
+        "".join(data.draw(st.permutations(list(indices))))
+        for indices in (shared + summed + left, shared + summed + right, shared + left + right)
+    )
+    a, b, out = "b" + a, "b" + b, "b" + out
+    model = Einsum(f"{b},{a}->{out}" if swap else f"{a},{b}->{out}").eval()
+    factors = (b, a) if swap else (a, b)
+    graph = trace(model, tuple(seeded(f) for f in factors))
+    Canonicalize()(graph)
+    assert not list(calls(graph, aten.einsum.default))
+    for rows in (2, 3):
+        inputs = tuple(seeded(f, rows) for f in factors)
+        torch.testing.assert_close(graph(*inputs), model(*inputs), rtol=1e-5, atol=1e-5)
