@@ -12,7 +12,7 @@ from qpass.graph import called_module, module_path
 from qpass.nn import QuantizedLayer
 from qpass.quantizers import Quantizer
 
-#: Layers that are named for one quantizer or output.
+#: Of each kind so many are named for one quantizer or output.
 _NAMED = 4
 
 
@@ -51,12 +51,14 @@ def _ends(graph_module: fx.GraphModule) -> dict[str | int, list[fx.Node]]:
 
 
 def _names(graph_module: fx.GraphModule, nodes: Sequence[fx.Node]) -> tuple[str, ...]:
-    """Returns quantized layers first, by their names in the graph, then the paths of the modules of other operators."""
-    modules = [called_module(graph_module, node) for node in nodes]
-    layers = [str(node.target) for node, module in zip(nodes, modules, strict=True) if isinstance(module, QuantizedLayer)]
-    others = [
-        module_path(node) or node.name
-        for node, module in zip(nodes, modules, strict=True)
-        if module is None and node.op == "call_function"
-    ]
-    return tuple(dict.fromkeys([*layers, *others]))[:_NAMED]
+    """Returns quantized layers, quantizers whose codes are read, and the paths of the modules of other operators."""
+    layers, quantizers, others = list[str](), list[str](), list[str]()
+    for node in nodes:
+        module = called_module(graph_module, node)
+        if isinstance(module, QuantizedLayer):
+            layers.append(str(node.target))
+        elif isinstance(module, Quantizer):
+            quantizers.append(str(node.target))
+        elif node.op == "call_function":
+            others.append(module_path(node) or node.name)
+    return tuple(dict.fromkeys([*layers[:_NAMED], *quantizers[:_NAMED], *list(dict.fromkeys(others))[:_NAMED]]))

@@ -178,10 +178,10 @@ def test_nan_and_infinite_values_are_refused_where_torch_has_none(
     assert "FAILED" in str(report)
 
 
-def test_a_network_that_is_float_but_for_one_layer_is_compared_in_all_of_it(images: Tensor, tmp_path: Path) -> None:
+def test_a_network_that_stays_float_is_compared_in_all_of_it(images: Tensor, tmp_path: Path) -> None:
     vit = small_vit()
-    rules = {"*": None, "blocks.0.mlp.fc1": {}}
-    graph = qpass.quantize_graph(vit, [images], {"preset": "w8a8", "rules": rules}, progress=False)
+    with pytest.warns(UserWarning, match="nothing was found to quantize"):
+        graph = qpass.quantize_graph(vit, [images], {"preset": "w8a8", "rules": {"*": None}}, progress=False)
     path = qpass.export_onnx(graph, tmp_path / "m.onnx")
     assert qpass.verify_onnx(graph, path, images).passed
     head = next(t.name for t in onnx.load(path).graph.initializer if t.name.startswith("head") and t.name.endswith("weight"))
