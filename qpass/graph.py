@@ -185,15 +185,29 @@ def replace(node: fx.Node, by: fx.Node) -> None:
 def finish(graph_module: fx.GraphModule) -> None:
     """Removes dead nodes and unused tensors, checks the graph and regenerates its code."""
     graph_module.graph.eliminate_dead_code()
-    graph_module.delete_all_unused_submodules()
-    used = {str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"}
-    called = tuple(f"{node.target}." for node in graph_module.graph.nodes if node.op == "call_module")
-    for name, _ in [*graph_module.named_parameters(), *graph_module.named_buffers()]:
-        if name not in used and not name.startswith(called):
-            owner, _, leaf = name.rpartition(".")
-            delattr(graph_module.get_submodule(owner), leaf)
+    _drop_unused(graph_module)
     graph_module.graph.lint()
     graph_module.recompile()
+
+
+def _drop_unused(graph_module: fx.GraphModule) -> None:
+    """Removes modules and tensors that no node names; all inside a named module stays, since regions hold regions."""
+    used = {str(node.target) for node in graph_module.graph.nodes if node.op in ("get_attr", "call_module")}
+    owners = {owner for name in used for owner in _owners(name)}
+    gone: set[str] = set()
+    for name, _ in [*graph_module.named_modules(), *graph_module.named_parameters(), *graph_module.named_buffers()]:
+        if not name or name in used or name in owners or not used.isdisjoint(_owners(name)):
+            continue
+        if gone.isdisjoint(_owners(name)):
+            owner, _, leaf = name.rpartition(".")
+            delattr(graph_module.get_submodule(owner), leaf)
+        gone.add(name)
+
+
+def _owners(name: str) -> list[str]:
+    """Returns the paths of the modules around a name, from the outermost."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def info(graph_module: fx.GraphModule) -> dict[str, Any]:

@@ -91,3 +91,23 @@ def test_a_branch_that_stays_is_listed_with_its_linears() -> None:
     (declined,) = [plan for node in graph.graph.nodes if isinstance(plan := get_plan(node), Declined)]
     assert declined.kind == "cond"
     assert "3 Linears" in declined.reason
+
+
+def test_a_branch_in_a_branch_is_kept_with_all_that_it_holds() -> None:
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def inner(self, x: Tensor) -> Tensor:
+            return torch.cond(x.mean() > 0.1, lambda t: self.one(t), lambda t: t + 1, (x,))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(torch.cond(x.sum() > 0, self.inner, lambda t: t * 2, (x,)))
+
+    model, x = Nested().eval(), torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    graph = trace(model, (x,))
+    Canonicalize()(graph)
+    with torch.no_grad():
+        for sample in (x.abs(), -x.abs(), x.abs() * 1e-3):
+            torch.testing.assert_close(graph(sample), model(sample))
