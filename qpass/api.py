@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,13 @@ from qpass.already_quantized import refuse_quantized
 from qpass.arguments import check_seed, usable_device
 from qpass.config import QuantConfig
 from qpass.data import Batch, KeptBatches, checked_batches
-from qpass.data.batches import model_inputs
+from qpass.data.batches import example_call, model_inputs
 from qpass.device import on_cpu, to_device
 from qpass.distributed import Processes
 from qpass.errors import QPassError
 from qpass.float_model import check_model, in_float32
 from qpass.graph import device_of, info
+from qpass.input_dims import dims_left_open
 from qpass.parts import parts_of
 from qpass.quantize import RunOptions, quantize_model, quantize_submodules
 from qpass.report import QuantReport
@@ -39,6 +41,7 @@ def quantize_graph(
     example_inputs: Batch | None = None,
     transform_fn: Callable[[Any], Batch] | None = None,
     submodules: Sequence[str] | None = None,
+    dynamic_shapes: Mapping[str, Any] | Sequence[Any] | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
     checkpoint_dir: str | Path | None = None,
@@ -57,7 +60,10 @@ def quantize_graph(
             of another float type than float32 is quantized from float32, with a warning.
         calib_loader: Yields batches: tensors (batch, ...), (inputs, target) pairs, or mappings of inputs by name. A list of
             such will do, and a single tensor is one batch. Small batches are put together and large ones cut. 32 to 128
-            samples are enough for recipes that learn nothing; ``aiqvit`` recipes want about 1,000.
+            samples are enough for recipes that learn nothing; ``aiqvit`` recipes want about 1,000. All batches must have the
+            same inputs. Values that are no tensors must be the same in all batches and become constants of the graph, which
+            refuses others. Keys that the model's forward does not name, and labels that only its loss needs, are dropped.
+            Both are said in a warning.
         config: A preset's name (``"w8a8"``, ``"w6a6"``, ``"w4a8"``, ``"w4a4"``, ``"w3a3"``, ``"repq-vit-w4a4"``,
             ``"aiqvit-w4a4"``, ...), a
             ``QuantConfig``, a mapping, or the path of a YAML file.
@@ -67,6 +73,11 @@ def quantize_graph(
             is captured from its real inputs and put back into a copy of the model, which is returned. Sizes that differ from
             call to call stay open where the part allows it; where it does not, it holds for the most frequent ones, and says
             so when it is called with others.
+        dynamic_shapes: Which dims of the inputs are open, as ``torch.export.export`` takes it: by input name, for each open
+            dim a name or a ``torch.export.Dim``, such as ``{"input_ids": {0: "texts", 1: "tokens"}}``. Dims of one name are
+            equal in every call. Inputs that are not named, and None, leave dim 0 of each tensor open where the model does:
+            those that must be equal are found by tracing, and others may differ, as the counts of images and texts in CLIP.
+            With ``submodules``, a mapping of their names to such mappings.
         device: Where to trace, calibrate and learn; None takes the model's own device. The result lies where the model lies.
         seed: Seeds torch's generators while this runs, 0 to 2**32 - 1; the same gives the same bits on the same machine.
         checkpoint_dir: Where recipes that learn keep each finished block; the same call with the same folder goes on behind
@@ -81,9 +92,11 @@ def quantize_graph(
         ``submodules``, a copy of the model that holds such graphs.
 
     Raises:
-        ConfigError: For a config that cannot be carried out, or a device that is not there.
+        ConfigError: For a config that cannot be carried out, ``dynamic_shapes`` that do not fit the inputs, or a device that is
+            not there.
         CalibrationError: For calibration data that cannot be used.
-        TraceError: For a model that cannot be captured, or whose outputs depend on former calls.
+        TraceError: For a model that cannot be captured, whose outputs depend on former calls, or that does not leave open what
+            ``dynamic_shapes`` opens.
         SourceError: For a graph that does not compute what the model computes: it is compared after every pass that keeps the
             function, on calibration samples.
         UnsupportedError: For weights that are NaN or infinite, or have no values, and for models that are quantized already.
@@ -97,9 +110,10 @@ def quantize_graph(
     refuse_quantized(model, submodules or ())
     network, ordinary = in_float32(model)
     batches = KeptBatches(storage)
-    for batch in checked_batches(calib_loader, model, transform_fn, same_shapes=not submodules):
+    open_dims = None if submodules or dynamic_shapes is None else partial(dims_left_open, model, dynamic_shapes=dynamic_shapes)
+    for batch in checked_batches(calib_loader, model, transform_fn, same_shapes=not submodules, open_dims=open_dims):
         batches.append(ordinary(batch))
-    example = batches[0] if example_inputs is None else ordinary(model_inputs(example_inputs, model))
+    example = batches[0] if example_inputs is None else ordinary(example_call(example_inputs, model, batches[0]))
     model, restore = network, device_of(network)
     try:
         if device is not None:
@@ -122,9 +136,9 @@ def quantize_graph(
                 show_progress=progress and processes.first,
             )
             if submodules:
-                quantized = quantize_submodules(model, submodules, batches, config, options)
+                quantized = quantize_submodules(model, submodules, batches, config, options, dynamic_shapes)
             else:
-                quantized = quantize_model(model, example, batches, config, options)
+                quantized = quantize_model(model, example, batches, config, options, dynamic_shapes)
             return to_device(quantized, restore)  # type: ignore[return-value]
     finally:
         if device is not None:

@@ -180,7 +180,9 @@ def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize
     """
     import qpass
     from qpass.data import image_batches, open_images
-    from qpass.evaluate import evaluate_together
+    from qpass.data.rows import batch_size as rows_of
+    from qpass.evaluate import evaluate_together, in_batches_of
+    from qpass.graph import info
     from qpass.progress import track
     from qpass.run_folder import FLOAT, GRAPH, MODEL, file_in
 
@@ -191,6 +193,9 @@ def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize
         "quantized, torch": graph,
         "quantized, onnxruntime": qpass.onnxruntime_model(graph, file_in(folder, MODEL)),
     }
+    if not info(graph)["dynamic_batch"]:
+        rows = rows_of(info(graph)["example"])
+        predictors = {name: in_batches_of(rows, predict) for name, predict in predictors.items()}
     batches = track(image_batches(source, batch_size), "evaluate", total=-(-len(source) // batch_size))
     found = evaluate_together(predictors, batches)
     base = found["float, onnxruntime"]
@@ -211,17 +216,18 @@ def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize
 def verify(folder: Path, data: Path | None, samples: int, batch_size: int, crop: int | None, resize: int | None) -> None:
     """Prove that model.onnx computes what the graph computes, code by code; exit code 2 if it does not."""
     import qpass
-    from qpass.data import ModelInputs, image_batches, open_images
-    from qpass.parts import check_sizes
+    from qpass.data import image_batches, open_images
+    from qpass.data.rows import batch_size as rows_of
+    from qpass.graph import info
     from qpass.run_folder import GRAPH, MODEL, SETTINGS, file_in, read_settings
 
     calibration = read_settings(folder).calibration
     if data is None and not calibration:
         raise DataError("names no calibration images", where=str(folder / SETTINGS), hint="name images with --data")
     source = open_images(data or Path(calibration), _saved_transform(folder, crop, resize))
-    images = next(iter(image_batches(source, samples, limit=samples)))[0]
     graph = qpass.load(file_in(folder, GRAPH))
-    check_sizes(graph, ModelInputs((images,), {}))
+    count = samples if info(graph)["dynamic_batch"] else rows_of(info(graph)["example"])
+    images = next(iter(image_batches(source, count, limit=count)))[0]
     result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False)
     console.print(str(result), highlight=False)
     if not result.passed:

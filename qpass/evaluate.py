@@ -69,6 +69,22 @@ def evaluate_together(
     return {name: Accuracy(torch.cat(parts)) for name, parts in correct.items()}
 
 
+def in_batches_of(rows: int, predict: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
+    """Returns a predictor of class scores for batches of any size, from one that takes ``rows`` images at a time.
+
+    The last images of a batch are filled up with the first of them, whose scores are dropped.
+    """
+
+    def scores(images: Tensor) -> Tensor:
+        found = []
+        for part in images.split(rows):
+            filled = torch.cat([part, part[:1].expand(rows - len(part), *part.shape[1:])])
+            found.append(scores_of(predict(filled))[: len(part)])
+        return torch.cat(found)
+
+    return scores
+
+
 def _correct(scores: Tensor, labels: Tensor, where: str) -> Tensor:
     if len(scores) != len(labels):
         raise DataError(f"{len(scores)} rows of scores", where=where, expected=f"one for each of {len(labels)} images")

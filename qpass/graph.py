@@ -11,6 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
+from qpass.calls import bind_call, flatten_call, input_spec
 from qpass.errors import QPassError
 
 aten = torch.ops.aten
@@ -244,13 +245,21 @@ def record_shapes(graph_module: fx.GraphModule) -> None:
 
 
 def flat_inputs(graph_module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """Returns what ``fx.Interpreter.run`` takes for a call ``graph_module(*args, **kwargs)``."""
-    codegen = graph_module.graph._codegen
-    spec = codegen.pytree_info.in_spec if hasattr(codegen, "pytree_info") else None
-    if spec is None or not kwargs:
-        return list(args)
-    order = spec.child(1).context if hasattr(spec, "child") else spec.children_specs[1].context
-    return [*args, *(kwargs[name] for name in order)]
+    """Returns what ``fx.Interpreter.run`` takes for a call ``graph_module(*args, **kwargs)``.
+
+    Raises:
+        UnsupportedError: If these are not the graph's inputs.
+    """
+    spec = input_spec(graph_module)
+    return list(args) if spec is None else flatten_call(bind_call(graph_module, args, kwargs), spec)
+
+
+def ordered_inputs(
+    graph_module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns (args, kwargs) of a call nested and in order as the graph was traced with them."""
+    ordered = pytree.tree_unflatten(flat_inputs(graph_module, args, kwargs), input_spec(graph_module))
+    return ordered  # type: ignore[no-any-return]
 
 
 def example_inputs(graph_module: fx.GraphModule) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -5,18 +5,31 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from qpass.data import KeptBatches, ModelInputs
-from qpass.data.batches import batch_size
-from qpass.errors import UnsupportedError
-from qpass.graph import info
+from qpass.data.rows import batch_size
+from qpass.data.structure import named_leaves, same_constant
+from qpass.graph import flat_inputs, info
 from qpass.storage import Storage
 from qpass.trace import trace
+
+
+class CallKey(NamedTuple):
+    """What two calls of a part must have in common to be calls of one graph of fixed sizes.
+
+    Attributes:
+        structure: Names of all values, and which of them are tensors.
+        constants: The values that are no tensors, as text.
+        sizes: The shape of every tensor without the batch.
+    """
+
+    structure: tuple[tuple[str, bool], ...]
+    constants: tuple[str, ...]
+    sizes: tuple[tuple[int, ...], ...]
 
 
 def record_calls(
@@ -37,7 +50,7 @@ def record_calls(
         def hook(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
             call = ModelInputs(args, dict(kwargs))
             if batch_size(call):
-                recorded[name].append(call)
+                recorded[name].append(call.copied())  # the model may write to it afterwards
 
         return model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
 
@@ -45,41 +58,68 @@ def record_calls(
     try:
         with torch.no_grad():
             for batch in batches:
-                model(*batch.args, **batch.kwargs)
+                own = batch.copied()
+                model(*own.args, **own.kwargs)
     finally:
         for handle in handles:
             handle.remove()
     return recorded
 
 
-def trace_part(module: nn.Module, name: str, calls: KeptBatches) -> tuple[fx.GraphModule, KeptBatches]:
+def trace_part(
+    module: nn.Module, name: str, calls: KeptBatches, dynamic_shapes: Any = None
+) -> tuple[fx.GraphModule, KeptBatches]:
     """Captures a part, open in the sizes that its calls differ in where it can be.
 
     Args:
         module: The part.
         name: Its path in the model.
         calls: What it was called with.
+        dynamic_shapes: What is open instead: see ``qpass.quantize_graph``.
 
     Returns:
         The graph, and the calls that it holds for: where sizes cannot be open, those of the most frequent sizes, and of
-        others where it computes the same.
+        others where it computes the same. So with values that are no tensors, and inputs that some calls lack.
     """
-    counts = Counter(_sizes(call) for call in calls)
-    common, _ = counts.most_common(1)[0]
-    first = {size: next(call for call in calls if _sizes(call) == size) for size in counts}
-    if len(counts) == 1:
-        return trace(module, *first[common]), calls
-    graph_module = trace(module, *first[common], open_sizes=_differing(calls))
-    held = {size for size, call in first.items() if _fits_open(graph_module, call) and _agree(graph_module, module, call)}
-    used = calls.only(lambda call: _sizes(call) in held)
-    if info(graph_module)["bound_sizes"] or len(used) < len(calls):
-        info(graph_module)["sizes"] = sorted(held)
+    keys = [_key(call, module) for call in calls]
+    (common, _), *others = Counter(keys).most_common()
+    if not others:
+        return trace(module, *calls[0], dynamic_shapes=dynamic_shapes), calls
+    alike = [key for key in dict.fromkeys(keys) if key.structure == common.structure]
+    examples = {key: calls[keys.index(key)] for key in alike}
+    open_sizes = () if dynamic_shapes is not None else _differing([key.sizes for key in alike])
+    graph_module = trace(module, *examples[common], open_sizes=open_sizes, dynamic_shapes=dynamic_shapes)
+    held = {key for key, call in examples.items() if _holds_for(graph_module, call) and _agree(graph_module, module, call)}
+    used = calls.only([index for index, key in enumerate(keys) if key in held])
+    facts = info(graph_module)
+    if facts["bound_sizes"] or len(used) < len(calls):
+        facts["sizes"] = sorted({key.sizes for key in held})
+    facts["free"] = _free_inputs(graph_module, [examples[key] for key in held])
     if len(used) < len(calls):
+        reason = "its sizes cannot be open" if len(alike) == len(set(keys)) else "it is not always called with the same inputs"
         warnings.warn(
-            f"{name}: its sizes cannot be open: it holds for {_texts(held)}, which {len(used)} of {len(calls)} calls have",
+            f"{name}: {reason}: it holds for {_texts(key.sizes for key in held)}, which {len(used)} of {len(calls)} calls have",
             stacklevel=5,
         )
     return graph_module, used
+
+
+def _key(call: ModelInputs, module: nn.Module) -> CallKey:
+    named = named_leaves(*call, module)
+    structure = tuple((name, isinstance(leaf, Tensor)) for name, leaf in named.items())
+    constants = tuple(repr(leaf) for leaf in named.values() if not isinstance(leaf, Tensor))
+    return CallKey(structure, constants, tuple(tuple(leaf.shape[1:]) for leaf in named.values() if isinstance(leaf, Tensor)))
+
+
+def _free_inputs(graph_module: fx.GraphModule, calls: Sequence[ModelInputs]) -> list[str]:
+    """Returns the inputs whose values, no tensors, differ between calls that a graph holds for: it does not read them."""
+    placeholders = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
+    values = zip(*(flat_inputs(graph_module, *call) for call in calls), strict=True)
+    return [name for name, column in zip(placeholders, values, strict=True) if _differ(column)]
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    return not isinstance(values[0], Tensor) and any(not same_constant(value, values[0]) for value in values)
 
 
 def _agree(graph_module: fx.GraphModule, module: nn.Module, call: ModelInputs) -> bool:
@@ -108,55 +148,18 @@ def parts_of(model: nn.Module) -> dict[str, fx.GraphModule]:
     }
 
 
-def refuse_other_sizes(part: fx.GraphModule) -> None:
-    """Lets a graph refuse calls with sizes that it does not hold for."""
-    part.register_forward_pre_hook(_check_call, with_kwargs=True)
-
-
-def _check_call(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    assert isinstance(part, fx.GraphModule)
-    check_sizes(part, ModelInputs(args, kwargs))
-
-
-def check_sizes(graph_module: fx.GraphModule, call: ModelInputs) -> None:
-    """Refuses a call with sizes that a graph does not hold for.
-
-    Raises:
-        UnsupportedError: Naming the sizes that it holds for.
-    """
-    sizes = info(graph_module).get("sizes") or ()
-    if _sizes(call) in sizes if sizes else _fits_open(graph_module, call):
-        return
-    raise UnsupportedError(
-        f"got {_text(_sizes(call))}",
-        where=type(graph_module).__name__,
-        expected=_texts(sizes or [_sizes(ModelInputs(*info(graph_module)["example"]))]),
-        hint="resize or pad the inputs to such a size, or quantize this part from inputs of the other size",
+def _holds_for(graph_module: fx.GraphModule, call: ModelInputs) -> bool:
+    """Tells whether a call has the sizes behind dim 0 that a graph is open or fixed for."""
+    tensors = [leaf for leaf in flat_inputs(graph_module, *call) if isinstance(leaf, Tensor)]
+    return all(
+        tensor.dim() == len(dims) and all(isinstance(b, str) or a == b for a, b in zip(tensor.shape[1:], dims[1:], strict=True))
+        for tensor, dims in zip(tensors, info(graph_module)["dims"], strict=True)
     )
 
 
-def _tensors(call: ModelInputs) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(tuple(call)) if isinstance(leaf, Tensor)]
-
-
-def _sizes(call: ModelInputs) -> tuple[tuple[int, ...], ...]:
-    """Returns the shape of every tensor without the batch."""
-    return tuple(tuple(tensor.shape[1:]) for tensor in _tensors(call))
-
-
-def _fits_open(graph_module: fx.GraphModule, call: ModelInputs) -> bool:
-    """Tells whether a call has the example's sizes in all dims that are not open."""
-    held, given = _sizes(ModelInputs(*info(graph_module)["example"])), _sizes(call)
-    open_sizes = info(graph_module).get("open_sizes") or [()] * len(held)
-    return len(held) == len(given) and all(
-        len(a) == len(b) and all(x == y or dim in dims for dim, (x, y) in enumerate(zip(a, b, strict=True), 1))
-        for a, b, dims in zip(held, given, open_sizes, strict=True)
-    )
-
-
-def _differing(calls: Sequence[ModelInputs]) -> list[tuple[int, ...]]:
+def _differing(sizes: Sequence[tuple[tuple[int, ...], ...]]) -> list[tuple[int, ...]]:
     """Returns, for each tensor of a call, the dims behind the batch in which calls differ."""
-    return [_differing_dims(shapes) for shapes in zip(*(_sizes(call) for call in calls), strict=True)]
+    return [_differing_dims(shapes) for shapes in zip(*sizes, strict=True)]
 
 
 def _differing_dims(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -170,4 +173,4 @@ def _text(sizes: Sequence[Sequence[int]]) -> str:
 
 
 def _texts(all_sizes: Iterable[tuple[tuple[int, ...], ...]]) -> str:
-    return " or ".join(_text(sizes) for sizes in sorted(all_sizes))
+    return " or ".join(_text(sizes) for sizes in sorted(set(all_sizes)))

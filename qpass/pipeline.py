@@ -9,7 +9,7 @@ from typing import Any
 
 from qpass.config import QuantConfig
 from qpass.data import ModelInputs
-from qpass.data.batches import spread_samples
+from qpass.data.rows import Layout, spread_samples
 from qpass.distributed import ALONE, Processes
 from qpass.errors import DistributedError
 from qpass.passes import (
@@ -40,6 +40,7 @@ def pipeline(
     config: QuantConfig,
     batches: Sequence[ModelInputs],
     *,
+    layout: Layout = None,
     seed: int = 0,
     checkpoint_dir: Path | None = None,
     storage: Storage | None = None,
@@ -51,6 +52,7 @@ def pipeline(
     Args:
         config: The recipe.
         batches: Calls of the model.
+        layout: Which of their tensors go by rows; None tells by size.
         seed: Of what is drawn at random: the rotation of the residual stream, the signs of the budget's probe, and learning.
         checkpoint_dir: Where learned blocks are kept; None keeps none.
         storage: Where values of all batches lie while they are needed; None is in memory.
@@ -61,7 +63,7 @@ def pipeline(
         DistributedError: If there are fewer batches than processes.
     """
     shared: dict[str, Any] = {"storage": storage, "processes": processes, "show_progress": show_progress}
-    ranges = spread_samples(batches, config.range_samples)
+    ranges = spread_samples(batches, config.range_samples, layout)
     fold = [] if config.fold_layer_norm is None else [FoldLayerNorm(config.fold_layer_norm)]
     if len(ranges) < processes.size:
         raise DistributedError(

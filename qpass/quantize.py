@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import fx, nn
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
 
 from qpass.config import QuantConfig
 from qpass.data import KeptBatches, ModelInputs
-from qpass.data.batches import batch_size, even_batches, split_rows
+from qpass.data.rows import batch_size, even_batches, split_rows
 from qpass.distributed import ALONE, Processes
-from qpass.errors import ConfigError, nearest
-from qpass.graph import info, shape_of
-from qpass.parts import put_back, record_calls, refuse_other_sizes, trace_part
+from qpass.errors import CalibrationError, ConfigError, UnsupportedError, check_keys, nearest
+from qpass.graph import flat_inputs, info, ordered_inputs, shape_of
+from qpass.input_check import add_input_check, check_arguments, check_inputs
+from qpass.input_dims import layout_of, takes_any_rows, tie_rows
+from qpass.parts import put_back, record_calls, trace_part
 from qpass.passes import Annotate, Canonicalize
 from qpass.passes.blocks import find_blocks
 from qpass.passes.reference import reference_of
@@ -34,7 +39,7 @@ REPORT_SAMPLES = 8
 #: What passes leave for one another and for the report.
 _ONLY_WHILE_QUANTIZING = (
     *("statistics", "channel_statistics", "product_statistics"),
-    *("reference", "reconstruction", "allocation", "unrotated"),
+    *("reference", "reconstruction", "allocation", "unrotated", "layout"),
 )
 
 
@@ -74,6 +79,7 @@ def quantize_traced(
     *steps, freeze = pipeline(
         config,
         batches,
+        layout=layout_of(graph_module),
         seed=options.seed,
         checkpoint_dir=options.checkpoint_dir,
         storage=options.storage,
@@ -87,46 +93,109 @@ def quantize_traced(
             source.check(graph_module, type(step).__name__)
     reference = reference_of(graph_module)
     freeze(graph_module)
-    sample = split_rows(batches[0], min(REPORT_SAMPLES, batch_size(batches[0])))[0]
-    info(graph_module)["report"] = collect_report(reference, graph_module, sample)
+    info(graph_module)["report"] = collect_report(reference, graph_module, _report_sample(graph_module, batches[0]))
     for key in _ONLY_WHILE_QUANTIZING:
         info(graph_module).pop(key, None)
+    add_input_check(graph_module)
     return graph_module
+
+
+def _report_sample(graph_module: fx.GraphModule, batch: ModelInputs) -> ModelInputs:
+    """Returns some rows of a batch, or all of them where the graph takes no fewer."""
+    layout = layout_of(graph_module)
+    rows = min(REPORT_SAMPLES, batch_size(batch, layout))
+    return split_rows(batch, rows, layout=layout)[0] if takes_any_rows(graph_module) else batch
 
 
 def _suitable_batches(
     graph_module: fx.GraphModule, batches: Sequence[ModelInputs], options: RunOptions
 ) -> Sequence[ModelInputs]:
-    """Returns the rows in batches that the graph takes, and that are neither slow nor too large for the memory."""
+    """Returns the rows in batches that the graph takes, and that are neither slow nor too large for the memory.
+
+    Raises:
+        CalibrationError: If a batch is none of the graph's.
+    """
+    counts, ordered = [], True
+    for batch in batches:
+        own = _bound(graph_module, batch)
+        counts.append([leaf.shape[0] if leaf.dim() else 1 for leaf in pytree.tree_leaves(own) if isinstance(leaf, Tensor)])
+        ordered &= pytree.tree_structure(tuple(own)) == pytree.tree_structure(tuple(batch))
+    tie_rows(graph_module, counts)
+    cut, fits = _cut(graph_module, (_bound(graph_module, batch) for batch in batches), counts, options.processes.size)
+    if ordered and fits:
+        cut = iter(batches)
     suitable = KeptBatches(options.storage)
-    if info(graph_module)["dynamic_batch"]:
-        sizes, most = [batch_size(batch) for batch in batches], rows_within(graph_module, VALUE_BYTES)
-        least = min(LEAST_ROWS, most, sum(sizes) // options.processes.size)  # so that every process gets a batch
-        if all(least <= size <= most for size in sizes):
-            return batches
-        for batch in even_batches(batches, least=least, most=most):
+    for index, batch in enumerate(cut):
+        _check_batch(graph_module, batch, index)
+        if not (ordered and fits):
             suitable.append(batch)
-    else:
+    return batches if ordered and fits else suitable
+
+
+def _bound(graph_module: fx.GraphModule, batch: ModelInputs) -> ModelInputs:
+    """Returns a batch with its inputs in the graph's order."""
+    return ModelInputs(*ordered_inputs(graph_module, *batch))
+
+
+def _cut(
+    graph_module: fx.GraphModule, batches: Iterator[ModelInputs], counts: Sequence[Sequence[int]], processes: int
+) -> tuple[Iterator[ModelInputs], bool]:
+    """Returns the rows in batches of other sizes, and whether those that are there will do."""
+    layout = layout_of(graph_module)
+    first = next((index for index, symbol in enumerate(layout or ()) if symbol), 0)
+    sizes = [rows[first] for rows in counts]
+    if not info(graph_module)["dynamic_batch"]:
         rows = batch_size(info(graph_module)["example"])
-        for batch in batches:
-            for part in split_rows(batch, rows):
-                suitable.append(part)
-    return suitable
+        return _of_fixed_rows(batches, sizes, rows, type(graph_module).__name__), set(sizes) == {rows}
+    if not takes_any_rows(graph_module):
+        return batches, True
+    most = rows_within(graph_module, VALUE_BYTES)
+    least = min(LEAST_ROWS, most, sum(sizes) // processes)  # so that every process gets a batch
+    return even_batches(batches, least=least, most=most, layout=layout), all(least <= size <= most for size in sizes)
+
+
+def _check_batch(graph_module: fx.GraphModule, batch: ModelInputs, index: int) -> None:
+    try:
+        check_inputs(flat_inputs(graph_module, *batch), *check_arguments(graph_module))
+    except UnsupportedError as error:
+        hint = "give all batches the sizes of the first, or say with dynamic_shapes= what differs"
+        raise CalibrationError(error.what, where=f"batch {index}", expected=error.expected, hint=hint) from error
+
+
+def _of_fixed_rows(batches: Iterable[ModelInputs], sizes: Sequence[int], rows: int, model: str) -> Iterator[ModelInputs]:
+    """Yields the rows in batches of a fixed size, with a warning where some are left over.
+
+    Raises:
+        CalibrationError: If no batch has so many.
+    """
+    if max(sizes) < rows:
+        hint = "give batches of that size, or smaller example_inputs=; the warning before says why the batch is fixed"
+        raise CalibrationError(f"batches of {max(sizes)} rows", where=model, expected=f"{rows}, its fixed batch", hint=hint)
+    left_over = sum(size % rows for size in sizes)
+    if left_over:
+        warnings.warn(f"{model}: {left_over} of {sum(sizes)} rows are left out: its batch is fixed at {rows}", stacklevel=4)
+    for batch in batches:
+        yield from [batch] if batch_size(batch) == rows else split_rows(batch, rows)
 
 
 def rows_within(graph_module: fx.GraphModule, size: int) -> int:
     """Returns how many samples a batch may have so that no single value takes more bytes, at least one."""
-    example = batch_size(info(graph_module)["example"])
+    example = batch_size(info(graph_module)["example"], layout_of(graph_module))
     shapes = [shape for node in graph_module.graph.nodes if (shape := shape_of(node)) and node.op != "get_attr"]
     largest = max((torch.Size(shape).numel() * 4 for shape in shapes), default=1)
     return max(1, size * example // max(1, largest))
 
 
 def quantize_model(
-    model: nn.Module, example: ModelInputs, batches: Sequence[ModelInputs], config: QuantConfig, options: RunOptions
+    model: nn.Module,
+    example: ModelInputs,
+    batches: Sequence[ModelInputs],
+    config: QuantConfig,
+    options: RunOptions,
+    dynamic_shapes: Any = None,
 ) -> fx.GraphModule:
     """Traces a model and quantizes the graph."""
-    graph_module = trace(model, *example)
+    graph_module = trace(model, *example, dynamic_shapes=dynamic_shapes)
     return quantize_traced(graph_module, batches, config, options, Source(model, graph_module, batches))
 
 
@@ -136,6 +205,7 @@ def quantize_submodules(
     batches: Sequence[ModelInputs],
     config: QuantConfig,
     options: RunOptions,
+    dynamic_shapes: Any = None,
 ) -> nn.Module:
     """Quantizes parts of a copy of the model, each calibrated on the inputs that it really gets, and puts them back."""
     model = copy.deepcopy(model).eval()
@@ -143,17 +213,18 @@ def quantize_submodules(
     for name in names:
         if name not in known:
             raise ConfigError(f"the model has no module {name!r}", where="submodules", hint=nearest(name, known))
+    shapes = dict(dynamic_shapes or {})
+    check_keys(shapes, names, "dynamic_shapes")
     parts = {}
     for name, recorded in record_calls(model, names, batches, options.storage).items():
         if not recorded:
             raise ConfigError(f"module {name!r} was never called on the calibration data", where="submodules")
-        parts[name] = trace_part(known[name], name, recorded)
+        parts[name] = trace_part(known[name], name, recorded, shapes.get(name))
     sources = {name: Source(known[name], part, used) for name, (part, used) in parts.items()}
     learning = _parts_to_learn({name: part for name, (part, _) in parts.items()}, config)
     for name, (part, used) in parts.items():
         recipe = config if name in learning else dataclasses.replace(config, reconstruction=None)
         put_back(model, name, quantize_traced(part, used, recipe, options.inside(name), sources[name]))
-        refuse_other_sizes(part)
         info(part)["is_part"] = True
     return model
 

@@ -13,10 +13,10 @@ ROOT = Path(qpass.__file__).parent
 #: Layers from the ground up; a module may import its own layer and those before it.
 LAYERS = (
     ("errors", "torch_modes", "version", "whole_file"),
-    ("arguments", "fields", "named_outputs", "tensor_file", "storage"),
+    ("arguments", "calls", "fields", "named_outputs", "tensor_file", "storage"),
     ("budget_config", "reconstruction_config", "quant_spec", "rules", "recipe_file", "config", "presets", "progress"),
     ("graph", "data", "distributed", "quantizers"),
-    ("functionalize", "refusals", "undisturbed"),
+    ("export_open", "functionalize", "input_check", "input_dims", "outputs", "refusals", "undisturbed"),
     ("source_check",),
     (
         "allocation",

@@ -111,7 +111,7 @@ def test_a_part_whose_size_is_fixed_holds_for_the_most_frequent_and_says_so() ->
         model, [torch.randn(3, 4, 8), torch.randn(3, 6, 8)], submodules=["fixed", "any"], progress=False
     )
     assert quantized(torch.randn(2, 9, 8)).shape == (2, 4, 6)
-    with pytest.raises(qpass.UnsupportedError, match=r"Fixed: got \(batch, 3, 8\).*expected \(batch, 4, 8\)"):
+    with pytest.raises(qpass.UnsupportedError, match=r"Fixed: got tokens \(2, 3, 8\).*expected \(batch, 4, 8\)"):
         quantized.fixed(torch.randn(2, 3, 8))
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import qpass
 from qpass import quantize
 from qpass.data import ModelInputs
-from qpass.data.batches import batch_size
+from qpass.data.rows import batch_size
 from qpass.distributed import Processes
 from qpass.quantize import RunOptions, rows_within
 from qpass.trace import trace

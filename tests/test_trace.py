@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from qpass.errors import TraceError
+from qpass.errors import ConfigError, TraceError
 from qpass.graph import info, module_path
 from qpass.trace import trace
 from tests.models import Branching, DictModel
@@ -89,5 +91,151 @@ def test_control_flow_on_data_is_named_with_a_way_out() -> None:
 
 
 def test_inputs_that_do_not_fit_are_named(vit: nn.Module) -> None:
-    with pytest.raises(TraceError, match=r"VisionTransformer: the model does not run on inputs of shape \[\(2, 1, 5, 5\)\]"):
+    with pytest.raises(TraceError, match=r"VisionTransformer: the model does not run on inputs of shape \[\(4, 1, 5, 5\)\]"):
         trace(vit, (torch.randn(4, 1, 5, 5),))
+
+
+class Rows(nn.Module):
+    """Two inputs, put together in a way that ties their rows or does not."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.join = nn.Linear(8, 6), nn.Linear(8, 6), join
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.join(self.a(x), self.b(y))
+
+
+@pytest.mark.parametrize(
+    ("join", "rows", "dims"),
+    [
+        (lambda a, b: a @ b.T, (2, 2), ["batch", "y_batch"]),
+        (lambda a, b: a @ b.T, (1, 3), ["batch", "y_batch"]),
+        (lambda a, b: a @ b.T, (3, 1), ["batch", "y_batch"]),
+        (lambda a, b: torch.cat([a, b]), (5, 5), ["batch", "y_batch"]),
+        (lambda a, b: a + b, (3, 3), ["batch", "batch"]),
+        (lambda a, b: torch.cat([a, b], 1), (2, 2), ["batch", "batch"]),
+        (lambda a, b: torch.stack([a, b]).mean(0), (4, 4), ["batch", "batch"]),
+        (lambda a, b: a + b[:1], (3, 3), ["batch", "y_batch"]),
+        (lambda a, b: a + b, (3, 1), ["batch", 1]),
+    ],
+)
+def test_rows_are_tied_where_the_model_ties_them(
+    join: Callable[[Tensor, Tensor], Tensor], rows: tuple[int, int], dims: object
+) -> None:
+    torch.manual_seed(0)
+    model = Rows(join).eval()
+    graph = trace(model, (torch.randn(rows[0], 8), torch.randn(rows[1], 8)))
+    assert [sizes[0] for sizes in info(graph)["dims"]] == dims
+    for first, second in ((1, 1), (4, 4), (3, 7), (6, 2)):
+        if dims[0] == dims[1]:
+            second = first
+        x, y = torch.randn(first, 8), torch.randn(second if dims[1] != 1 else 1, 8)
+        torch.testing.assert_close(graph(x, y), model(x, y))
+
+
+def test_a_table_with_as_many_rows_as_the_batch_stays_fixed() -> None:
+    model = Rows(lambda a, b: a.unsqueeze(1) + b).eval()
+    table = torch.randn(5, 8)
+
+    class Tabled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows, self.mix = model, nn.Linear(5, 2)
+
+        def forward(self, x: Tensor, table: Tensor) -> Tensor:
+            return self.mix(self.rows(x, table).transpose(1, 2))
+
+    tabled = Tabled().eval()
+    graph = trace(tabled, (torch.randn(5, 8), table))
+    assert info(graph)["dims"] == [("batch", 8), (5, 8)]
+    torch.testing.assert_close(graph(torch.ones(3, 8), table), tabled(torch.ones(3, 8), table))
+
+
+class Line(nn.Module):
+    def __init__(self, forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.cls, self.run = nn.Linear(8, 8), nn.Parameter(torch.zeros(1, 1, 8)), forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def with_class_token(self: nn.Module, x: Tensor) -> Tensor:
+    return torch.cat([self.cls.expand(len(x), -1, -1), self.layer(x)], 1)  # LINE
+
+
+def in_a_loop(self: nn.Module, x: Tensor) -> Tensor:
+    return torch.stack([self.layer(row) for row in x])  # LINE
+
+
+def by_range(self: nn.Module, x: Tensor) -> Tensor:
+    return self.layer(x) * torch.tensor(list(range(x.shape[0]))).view(-1, 1, 1)  # LINE
+
+
+def in_pairs(self: nn.Module, x: Tensor) -> Tensor:
+    return self.layer(x).reshape(-1, 2, 4, 8)
+
+
+def in_fours(self: nn.Module, x: Tensor) -> Tensor:
+    return self.layer(x).view(4, 1, 4, 8)
+
+
+@pytest.mark.parametrize("run", [with_class_token, in_a_loop, by_range])
+def test_the_line_that_fixes_the_batch_is_named(run: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    lines = inspect.getsourcelines(run)
+    number = next(lines[1] + place for place, line in enumerate(lines[0]) if "# LINE" in line)
+    message = rf"Line: the batch is fixed at 16, it cannot be dynamic: test_trace.py:{number} .*write x.shape\[0\]"
+    model, x = Line(run).eval(), torch.randn(16, 4, 8)
+    with pytest.warns(UserWarning, match=message):
+        graph = trace(model, (x,))
+    assert info(graph)["dims"] == [(16, 4, 8)]
+    torch.testing.assert_close(graph(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("run", "rows", "message"), [(in_pairs, 16, r"x\.size\(\)\[0\]"), (in_fours, 4, "takes the number of rows")]
+)
+def test_batches_that_must_fulfil_something_are_fixed(run: Callable[..., Tensor], rows: int, message: str) -> None:
+    """A graph of an even batch would compute, or not, whatever else it is given; one that takes its own rows only runs at all."""
+    with pytest.warns(UserWarning, match=rf"the batch is fixed at {rows}, .*{message}"):
+        graph = trace(Line(run).eval(), (torch.randn(rows, 4, 8),))
+    assert not info(graph)["dynamic_batch"]
+
+
+def test_shapes_that_are_given_are_kept_by_name() -> None:
+    class Tokens(nn.Module):
+        def forward(self, x: Tensor, **more: Tensor) -> Tensor:
+            return x.mean(1) @ more["texts"].mean(1).T
+
+    model, call = Tokens().eval(), ((torch.randn(2, 5, 8),), {"texts": torch.randn(3, 7, 8)})
+    shapes = {"x": {0: "images", 1: torch.export.Dim("patches")}, "texts": {0: "labels", 1: torch.export.Dim.AUTO}}
+    for given in (shapes, {"x": shapes["x"], "more": {"texts": shapes["texts"]}}, (shapes["x"], {"texts": shapes["texts"]})):
+        graph = trace(model, *call, dynamic_shapes=given)
+        assert info(graph)["dims"] == [("images", "patches", 8), ("labels", "texts_1", 8)]
+    other = torch.randn(4, 9, 8), torch.randn(1, 2, 8)
+    torch.testing.assert_close(graph(other[0], texts=other[1]), model(other[0], texts=other[1]))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "error", "message"),
+    [
+        ({"y": {0: "batch"}}, ConfigError, "dynamic_shapes: no input 'y'; valid: x"),
+        ({"x": {5: "batch"}}, ConfigError, "dynamic_shapes, x: got .* for a tensor of 3 dims"),
+        ({"x": {0: 2.5}}, ConfigError, "dynamic_shapes, x: got"),
+        (5, ConfigError, "dynamic_shapes: got a int; expected a mapping"),
+        ({"x": {0: "images"}}, TraceError, "the model does not leave open what dynamic_shapes opens"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(shapes: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        trace(Line(with_class_token).eval(), (torch.randn(3, 4, 8),), dynamic_shapes=shapes)
+
+
+def test_what_is_kept_is_a_copy() -> None:
+    x = torch.ones(4, 8)
+    for model in (nn.Linear(8, 8), Line(in_fours)):
+        given = x if isinstance(model, nn.Linear) else torch.ones(4, 4, 8)
+        graph = trace(model.eval(), (given,))
+        given.zero_()
+        assert info(graph)["example"][0][0].min() == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, overload
 
 import torch
@@ -36,10 +36,10 @@ class KeptBatches(Sequence[ModelInputs]):
         moved._batches = self._batches
         return moved
 
-    def only(self, wanted: Callable[[ModelInputs], bool]) -> KeptBatches:
-        """Returns those that a test holds for."""
+    def only(self, places: Sequence[int]) -> KeptBatches:
+        """Returns those at some places; none is read."""
         some = KeptBatches(self.storage, self._device)
-        some._batches = [self._batches[index] for index, batch in enumerate(self) if wanted(batch)]
+        some._batches = [self._batches[place] for place in places]
         return some
 
     def __len__(self) -> int:

@@ -11,9 +11,10 @@ from torch import Tensor, fx
 from qpass.allocation import Options, allocate, least_cost
 from qpass.budget_config import LIMITS, BudgetConfig
 from qpass.data import ModelInputs
-from qpass.data.batches import batch_size, split_rows
+from qpass.data.rows import Layout, batch_size, split_rows
 from qpass.errors import ConfigError
 from qpass.graph import info
+from qpass.input_dims import layout_of, takes_any_rows
 from qpass.nn import QuantizedLayer
 from qpass.passes.base import Pass
 from qpass.passes.reference import float_reference
@@ -102,7 +103,9 @@ class AllocateBits(Pass):
             for tensor in tensors
             for node in tensor.nodes
         }
-        batches = _some(self.batches, samples, ROWS_OF_A_PROBE if info(graph_module)["dynamic_batch"] else None)
+        batches = _some(
+            self.batches, samples, ROWS_OF_A_PROBE if takes_any_rows(graph_module) else None, layout_of(graph_module)
+        )
         found = output_errors(reference, nodes, batches, seed=self.seed, show_progress=self.show_progress)
         return [
             {
@@ -124,11 +127,13 @@ def _check(things: Sequence[Options], limits: Mapping[str, float]) -> None:
             )
 
 
-def _some(batches: Sequence[ModelInputs], samples: int, rows: int | None) -> Sequence[ModelInputs]:
+def _some(batches: Sequence[ModelInputs], samples: int, rows: int | None, layout: Layout = None) -> Sequence[ModelInputs]:
     """Returns calls of ``rows`` samples (None: as they are), spread evenly, with ``samples`` together or all there are."""
-    sizes = [batch_size(batch) for batch in batches]
-    parts = [part for batch, size in zip(batches, sizes, strict=True) for part in split_rows(batch, min(rows or size, size))]
-    wanted = -(-samples // batch_size(parts[0]))
+    parts = list(batches)
+    if rows is not None:
+        smallest = [min(rows, batch_size(batch, layout)) for batch in batches]
+        parts = [part for batch, size in zip(batches, smallest, strict=True) for part in split_rows(batch, size, layout=layout)]
+    wanted = -(-samples // batch_size(parts[0], layout))
     return parts if wanted >= len(parts) else [parts[index * len(parts) // wanted] for index in range(wanted)]
 
 

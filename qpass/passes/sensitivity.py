@@ -15,8 +15,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
-from qpass.data.batches import batch_size
+from qpass.data.rows import batch_size
 from qpass.graph import flat_inputs
+from qpass.input_dims import layout_of
 from qpass.progress import track
 
 #: The error that an option makes at a node, given the node's first input.
@@ -43,7 +44,7 @@ def output_errors(
     totals = {node: [0.0] * len(options) for node, options in errors.items()}
     probes = _probes(graph_module, set(errors), batches, seed)
     for batch, (inputs, gradients) in zip(track(batches, "sensitivity", show=show_progress), probes, strict=True):
-        rows = batch_size(batch)
+        rows = batch_size(batch, layout_of(graph_module))
         with torch.no_grad():
             for node, gradient in gradients.items():
                 for index, error in enumerate(errors[node]):

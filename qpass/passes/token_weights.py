@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
-from qpass.data.batches import split_rows
+from qpass.data.rows import split_rows
 from qpass.distributed import ALONE, Processes
-from qpass.graph import called_module, info
+from qpass.graph import called_module
+from qpass.input_dims import layout_of, takes_any_rows
 from qpass.nn import QuantizedConv
 from qpass.passes.sensitivity import squared_gradients
 
@@ -41,9 +42,9 @@ def token_weights(
         processes: Those that share the batches; the mean is over all of them.
     """
     found: dict[fx.Node, list[Tensor]] = {}
-    rows = ROWS_OF_A_PROBE if info(reference)["dynamic_batch"] else None
+    rows, layout = ROWS_OF_A_PROBE if takes_any_rows(reference) else None, layout_of(reference)
     for batch in batches if layers else ():
-        parts = [batch] if rows is None else split_rows(batch, rows, keep_rest=True)
+        parts = [batch] if rows is None else split_rows(batch, rows, keep_rest=True, layout=layout)
         by_part = list(squared_gradients(reference, layers, parts, seed=seed))
         for layer in layers:
             if any(layer in part for part in by_part):

@@ -17,9 +17,11 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
-from qpass.data.batches import batch_size
+from qpass.data.rows import batch_size, has_own_rows
 from qpass.distributed import ALONE, Processes
+from qpass.errors import UnsupportedError
 from qpass.graph import flat_inputs, info
+from qpass.input_dims import layout_of
 from qpass.passes.base import Pass
 from qpass.passes.blocks import require_blocks
 from qpass.passes.reference import reference_of
@@ -82,6 +84,13 @@ class Reconstruct(Pass):
             return False
         require_blocks(graph_module)
         segments, reference = cut_into_segments(graph_module), cut_into_segments(reference_of(graph_module))
+        if has_own_rows(layout_of(graph_module)):
+            raise UnsupportedError(
+                "its inputs have row counts of their own, and blocks are learned sample by sample",
+                where="reconstruct",
+                expected="inputs with one sample a row each",
+                hint="choose a recipe without reconstruction, such as 'w4a4', or quantize the towers with submodules=",
+            )
         config, processes = self._fitting_batch(graph_module), self.processes
         device = next((tensor.device for tensor in graph_module.state_dict().values()), torch.device("cpu"))
         fingerprint = "" if self.checkpoint_dir is None else self._fingerprint(graph_module)
@@ -130,7 +139,7 @@ class Reconstruct(Pass):
     def _read_inputs(self, graph_module: fx.GraphModule) -> SampleStore:
         """Returns a store that holds the network's inputs, this process's share of them."""
         batches = self.processes.share(self.batches)
-        sizes = [batch_size(batch) for batch in batches]
+        sizes = [batch_size(batch, layout_of(graph_module)) for batch in batches]
         store = SampleStore(sum(sizes), self.storage)
         names = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
         start = 0

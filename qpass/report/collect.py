@@ -10,8 +10,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
-from qpass.data.batches import batch_size
+from qpass.data.rows import batch_size
 from qpass.graph import called_module, flat_inputs, get_plan, info, module_path
+from qpass.input_dims import layout_of
 from qpass.nn import QuantizedLayer
 from qpass.passes.add_residual import sum_with_residual
 from qpass.passes.blocks import find_blocks
@@ -55,7 +56,7 @@ def collect_report(reference_graph: fx.GraphModule, quantized: fx.GraphModule, s
         model=type(quantized).__name__,
         config=info(quantized)["config"].to_dict(),
         dynamic_batch=info(quantized)["dynamic_batch"],
-        samples=batch_size(sample),
+        samples=batch_size(sample, layout_of(quantized)),
         tensors=(*actual.rows, *_weights(reference_graph, quantized, plans)),
         layers=tuple(layers),
         blocks=tuple(

@@ -11,6 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
+from qpass.calls import CheckedCodeGen
 from qpass.config import QuantConfig
 from qpass.errors import DataError
 from qpass.graph import info
@@ -125,7 +126,7 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> fx.GraphModu
             put_tensor(root, name, tensor, header["kinds"])
     graph = decode_nodes(header["nodes"])
     in_spec, out_spec = decode_tree(header["in_spec"]), decode_tree(header["out_spec"])
-    graph.set_codegen(fx.graph._PyTreeCodeGen(fx.graph._PyTreeInfo(header["in_names"], in_spec, out_spec)))
+    graph.set_codegen(CheckedCodeGen(fx.graph._PyTreeInfo(header["in_names"], in_spec, out_spec)))
     graph.lint()
     graph_module = fx.GraphModule(root, graph, class_name=header["class"])
     example = pytree.tree_unflatten([_decode_input(leaf) for leaf in header["example"]], decode_tree(header["example_spec"]))

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from qpass.errors import DataError
+from qpass.input_check import check_inputs
 
 #: Functions of Python and torch that torch.export leaves in graphs: arithmetic on sizes, comparisons, parts of tuples.
 _NAMES: dict[Any, tuple[str, ...]] = {
@@ -35,6 +36,7 @@ _FUNCTIONS |= {
     for name in _REGION_OPERATORS
     if hasattr(torch.ops.higher_order, name)
 }
+_FUNCTIONS["qpass.check_inputs"] = check_inputs
 
 
 def name_of(function: Any, where: str) -> str:

@@ -6,13 +6,14 @@ import dataclasses
 from collections import OrderedDict, deque, namedtuple
 from typing import Any
 
+import torch
 import torch.utils._pytree as pytree
 
 from qpass.errors import DataError
 from qpass.named_outputs import NamedOutputs
 from qpass.serialize.values import decode, encode
 
-_SEQUENCES: dict[str, Any] = {"tuple": tuple, "list": list, "deque": deque}
+_SEQUENCES: dict[str, Any] = {"tuple": tuple, "list": list, "deque": deque, "size": torch.Size}
 _MAPPINGS: dict[str, Any] = {"dict": dict, "ordered": OrderedDict}
 
 

@@ -8,12 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import fx, nn
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
 
 from qpass.data import ModelInputs
-from qpass.data.batches import batch_size, split_rows
+from qpass.data.rows import batch_size, split_rows
 from qpass.errors import SourceError
-from qpass.graph import describe, flat_inputs, info, module_path
+from qpass.graph import describe, flat_inputs, info, module_path, ordered_inputs
+from qpass.input_dims import layout_of, tie_rows
 from qpass.quantizers import Quantizer
 from qpass.source_check.module_outputs import ModuleErrors, recorded_outputs
 from qpass.source_check.noise import ROUNDING, NoisyRun
@@ -122,8 +124,13 @@ def _calls(graph_module: fx.GraphModule, batch: ModelInputs) -> list[ModelInputs
         rows = batch_size(info(graph_module)["example"])
         first = (split_rows(batch, rows) or [ModelInputs(*info(graph_module)["example"])])[0]
         return [first, first]
-    first = split_rows(batch, min(FIRST_ROWS, batch_size(batch)))[0]
-    return [first, first, split_rows(batch, OTHER_ROWS)[-1]]
+    batch = ModelInputs(*ordered_inputs(graph_module, *batch))
+    tensors = [leaf for leaf in pytree.tree_leaves(tuple(batch)) if isinstance(leaf, Tensor)]
+    tie_rows(graph_module, [[tensor.shape[0] if tensor.dim() else 1 for tensor in tensors]])
+    layout = layout_of(graph_module)
+    info(graph_module).pop("layout", None)
+    first = split_rows(batch, min(FIRST_ROWS, batch_size(batch, layout)), layout=layout)[0]
+    return [first, first, split_rows(batch, OTHER_ROWS, layout=layout)[-1]]
 
 
 def _call(model: Any, inputs: ModelInputs) -> Any:

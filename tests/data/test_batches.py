@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Sequence
+import warnings
+from collections import UserDict
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from qpass.data import ModelInputs, checked_batches
-from qpass.data.batches import batch_size, even_batches, split_rows, spread_samples
+from qpass.data.rows import batch_size, even_batches, split_rows, spread_samples
 from qpass.errors import CalibrationError
 from tests.models import DictModel
 
@@ -45,6 +48,102 @@ def test_mappings_become_arguments_by_name() -> None:
 def test_transform_fn_maps_the_rest() -> None:
     (batch,) = checked_batches([("name.png", X)], nn.Identity(), lambda sample: sample[1])
     assert torch.equal(batch.args[0], X)
+
+
+class Wide(nn.Module):
+    """Takes whatever is given by name."""
+
+    def forward(self, x: torch.Tensor, scale: float = 1.0, **more: object) -> torch.Tensor:
+        return x * scale
+
+
+class Wrapper(nn.Module):
+    def forward(self, *args: object, **kwargs: object) -> object:
+        return args or kwargs
+
+
+@dataclasses.dataclass
+class Fields:
+    x: torch.Tensor
+    mask: torch.Tensor
+
+
+MASK = torch.ones(4, 3, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    "batch", [{"x": X, "mask": MASK}, UserDict(x=X, mask=MASK), Fields(X, MASK), ({"x": X, "mask": MASK}, "target")]
+)
+@pytest.mark.parametrize("model", [Wide(), Wrapper()])
+def test_every_key_reaches_a_forward_that_takes_any(batch: object, model: nn.Module) -> None:
+    (call,) = checked_batches([batch], model)
+    assert list(call.kwargs) == ["x", "mask"]
+
+
+def test_nested_inputs_become_plain_dicts_of_tensors() -> None:
+    (call,) = checked_batches([{"x": UserDict(a=[X.numpy(), {"b": X}], n=np.float32(2))}], Wide())
+    assert torch.equal(call.kwargs["x"]["a"][0], X)
+    assert type(call.kwargs["x"]) is dict
+    assert call.kwargs["x"]["n"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([{"x": X, "scale": 1.0}, {"x": X, "scale": 50.0}], r"batch 1: scale=50.0, but 1.0 in the first batch"),
+        ([{"x": X, "scale": 1}, {"x": X, "scale": True}], r"batch 1: scale=True, but 1 in the first batch"),
+        (
+            [{"x": X, "mask": MASK}, {"x": X}],
+            r"batch 1: no input \['mask'\]; expected the inputs of the first batch, \['x', 'mask'\]",
+        ),
+        ([{"x": X}, {"x": X, "mask": MASK}], r"batch 1: an input \['mask'\]"),
+        ([{"x": X, "mask": None}, {"x": X, "mask": MASK}], r"batch 1: mask is a tensor; expected None, as in the first batch"),
+        ([{"x": [X, X]}, {"x": [X, X, X]}], r"batch 1: an input \['x\[2\]'\]"),
+        ([{"x": {"a": X}}, {"x": {"b": X}}], r"no input \[\"x\['a'\]\"\] and an input \[\"x\['b'\]\"\]"),
+        ([{"x": X, "mask": object()}], r"batch 0: mask is a object; expected tensors, numbers, strings or None"),
+    ],
+)
+def test_batches_that_differ_in_more_than_values_are_refused(batches: list[object], message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        list(checked_batches(batches, Wide()))
+
+
+def test_constants_and_dropped_keys_are_said_once() -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        list(checked_batches([{"values": X, "id": "a"}, {"values": X, "id": "b"}], DictModel()))
+        list(checked_batches([{"x": X, "scale": 2.0}] * 2, Wide()))
+    assert [str(warning.message) for warning in said] == [
+        "the model is not given ['id'], which its forward does not name",
+        "scale=2.0: constants of the graph, which refuses other values",
+    ]
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_loader_may_refill_its_buffer(as_array: bool, nested: bool) -> None:
+    buffer = torch.zeros(4, 3)
+
+    def loader() -> Iterator[object]:
+        for value in (1.0, 2.0, 3.0):
+            buffer.fill_(value)
+            given = buffer.numpy() if as_array else buffer
+            yield {"x": {"a": [given]}} if nested else given
+
+    kept = list(checked_batches(loader(), Wide()))
+    found = [batch.kwargs["x"]["a"][0] if nested else batch.args[0] for batch in kept]
+    assert [tensor.unique().tolist() for tensor in found] == [[1.0], [2.0], [3.0]]
+
+
+def test_a_transform_may_refill_its_buffer() -> None:
+    buffer = torch.zeros(4, 3)
+    kept = list(checked_batches([1.0, 2.0], nn.Identity(), buffer.fill_))
+    assert [batch.args[0].unique().item() for batch in kept] == [1.0, 2.0]
+
+
+def test_a_list_of_tensors_is_not_copied() -> None:
+    (batch,) = checked_batches([X], nn.Identity())
+    assert batch.args[0] is X
 
 
 @pytest.mark.parametrize(
@@ -116,6 +215,23 @@ def test_even_batches_hold_the_same_rows_in_batches_that_are_neither_small_nor_l
         assert all(a + b > least + more or a >= least for a, b in itertools.pairwise(found)), "what could go together did"
     if all(least <= size <= least + more for size in sizes):
         assert found == sizes
+
+
+def test_rows_are_told_by_the_layout_and_not_by_size() -> None:
+    table = torch.zeros(4, 2)
+    batch = ModelInputs((table, X), {"texts": torch.arange(4)})
+    layout = [None, "batch", "texts"]
+    assert batch_size(batch, layout) == 4
+    first, second = split_rows(batch, 2, layout=layout)
+    assert first.args[0] is table
+    assert torch.equal(torch.cat([first.args[1], second.args[1]]), X)
+    assert first.kwargs["texts"].shape == (4,)
+
+
+def test_batches_with_row_counts_of_their_own_are_taken_whole() -> None:
+    batches = [ModelInputs((torch.zeros(2, 3),), {"texts": torch.full((n,), n)}) for n in range(1, 9)]
+    spread = spread_samples(batches, 8, ["batch", "texts"])
+    assert [len(batch.kwargs["texts"]) for batch in spread] == [1, 3, 5, 7]
 
 
 def test_batches_of_other_shapes_or_without_rows_are_left_apart() -> None:

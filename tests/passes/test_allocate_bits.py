@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 import qpass
 from qpass.budget_config import BudgetConfig
 from qpass.data import ModelInputs
-from qpass.data.batches import batch_size
+from qpass.data.rows import batch_size
 from qpass.errors import ConfigError
 from qpass.nn import QuantizedLayer
 from qpass.passes.allocate_bits import Allocated, _some

@@ -13,10 +13,12 @@ from torch import Tensor, fx, nn
 
 from qpass.backends.onnx_qdq.simplify import simplify
 from qpass.errors import LoweringError
-from qpass.graph import example_inputs, info
+from qpass.graph import example_inputs
+from qpass.input_check import without_input_check
+from qpass.input_dims import dims_to_export
 from qpass.nn import QuantizedLayer
+from qpass.outputs import keep_tensor_outputs, output_names
 from qpass.quantizers import Quantizer
-from qpass.trace import dynamic_shapes
 
 #: Domain of the nodes that stand for qpass modules until they are lowered.
 DOMAIN = "qpass"
@@ -46,9 +48,10 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
         if isinstance(module, (Quantizer, QuantizedLayer)) and "." not in path:
             setattr(opaque, path, _Opaque(path, module))
     opaque.eval()
+    without_input_check(opaque)
+    keep_tensor_outputs(opaque)
     args, kwargs = example_inputs(graph_module)
-    open_sizes = info(graph_module).get("open_sizes", ())
-    shapes = dynamic_shapes(opaque, args, kwargs, open_sizes) if info(graph_module)["dynamic_batch"] else None
+    shapes = dims_to_export(graph_module)
     try:
         with warnings.catch_warnings(), _quiet(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -68,24 +71,22 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
     except Exception as error:  # the exporter and its rules raise many kinds
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise LoweringError(f"torch.onnx cannot export the graph: {text[:300]}", where=type(graph_module).__name__) from error
-    _name_outputs(graph_module, model)
+    _name(graph_module, model)
     return model
 
 
-def _name_outputs(graph_module: fx.GraphModule, model: ir.Model) -> None:
-    """Names outputs after the keys of a dict output, else ``output`` or ``output_0``, ``output_1``, ..."""
-    outputs = model.graph.outputs
-    names = [f"output_{i}" for i in range(len(outputs))] if len(outputs) > 1 else ["output"]
-    codegen = graph_module.graph._codegen
-    spec = codegen.pytree_info.out_spec if hasattr(codegen, "pytree_info") else None
-    if spec is not None and isinstance(spec.context, (list, tuple)) and spec.type is not tuple and spec.num_children:
-        keys = spec.context[0] if spec.context and isinstance(spec.context[0], (list, tuple)) else spec.context
-        keys = [str(key) for key in keys]
-        if len(keys) == len(outputs):
-            names = keys
-    taken = {value.name for value in model.graph.inputs}
-    for value, name in zip(outputs, names, strict=True):
-        value.name = f"{name}_out" if name in taken else name
+def _name(graph_module: fx.GraphModule, model: ir.Model) -> None:
+    """Names inputs as the graph does, and outputs after the keys of a dict output."""
+    inputs, outputs = model.graph.inputs, model.graph.outputs
+    tensors = [
+        node.name for node in graph_module.graph.nodes if node.op == "placeholder" and node.meta.get("shape") is not None
+    ]
+    names = [*tensors, *(f"{name}_out" if name in tensors else name for name in output_names(graph_module))]
+    inner = [value for node in model.graph for value in node.outputs] + list(model.graph.initializers.values())
+    for index, value in enumerate(value for value in (*inner, *inputs, *outputs) if value.name in names):
+        value.name = f"{value.name}_inner_{index}"
+    for value, name in zip((*inputs, *outputs), names, strict=True):
+        value.name = name
 
 
 class _quiet:

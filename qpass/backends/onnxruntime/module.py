@@ -11,9 +11,10 @@ from torch import Tensor, fx, nn
 
 from qpass.backends.onnxruntime.session import OrtSession
 from qpass.data import ModelInputs
-from qpass.data.batches import batch_size
+from qpass.data.rows import batch_size
 from qpass.errors import VerifyError
-from qpass.parts import check_sizes
+from qpass.input_check import named_inputs
+from qpass.outputs import is_tensor_output, output_leaves, output_spec, value_of
 
 
 class OrtModule(nn.Module):
@@ -33,26 +34,24 @@ class OrtModule(nn.Module):
         super().__init__()
         self._session = OrtSession(path, threads=threads)
         self._graph_module = [graph_module]  # in a list, so that its tensors are not this module's
-        output = next(node for node in graph_module.graph.nodes if node.op == "output")
-        self._outputs = pytree.tree_leaves(output.args[0])
-        codegen = graph_module.graph._codegen
-        self._spec = codegen.pytree_info.out_spec if hasattr(codegen, "pytree_info") else None
-        expected, found = sum(leaf is not None for leaf in self._outputs), len(self._session.output_names)
+        self._outputs, self._spec = output_leaves(graph_module), output_spec(graph_module)
+        expected, found = sum(map(is_tensor_output, self._outputs)), len(self._session.output_names)
         if expected != found:
             raise VerifyError(f"the file has {found} outputs", where=str(path), expected=f"the {expected} of the graph")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """See the class. Without rows it computes one of zeros and returns none of them: runtimes refuse empty tensors."""
-        call = ModelInputs(args, kwargs)
-        check_sizes(self._graph_module[0], call)
+        call = given = named_inputs(self._graph_module[0], ModelInputs(args, kwargs))
         empty = batch_size(call) == 0
         if empty:
             call = ModelInputs(*pytree.tree_map(_one_row, tuple(call)))
         computed = self._session.run(self._session.feed(call))
         arrays = iter([computed[name] for name in self._session.output_names])
-        leaves = [None if leaf is None else torch.from_numpy(next(arrays)) for leaf in self._outputs]
+        leaves = [
+            torch.from_numpy(next(arrays)) if is_tensor_output(leaf) else value_of(leaf, given.kwargs) for leaf in self._outputs
+        ]
         if empty:
-            leaves = [leaf if leaf is None else leaf[:0] for leaf in leaves]
+            leaves = [leaf[:0] if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         return leaves[0] if self._spec is None else pytree.tree_unflatten(leaves, self._spec)
 
 

@@ -21,6 +21,7 @@ from qpass.backends.onnxruntime.torch_run import TorchRun, Uncertainty, leaves, 
 from qpass.data import ModelInputs
 from qpass.errors import LoweringError, VerifyError
 from qpass.graph import info
+from qpass.input_check import named_inputs
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Verification:
     """
 
     def __init__(self, graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
-        self._graph_module, self._inputs = graph_module, inputs
+        self._graph_module, self._inputs, self._fed = graph_module, inputs, named_inputs(graph_module, inputs)
         self._reference = TorchRun(graph_module, inputs)
         self._random = _random_run(graph_module, inputs, self._reference)
         self._own = uncertainty(graph_module, inputs, self._reference.outputs, tie=TIE_TOLERANCE)
@@ -148,7 +149,7 @@ class Verification:
     def of(self, path: str | Path, *, strict: bool = True) -> VerifyReport:
         """Compares a file; see ``qpass.verify_onnx``."""
         codes = CodesOfFile(path, self._reference.quantizers, self._reference.codes)
-        comparison = _Comparison(self._graph_module, path, self._inputs, self._reference, self._random, self._own, codes)
+        comparison = _Comparison(self._graph_module, path, self._fed, self._reference, self._random, self._own, codes)
         try:
             checks = tuple(comparison.check(optimized=optimized) for optimized in (False, True))
         except LoweringError as error:

@@ -1,0 +1,105 @@
+"""The inputs of a call by name: which there are, and how two calls differ in them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from qpass.errors import CalibrationError
+
+#: What an input may hold besides tensors: constants of the graph.
+CONSTANTS = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
+def forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """Returns the parameters of the model's forward; empty where Python does not know them."""
+    try:
+        return inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def takes_any_name(model: nn.Module) -> bool:
+    """Tells whether the model's forward takes ``**kwargs``."""
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in forward_parameters(model).values())
+
+
+def named_leaves(args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Returns every value of a call by name, in flattened order: ``"x"``, ``"sizes[0]"``, ``"inputs['mask']"``."""
+    positional = [
+        name
+        for name, parameter in forward_parameters(model).items()
+        if parameter.kind in (0, 1)  # can be positional
+    ]
+    named = {}
+    for path, leaf in pytree.tree_flatten_with_path((args, dict(kwargs)))[0]:
+        key, rest = path[1], pytree.keystr(path[2:])
+        if isinstance(key, pytree.SequenceKey):
+            name = positional[key.idx] if key.idx < len(positional) else f"argument {key.idx}"
+        else:
+            name = str(key.key)  # type: ignore[attr-defined]
+        named[name + rest] = leaf
+    return named
+
+
+def check_structure(found: Mapping[str, Any], first: Mapping[str, Any], where: str) -> None:
+    """Refuses a call that has not the inputs of the first one, or other constants.
+
+    Args:
+        found: Values by name.
+        first: Those of the first call.
+        where: For messages.
+
+    Raises:
+        CalibrationError: Naming what differs.
+    """
+    missing, more = first.keys() - found.keys(), found.keys() - first.keys()
+    if missing or more:
+        parts = [f"no input {sorted(missing)}"] * bool(missing) + [f"an input {sorted(more)}"] * bool(more)
+        raise CalibrationError(
+            " and ".join(parts),
+            where=where,
+            expected=f"the inputs of the first batch, {list(first)}",
+            hint="a graph takes the same inputs in every call: give all batches the same ones",
+        )
+    for name, value in found.items():
+        if isinstance(value, Tensor) != isinstance(first[name], Tensor):
+            kinds = [_kind(value), _kind(first[name])]
+            raise CalibrationError(f"{name} is {kinds[0]}", where=where, expected=f"{kinds[1]}, as in the first batch")
+        if not isinstance(value, Tensor) and not same_constant(value, first[name]):
+            raise CalibrationError(
+                f"{name}={value!r}, but {first[name]!r} in the first batch",
+                where=where,
+                expected="the same value in all batches: it becomes a constant of the graph",
+                hint="pass it as a tensor, or quantize once for each value",
+            )
+
+
+def check_values(found: Mapping[str, Any], where: str) -> None:
+    """Refuses values that no graph can take.
+
+    Raises:
+        CalibrationError: Naming the input.
+    """
+    for name, value in found.items():
+        if not isinstance(value, (Tensor, *CONSTANTS)):
+            raise CalibrationError(
+                f"{name} is a {type(value).__name__}",
+                where=where,
+                expected="tensors, numbers, strings or None, or lists, tuples and dicts of them",
+                hint="pass transform_fn= to turn it into one of these",
+            )
+
+
+def same_constant(a: Any, b: Any) -> bool:
+    """Tells whether two values that are no tensors are the same constant: 1 is not True, and NaN is NaN."""
+    return type(a) is type(b) and bool(a == b or (a != a and b != b))
+
+
+def _kind(value: Any) -> str:
+    return "a tensor" if isinstance(value, Tensor) else repr(value)

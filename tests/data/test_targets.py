@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qpass.data import checked_batches
+from qpass.data.targets import needless_targets
+
+X, LABELS = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0])
+
+
+class Trained(nn.Module):
+    """Gives a loss where it is given labels; dropout must not hide that all else stays."""
+
+    def __init__(self, as_tuple: bool) -> None:
+        super().__init__()
+        self.layer, self.dropout, self.as_tuple = nn.Linear(3, 2), nn.Dropout(0.5), as_tuple
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> object:
+        logits = self.dropout(self.layer(x))
+        outputs = {} if labels is None else {"loss": F.cross_entropy(logits, labels)}
+        outputs["logits"] = logits
+        return tuple(outputs.values()) if self.as_tuple else outputs
+
+
+class Prompted(nn.Module):
+    """Its labels are inputs, as SAM's labels of points are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(2, 3)
+
+    def forward(self, x: Tensor, input_labels: Tensor | None = None) -> Tensor:
+        return x if input_labels is None else x + self.embedding(input_labels)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        return self.inner(*args, **kwargs)
+
+
+@pytest.mark.parametrize("as_tuple", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_labels_of_a_loss_are_dropped(as_tuple: bool, wrapped: bool) -> None:
+    model: nn.Module = Trained(as_tuple)
+    model = Wrapped(model) if wrapped else model
+    with pytest.warns(UserWarning, match=r"the model is not given \['labels'\], which only its loss needs"):
+        (batch,) = checked_batches([{"x": X, "labels": LABELS}], model)
+    assert list(batch.kwargs) == ["x"]
+    assert model.training, "the model is left as it was"
+
+
+def test_labels_that_the_outputs_depend_on_are_inputs() -> None:
+    assert needless_targets(Prompted(), {"x": X, "input_labels": LABELS}) == set()
+
+
+def test_labels_that_forward_demands_are_inputs() -> None:
+    class Demanding(nn.Module):
+        def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+            return x
+
+    assert needless_targets(Demanding(), {"x": X, "labels": LABELS}) == set()
