@@ -131,9 +131,8 @@ def _uncertainty(output: np.ndarray, others: Sequence[np.ndarray]) -> Uncertaint
 
 
 def leaves(tree: Any) -> list[np.ndarray]:
-    """Returns the tensors and numbers of a tree as arrays."""
-    found = (leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, (Tensor, bool, int, float)))
-    return [leaf.detach().cpu().numpy() if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in found]
+    """Returns the tensors of a tree as arrays; a file has no outputs that are numbers."""
+    return [leaf.detach().cpu().numpy() for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
