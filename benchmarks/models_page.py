@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import timm
@@ -41,6 +41,7 @@ class Sweep:
     about: str
     made_with: str
     rows: list[Row]
+    not_run: list[str] = field(default_factory=list)
 
 
 def made_with() -> str:
@@ -87,6 +88,8 @@ def _section(sweep: Sweep) -> Iterator[str]:
     passed = sum(row.verified for row in sweep.rows)
     yield from ("", f"## {sweep.title}", "", *([sweep.about, ""] if sweep.about else []))
     yield f"`{sweep.command}`: **{passed} of {len(sweep.rows)}** verified. Made with {sweep.made_with}."
+    if sweep.not_run:
+        yield from ("", f"Not run yet: {', '.join(sweep.not_run)}.")
     for library in dict.fromkeys(row.library for row in sweep.rows):
         yield from ("", f"### {library}", *_HEADER.split("\n"))
         yield from (_line(row) for row in sweep.rows if row.library == library)

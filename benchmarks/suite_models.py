@@ -21,8 +21,8 @@ _FX_SIDE = 128
 #: The smallest model of each transformer family in timm's fx and feature tests that the zoo does not hold, and its arguments.
 #: None for the side of the images leaves the model's own.
 TIMM_FAMILIES: dict[str, tuple[dict[str, Any], int | None]] = {
-    "vit_xsmall_patch16_clip_224": ({"img_size": _FX_SIDE}, _FX_SIDE),
-    "vit_tiny_r_s16_p8_224": ({"img_size": _FX_SIDE}, _FX_SIDE),
+    "vit_xsmall_patch16_clip_224": ({"img_size": _FX_SIDE, "depth": 3}, _FX_SIDE),
+    "vit_tiny_r_s16_p8_224": ({"img_size": _FX_SIDE, "depth": 3}, _FX_SIDE),
     "vit_base_patch32_plus_256": ({"img_size": _FX_SIDE, "depth": 3}, _FX_SIDE),
     "vit_little_patch16_reg1_gap_256": ({"img_size": _FX_SIDE, "depth": 4}, _FX_SIDE),
     "samvit_base_patch16_224": ({"depth": 3}, None),
@@ -37,10 +37,10 @@ TIMM_FAMILIES: dict[str, tuple[dict[str, Any], int | None]] = {
     "swin_s3_tiny_224": ({}, None),
     "coatnet_nano_rw_224": ({"img_size": _FX_SIDE}, _FX_SIDE),
     "vitamin_small_224": ({"img_size": _FX_SIDE}, _FX_SIDE),
-    "gmlp_s16_224": ({}, None),
-    "resmlp_12_224": ({}, None),
-    "mixer_b32_224": ({}, None),
-    "gmixer_12_224": ({}, None),
+    "gmlp_s16_224": ({"num_blocks": 4}, None),
+    "resmlp_12_224": ({"num_blocks": 4}, None),
+    "mixer_b32_224": ({"num_blocks": 3}, None),
+    "gmixer_12_224": ({"num_blocks": 4}, None),
     "sequencer2d_s": ({}, None),
     "poolformer_s12": ({}, _FX_SIDE),
     "caformer_s18": ({}, _FX_SIDE),
