@@ -9,6 +9,7 @@ from torch import fx
 
 from qpass.graph import COPIES, RESHAPES, TRANSPOSES, argument, aten, describe, get_constant, is_call, shape_of
 from qpass.passes.channels import moved
+from qpass.passes.constants import constant_nodes
 from qpass.passes.layer_weights import LayerWeights
 
 _SUMS = (aten.add.Tensor, aten.sub.Tensor)
@@ -50,6 +51,7 @@ class ResidualStream:
         self.constants: dict[fx.Node, list[fx.Node]] = {}
         self.width = norm.args[1][-1]  # type: ignore[index,assignment]
         self._values: set[fx.Node] = set()
+        self._constants = constant_nodes(graph_module)
         self._problem = ""
         self._collect(norm.args[0])
 
@@ -96,7 +98,7 @@ class ResidualStream:
         else:
             self._decline(f"it is computed by {_name(value)}")
             return []
-        constants = [operand for operand in operands if get_constant(self._graph_module, operand) is not None]
+        constants = [operand for operand in operands if operand in self._constants]
         for constant in constants:
             self.constants.setdefault(constant, []).append(value)
         if any((shape_of(operand) or (1,))[-1] % self.width for operand in operands):

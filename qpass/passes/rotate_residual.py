@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from qpass.graph import add_constant, argument, aten, calls, get_constant, info, module_path
 from qpass.passes.base import Pass
+from qpass.passes.constants import constant_value
 from qpass.passes.layer_weights import LayerWeights
 from qpass.passes.residual_stream import NotAStream, ResidualStream
 from qpass.passes.rotate_heads import cosine_transform
@@ -77,7 +78,7 @@ def _rotate(graph_module: fx.GraphModule, stream: ResidualStream, weights: Layer
         weight.copy_(_turned(weight.T, rotation).T)
         bias.copy_(_turned(bias, rotation))
     for constant, users in stream.constants.items():
-        value = get_constant(graph_module, constant)
+        value = constant_value(graph_module, constant)
         assert value is not None
         new_value = _turned(value.double(), rotation).to(value.dtype)
         turned = add_constant(graph_module, f"{constant.name}_rotated", new_value, constant)

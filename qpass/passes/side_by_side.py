@@ -11,11 +11,14 @@ from torch import Tensor, fx
 
 from qpass.data import ModelInputs
 from qpass.graph import flat_inputs
+from qpass.passes.constants import constant_nodes
 from qpass.storage import KeptTensor, Storage
 
 
 class SideBySide:
     """Runs several batches through a graph, each node for all of them before the next node.
+
+    What does not depend on a batch is computed once for all of them, and stays in memory.
 
     Args:
         graph_module: What to run.
@@ -37,6 +40,7 @@ class SideBySide:
         self._graph_module, self._batches = graph_module, batches
         self._placeholders = [node for node in nodes if node.op == "placeholder"]
         self._interpreter = fx.Interpreter(graph_module, garbage_collect_values=False)
+        self._constants = constant_nodes(graph_module)
         self._values = [_Values(storage) for _ in batches]
         self._reads = {
             node: {*node.all_input_nodes, *([also_read[node]] if also_read and node in also_read else ())} for node in nodes
@@ -51,10 +55,13 @@ class SideBySide:
             change: Takes a batch's index and what the node gives for it, and returns what it shall have given; what the node
                 reads is still there.
         """
-        for index, values in enumerate(self._values):
-            self._interpreter.env = values
-            given = self._input(node, index) if node.op == "placeholder" else self._interpreter.run_node(node)
-            values[node] = change(index, given)
+        if node in self._constants:
+            self._share(node)
+        else:
+            for index, values in enumerate(self._values):
+                self._interpreter.env = values
+                given = self._input(node, index) if node.op == "placeholder" else self._interpreter.run_node(node)
+                values[node] = change(index, given)
         for read in self._reads[node]:
             self._pending[read] -= 1
             if not self._pending[read]:
@@ -64,6 +71,14 @@ class SideBySide:
     def values(self, node: Any) -> Sequence[Any]:
         """Returns the output of a node that has run and still has readers, for each batch, read when it is asked for."""
         return _OfEachBatch(self._values, node)
+
+    def _share(self, constant: fx.Node) -> None:
+        """Computes a constant once and gives the same tensor to every batch."""
+        for values in self._values[:1]:
+            self._interpreter.env = values
+            given = self._interpreter.run_node(constant)
+        for values in self._values:
+            values.share(constant, given)
 
     def _input(self, placeholder: fx.Node, index: int) -> Any:
         flat = self._graph_module.graph.process_inputs(*flat_inputs(self._graph_module, *self._batches[index]))
@@ -76,6 +91,10 @@ class _Values(dict[fx.Node, Any]):
     def __init__(self, storage: Storage) -> None:
         super().__init__()
         self._storage = storage
+
+    def share(self, node: fx.Node, value: Any) -> None:
+        """Holds a value that all batches have in common, which no storage needs to keep."""
+        super().__setitem__(node, value)
 
     def __setitem__(self, node: fx.Node, value: Any) -> None:
         keep = lambda leaf: self._storage.keep(leaf) if isinstance(leaf, Tensor) else leaf  # noqa: E731

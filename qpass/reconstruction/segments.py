@@ -9,6 +9,7 @@ from torch import fx
 
 from qpass.graph import module_path
 from qpass.passes.blocks import find_blocks
+from qpass.passes.constants import constant_nodes
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ def cut_into_segments(graph_module: fx.GraphModule) -> list[Segment]:
     order = sorted(ends.items(), key=lambda item: position[item[1]])
     if not order:
         return []
-    starts = [0, _block_start(nodes, order[0][0]), *(position[end] + 1 for _, end in order)]
+    constants = constant_nodes(graph_module)
+    starts = [0, _block_start(nodes, order[0][0], constants), *(position[end] + 1 for _, end in order)]
     parts = zip(["", *(path for path, _ in order)], starts, starts[1:], strict=False)
-    segments = [_segment(graph_module, path, nodes[start:stop]) for path, start, stop in parts]
+    segments = [_segment(graph_module, path, nodes[start:stop], constants) for path, start, stop in parts]
     return [segment for segment in segments if segment.outputs]
 
 
@@ -55,14 +57,14 @@ def _without_layers_first(graph_module: fx.GraphModule) -> list[fx.Node]:
     return sorted(graph_module.graph.nodes, key=lambda node: node in behind_layers)
 
 
-def _block_start(nodes: Sequence[fx.Node], path: str) -> int:
+def _block_start(nodes: Sequence[fx.Node], path: str, constants: set[fx.Node]) -> int:
     """Returns where the first block begins: behind the last node before its first layer that is not inside it.
 
     A block that rules leave in float has no layer of its own and begins with its first operator.
     """
-    own = [index for index, node in enumerate(nodes) if _inside(node, path) and node.op != "get_attr"]
+    own = [index for index, node in enumerate(nodes) if _inside(node, path) and node not in constants]
     first = next((index for index in own if nodes[index].op == "call_module"), own[0])
-    while first > 0 and (_inside(nodes[first - 1], path) or nodes[first - 1].op == "get_attr"):
+    while first > 0 and (_inside(nodes[first - 1], path) or nodes[first - 1] in constants):
         first -= 1
     return first
 
@@ -71,22 +73,25 @@ def _inside(node: fx.Node, path: str) -> bool:
     return (module_path(node) + ".").startswith(path + ".")
 
 
-def _segment(whole: fx.GraphModule, path: str, nodes: Sequence[fx.Node]) -> Segment:
+def _segment(whole: fx.GraphModule, path: str, nodes: Sequence[fx.Node], constants: set[fx.Node]) -> Segment:
     graph, inside = fx.Graph(), set(nodes)
     copies: dict[fx.Node, fx.Node] = {}
     inputs: list[fx.Node] = []
-    body = [node for node in nodes if node.op not in ("placeholder", "get_attr", "output")]
+    body = [node for node in nodes if node.op not in ("placeholder", "output") and node not in constants]
     for node in body:
         for read in node.all_input_nodes:
             outside = read not in inside or read.op == "placeholder"
-            if read.op != "get_attr" and outside and read not in copies:
+            if read not in constants and outside and read not in copies:
                 inputs.append(read)
                 copies[read] = graph.placeholder(read.name)
+
+    def copy(node: fx.Node) -> fx.Node:
+        if node not in copies:  # a constant, wherever it stands in the whole graph, with all that it is made from
+            copies[node] = graph.node_copy(node, copy)
+        return copies[node]
+
     for node in body:
-        for read in node.all_input_nodes:
-            if read not in copies:  # a constant, wherever it stands in the whole graph
-                copies[read] = graph.node_copy(read)
-        copies[node] = graph.node_copy(node, lambda n: copies[n])
+        copy(node)
     outputs = [node for node in body if any(user not in inside for user in node.users)]
     graph.output(tuple(copies[node] for node in outputs))
     return Segment(path, fx.GraphModule(whole, graph), _names(inputs), _names(outputs))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnxscript.optimizer import fold_constants_ir
@@ -42,20 +45,42 @@ _RULES = (
 )
 #: Twice: what the rules leave may be constant.
 _ROUNDS = 2
+#: Elements from which a constant is folded only where it has no more than what it is made from: a file with a table of relative
+#: positions and its index is smaller than one with a bias for each head. onnxruntime folds such constants when it loads a file.
+_FOLDED_ELEMENTS = 1024
 
 
 def simplify(model: ir.Model) -> None:
     """Does to a model, in place, what ``torch.onnx.export(..., optimize=True)`` does, save for the rules left out above."""
     common.InlinePass()(model)
     for _ in range(_ROUNDS):
-        fold_constants_ir(model, onnx_shape_inference=True)
+        fold_constants_ir(model, onnx_shape_inference=True, output_size_limit=_FOLDED_ELEMENTS)
         rewrite(model, _RULES)
     ir.passes.Sequential(
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.LiftSubgraphInitializersToMainGraphPass(),
-        common.DeduplicateInitializersPass(),
+        ShareInitializers(),
         common.CommonSubexpressionEliminationPass(),
         common.OutputFixPass(),
         common.NameFixPass(),
     )(model)
     onnx_fusions.fuse(model)
+
+
+class ShareInitializers(ir.passes.InPlacePass):  # type: ignore[misc]
+    """Makes initializers of the same type, shape and bytes one, however large: blocks have equal tables and masks."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """See ``onnx_ir.passes.InPlacePass``."""
+        initializers, seen, modified = model.graph.initializers, dict[Any, ir.Value](), False
+        for name, value in list(initializers.items()):
+            tensor = value.const_value
+            if tensor is None or value.is_graph_input() or value.is_graph_output():
+                continue
+            key = tensor.dtype, tuple(tensor.shape), hashlib.sha256(tensor.tobytes()).digest()
+            first = seen.setdefault(key, value)
+            if first is not value:
+                value.replace_all_uses_with(first)
+                del initializers[name]
+                modified = True
+        return ir.passes.PassResult(model, modified)

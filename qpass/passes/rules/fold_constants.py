@@ -1,22 +1,28 @@
-"""f(constants) -> constant: relative position tables, concatenated biases, masks; numbers that are read from them as well."""
+"""f(constants) -> constant, where that takes no more room: concatenated biases, computed weights, numbers that are read from them.
+
+What is larger than its parts, such as a mask for each window or a bias for each head, stays the operators that make it.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from qpass.graph import add_constant, fetch, replace
+from qpass.passes.constants import evaluate, is_function
+from qpass.passes.rules.constant_forms import kept_operators
 
 #: Larger results are left to be computed: the file would grow by them.
 MAX_ELEMENTS = 2**24
 
 
 def fold_constants(graph_module: fx.GraphModule) -> int:
-    """Evaluates every call that depends on constants alone."""
+    """Evaluates the calls that depend on constants alone, save for those that are smaller than what they give."""
     values = _constant_values(graph_module)
     folded = 0
+    for operator in kept_operators(values):
+        del values[operator]
     for node, value in list(values.items()):
         if node.op != "call_function" or all(user in values for user in node.users):
             continue  # only where a constant leaves the constant part
@@ -36,18 +42,9 @@ def _constant_values(graph_module: fx.GraphModule) -> dict[fx.Node, Any]:
     for node in graph_module.graph.nodes:
         if node.op == "get_attr":
             values[node] = fetch(graph_module, str(node.target))
-        elif _is_function(node) and all(source in values for source in node.all_input_nodes):
-            args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda source: values[source])
-            with torch.no_grad():
-                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        elif is_function(node) and all(source in values for source in node.all_input_nodes):
+            values[node] = evaluate(node, values)
     return values
-
-
-def _is_function(node: fx.Node) -> bool:
-    """Tells whether a node gives the same whenever it is given the same."""
-    if node.op != "call_function" or isinstance(node.target, torch._ops.HigherOrderOperator):
-        return False
-    return torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
 
 
 def _write_out(node: fx.Node, value: bool | int | float) -> None:

@@ -1,0 +1,54 @@
+"""Nodes whose values do not depend on the network's inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qpass.graph import fetch
+
+
+def constant_nodes(graph_module: fx.GraphModule) -> set[fx.Node]:
+    """Returns the tensors of a graph and the operators that read nothing else."""
+    constants: set[fx.Node] = set()
+    for node in graph_module.graph.nodes:
+        if node.op == "get_attr" or is_function(node) and constants.issuperset(node.all_input_nodes):
+            constants.add(node)
+    return constants
+
+
+def constant_value(graph_module: fx.GraphModule, node: fx.Node) -> Tensor | None:
+    """Returns what a constant node gives, or None for any other node."""
+    if node not in constant_nodes(graph_module):
+        return None
+    values: dict[fx.Node, Any] = {}
+    for each in _with_all_it_reads(node):
+        values[each] = fetch(graph_module, str(each.target)) if each.op == "get_attr" else evaluate(each, values)
+    return values[node].detach() if isinstance(values[node], Tensor) else None
+
+
+def evaluate(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    """Returns what a call of a function gives for the values of what it reads."""
+    args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda read: values[read])
+    with torch.no_grad():
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def is_function(node: fx.Node) -> bool:
+    """Tells whether a node gives the same whenever it is given the same."""
+    if node.op != "call_function" or isinstance(node.target, torch._ops.HigherOrderOperator):
+        return False
+    return torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
+
+
+def _with_all_it_reads(node: fx.Node) -> list[fx.Node]:
+    """Returns what a node is computed from and the node itself, in order of execution."""
+    found, pending = {node}, [node]
+    while pending:
+        for read in pending.pop().all_input_nodes:
+            if read not in found:
+                found.add(read)
+                pending.append(read)
+    return [each for each in node.graph.nodes if each in found]
