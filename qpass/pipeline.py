@@ -116,7 +116,7 @@ def pipeline(
         *([RequireBlocks()] if order is not None else []),
         Calibrate(ranges, per_channel=config.fold_layer_norm is not None, processes=processes, show_progress=show_progress),
         InsertQuantizers(),
-        AllocateBits(config.budget, ranges, seed=seed, show_progress=show_progress),
+        AllocateBits(config.budget, ranges, seed=seed, storage=storage, show_progress=show_progress),
         *([SuspendWeightRounding()] if order == "three-stage" else []),
         RefitQuantizers(ranges if config.calibrate_on == "quantized" else (), **shared),
         *finish[order](),

@@ -22,6 +22,7 @@ from qpass.passes.sensitivity import NodeError, output_errors
 from qpass.passes.token_weights import ROWS_OF_A_PROBE
 from qpass.passes.width_options import WidthOptions, megabytes_beside_weights, width_options
 from qpass.quantizers import Quantizer
+from qpass.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,23 @@ class AllocateBits(Pass):
         budget: The limits; None leaves everything as it is.
         batches: Calls of the model.
         seed: Of the signs that the output is probed with.
+        storage: Where values lie between the run forth and the run back; None is in memory.
         show_progress: Show a bar.
     """
 
     takes, gives = "quantized", "quantized"
 
     def __init__(
-        self, budget: BudgetConfig | None, batches: Sequence[ModelInputs], *, seed: int = 0, show_progress: bool = False
+        self,
+        budget: BudgetConfig | None,
+        batches: Sequence[ModelInputs],
+        *,
+        seed: int = 0,
+        storage: Storage | None = None,
+        show_progress: bool = False,
     ) -> None:
-        self.budget, self.batches, self.seed, self.show_progress = budget, batches, seed, show_progress
+        self.budget, self.batches, self.seed = budget, batches, seed
+        self.storage, self.show_progress = storage, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``.
@@ -106,7 +115,7 @@ class AllocateBits(Pass):
         batches = _some(
             self.batches, samples, ROWS_OF_A_PROBE if takes_any_rows(graph_module) else None, layout_of(graph_module)
         )
-        found = output_errors(reference, nodes, batches, seed=self.seed, show_progress=self.show_progress)
+        found = output_errors(reference, nodes, batches, seed=self.seed, storage=self.storage, show_progress=self.show_progress)
         return [
             {
                 bits: sum(found[twins[node]][index] for node in tensor.nodes)
@@ -141,10 +150,10 @@ def _error_of(reference: fx.GraphModule, target: str, fit: Quantizer) -> NodeErr
     layer = reference.get_submodule(target)
     if not isinstance(layer, QuantizedLayer):
         return lambda x: fit(x) - x
-    weight = layer.effective_weight().detach()
-    error = fit(weight) - weight
 
     def product(x: Tensor) -> Tensor:
-        return layer.product(x, error)
+        weight = layer.effective_weight().detach()
+        # When it is needed: all layers' together would be another copy of the model.
+        return layer.product(x, fit(weight) - weight)
 
     return product

@@ -82,7 +82,7 @@ class CompensateLayers(Pass):
         floats = SideBySide(reference, batches, storage=self.storage)
         nodes = list(zip(graph_module.graph.nodes, reference.graph.nodes, strict=True))[:-1]
         weigh = [twin for node, twin in nodes if node in wanted] if self.hessian else []
-        weights = token_weights(reference, weigh, batches, seed=self.seed, processes=self.processes)
+        weights = token_weights(reference, weigh, batches, seed=self.seed, storage=self.storage, processes=self.processes)
         with torch.no_grad():
             for node, twin in track(nodes, "compensate", show=self.show_progress):
                 layer = _layer(graph_module, node)

@@ -7,7 +7,8 @@ small, or that several nodes make together, are not what this first order says; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,14 @@ from qpass.data import ModelInputs
 from qpass.data.rows import batch_size
 from qpass.graph import flat_inputs
 from qpass.input_dims import layout_of
+from qpass.passes.saved_tensors import saved_in
 from qpass.progress import track
+from qpass.storage import KeptTensor, Storage
 
 #: The error that an option makes at a node, given the node's first input.
 NodeError = Callable[[Tensor], Tensor]
+#: Takes a node and rᵀ J by what it gives.
+Reader = Callable[[fx.Node, Tensor], None]
 
 
 def output_errors(
@@ -30,6 +35,7 @@ def output_errors(
     batches: Sequence[ModelInputs],
     *,
     seed: int = 0,
+    storage: Storage | None = None,
     show_progress: bool = False,
 ) -> dict[fx.Node, list[float]]:
     """Returns the share of the squared output that each error adds, alone, to first order.
@@ -39,72 +45,105 @@ def output_errors(
         errors: By node, of each option. The node's output has the shape of the error.
         batches: Calls of the model.
         seed: Of the random signs.
+        storage: Where values lie between the run forth and the run back; None is in memory.
         show_progress: Show a bar.
     """
     totals = {node: [0.0] * len(options) for node, options in errors.items()}
-    probes = _probes(graph_module, set(errors), batches, seed)
-    for batch, (inputs, gradients) in zip(track(batches, "sensitivity", show=show_progress), probes, strict=True):
-        rows = batch_size(batch, layout_of(graph_module))
-        with torch.no_grad():
-            for node, gradient in gradients.items():
-                for index, error in enumerate(errors[node]):
-                    product = gradient * error(inputs[node])
-                    # Products of different samples are independent; of a tensor that mixes them all count as one.
-                    by_sample = product.reshape(rows, -1) if product.shape[0] % rows == 0 else product.reshape(1, -1)
-                    totals[node][index] += by_sample.sum(1, dtype=torch.float64).square().sum().item()
+    probe = Probe(graph_module, set(errors), seed=seed, storage=storage, keep_inputs=True)
+    for batch in track(batches, "sensitivity", show=show_progress):
+
+        def add(node: fx.Node, gradient: Tensor, rows: int = batch_size(batch, layout_of(graph_module))) -> None:
+            x = probe.take_input(node)
+            for index, error in enumerate(errors[node]):
+                product = gradient * error(x)
+                # Products of different samples are independent; of a tensor that mixes them all count as one.
+                by_sample = product.reshape(rows, -1) if product.shape[0] % rows == 0 else product.reshape(1, -1)
+                totals[node][index] += by_sample.sum(1, dtype=torch.float64).square().sum().item()
+
+        probe.run(batch, add)
     return {node: [total / len(batches) for total in options] for node, options in totals.items()}
 
 
-def squared_gradients(
-    graph_module: fx.GraphModule, nodes: Iterable[fx.Node], batches: Sequence[ModelInputs], *, seed: int = 0
-) -> Iterator[dict[fx.Node, Tensor]]:
-    """Yields for each batch the diagonal of the Hessian of the squared error of the output by what each node gives.
+class Probe:
+    """Runs calls of a network forth and back, and hands rᵀ J by what some nodes give to a reader as it comes.
 
-    It is estimated with one probe, (rᵀ J)²; nodes that the output does not depend on are left out.
+    A derivative is gone when its reader returns, and what the run back needs of the run forth lies in a storage: neither grows
+    with the network. Nodes that the output does not depend on are left out.
 
     Args:
         graph_module: The float network.
         nodes: Whose outputs.
-        batches: Calls of the model.
-        seed: Of the random signs.
+        seed: Of the random signs, which go on from call to call.
+        storage: Where values lie between the run forth and the run back; None is in memory.
+        keep_inputs: Keep also what the nodes read.
     """
-    for _, gradients in _probes(graph_module, set(nodes), batches, seed):
-        yield {node: gradient.square() for node, gradient in gradients.items()}
 
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        nodes: set[fx.Node],
+        *,
+        seed: int = 0,
+        storage: Storage | None = None,
+        keep_inputs: bool = False,
+    ) -> None:
+        self._graph_module, self._nodes, self._keeps_inputs = graph_module, nodes, keep_inputs
+        self._generator = torch.Generator().manual_seed(seed)
+        self._storage = Storage() if storage is None else storage
+        self._inputs: dict[fx.Node, KeptTensor] = {}
 
-def _probes(
-    graph_module: fx.GraphModule, nodes: set[fx.Node], batches: Sequence[ModelInputs], seed: int
-) -> Iterator[tuple[dict[fx.Node, Tensor], dict[fx.Node, Tensor]]]:
-    """Yields for each batch what the nodes read, and rᵀ J by what they give, where the output depends on it."""
-    generator = torch.Generator().manual_seed(seed)
-    for batch in batches:
-        run = _Differentiable(graph_module, nodes)
-        with torch.enable_grad():
-            probe = _probe(run.run(*flat_inputs(graph_module, *batch)), generator)
-            outputs = list(run.outputs.values())
+    def run(self, batch: ModelInputs, read: Reader) -> None:
+        """Runs one call; ``read`` is called once for each node, those at the end of the network first."""
+        run = _Differentiable(self._graph_module, self._nodes, self._keep_input, torch.no_grad()(read))
+        with torch.enable_grad(), saved_in(self._storage, self._graph_module):
+            output = run.run(*flat_inputs(self._graph_module, *batch))
+            probe = _probe(output, self._generator)
+            del output
             # Where whole numbers alone are returned no small error reaches them.
-            gradients = torch.autograd.grad(probe, outputs, allow_unused=True) if probe.requires_grad else [None] * len(outputs)
-        found = {node: gradient for node, gradient in zip(run.outputs, gradients, strict=True) if gradient is not None}
-        yield run.inputs, found
+            if probe.requires_grad:
+                gradients = torch.autograd.grad(probe, list(run.sources.values()), allow_unused=True)
+                for node, gradient in zip(run.sources, gradients, strict=True):
+                    if gradient is not None:
+                        run.read(node, gradient)
+        self._inputs.clear()
+
+    def take_input(self, node: fx.Node) -> Tensor:
+        """Returns the first thing that a node read, once."""
+        return self._inputs.pop(node).read()
+
+    def _keep_input(self, node: fx.Node, value: Tensor) -> None:
+        if self._keeps_inputs:
+            self._inputs[node] = self._storage.keep(value)
 
 
 class _Differentiable(fx.Interpreter):
-    """Runs a graph and keeps what some nodes read and give, the latter for derivatives."""
+    """Runs a graph so that derivatives by what some nodes give reach a reader.
 
-    def __init__(self, graph_module: fx.GraphModule, nodes: set[fx.Node]) -> None:
+    Attributes:
+        sources: The outputs of those nodes that no other one is before: the run back ends there.
+        read: The reader.
+    """
+
+    def __init__(
+        self, graph_module: fx.GraphModule, nodes: set[fx.Node], keep_input: Callable[[fx.Node, Tensor], None], read: Reader
+    ) -> None:
         super().__init__(graph_module)
-        self._nodes = nodes
-        self.inputs, self.outputs = dict[fx.Node, Tensor](), dict[fx.Node, Tensor]()
+        self._nodes, self._keep_input, self.read = nodes, keep_input, read
+        self.sources: dict[fx.Node, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         if n not in self._nodes:
             return result
         (x, *_), _ = self.fetch_args_kwargs_from_env(n)
-        self.inputs[n] = x.detach()
-        # A copy: a quantizer that is switched off gives its very input, whose other readers must not be counted here.
-        self.outputs[n] = result.clone() if result.requires_grad else result.detach().requires_grad_()
-        return self.outputs[n].clone()
+        self._keep_input(n, x.detach())
+        # A view: a quantizer that is switched off gives its very input, whose other readers must not be counted here.
+        if result.requires_grad:
+            result = result.view_as(result)
+            result.register_hook(partial(self.read, n))
+        else:
+            self.sources[n] = result = result.detach().requires_grad_()
+        return result
 
 
 def _probe(output: Any, generator: torch.Generator) -> Tensor:

@@ -13,9 +13,10 @@ from qpass.distributed import ALONE, Processes
 from qpass.graph import called_module
 from qpass.input_dims import layout_of, takes_any_rows
 from qpass.nn import QuantizedConv
-from qpass.passes.sensitivity import squared_gradients
+from qpass.passes.sensitivity import Probe
+from qpass.storage import Storage
 
-#: Samples of one run, where the graph leaves the choice: what derivatives need of all layers is in memory at once.
+#: Samples of one run, where the graph leaves the choice.
 ROWS_OF_A_PROBE = 4
 #: Share of a weight that all rows have: where one token alone matters, a weight must not be made from its few rows.
 EQUAL_SHARE = 0.5
@@ -27,6 +28,7 @@ def token_weights(
     batches: Sequence[ModelInputs],
     *,
     seed: int = 0,
+    storage: Storage | None = None,
     processes: Processes = ALONE,
 ) -> dict[fx.Node, list[Tensor]]:
     """Returns for each layer, batch by batch, the weights of the rows of its output: (rows,), float64, 1 in the mean.
@@ -39,18 +41,23 @@ def token_weights(
         layers: Linears and convolutions in it.
         batches: Calls of the model.
         seed: Of the random signs.
+        storage: Where values lie between the run forth and the run back; None is in memory.
         processes: Those that share the batches; the mean is over all of them.
     """
     found: dict[fx.Node, list[Tensor]] = {}
     rows, layout = ROWS_OF_A_PROBE if takes_any_rows(reference) else None, layout_of(reference)
     for batch in batches if layers else ():
-        parts = [batch] if rows is None else split_rows(batch, rows, keep_rest=True, layout=layout)
-        by_part = list(squared_gradients(reference, layers, parts, seed=seed))
-        for layer in layers:
-            if any(layer in part for part in by_part):
-                squares = torch.cat([_by_row(reference, layer, part[layer]) for part in by_part])
-                found.setdefault(layer, []).append(squares)
-    return {layer: _normalized(values, processes) for layer, values in found.items()}
+        probe = Probe(reference, set(layers), seed=seed, storage=storage)
+        parts: dict[fx.Node, list[Tensor]] = {}
+
+        def keep(layer: fx.Node, gradient: Tensor, parts: dict[fx.Node, list[Tensor]] = parts) -> None:
+            parts.setdefault(layer, []).append(_by_row(reference, layer, gradient.square()))
+
+        for part in [batch] if rows is None else split_rows(batch, rows, keep_rest=True, layout=layout):
+            probe.run(part, keep)
+        for layer, squares in parts.items():
+            found.setdefault(layer, []).append(torch.cat(squares))
+    return {layer: _normalized(found[layer], processes) for layer in layers if layer in found}
 
 
 def _by_row(reference: fx.GraphModule, layer: fx.Node, squares: Tensor) -> Tensor:
