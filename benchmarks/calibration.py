@@ -1,12 +1,13 @@
 """What quantizing costs: time against the forward passes that it needs, memory against the number of images, several processes.
 
-Run: python benchmarks/calibration.py [--table speed|memory|large|processes]
+Run: python benchmarks/calibration.py [--table speed|memory|networks|large|large-w4a4|processes]
 Writes: benchmarks/results/calibration.md and .json; tables that are not asked for keep their figures.
 Every memory figure is the greatest resident size of a process of its own.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pickle
 import resource
@@ -15,12 +16,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 from accuracy_tasks import deit_tiny, deit_tiny_model, training_images
+from assets import assets
+from light_glue import light_glue, pairs
 from torch import Tensor
 
 import qpass
@@ -46,6 +50,10 @@ SHARED: dict[str, Any] = {
 }
 SHARED_IMAGES = 128
 LARGE, LARGE_IMAGES = "vit_large_patch16_224", 32
+#: Networks whose values between layers are many times their weights: what a call of them takes, and how many calls calibrate.
+PAIRS, POINTS, CROPS, CROP_SIZE = 8, 512, 8, 128
+#: GiB in memory for these.
+NETWORK_BOUND = 1.0
 _BATCH = 16
 
 
@@ -88,12 +96,51 @@ def peak(model: str, recipe: Any, images: int, max_memory: float) -> dict[str, f
 
 def one(model: str, recipe: Any, images: int, max_memory: float) -> dict[str, float]:
     """Quantizes in this process and returns its greatest resident size in GiB."""
-    network = create_model(model)
+    network, data = NETWORKS[model]() if model in NETWORKS else (create_model(model), batches(images))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     start = time.perf_counter()
-    qpass.quantize_graph(network, batches(images), recipe, max_memory=max_memory, progress=False)
+    qpass.quantize_graph(network, data, recipe, max_memory=max_memory, progress=False)
     seconds = time.perf_counter() - start
     return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "before": before, "seconds": seconds}
+
+
+def matcher() -> tuple[torch.nn.Module, list[Any]]:
+    """Returns the network like LightGlue and pairs of images with as many points each."""
+    return light_glue(), pairs(PAIRS, POINTS)
+
+
+def super_resolution() -> tuple[torch.nn.Module, list[Tensor]]:
+    """Returns NGswin with its weights, and noise: memory depends on sizes alone."""
+    folder = assets() / "ngswin_x2"
+    spec = importlib.util.spec_from_file_location("ngswin", folder / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    images = torch.rand(CROPS, 3, CROP_SIZE, CROP_SIZE, generator=torch.Generator().manual_seed(0))
+    return module.load(str(folder)), list(images.split(2))
+
+
+NETWORKS: dict[str, Callable[[], tuple[torch.nn.Module, list[Any]]]] = {
+    "like LightGlue": matcher,
+    "NGswin x2": super_resolution,
+}
+
+
+def networks() -> list[dict[str, Any]]:
+    """Measures networks whose values between layers are many times their weights."""
+    rows = []
+    for name in NETWORKS:
+        for recipe in ("w8a8", "w4a4"):
+            rows.append({"network": name, "recipe": recipe, "commit": commit(), **peak(name, recipe, 0, NETWORK_BOUND)})
+            click.echo(str(rows[-1]))
+    return rows
+
+
+def commit() -> str:
+    """Returns the commit that is measured."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.strip()
 
 
 def memory() -> list[dict[str, Any]]:
@@ -195,20 +242,37 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
                 f" | {two['messages']} | {two['bytes'] / 1e6:.0f} |"
             )
         yield ""
-    if "large" in found:
-        row = found["large"]
-        yield from _heading("A large model", machines["large"])
-        yield f"{LARGE}, {row['parameters'] / 1e6:.0f} M parameters, random weights, W8A8 with {LARGE_IMAGES} images: {row['peak']:.1f} GiB at most, of which {row['before']:.1f} GiB are there"
-        yield f"before quantizing begins; {row['seconds']:.0f} s."
+    if "networks" in found:
+        yield from _heading("Many values, few weights", machines["networks"])
+        yield f"Greatest resident size of the process, GiB, with `max_memory={NETWORK_BOUND}`. A matcher of keypoints like LightGlue (11 M parameters, {PAIRS} pairs"
+        yield f"of {POINTS} points, random weights), and NGswin x2 (1.0 M parameters, {CROPS} images of {CROP_SIZE} x {CROP_SIZE})."
+        yield ""
+        yield "| network | recipe | peak | before quantizing | seconds | commit |"
+        yield "|---|---|---|---|---|---|"
+        for row in found["networks"]:
+            sizes = f"{row['peak']:.2f} | {row['before']:.2f} | {row['seconds']:.0f}"
+            yield f"| {row['network']} | {row['recipe']} | {sizes} | {row['commit']} |"
+        yield ""
+    for name, recipe in LARGE_TABLES.items():
+        if name in found:
+            row = found[name]
+            yield from _heading(f"A large model, {recipe}", machines[name])
+            yield f"{LARGE}, {row['parameters'] / 1e6:.0f} M parameters, random weights, {recipe} with {LARGE_IMAGES} images: {row['peak']:.1f} GiB at most, of which {row['before']:.1f} GiB are there"
+            yield f"before quantizing begins; {row['seconds']:.0f} s."
+            yield ""
 
 
-def large() -> dict[str, Any]:
+def large(recipe: str) -> dict[str, Any]:
     """Measures a model of some 300 M parameters."""
     parameters = sum(p.numel() for p in create_model(LARGE).parameters())
-    return peak(LARGE, "w8a8", LARGE_IMAGES, 1.0) | {"parameters": parameters}
+    return peak(LARGE, recipe, LARGE_IMAGES, 1.0) | {"parameters": parameters}
 
 
-TABLES: dict[str, Callable[[], Any]] = {"speed": speed, "memory": memory, "processes": processes, "large": large}
+LARGE_TABLES = {"large": "w8a8", "large-w4a4": "w4a4"}
+TABLES: dict[str, Callable[[], Any]] = {
+    **{"speed": speed, "memory": memory, "networks": networks, "processes": processes},
+    **{name: partial(large, recipe) for name, recipe in LARGE_TABLES.items()},
+}
 
 
 @click.command()

@@ -93,7 +93,9 @@ def quantize_traced(
             source.check(graph_module, type(step).__name__)
     reference = reference_of(graph_module)
     freeze(graph_module)
-    info(graph_module)["report"] = collect_report(reference, graph_module, _report_sample(graph_module, batches[0]))
+    info(graph_module)["report"] = collect_report(
+        reference, graph_module, _report_sample(graph_module, batches[0]), options.storage
+    )
     for key in _ONLY_WHILE_QUANTIZING:
         info(graph_module).pop(key, None)
     add_input_check(graph_module)

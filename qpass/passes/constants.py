@@ -14,7 +14,7 @@ def constant_nodes(graph_module: fx.GraphModule) -> set[fx.Node]:
     """Returns the tensors of a graph and the operators that read nothing else."""
     constants: set[fx.Node] = set()
     for node in graph_module.graph.nodes:
-        if node.op == "get_attr" or is_function(node) and constants.issuperset(node.all_input_nodes):
+        if node.op == "get_attr" or (is_function(node) and constants.issuperset(node.all_input_nodes)):
             constants.add(node)
     return constants
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,27 +20,31 @@ from qpass.passes.blocks import find_blocks
 from qpass.passes.plan import Declined, LayerPlan
 from qpass.quantizers import Quantizer, Uniform
 from qpass.report.model import BlockRow, LayerRow, QuantReport, TensorRow
+from qpass.storage import KeptTensor, Storage
 
 #: Bins of the histograms in the report.
 HISTOGRAM_BINS = 60
 
 
-def collect_report(reference_graph: fx.GraphModule, quantized: fx.GraphModule, sample: ModelInputs) -> QuantReport:
+def collect_report(
+    reference_graph: fx.GraphModule, quantized: fx.GraphModule, sample: ModelInputs, storage: Storage | None = None
+) -> QuantReport:
     """Runs both graphs on the sample and returns the report.
 
     Args:
         reference_graph: The same nodes with float numbers: see ``float_reference``.
         quantized: The frozen graph.
         sample: Calibration inputs that the errors are measured on.
+        storage: Where the float values lie until they are compared; None is in memory.
     """
     blocks = find_blocks(quantized)
     plans = {node: plan for node in quantized.graph.nodes if isinstance(plan := get_plan(node), LayerPlan)}
     outputs = {node: sum_with_residual(quantized, node) for node in plans}
-    wanted = {node.name for node in [*plans, *outputs.values(), *blocks.values()]}
+    pairs = [(node.name, outputs[node].name) for node in plans] + [(node.name, node.name) for node in blocks.values()]
     with torch.no_grad():
-        reference = _Keeper(reference_graph, wanted)
+        reference = _Keeper(reference_graph, {name for name, _ in pairs}, Storage() if storage is None else storage)
         expected = reference.run(*flat_inputs(reference_graph, *sample))
-        actual = _Keeper(quantized, wanted)
+        actual = _Comparer(quantized, pairs, reference.kept)
         output = actual.run(*flat_inputs(quantized, *sample))
     layers = [
         LayerRow(
@@ -47,7 +52,7 @@ def collect_report(reference_graph: fx.GraphModule, quantized: fx.GraphModule, s
             kind=plan.kind,
             weight_bits=None if plan.weight is None else plan.weight.bits,
             input_bits=tuple(None if operand.spec is None else operand.spec.bits for operand in plan.operands),
-            sqnr_db=sqnr_db(reference.kept[node.name], actual.kept[outputs[node].name]),
+            sqnr_db=actual.sqnr[node.name, outputs[node].name],
             residual_rank=0 if outputs[node] is node or plan.weight is None else plan.weight.residual_rank,
         )
         for node, plan in plans.items()
@@ -59,9 +64,7 @@ def collect_report(reference_graph: fx.GraphModule, quantized: fx.GraphModule, s
         samples=batch_size(sample, layout_of(quantized)),
         tensors=(*actual.rows, *_weights(reference_graph, quantized, plans)),
         layers=tuple(layers),
-        blocks=tuple(
-            BlockRow(path, sqnr_db(reference.kept[node.name], actual.kept[node.name])) for path, node in blocks.items()
-        ),
+        blocks=tuple(BlockRow(path, actual.sqnr[node.name, node.name]) for path, node in blocks.items()),
         stayed_float=tuple(
             (plan.kind, plan.path, plan.reason)
             for node in quantized.graph.nodes
@@ -86,16 +89,40 @@ def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
 
 
 class _Keeper(fx.Interpreter):
-    """Runs a graph, keeps the outputs of some nodes, and makes a row of every quantizer that it passes."""
+    """Runs a graph and keeps the outputs of some nodes in a storage."""
 
-    def __init__(self, graph_module: fx.GraphModule, names: set[str]) -> None:
+    def __init__(self, graph_module: fx.GraphModule, names: set[str], storage: Storage) -> None:
         super().__init__(graph_module)
-        self._names, self.kept, self.rows = names, dict[str, Tensor](), list[TensorRow]()
+        self._names, self._storage, self.kept = names, storage, dict[str, KeptTensor]()
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         if n.name in self._names:
-            self.kept[n.name] = result
+            self.kept[n.name] = self._storage.keep(result)
+        return result
+
+
+class _Comparer(fx.Interpreter):
+    """Runs a graph, compares what its nodes give with what was kept, and makes a row of every quantizer that it passes.
+
+    Args:
+        graph_module: The quantized graph.
+        pairs: Names of a node of the float graph and of one of this graph that ought to give the same.
+        kept: What the float graph gave, by name.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, pairs: Sequence[tuple[str, str]], kept: Mapping[str, KeptTensor]) -> None:
+        super().__init__(graph_module)
+        self._kept = kept
+        self.sqnr, self.rows = dict[tuple[str, str], float](), list[TensorRow]()
+        self._expected: dict[str, list[str]] = {}
+        for reference, own in dict.fromkeys(pairs):
+            self._expected.setdefault(own, []).append(reference)
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        for name in self._expected.get(n.name, ()):
+            self.sqnr[name, n.name] = sqnr_db(self._kept[name].read(), result)
         if n.op == "call_module" and isinstance(quantizer := self.fetch_attr(str(n.target)), Quantizer):
             args, _ = self.fetch_args_kwargs_from_env(n)
             self.rows.append(tensor_row(str(n.target), module_path(n), "activation", quantizer, args[0], result))

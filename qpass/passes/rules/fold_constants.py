@@ -1,4 +1,4 @@
-"""f(constants) -> constant, where that takes no more room: concatenated biases, computed weights, numbers that are read from them.
+"""f(constants) -> constant, where that takes no more room: concatenated biases, computed weights, numbers read from them.
 
 What is larger than its parts, such as a mask for each window or a bias for each head, stays the operators that make it.
 """
