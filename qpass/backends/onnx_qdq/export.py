@@ -14,6 +14,7 @@ from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, explain, expla
 from qpass.backends.onnx_qdq.emit import CONTRIB_DOMAIN, Emitter
 from qpass.backends.onnx_qdq.lowerings import lowering_of
 from qpass.backends.onnx_qdq.pack_weights import pack_weights
+from qpass.backends.onnx_qdq.separate_outputs import separate_outputs
 from qpass.backends.onnx_qdq.simplify import ShareInitializers
 from qpass.backends.onnx_qdq.targets import Target, target_by_name
 from qpass.backends.onnx_qdq.to_onnx import DOMAIN, to_onnx
@@ -116,6 +117,7 @@ def lower(graph_module: fx.GraphModule, model: ir.Model, target: Target) -> None
     for rule in target.rules:
         rule(graph)
         remove_unread(model)  # what a rule leaves behind would count as a reader for the next one
+    separate_outputs(graph)
     model.opset_imports.update({node.domain: 1 for node in graph if node.domain == CONTRIB_DOMAIN})
     for step in (ShareInitializers(), common.RemoveUnusedOpsetsPass()):
         step(model)

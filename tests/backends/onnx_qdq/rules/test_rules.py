@@ -32,7 +32,7 @@ def apply(rule: Callable[[ir.Graph], int], signature: str, body: str, constants:
     """Applies a rule to a graph in onnx's text form, checks the numbers, and returns its operators and the count."""
     text = f'<ir_version: 10, opset_import: ["": 21]> g {signature} <{constants}> {{ {body} }}'
     before = onnx.parser.parse_model(text)
-    model = ir.serde.deserialize_model(before)
+    model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(before))
     count = rule(model.graph)
     common.RemoveUnusedNodesPass()(model)
     after = ir.serde.serialize_model(model)
@@ -220,7 +220,7 @@ def apply_contrib(rule: Callable[[ir.Graph], int], signature: str, body: str, co
     """As ``apply``, for operators that are onnxruntime's own: no evaluator but its session knows them."""
     text = f'<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]> g {signature} <{constants}> {{ {body} }}'
     before = onnx.parser.parse_model(text)
-    model = ir.serde.deserialize_model(before)
+    model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(before))
     count = rule(model.graph)
     common.RemoveUnusedNodesPass()(model)
     after = ir.serde.serialize_model(model)
