@@ -145,6 +145,11 @@ def module_path(node: fx.Node) -> str:
     return paths[-1].removeprefix("L['self'].") if paths else ""
 
 
+def input_name(placeholder: fx.Node) -> str:
+    """Returns the name that a file gives an input: the model's own, which torch.fx does not let a node have if it is ``input``."""
+    return str(placeholder.target)
+
+
 def describe(node: fx.Node) -> str:
     """Returns module path and node name, for messages."""
     path = module_path(node)

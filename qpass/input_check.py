@@ -15,7 +15,7 @@ from qpass.calls import CheckedCodeGen
 from qpass.data import ModelInputs
 from qpass.data.structure import same_constant
 from qpass.errors import UnsupportedError
-from qpass.graph import example_inputs, flat_inputs, info
+from qpass.graph import example_inputs, flat_inputs, info, input_name
 from qpass.input_dims import split_multiple
 
 Sizes = Sequence[Sequence[Sequence[int]]]
@@ -89,8 +89,8 @@ def named_inputs(graph_module: fx.GraphModule, call: ModelInputs) -> ModelInputs
     for node in graph_module.graph.nodes:
         if node.target is check_inputs:
             check_inputs(leaves, *node.args[1:])
-    placeholders = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
-    return ModelInputs((), dict(zip(placeholders, leaves, strict=True)))
+    names = [input_name(node) for node in graph_module.graph.nodes if node.op == "placeholder"]
+    return ModelInputs((), dict(zip(names, leaves, strict=True)))
 
 
 def without_input_check(graph_module: fx.GraphModule) -> fx.GraphModule:

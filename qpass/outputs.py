@@ -10,7 +10,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import fx
 
-from qpass.graph import aten
+from qpass.graph import aten, input_name
 
 #: Operators on tensors that give a number.
 _TO_NUMBER = (
@@ -49,7 +49,7 @@ def value_of(leaf: Any, inputs: Mapping[str, Any]) -> Any:
     if not isinstance(leaf, fx.Node):
         return leaf
     if leaf.op == "placeholder":
-        return inputs[leaf.name]
+        return inputs[input_name(leaf)]
     assert callable(leaf.target)
     args, kwargs = torch.fx.map_arg((leaf.args, leaf.kwargs), lambda node: value_of(node, inputs))  # type: ignore[arg-type]
     return leaf.target(*args, **kwargs)

@@ -138,4 +138,5 @@ def _strip(graph: ir.Graph) -> None:
             if not value.is_graph_output():
                 value.shape = value.type = None
     for value in graph.initializers.values():
-        value.shape = value.type = None  # its tensor says both
+        if not value.is_graph_output():
+            value.shape = value.type = None  # its tensor says both

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from qpass.backends.onnx_qdq.simplify import simplify
 from qpass.errors import LoweringError
-from qpass.graph import example_inputs
+from qpass.graph import example_inputs, input_name
 from qpass.input_check import without_input_check
 from qpass.input_dims import dims_to_export
 from qpass.nn import QuantizedLayer
@@ -79,7 +79,7 @@ def _name(graph_module: fx.GraphModule, model: ir.Model) -> None:
     """Names inputs as the graph does, and outputs after the keys of a dict output."""
     inputs, outputs = model.graph.inputs, model.graph.outputs
     tensors = [
-        node.name for node in graph_module.graph.nodes if node.op == "placeholder" and node.meta.get("shape") is not None
+        input_name(node) for node in graph_module.graph.nodes if node.op == "placeholder" and node.meta.get("shape") is not None
     ]
     names = [*tensors, *(f"{name}_out" if name in tensors else name for name in output_names(graph_module))]
     inner = [value for node in model.graph for value in node.outputs] + list(model.graph.initializers.values())
