@@ -72,6 +72,8 @@ def changes(tensor: onnx.TensorProto, spreads: Mapping[str, float]) -> Iterator[
             yield "moved by 1 % of its layer's spread", _moved(tensor, 0.01 * spreads.get(owner, float(array.std()) or 1.0))
             if array.any():
                 yield "dropped", _like(tensor, np.zeros_like(array))
+        elif "zero_point" in role:  # of weights that are multiplied in float
+            yield "one zero point by one", _moved(tensor, 1.0)
         elif not np.isfinite(array).all():
             yield "finite", _like(tensor, np.nan_to_num(array))
         elif array.size == 1 or "scale" in role:

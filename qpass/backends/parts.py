@@ -35,14 +35,15 @@ def verify_parts(model: nn.Module, folder: Path, inputs: ModelInputs, *, strict:
     """Compares each file with its part, on what the part is called with when the model runs on ``inputs``."""
     parts = parts_of(model)
     calls = record_calls(model, list(parts), [inputs])
-    checks, sources = [], list[str]()
+    checks, sources, left_out = [], list[str](), list[str]()
     for name, part in parts.items():
         if not calls[name]:
             raise VerifyError("was not called with any row", where=name, hint="verify with inputs on which it is used")
         report = verify(part, _file(folder, name), calls[name][0], strict=strict)
         checks += [dataclasses.replace(check, name=f"{name}, {check.name}") for check in report.checks]
         sources += [f"{name}, {source}" for source in report.source_checks]
-    return VerifyReport(str(folder), len(inputs.args[0]) if inputs.args else 1, tuple(checks), tuple(sources))
+        left_out += [f"{name}, {what}" for what in report.left_out]
+    return VerifyReport(str(folder), len(inputs.args[0]) if inputs.args else 1, tuple(checks), tuple(sources), tuple(left_out))
 
 
 def run_parts(model: nn.Module, folder: Path, *, threads: int) -> nn.Module:

@@ -131,6 +131,15 @@ def _take_rows(batch: ModelInputs, rows: slice, layout: Layout) -> ModelInputs:
     return found
 
 
+def with_rows(batch: ModelInputs, rows: int, *, layout: Layout = None) -> ModelInputs:
+    """Returns a batch of the first ``rows`` rows, which are repeated in order where there are fewer."""
+    leaves, spec = pytree.tree_flatten(batch)
+    chosen = torch.arange(rows) % batch_size(batch, layout)
+    taken = [leaf[chosen] if has else leaf for leaf, has in zip(leaves, _has_rows(batch, layout), strict=True)]
+    found: ModelInputs = pytree.tree_unflatten(taken, spec)
+    return found
+
+
 def _has_rows(batch: ModelInputs, layout: Layout) -> list[bool]:
     """Tells for each leaf whether its dim 0 is the batch."""
     leaves = pytree.tree_leaves(batch)

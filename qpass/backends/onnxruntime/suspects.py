@@ -21,7 +21,8 @@ def suspects(
 ) -> Mapping[str | int, tuple[str, ...]]:
     """Returns, for each wrong end, the layers between it and the quantizers before that no right end before it depends on.
 
-    Right ends behind it clear nothing: what is wrong may be too small there to be seen.
+    Right ends behind it clear nothing: what is wrong may be too small there to be seen. Where right ends depend on all layers,
+    as where only the keys are wrong that one layer makes beside queries and values, the layers are named all the same.
 
     Args:
         graph_module: The graph.
@@ -35,7 +36,8 @@ def suspects(
         if end in right:
             cleared |= reached
         elif end in wrong:
-            found[end] = _names(graph_module, [node for node in reached if node not in cleared] or list(reached))
+            left = [node for node in reached if node not in cleared] or list(reached)
+            found[end] = _names(graph_module, left) if _layers(graph_module, left) else _names(graph_module, [*reached])
     return found
 
 
@@ -52,13 +54,14 @@ def _ends(graph_module: fx.GraphModule) -> dict[str | int, list[fx.Node]]:
 
 def _names(graph_module: fx.GraphModule, nodes: Sequence[fx.Node]) -> tuple[str, ...]:
     """Returns quantized layers, quantizers whose codes are read, and the paths of the modules of other operators."""
-    layers, quantizers, others = list[str](), list[str](), list[str]()
+    layers, quantizers, others = _layers(graph_module, nodes), list[str](), list[str]()
     for node in nodes:
-        module = called_module(graph_module, node)
-        if isinstance(module, QuantizedLayer):
-            layers.append(str(node.target))
-        elif isinstance(module, Quantizer):
+        if isinstance(called_module(graph_module, node), Quantizer):
             quantizers.append(str(node.target))
         elif node.op == "call_function":
             others.append(module_path(node) or node.name)
     return tuple(dict.fromkeys([*layers[:_NAMED], *quantizers[:_NAMED], *list(dict.fromkeys(others))[:_NAMED]]))
+
+
+def _layers(graph_module: fx.GraphModule, nodes: Sequence[fx.Node]) -> list[str]:
+    return [str(node.target) for node in nodes if isinstance(called_module(graph_module, node), QuantizedLayer)]

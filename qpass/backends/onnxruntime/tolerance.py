@@ -48,6 +48,8 @@ def kinds(values: Tensor) -> Tensor:
 
 def differences(a: Tensor, b: Tensor) -> Tensor:
     """Returns |a - b| in float64: 0 where both are NaN or the same infinity, infinity where only one is."""
+    difference = (a.double() - b.double()).abs_()
+    if difference.isfinite().all():
+        return difference
     same = kinds(a) == kinds(b)
-    difference = (a.double() - b.double()).abs()
     return torch.where(same, difference.nan_to_num(nan=0.0), torch.inf)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,8 @@ from qpass.quantizers import Quantizer
 
 #: Ties fall up together, down together (equal values do), and three times at random: they cascade by chance.
 _MOVES = (1.0, -1.0, None, None, None)
+#: Makes codes of an input in place of its quantizer.
+Encode = Callable[[Quantizer, Tensor], Tensor]
 #: What torch's own error counts for in a bound: the other implementation has errors of its own.
 FLOAT32_ERRORS = 2.0
 
@@ -32,7 +34,8 @@ class TorchRun:
     Args:
         graph_module: A quantized graph.
         inputs: One call of it.
-        codes: The codes that each quantizer shall give, whatever it is given; None lets it compute them.
+        wide: ``widened(graph_module)``, where there is one already.
+        encode: Returns the codes that a quantizer gives for an input; None lets it compute them.
 
     Attributes:
         quantizers: The quantizers by name, in the order in which they are called.
@@ -45,15 +48,22 @@ class TorchRun:
             codes; of a shape that broadcasts to the output's. Infinite where rounding decides between quite different values.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, inputs: ModelInputs, codes: Mapping[str, Tensor] | None = None) -> None:
-        recorder = _Recorder(graph_module, codes)
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        inputs: ModelInputs,
+        *,
+        wide: fx.GraphModule | None = None,
+        encode: Encode | None = None,
+    ) -> None:
+        recorder = _Recorder(graph_module, encode)
         with torch.no_grad():
             flat = flat_inputs(graph_module, *inputs)
             self.outputs = leaves(recorder.run(*flat))
             self.quantizers, self.inputs, self.codes = recorder.quantizers, recorder.inputs, recorder.codes
-            with in_float64(graph_module) as wide:
-                double = _ForcedDouble(wide, self.codes)
-                self.exact_outputs = leaves(double.run(*flat_inputs(wide, *_double(inputs))))
+            with float64_by_default():
+                double = _ForcedDouble(widened(graph_module) if wide is None else wide, self.codes)
+                self.exact_outputs = leaves(double.run(*flat_inputs(graph_module, *_double(inputs))))
             self.exact = double.inputs
             moved = [
                 leaves(Perturbed(graph_module, self.codes, seed, sign).run(*flat))
@@ -61,18 +71,6 @@ class TorchRun:
                 for sign in (1.0, -1.0)
             ]
         self.bounds = [_bound(*each) for each in zip(self.outputs, self.exact_outputs, zip(*moved, strict=True), strict=True)]
-
-
-def random_codes(reference: TorchRun, seed: int = 0) -> dict[str, Tensor]:
-    """Returns codes drawn evenly from those of each quantizer, of the shape that it gave.
-
-    Real codes leave weights untried: a unit that is off in all samples, the tokens that a class token's layer does not read.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.randint(quantizer.code_min, quantizer.code_max + 1, codes.shape, generator=generator).to(codes.dtype)
-        for (name, codes), quantizer in zip(reference.codes.items(), reference.quantizers.values(), strict=True)
-    }
 
 
 def _bound(output: np.ndarray, exact: np.ndarray, moved: Sequence[np.ndarray]) -> Tensor:
@@ -103,7 +101,12 @@ class Uncertainty:
 
 
 def uncertainty(
-    graph_module: fx.GraphModule, inputs: ModelInputs, outputs: Sequence[np.ndarray], *, tie: float
+    graph_module: fx.GraphModule,
+    inputs: ModelInputs,
+    outputs: Sequence[np.ndarray],
+    *,
+    tie: float,
+    wide: fx.GraphModule | None = None,
 ) -> list[Uncertainty]:
     """Returns how far torch's float32 outputs are from float64, and from float32 with ties falling otherwise.
 
@@ -112,10 +115,12 @@ def uncertainty(
         inputs: One call of it.
         outputs: What it returns in float32.
         tie: The input of every quantizer is moved by up to this share of its greatest magnitude.
+        wide: ``widened(graph_module)``, where there is one already.
     """
     double = _double(inputs)
     with torch.no_grad():
-        with in_float64(graph_module) as wide:
+        wide = widened(graph_module) if wide is None else wide
+        with float64_by_default():
             runs = [leaves(wide(*double.args, **double.kwargs))]
         for seed, move in enumerate(_MOVES):
             runs.append(leaves(_MovedTies(graph_module, tie, move, seed).run(*flat_inputs(graph_module, *inputs))))
@@ -158,9 +163,9 @@ def misplaced(a: np.ndarray, b: np.ndarray) -> int:
 class _Recorder(fx.Interpreter):
     """Runs a graph and keeps the input and the codes of every quantizer."""
 
-    def __init__(self, graph_module: fx.GraphModule, forced: Mapping[str, Tensor] | None) -> None:
+    def __init__(self, graph_module: fx.GraphModule, encode: Encode | None) -> None:
         super().__init__(graph_module)
-        self._forced = forced
+        self._encode = encode
         self.inputs: dict[str, Tensor] = {}
         self.codes: dict[str, Tensor] = {}
         self.quantizers: dict[str, Quantizer] = {}
@@ -170,12 +175,12 @@ class _Recorder(fx.Interpreter):
         if not isinstance(module, Quantizer):
             return super().call_module(target, args, kwargs)
         self.quantizers[name], self.inputs[name] = module, args[0]
-        self.codes[name] = module.encode(args[0]) if self._forced is None else self._forced[name]
+        self.codes[name] = module.encode(args[0]) if self._encode is None else self._encode(module, args[0])
         return module.decode(self.codes[name])
 
 
 class _ForcedDouble(fx.Interpreter):
-    """Runs a graph of ``in_float64`` with the codes of the float32 run, and keeps the input of every quantizer."""
+    """Runs a graph of ``widened`` with the codes of the float32 run, and keeps the input of every quantizer."""
 
     def __init__(self, wide: fx.GraphModule, codes: dict[str, Tensor]) -> None:
         super().__init__(wide)
@@ -204,12 +209,10 @@ class _MovedTies(fx.Interpreter):
         return super().call_module(target, args, kwargs)
 
 
-@contextmanager
-def in_float64(graph_module: fx.GraphModule) -> Iterator[fx.GraphModule]:
-    """Gives a copy that computes in float64 throughout, to be run inside the block.
+def widened(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Returns a copy that computes in float64 throughout, to be run in ``float64_by_default``.
 
-    What the graph casts to float32 it casts to float64, and what it makes without a type (``torch.zeros(n)``, the quotient
-    of two integers) is float64 by torch's default type, which is set meanwhile.
+    What the graph casts to float32 it casts to float64.
     """
     double = copy.deepcopy(graph_module).double()
     widen = lambda value: torch.float64 if value is torch.float32 else value  # noqa: E731
@@ -218,10 +221,16 @@ def in_float64(graph_module: fx.GraphModule) -> Iterator[fx.GraphModule]:
             for node in module.graph.nodes:
                 node.args, node.kwargs = map_aggregate(node.args, widen), map_aggregate(node.kwargs, widen)
             module.recompile()
+    return double
+
+
+@contextmanager
+def float64_by_default() -> Iterator[None]:
+    """Makes float64 what a graph computes without a type: ``torch.zeros(n)``, the quotient of two integers."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        yield double
+        yield
     finally:
         torch.set_default_dtype(before)
 

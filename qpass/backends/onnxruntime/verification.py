@@ -14,10 +14,11 @@ from qpass.backends.onnx_qdq.lowerings import CODES
 from qpass.backends.onnxruntime.forced import COMPUTED, CodesOfFile
 from qpass.backends.onnxruntime.layer_check import TIE_TOLERANCE, LayerCheck, check_layers, distances
 from qpass.backends.onnxruntime.output_check import ERROR_RATIO, OutputCheck, check_freely, check_output, joined, whole_run
+from qpass.backends.onnxruntime.random_run import RandomRun
 from qpass.backends.onnxruntime.rounding_node import EXPECTED_FILE
 from qpass.backends.onnxruntime.session import OVERFLOW, OrtSession
 from qpass.backends.onnxruntime.suspects import suspects
-from qpass.backends.onnxruntime.torch_run import TorchRun, Uncertainty, leaves, random_codes, uncertainty
+from qpass.backends.onnxruntime.torch_run import TorchRun, Uncertainty, leaves, uncertainty, widened
 from qpass.data import ModelInputs
 from qpass.errors import LoweringError, VerifyError
 from qpass.graph import info
@@ -69,12 +70,14 @@ class VerifyReport:
         samples: How many rows were run.
         checks: One for each way of running a file.
         source_checks: How each graph was compared with the caller's model, in words.
+        left_out: What was not done, and why, in words.
     """
 
     path: str
     samples: int
     checks: tuple[RuntimeCheck, ...] = field(default_factory=tuple)
     source_checks: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -103,6 +106,7 @@ class VerifyReport:
             verdict += f" ({self.verdict})"
         lines = [f"{verdict}: {self.path} against its graph, {self.samples} samples"]
         lines += [f"  source: {check}" for check in self.source_checks]
+        lines += [f"  left out: {what}" for what in self.left_out]
         for check in self.checks:
             lines += _lines(check)
         return "\n".join(lines)
@@ -142,9 +146,10 @@ class Verification:
 
     def __init__(self, graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
         self._graph_module, self._inputs, self._fed = graph_module, inputs, named_inputs(graph_module, inputs)
-        self._reference = TorchRun(graph_module, inputs)
-        self._random = _random_run(graph_module, inputs, self._reference)
-        self._own = uncertainty(graph_module, inputs, self._reference.outputs, tie=TIE_TOLERANCE)
+        wide = widened(graph_module)
+        self._reference = TorchRun(graph_module, inputs, wide=wide)
+        self._random = RandomRun(graph_module, inputs, wide)
+        self._own = uncertainty(graph_module, inputs, self._reference.outputs, tie=TIE_TOLERANCE, wide=wide)
 
     def of(self, path: str | Path, *, strict: bool = True) -> VerifyReport:
         """Compares a file; see ``qpass.verify_onnx``."""
@@ -155,12 +160,20 @@ class Verification:
         except LoweringError as error:
             raise VerifyError(error.what, where=str(path), expected=EXPECTED_FILE) from error
         samples = next((len(leaf) for leaf in leaves(self._inputs) if leaf.ndim), 1)
-        source = info(self._graph_module).get("source_check")
-        report = VerifyReport(str(path), samples, checks, () if source is None else (str(source),))
+        report = VerifyReport(str(path), samples, checks, *self._notes())
         if strict and not report.passed:
             failures = "; ".join(failure for check in checks for failure in check.failures[:3])
             raise VerifyError(failures, where=str(path), hint=OVERFLOW if OrtSession(path).overflows else "")
         return report
+
+    def _notes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Returns how the graph was compared with the caller's model, and what was left out."""
+        source, left_out = info(self._graph_module).get("source_check"), list[str]()
+        if source is None:
+            left_out.append("the graph was not compared with the caller's model")
+        if self._random.run is None:
+            left_out.append(f"random codes, which the graph does not take ({self._random.reason})")
+        return () if source is None else (str(source),), tuple(left_out)
 
 
 @dataclass(frozen=True)
@@ -171,7 +184,7 @@ class _Comparison:
     path: str | Path
     inputs: ModelInputs
     reference: TorchRun
-    random: TorchRun | None
+    random: RandomRun
     own: Sequence[Uncertainty]
     codes: CodesOfFile
 
@@ -180,7 +193,9 @@ class _Comparison:
         free = OrtSession(self.path, optimized=optimized)
         names = self._output_names(free)
         layers, outputs = self._forced(names, optimized)
-        results = free.run(free.feed(self.inputs))
+        flipped, results = self._flipped(optimized)
+        if optimized:  # without its codes among the outputs it is fused as shipped
+            results = free.run(free.feed(self.inputs))
         found = [results[name] for name in names]
         expected = self.reference.outputs
         outputs = [check_freely(*each) for each in zip(outputs, found, expected, self.own, strict=True)]
@@ -189,7 +204,7 @@ class _Comparison:
             name="as shipped" if optimized else "as written",
             layers=tuple(layers),
             outputs=tuple(outputs),
-            flipped_share=self._flipped(optimized),
+            flipped_share=flipped,
             sqnr_db=decibels,
             error_ratio=ratio,
             top1_agreement=_top1(found[0], expected[0]) if found else None,
@@ -222,15 +237,15 @@ class _Comparison:
             constants=self.codes.wrong_constants(),
         )
         outputs = [check_output(name, results[name], self.reference, index) for index, name in enumerate(names)]
-        if not optimized and self.random is not None:
-            layers, outputs = self._with_random_codes(session, self.random, layers, outputs)
+        if not optimized and self.random.run is not None:
+            layers, outputs = self._with_random_codes(session, self.random.run, layers, outputs)
         return self._with_suspects(layers, outputs)
 
     def _with_random_codes(
         self, session: OrtSession, random: TorchRun, layers: Sequence[LayerCheck], outputs: Sequence[OutputCheck]
     ) -> tuple[tuple[LayerCheck, ...], list[OutputCheck]]:
         """Adds what layers and outputs are for codes that try every weight."""
-        results = session.run({**session.feed(self.inputs), **self.codes.feed(random.codes)})
+        results = session.run({**session.feed(self.random.inputs), **self.codes.feed(random.codes)})
         off = distances(random, self.codes.read_values(results))
         others = [check_output(output.name, results[output.name], random, index) for index, output in enumerate(outputs)]
         return (
@@ -253,21 +268,14 @@ class _Comparison:
             [replace(output, suspects=found.get(i, ())) for i, output in enumerate(outputs)],
         )
 
-    def _flipped(self, optimized: bool) -> float:
-        """Runs the file freely with its codes as outputs and returns the share that differs from the reference's."""
+    def _flipped(self, optimized: bool) -> tuple[float, dict[str, np.ndarray]]:
+        """Runs the file freely with its codes as outputs; returns which share differs from torch's, and all outputs."""
         session = OrtSession(self.codes.exposed(), folder=self.codes.folder, optimized=optimized)
-        found = self.codes.read(session.run(session.feed(self.inputs)))
+        results = session.run(session.feed(self.inputs))
+        found = self.codes.read(results)
         different = sum(int((found[name] != expected).sum()) for name, expected in self.reference.codes.items())
         total = sum(codes.numel() for codes in self.reference.codes.values())
-        return different / total if total else 0.0
-
-
-def _random_run(graph_module: fx.GraphModule, inputs: ModelInputs, reference: TorchRun) -> TorchRun | None:
-    """Runs a graph on random codes; None where it cannot, as one that takes them for indices."""
-    try:
-        return TorchRun(graph_module, inputs, random_codes(reference))
-    except (RuntimeError, IndexError, ValueError):
-        return None
+        return different / total if total else 0.0, results
 
 
 def _producer(session: OrtSession, name: str) -> str:

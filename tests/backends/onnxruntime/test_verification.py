@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.backends.onnxruntime.output_check import OutputCheck, check_freely, whole_run
-from qpass.backends.onnxruntime.torch_run import Uncertainty, in_float64
+from qpass.backends.onnxruntime.torch_run import Uncertainty, float64_by_default, widened
 from qpass.backends.onnxruntime.verification import RuntimeCheck, VerifyReport
 from qpass.errors import LoweringError, VerifyError
 from qpass.quantizers import Quantizer
@@ -109,7 +109,8 @@ def test_tensors_without_a_type_are_float64_in_the_float64_run(tmp_path: Path) -
     assert report.passed
     thirds = [n for n in graph.graph.nodes if "arange" in n.name or "full" in n.name or "zeros" in n.name]
     assert thirds, "they are not constants"
-    with in_float64(graph) as wide:
+    wide = widened(graph)
+    with float64_by_default():
         assert wide(x.double()).dtype == torch.float64
     assert torch.get_default_dtype() == torch.float32
 
@@ -119,7 +120,8 @@ def test_the_free_run_is_held_to_what_torch_is_uncertain_of(
 ) -> None:
     """Both figures of the report, computed here from the file, the graph, and the graph in float64 and with moved ties."""
     x, torchs = images.numpy(), quantized(images).double()
-    with torch.no_grad(), in_float64(quantized) as wide:
+    wide = widened(quantized)
+    with torch.no_grad(), float64_by_default():
         distances = [float((wide(images.double()) - torchs).norm())]
     for seed, move in enumerate((1.0, -1.0, None, None, None)):
         distances.append(float((_moved(quantized, images, move, seed) - torchs).norm()))

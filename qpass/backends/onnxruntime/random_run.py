@@ -1,0 +1,67 @@
+"""A run on random codes and another number of rows, which tries what the codes of real rows leave untried."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from qpass.backends.onnxruntime.torch_run import TorchRun
+from qpass.data import ModelInputs
+from qpass.data.rows import batch_size, with_rows
+from qpass.errors import QPassError
+from qpass.graph import ordered_inputs
+from qpass.input_check import named_inputs
+from qpass.input_dims import layout_of, takes_any_rows
+from qpass.quantizers import Quantizer
+
+
+class RandomRun:
+    """Torch's run of a graph in which every quantizer gives random codes.
+
+    Real codes leave weights untried: a unit that is off in all samples, the tokens that a class token's layer does not read.
+    Where the batch is dynamic the run has two rows, or three if the call has two: it costs less, and a file that holds for
+    one number of rows fails.
+
+    Args:
+        graph_module: A quantized graph.
+        inputs: One call of it.
+        wide: ``widened(graph_module)``.
+
+    Attributes:
+        inputs: The inputs by name.
+        run: The run, or None where the graph cannot compute with such codes.
+        reason: Why it cannot.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, inputs: ModelInputs, wide: fx.GraphModule) -> None:
+        self.run: TorchRun | None = None
+        self.reason = ""
+        for call in (_other_rows(graph_module, inputs), inputs):
+            try:
+                self.inputs = named_inputs(graph_module, call)
+                self.run = TorchRun(graph_module, call, wide=wide, encode=_RandomCodes())
+                return
+            except (RuntimeError, IndexError, ValueError, QPassError) as error:  # codes that are taken for indices
+                self.reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+class _RandomCodes:
+    """Draws evenly from a quantizer's codes. Those for zero are replaced: they would hide what they are multiplied with."""
+
+    def __init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, quantizer: Quantizer, x: Tensor) -> Tensor:
+        least, greatest = quantizer.code_min, quantizer.code_max
+        codes = torch.randint(least, greatest + 1, x.shape, generator=self._generator).to(quantizer.code_dtype)
+        for other in (greatest, least):
+            codes = torch.where(quantizer.decode(codes) == 0, other, codes)
+        return codes.to(quantizer.code_dtype)
+
+
+def _other_rows(graph_module: fx.GraphModule, inputs: ModelInputs) -> ModelInputs:
+    """Returns a call with another number of rows where the graph takes any."""
+    if not takes_any_rows(graph_module):
+        return inputs
+    ordered, layout = ModelInputs(*ordered_inputs(graph_module, *inputs)), layout_of(graph_module)
+    return with_rows(ordered, 3 if batch_size(ordered, layout) == 2 else 2, layout=layout)
