@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qpass
+from qpass.data import KeptBatches, ModelInputs
 from qpass.detectors import PARTS, mask_rcnn
-from qpass.parts import parts_of
+from qpass.parts import parts_of, trace_part
+from qpass.storage import Storage
 from tests.models import Branching, small_vit
 
 
@@ -139,6 +141,27 @@ def test_sizes_that_cannot_be_open_are_left_out_with_a_warning() -> None:
         quantized = qpass.quantize_graph(Caller().eval(), batches, submodules=["windows"], progress=False)
     with pytest.raises(qpass.UnsupportedError, match=r"got \(batch, 6, 8\).*expected \(batch, 8, 8\)"):
         quantized(torch.randn(2, 6, 8))
+
+
+class Writes(nn.Module):
+    """A part that scales its input in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x *= 2
+        return self.layer(x)
+
+
+def test_a_part_that_writes_into_its_input_does_not_change_the_recorded_calls() -> None:
+    calls = KeptBatches(Storage())
+    for tokens in (3, 5, 3):
+        calls.append(ModelInputs((torch.ones(4, tokens, 8),), {}))
+    _, used = trace_part(Writes().eval(), "part", calls)
+    assert len(used) == 3
+    assert all(torch.equal(call.args[0], torch.ones_like(call.args[0])) for call in used)
 
 
 def test_files_that_are_missing_are_named(shell: nn.Module, tmp_path: Path) -> None:
