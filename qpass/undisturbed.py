@@ -15,27 +15,29 @@ from qpass.functionalize import without_autocast
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Puts a model into eval mode and in float32, and afterwards gives it back its modes, buffers and the random state.
+    """Puts a model into eval mode and float32, and restores its modes, buffers, attributes and the random state afterwards.
 
     Args:
-        model: Run inside, without gradients. Buffers that a run exchanges, resizes or writes into are restored.
+        model: Run inside, without gradients. Buffers that a run replaces, resizes or writes into are restored, and so are
+            attributes that it sets, such as caches.
     """
-    training = [module for module in model.modules() if module.training]
-    buffers = [(module, name, tensor, tensor.clone()) for module in model.modules() for name, tensor in _buffers(module)]
+    modules = list(model.modules())
+    attributes = [(module, dict(module.__dict__), dict(module._buffers)) for module in modules]
+    values = [(tensor, tensor.clone()) for module in modules for tensor in module._buffers.values() if tensor is not None]
     model.eval()
     try:
         with without_autocast(), torch.random.fork_rng(), torch.no_grad():
             yield
     finally:
-        for module in training:
-            module.training = True
+        for module, own, buffers in attributes:
+            _reset(module.__dict__, own)  # the modes, too
+            _reset(module._buffers, buffers)
         with torch.no_grad():
-            for module, name, tensor, before in buffers:
+            for tensor, before in values:
                 if tensor.shape != before.shape:
                     tensor.data = before
                 elif not torch.equal(tensor, before):
                     tensor.copy_(before)
-                module._buffers[name] = tensor
 
 
 def copy_tensors(inputs: Any) -> Any:
@@ -43,5 +45,6 @@ def copy_tensors(inputs: Any) -> Any:
     return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
 
 
-def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    return [(name, tensor) for name, tensor in module._buffers.items() if tensor is not None]
+def _reset(entries: dict[str, Any], before: dict[str, Any]) -> None:
+    entries.clear()
+    entries.update(before)

@@ -59,6 +59,29 @@ def test_a_model_that_writes_is_left_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_caches_that_a_run_fills_are_emptied_again() -> None:
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.places = nn.Linear(4, 4), None
+            self.register_buffer("scale", None)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.places is None:
+                self.places, self.scale = torch.arange(4.0), torch.ones(4)
+            self.rows = x.shape[0]
+            return self.layer(x * self.scale) + self.places
+
+    model = Cached()
+    x = torch.randn(3, 4)
+    graph = trace(model, (x,))
+    assert model.places is None
+    assert model.scale is None
+    assert not hasattr(model, "rows")
+    assert set(model.state_dict()) == {"layer.weight", "layer.bias"}
+    assert torch.allclose(graph(x), model(x))
+
+
 def test_nodes_know_their_module(vit: nn.Module, images: Tensor) -> None:
     graph = trace(vit, (images,))
     paths = {module_path(node) for node in graph.graph.nodes if "linear" in node.name and node.op == "call_function"}
