@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from qpass.graph import aten, describe, is_call
 from qpass.input_dims import given_dims
 
 #: Guards that say no more than that two sizes are equal, or what a size is: the table of dims holds them.
@@ -68,6 +69,17 @@ def conditions(program: ExportedProgram) -> list[str]:
 def holds_for_some(program: ExportedProgram) -> bool:
     """Tells whether a program holds only for sizes that fulfil an equation, such as whole numbers of windows."""
     return any("%" in guard or "==" in guard for guard in conditions(program))
+
+
+def squeezed_rows(program: ExportedProgram) -> str:
+    """Returns the first operator that removes an open dim where its size is 1, which no program for more rows does, or ''."""
+    for node in program.graph.nodes:
+        if is_call(node, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims):
+            sizes = node.args[0].meta["val"].shape
+            dims = node.args[1] if len(node.args) > 1 else range(len(sizes))
+            if any(isinstance(sizes[dim], torch.SymInt) for dim in ([dims] if isinstance(dims, int) else dims)):
+                return describe(node)
+    return ""
 
 
 @contextmanager

@@ -37,6 +37,20 @@ def refuse_flex_attention(graph: fx.Graph) -> None:
             raise UnsupportedError("flex_attention", where=describe(node), expected="scaled_dot_product_attention", hint=hint)
 
 
+def refuse_transforms(graph: fx.Graph) -> None:
+    """Refuses what torch.func makes of a function, such as vmap, which torch.export keeps as calls of its own.
+
+    Raises:
+        UnsupportedError: Naming where it is called.
+    """
+    for node in graph.nodes:
+        if str(getattr(node.target, "__module__", "")).startswith("torch._functorch"):
+            hint = "write the function for a whole batch"
+            raise UnsupportedError(
+                "a transform of torch.func, such as vmap", where=describe(node), expected="tensors", hint=hint
+            )
+
+
 def refuse_half(graph_module: fx.GraphModule) -> None:
     """Refuses tensors of float16 and bfloat16 inside the forward.
 

@@ -19,11 +19,12 @@ from torch import Tensor, fx, nn
 from qpass.data.rows import batch_size
 from qpass.data.structure import named_leaves
 from qpass.errors import QPassError, TraceError
-from qpass.export_open import export_open, fixing_lines, holds_for_some
+from qpass.export_open import export_open, fixing_lines, holds_for_some, squeezed_rows
 from qpass.functionalize import functionalize
+from qpass.given_masks import given_masks
 from qpass.graph import info, record_shapes
 from qpass.input_dims import Dims, exported_dims, given_dims
-from qpass.refusals import refuse_flex_attention
+from qpass.refusals import refuse_flex_attention, refuse_transforms
 from qpass.tensor_names import rename_tensors
 from qpass.undisturbed import copy_tensors, undisturbed
 
@@ -62,7 +63,13 @@ def trace(
         ConfigError: If ``dynamic_shapes`` does not fit the inputs.
     """
     kwargs = dict(kwargs or {})
-    with undisturbed(model), warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with (
+        undisturbed(model),
+        given_masks(),
+        warnings.catch_warnings(),
+        redirect_stdout(io.StringIO()),
+        redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")  # and torch.export prints its partial graph when it fails
         program, names, dims, example, reason = _export(model, args, kwargs, open_sizes, dynamic_shapes)
         rename_tensors(program)
@@ -95,7 +102,12 @@ def _export(
         with fixing_lines() as lines:
             program = export_open(model, *example, open_sizes=open_sizes, dynamic_shapes=dynamic_shapes)
         names, dims = _table(program, model, example, dynamic_shapes)
-        reason = "" if _any_rows(dims) else _why_fixed(lines)
+        if not _any_rows(dims):
+            reason = _why_fixed(lines)
+        elif batch_size((args, kwargs)) == 1 and (line := squeezed_rows(program)):
+            reason = f"{line} squeezes the dim of rows away where there is one row"
+        else:
+            reason = ""
     except QPassError:
         raise
     except Exception as error:  # torch.export raises many kinds
@@ -136,6 +148,7 @@ def _own_graph(exported: nn.Module, name: str, **kept: Any) -> fx.GraphModule:
     """Returns a plain functional GraphModule with its own tensors, without torch.export's guards."""
     assert isinstance(exported, fx.GraphModule)
     refuse_flex_attention(exported.graph)
+    refuse_transforms(exported.graph)
     for node in list(exported.graph.nodes):
         if node.op == "call_module" and str(node.target).startswith("_guards"):
             exported.graph.erase_node(node)

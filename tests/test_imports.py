@@ -16,7 +16,7 @@ LAYERS = (
     ("arguments", "calls", "fields", "named_outputs", "tensor_file", "storage"),
     ("budget_config", "reconstruction_config", "quant_spec", "rules", "recipe_file", "config", "presets", "progress"),
     ("graph", "data", "distributed", "quantizers"),
-    ("export_open", "functionalize", "input_check", "input_dims", "outputs", "refusals", "undisturbed"),
+    ("export_open", "functionalize", "given_masks", "input_check", "input_dims", "outputs", "refusals", "undisturbed"),
     ("source_check",),
     (
         "allocation",

@@ -28,6 +28,8 @@ class Part(nn.Module):
             y = self.inner(y)
         elif self.kind == "flex":
             y = flex_attention(y[:, None], y[:, None], y[:, None])[:, 0]
+        elif self.kind == "vmap":
+            y = torch.vmap(self.second)(y)
         elif self.kind == "constant":
             y = y + self.angles.bfloat16().cos().float()
         elif self.kind == "no cast":
@@ -51,6 +53,7 @@ class Whole(nn.Module):
     [
         ("scripted", r"block\.inner: a module of torch\.jit.*pass the eager module"),
         ("flex", r"block .*flex_attention.*attn_mask"),
+        ("vmap", r"torch\.func.*whole batch"),
         ("float16", r"block .*float16.*\.half\(\)"),
         ("bfloat16", r"block .*bfloat16.*\.bfloat16\(\)"),
     ],

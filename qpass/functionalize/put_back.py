@@ -6,12 +6,13 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import fx
 
 from qpass.errors import TraceError
 from qpass.functionalize.parts import Parts, slice_bounds
 from qpass.functionalize.sizes import fixed_size, same_size, size_arguments
-from qpass.graph import argument, aten, call_like, describe, is_call
+from qpass.graph import add_constant, argument, aten, call_like, describe, is_call
 
 #: Views that hold the values of their source in the same order.
 _RESHAPES = (
@@ -54,9 +55,7 @@ class PutBack:
             aten.permute.default: self._permute,
             aten.movedim.int: self._moved,
             aten.movedim.intlist: self._moved,
-            aten.diagonal.default: lambda view, value, source, of: self._call(
-                aten.diagonal_scatter.default, source, value, *view.args[1:], **view.kwargs
-            ),
+            aten.diagonal.default: self._diagonal,
             **dict.fromkeys(_SWAPS, lambda view, value, source, of: self._call(view.target, value, *view.args[1:])),
             **dict.fromkeys(_RESHAPES, self._reshape),
         }
@@ -141,6 +140,24 @@ class PutBack:
         sizes = [seen.shape[dim] for seen in self._seen[views]]
         index %= len(sizes)
         return self._replace(source, value, dim, (sum(sizes[:index]), sum(sizes[: index + 1]), size))
+
+    def _diagonal(self, view: fx.Node, value: fx.Node, source: fx.Node, of: fx.Node) -> fx.Node:
+        """Writes by ``where``: torch's exporter to ONNX refuses ``diagonal_scatter``."""
+        assert self._before is not None
+        offset, *dims = (argument(view, *which) for which in ((1, "offset", 0), (2, "dim1", 0), (3, "dim2", 1)))
+        rows, columns = (fixed_size(of, dim) for dim in dims)
+        if rows is None or columns is None:
+            return self._call(aten.diagonal_scatter.default, source, value, offset, *dims)
+        places = torch.zeros(rows, columns, dtype=torch.bool)
+        places.diagonal(offset).fill_(True)
+        if not places.any():
+            return source
+        order = (torch.arange(rows) + min(offset, 0)).clamp(0, int(places.sum()) - 1)  # of the rows that have a place
+        of_rows = add_constant(self._graph_module, f"{view.name}_order", order, self._before)
+        where = add_constant(self._graph_module, f"{view.name}_places", places, self._before)
+        spread = self._call(aten.unsqueeze.default, self._call(aten.index_select.default, value, -1, of_rows), -1)
+        moved = self._call(aten.movedim.intlist, source, dims, [-2, -1])
+        return self._call(aten.movedim.intlist, self._call(aten.where.self, where, spread, moved), [-2, -1], dims)
 
     def _permute(self, view: fx.Node, value: fx.Node, source: fx.Node, of: fx.Node) -> fx.Node:
         order = [dim % self._ndim(of) for dim in argument(view, 1, "dims")]

@@ -13,7 +13,19 @@ from torch import fx
 from qpass.config import QuantConfig, QuantSpec
 from qpass.errors import ConfigError, nearest
 from qpass.functionalize import is_region, region_linears
-from qpass.graph import MOVEMENT_OPS, argument, aten, get_constant, get_plan, info, is_call, module_path, set_plan, shape_of
+from qpass.graph import (
+    MOVEMENT_OPS,
+    argument,
+    aten,
+    dtype_of,
+    get_constant,
+    get_plan,
+    info,
+    is_call,
+    module_path,
+    set_plan,
+    shape_of,
+)
 from qpass.passes.base import Pass
 from qpass.passes.plan import Declined, LayerPlan, OperandPlan
 from qpass.passes.positions import float_products
@@ -112,7 +124,7 @@ class Annotate(Pass):
         bias = argument(node, 2, "bias")
         if weight is None or (bias is not None and get_constant(graph_module, bias) is None):
             return Declined(kind=kind, path=path, reason="its weight or bias is computed, not a constant")
-        if not weight.is_floating_point():
+        if weight.dtype != torch.float32:
             return Declined(kind=kind, path=path, reason=f"its weight is {weight.dtype}")
         reason = declined(weight)
         if reason:
@@ -131,6 +143,8 @@ class Annotate(Pass):
         path = module_path(node)
         if any(get_constant(graph_module, operand) is not None for operand in node.args[:2]):
             return Declined(kind="matmul", path=path, reason="one factor is a constant that is not a Linear's weight")
+        if other := [dtype for operand in node.args[:2] if (dtype := dtype_of(operand)) not in (None, torch.float32)]:
+            return Declined(kind="matmul", path=path, reason=f"a factor is {other[0]}")
         if any(len(shape_of(operand) or ()) < 3 for operand in node.args[:2]):
             return Declined(kind="matmul", path=path, reason="a factor has fewer than three dims")
         operands = []

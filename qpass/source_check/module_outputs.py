@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from qpass.graph import module_path
@@ -26,6 +27,8 @@ def recorded_outputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
     def hook(path: str, output: Any) -> None:
         nonlocal size
+        if torch.compiler.is_dynamo_compiling():  # in a branch of cond, say, which may write nothing
+            return
         calls[path] = calls.get(path, 0) + 1
         if not isinstance(output, Tensor) or calls[path] > 1 or size + output.nbytes > MOST_BYTES:
             found.pop(path, None)

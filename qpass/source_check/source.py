@@ -104,7 +104,12 @@ class Source:
             f"by {errors[worst]:.1e} of an output's size",
             where=self._name if first is None else describe(first),
             expected=f"at most {bound:.1e}, which the roundings of float32 explain",
-            hint="this is a fault of qpass: please report the model",
+            hint=(
+                f"a forward that treats {OTHER_ROWS} row in another way than several has to be changed; "
+                "else this is a fault of qpass: please report the model"
+                if step == "trace" and worst == 2
+                else "this is a fault of qpass: please report the model"
+            ),
         )
 
 

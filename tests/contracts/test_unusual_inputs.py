@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import qpass
 from qpass import QPassError
 from qpass.data.batches import ModelInputs
+from qpass.errors import SourceError
 from tests.contracts.judge import check_files, judge, leaves, quantized, result_or_refusal, signal_to_error
 from tests.contracts.unusual import Net, images, net
 
@@ -181,6 +182,25 @@ def test_a_model_of_one_batch_only(tmp_path: Path) -> None:
         return s.h(s.att(s.tok(x)).reshape(6, 16, 32).mean(1))
 
     judge(net(forward), [images(6), images(6, 1)], [images(6, 2)], folder=tmp_path)
+
+
+def _rows_squeezed(s: Net, x: Tensor) -> Tensor:
+    return s.h(s.att(s.tok(x)).squeeze(0).mean(-2))
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_squeeze_of_the_batch(rows: int, tmp_path: Path) -> None:
+    """Calibrated with one row, the graph takes one; else the squeeze does nothing and any count of rows but one will do."""
+    batches = [images(rows, seed) for seed in range(12)]
+    judge(net(_rows_squeezed), batches, [images(1 if rows == 1 else 3, 20)], decibels=15, folder=tmp_path)
+
+
+def test_one_row_that_is_treated_differently_is_named() -> None:
+    def forward(s: Net, x: Tensor) -> Tensor:
+        return Net.forward(s, x) * (2 if x.shape[0] == 1 else 1)
+
+    with pytest.raises(SourceError, match="treats 1 row in another way"):
+        quantized(net(forward), [images(8)])
 
 
 def test_a_loader_that_refills_one_buffer() -> None:

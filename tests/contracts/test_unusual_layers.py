@@ -74,6 +74,17 @@ def conv_reshape_batch_norm(s: Net, x: Tensor) -> Tensor:
     return s.h(s.bn(y.reshape(y.shape[0], -1)))
 
 
+def times_a_vector(s: Net, x: Tensor) -> Tensor:
+    t = s.att(s.tok(x))
+    return s.h(t.transpose(1, 2) @ torch.linspace(0, 1, 16)) + s.h(torch.linspace(-1, 1, 16) @ t)
+
+
+def linear_in_float64(s: Net, x: Tensor) -> Tensor:
+    t = s.att(s.tok(x)).double()
+    y = F.linear(t, s.h.weight.double(), s.h.bias.double()).mean(1)
+    return (y + (t.mT @ t).mean((1, 2))[:, None]).float()
+
+
 LAYERS: dict[str, Callable[[Net], None]] = {
     "one_wide_times_parameter": lambda s: (setattr(s, "one", nn.Linear(32, 1)), setattr(s, "two", nn.Parameter(torch.tensor(2.0))))[0],
     "one_dim": lambda s: setattr(s, "vector", nn.Parameter(torch.randn(32))),
@@ -92,8 +103,11 @@ def _batch_norm(width: int) -> nn.Module:
 
 @pytest.mark.parametrize(
     "forward",
-    [factories_without_dtype, one_wide_times_parameter, one_dim, constant_as_wide_as_tokens, conv_reshape_batch_norm],
-)
+    [
+        factories_without_dtype, one_wide_times_parameter, one_dim, constant_as_wide_as_tokens, conv_reshape_batch_norm,
+        times_a_vector, linear_in_float64,
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("config", ["w8a8", "w4a4"])
 def test_arithmetic_of_an_unusual_kind(forward: Callable[..., Tensor], config: str, tmp_path: Path) -> None:
     model = net(forward, init=LAYERS.get(forward.__name__))

@@ -107,6 +107,25 @@ def test_a_mask_of_the_input(tmp_path: Path) -> None:
     judge(net(forward), [batch(16, 0), batch(16, 1)], [batch(5, 2)], folder=tmp_path)
 
 
+def _coder(s: Net) -> None:
+    layer = nn.TransformerDecoderLayer(32, 4, 64, batch_first=True)
+    s.decoder, s.queries = nn.TransformerDecoder(layer, 1), nn.Parameter(torch.randn(3, 32))
+    s.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 1)
+
+
+def test_masks_of_torch_transformers_that_may_be_causal(tmp_path: Path) -> None:
+    """torch reads the values of such masks to find out whether they are causal."""
+
+    def forward(s: Net, x: Tensor) -> Tensor:
+        t = s.encoder(s.tok(x), mask=_lower().logical_not())
+        later = nn.Transformer.generate_square_subsequent_mask(3)
+        queries = s.queries + t[:, :3]
+        y = s.decoder(queries, t, tgt_mask=later, memory_mask=torch.arange(48).view(3, TOKENS) % 5 == 0)
+        return s.h(y.mean(1))
+
+    judge(net(forward, init=_coder), [images(16), images(16, 1)], [images(5, 2)], folder=tmp_path)
+
+
 class Causal(nn.Module):
     """Causal attention over as many tokens as there are, as a part of a model that changes them."""
 

@@ -67,6 +67,22 @@ def input_written_to(s: Net, x: Tensor) -> Tensor:
     return Net.forward(s, x)
 
 
+def diagonal_written_to(s: Net, x: Tensor) -> Tensor:
+    t = s.tok(x)
+    logits = t @ t.mT / 32
+    logits.diagonal(dim1=1, dim2=2).fill_(-1)
+    torch.diagonal(logits, 1, 1, 2).mul_(0.5)
+    return s.h((logits.softmax(-1) @ s.att(t)).mean(1))
+
+
+def tokens_of_a_constant_mask(s: Net, x: Tensor) -> Tensor:
+    t = s.tok(x).clone()
+    even = torch.arange(16) % 2 == 0
+    t[:, even] = t[:, even] + 2
+    t[:, ~even, 3] *= 0.5
+    return s.h(s.att(t).mean(1))
+
+
 WITH_LAYER_A = {"constant_written_to": lambda s: setattr(s, "a", nn.Linear(32, 8))}
 
 
@@ -74,7 +90,7 @@ WITH_LAYER_A = {"constant_written_to": lambda s: setattr(s, "a", nn.Linear(32, 8
     "forward",
     [
         residual_sum, scaled_queries, sizes_in_a_tensor, constant_written_to, activation_in_place, masked_in_place,
-        through_a_view, input_written_to,
+        through_a_view, input_written_to, diagonal_written_to, tokens_of_a_constant_mask,
     ],
 )  # fmt: skip
 def test_a_forward_that_writes(forward: Callable[..., Tensor], tmp_path: Path) -> None:

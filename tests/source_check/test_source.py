@@ -165,6 +165,21 @@ def test_a_model_with_state_is_refused() -> None:
         source_of(Calls().eval(), torch.randn(4, 3))
 
 
+def test_modules_inside_a_branch_are_run() -> None:
+    """Branches of cond are captured as graphs even where the model just runs, and may write nothing then."""
+
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(torch.cond(x.sum() > 0, lambda t: self.one(t), lambda t: t + 1, (x,)))
+
+    source, graph = source_of(Branch().eval(), torch.randn(4, 3))
+    source.check(graph, "trace")
+
+
 def test_the_model_is_left_as_it_was(vit: nn.Module, images: Tensor) -> None:
     model = copy.deepcopy(vit).train()
     state, before = torch.get_rng_state(), {name: tensor.clone() for name, tensor in model.state_dict().items()}

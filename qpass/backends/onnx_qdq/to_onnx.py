@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import warnings
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from qpass.backends.onnx_qdq.simplify import simplify
 from qpass.errors import LoweringError
-from qpass.graph import example_inputs, input_name
+from qpass.graph import aten, calls, example_inputs, input_name, shape_of
 from qpass.input_check import without_input_check
 from qpass.input_dims import dims_to_export
 from qpass.nn import QuantizedLayer
@@ -50,6 +51,7 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
     opaque.eval()
     without_input_check(opaque)
     keep_tensor_outputs(opaque)
+    _drop_idle_squeezes(opaque)
     args, kwargs = example_inputs(graph_module)
     shapes = dims_to_export(graph_module)
     try:
@@ -69,10 +71,35 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
             model: ir.Model = program.model
             simplify(model)
     except Exception as error:  # the exporter and its rules raise many kinds
-        text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise LoweringError(f"torch.onnx cannot export the graph: {text[:300]}", where=type(graph_module).__name__) from error
+        raise _explain(graph_module, error) from error
     _name(graph_module, model)
     return model
+
+
+def _drop_idle_squeezes(graph_module: fx.GraphModule) -> None:
+    """Drops ``squeeze(dim)`` of open dims: a file for several rows keeps them, and the exporter would leave the rank open."""
+    for node in calls(graph_module, aten.squeeze.dim):
+        shape, dim = shape_of(node.args[0]), node.args[1]
+        if shape and shape[dim] != 1:  # type: ignore[index]
+            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            graph_module.graph.erase_node(node)
+    graph_module.recompile()
+
+
+def _explain(graph_module: fx.GraphModule, error: Exception) -> LoweringError:
+    """Says why the exporter refuses a graph, and which operator it stops at.
+
+    The exporter's text begins with advice for its developers. Its summary has the exceptions from the innermost on.
+    """
+    lines = [line.strip() for line in str(error).partition("## Exception summary")[2].splitlines() or str(error).splitlines()]
+    reason = next((line.partition(">: ")[2] or line for line in lines if line), type(error).__name__)
+    found = re.search(r"Error when translating node .*?target=torch\.ops\.([\w.]+)", str(error))
+    where = type(graph_module).__name__
+    return LoweringError(
+        f"torch.onnx cannot export the graph: {reason[:300]}",
+        where=f"{where}, {found[1]}" if found else where,
+        hint="write it with operators that ONNX has, or leave it outside of the model",
+    )
 
 
 def _name(graph_module: fx.GraphModule, model: ir.Model) -> None:

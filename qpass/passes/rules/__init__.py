@@ -9,8 +9,10 @@ from qpass.passes.rules.drop_no_ops import drop_no_ops
 from qpass.passes.rules.fold_batch_norm import fold_batch_norm
 from qpass.passes.rules.fold_channel_scale import fold_channel_scale
 from qpass.passes.rules.fold_constants import fold_constants
+from qpass.passes.rules.indices_from_mask import indices_from_mask
 from qpass.passes.rules.linear_from_matmul import linear_from_matmul
 from qpass.passes.rules.matmul_from_einsum import matmul_from_einsum
+from qpass.passes.rules.matrix_from_vector import matrix_from_vector
 from qpass.passes.rules.numeric_padding import numeric_padding
 from qpass.passes.rules.reshape_from_view import reshape_from_view
 from qpass.passes.rules.softmax_from_exp import softmax_from_exp
@@ -20,6 +22,8 @@ from qpass.passes.rules.split_fused_qkv import split_fused_qkv
 RULES: tuple[Callable[[fx.GraphModule], int], ...] = (
     drop_no_ops,
     fold_constants,
+    indices_from_mask,
+    matrix_from_vector,
     numeric_padding,
     reshape_from_view,
     decompose_attention,

@@ -127,6 +127,21 @@ def test_a_float_graph_is_refused(vit: nn.Module, images: Tensor, tmp_path: Path
         qpass.export_onnx(trace(vit, (images,)), tmp_path / "m.onnx")
 
 
+def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
+    class Puts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.one(x).put(torch.tensor([0]), torch.tensor([3.0]))
+
+    graph = qpass.quantize_graph(Puts().eval(), [torch.randn(4, 8)], progress=False)
+    with pytest.raises(LoweringError, match=r"^Puts, aten\.put\.default: .*No ONNX function found for .*put"):
+        qpass.export_onnx(graph, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failed_write_leaves_the_old_file(exported: Path, tmp_path: Path) -> None:
     target = tmp_path / "m.onnx"
     target.write_bytes(b"old")

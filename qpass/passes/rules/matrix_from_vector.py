@@ -1,0 +1,25 @@
+"""x @ v -> (x @ v[:, None])[..., 0] and v @ x -> (v[None] @ x)[..., 0, :], for tensors of one dim.
+
+onnxruntime fuses a transpose into such a product and then computes another one.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from qpass.graph import aten, call_like, calls, replace, shape_of
+
+
+def matrix_from_vector(graph_module: fx.GraphModule) -> int:
+    """Makes a matrix of every vector that is multiplied with a matrix."""
+    done = 0
+    for node in calls(graph_module, aten.matmul.default):
+        dims = [len(shape_of(factor) or ()) for factor in node.args]
+        for index, dim in ((1, -1), (0, -2)):
+            if dims[index] == 1 and dims[1 - index] > 1:
+                factors = list(node.args)
+                factors[index] = call_like(graph_module, node, aten.unsqueeze.default, factors[index], dim if index else 0)
+                product = call_like(graph_module, node, aten.matmul.default, *factors)
+                replace(node, call_like(graph_module, node, aten.squeeze.dim, product, dim))
+                done += 1
+    return done
