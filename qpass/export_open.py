@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import traceback
 from collections.abc import Iterator, Sequence
@@ -106,7 +107,7 @@ def fixing_lines() -> Iterator[list[str]]:
 
 def _line_outside_torch() -> str:
     """Returns the innermost line of the stack that is neither torch's nor ours, or ''."""
-    own = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+    own = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
     frames = [frame for frame in traceback.extract_stack() if not frame.filename.startswith(own)]
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 

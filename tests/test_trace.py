@@ -3,11 +3,15 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import qpass
 from qpass.errors import ConfigError, TraceError
 from qpass.graph import info, module_path
 from qpass.trace import trace
@@ -202,6 +206,16 @@ def in_pairs(self: nn.Module, x: Tensor) -> Tensor:
 
 def in_fours(self: nn.Module, x: Tensor) -> Tensor:
     return self.layer(x).view(4, 1, 4, 8)
+
+
+@pytest.mark.parametrize("package", [torch, qpass])
+def test_lines_of_packages_whose_names_begin_alike_are_named(package: ModuleType) -> None:
+    """torchvision lies beside torch."""
+    file = f"{Path(str(package.__file__)).parent}vision/{package.__name__}.py"
+    names: dict[str, Any] = {"torch": torch}
+    exec(compile("run = lambda self, x: torch.stack([self.layer(row) for row in x])", file, "exec"), names)
+    with pytest.warns(UserWarning, match=rf"fixed at 16, .*: {package.__name__}\.py:1 "):
+        trace(Line(names["run"]).eval(), (torch.randn(16, 4, 8),))
 
 
 @pytest.mark.parametrize("run", [with_class_token, in_a_loop, by_range])
