@@ -146,7 +146,7 @@ def module_path(node: fx.Node) -> str:
 
 
 def input_name(placeholder: fx.Node) -> str:
-    """Returns the name that a file gives an input: the model's own, which torch.fx does not let a node have if it is ``input``."""
+    """Returns an input's name in a file: the model's own. A node may have another: torch.fx reserves ``input`` and others."""
     return str(placeholder.target)
 
 

@@ -30,6 +30,14 @@ def split_rows(batch: ModelInputs, rows: int, *, keep_rest: bool = False, layout
     return [_take_rows(batch, slice(start, start + rows), layout) for start in starts]
 
 
+def repeat_rows(batch: ModelInputs, times: int, layout: Layout = None) -> ModelInputs:
+    """Returns a batch with its rows several times, one copy after the other."""
+    leaves, spec = pytree.tree_flatten(batch)
+    rows = zip(leaves, _has_rows(batch, layout), strict=True)
+    repeated: ModelInputs = pytree.tree_unflatten([torch.cat([leaf] * times) if has else leaf for leaf, has in rows], spec)
+    return repeated
+
+
 def spread_samples(batches: Sequence[ModelInputs], samples: int | None, layout: Layout = None) -> Sequence[ModelInputs]:
     """Returns ``samples`` rows spread evenly over the batches, in batches as large as the first.
 

@@ -18,6 +18,11 @@ def output_error(found: Any, expected: Any) -> float:
     return max((tensor_error(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
 
 
+def same_shapes(found: Any, expected: Any) -> bool:
+    """Tells whether two nested outputs have as many values, of the same shapes."""
+    return [value.shape for value in _values(found)] == [value.shape for value in _values(expected)]
+
+
 def tensor_error(found: Tensor, expected: Tensor) -> float:
     """Returns the greatest difference in units of the root mean square of what is expected.
 

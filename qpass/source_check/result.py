@@ -24,6 +24,11 @@ class SourceCheck:
     bound: float
     passes: tuple[str, ...]
 
+    @property
+    def informative(self) -> bool:
+        """Whether the comparison proves anything: False where roundings alone change an output by as much as its size."""
+        return self.bound < 1
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SourceCheck:
         """Reads plain data, as ``dataclasses.asdict`` gives it."""
@@ -33,4 +38,5 @@ class SourceCheck:
         return (
             f"the float graph against the given model: error {self.error:.1e}, bound {self.bound:.1e}, "
             f"{self.samples} samples, after {', '.join(self.passes)}"
+            f"{'' if self.informative else '; not informative: roundings alone change an output by as much as its size'}"
         )

@@ -12,14 +12,14 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from qpass.data import ModelInputs
-from qpass.data.rows import batch_size, split_rows
+from qpass.data.rows import Layout, batch_size, even_batches, repeat_rows, split_rows
 from qpass.errors import SourceError
 from qpass.graph import describe, flat_inputs, info, module_path, ordered_inputs
 from qpass.input_dims import layout_of, tie_rows
 from qpass.quantizers import Quantizer
 from qpass.source_check.module_outputs import ModuleErrors, recorded_outputs
 from qpass.source_check.noise import ROUNDING, NoisyRun
-from qpass.source_check.output_error import output_error
+from qpass.source_check.output_error import output_error, same_shapes
 from qpass.source_check.result import SourceCheck
 from qpass.undisturbed import copy_tensors, undisturbed
 
@@ -47,7 +47,7 @@ class Source:
 
     def __init__(self, model: nn.Module, graph_module: fx.GraphModule, batches: Sequence[ModelInputs]) -> None:
         self._name = type(model).__name__
-        self._calls = _calls(graph_module, batches[0])
+        self._calls = _calls(graph_module, batches)
         with undisturbed(model):
             self._outputs = [_call(model, inputs) for inputs in self._calls[:-1]]
             with recorded_outputs(model) as self._modules:
@@ -82,7 +82,8 @@ class Source:
             errors = [output_error(*pair) for pair in zip(outputs, self._outputs, strict=True)]
             bound = self._seen.bound
             if max(errors) > bound and not again:
-                bound = max(bound, self._bound(network, outputs[0]))
+                alike = all(same_shapes(*pair) for pair in zip(outputs, self._outputs, strict=True))
+                bound = self._bound(network, outputs[0], alike=alike)
         if again or max(errors) > bound:
             self._refuse(modules, step, errors, bound, again=again)
         self._agreeing = {module_path(node) for node in modules.agreeing}
@@ -90,10 +91,19 @@ class Source:
         self._seen = replace(self._seen, error=error, bound=bound, passes=passes)
         info(graph_module)["source_check"] = self._seen
 
-    def _bound(self, network: fx.GraphModule, expected: Any) -> float:
-        """Returns the greatest error that roundings explain: the graph's own sensitivity, measured."""
+    def _bound(self, network: fx.GraphModule, expected: Any, *, alike: bool) -> float:
+        """Returns the greatest error that roundings explain: the graph's own sensitivity, measured.
+
+        Args:
+            network: The graph.
+            expected: What it gives without roundings.
+            alike: Whether outputs have the model's shapes. If not, no bound holds unless roundings change shapes as well.
+        """
         runs = [_Flat(network, NoisyRun(network, seed)) for seed in range(DRAWS)]
-        return max(LEAST_BOUND, *(NOISE_RATIO * output_error(_call(run, self._calls[0]), expected) for run in runs))
+        noisy = [_call(run, self._calls[0]) for run in runs]
+        if not alike and all(same_shapes(outputs, expected) for outputs in noisy):
+            return self._seen.bound
+        return max(self._seen.bound, *(NOISE_RATIO * output_error(outputs, expected) for outputs in noisy))
 
     def _refuse(self, modules: ModuleErrors, step: str, errors: Sequence[float], bound: float, *, again: bool) -> None:
         worst = 1 if again else max(range(len(errors)), key=lambda index: errors[index])
@@ -123,19 +133,28 @@ class _Flat:
         return self._run.run(*flat_inputs(self._graph_module, args, kwargs))
 
 
-def _calls(graph_module: fx.GraphModule, batch: ModelInputs) -> list[ModelInputs]:
+def _calls(graph_module: fx.GraphModule, batches: Sequence[ModelInputs]) -> list[ModelInputs]:
     """Returns the first batch twice, and one of another size where the batch is dynamic."""
     if not info(graph_module)["dynamic_batch"]:
         rows = batch_size(info(graph_module)["example"])
-        first = (split_rows(batch, rows) or [ModelInputs(*info(graph_module)["example"])])[0]
+        first = (split_rows(batches[0], rows) or [ModelInputs(*info(graph_module)["example"])])[0]
         return [first, first]
-    batch = ModelInputs(*ordered_inputs(graph_module, *batch))
-    tensors = [leaf for leaf in pytree.tree_leaves(tuple(batch)) if isinstance(leaf, Tensor)]
+    ordered = [ModelInputs(*ordered_inputs(graph_module, *batches[index])) for index in range(min(2, len(batches)))]
+    tensors = [leaf for leaf in pytree.tree_leaves(tuple(ordered[0])) if isinstance(leaf, Tensor)]
     tie_rows(graph_module, [[tensor.shape[0] if tensor.dim() else 1 for tensor in tensors]])
     layout = layout_of(graph_module)
     info(graph_module).pop("layout", None)
-    first = split_rows(batch, min(FIRST_ROWS, batch_size(batch, layout)), layout=layout)[0]
-    return [first, first, split_rows(batch, OTHER_ROWS, layout=layout)[-1]]
+    first = split_rows(ordered[0], min(FIRST_ROWS, batch_size(ordered[0], layout)), layout=layout)[0]
+    other = split_rows(ordered[0], OTHER_ROWS, layout=layout)[-1]
+    if batch_size(first, layout) == OTHER_ROWS:
+        first = _two_rows([first, *(split_rows(batch, 1, layout=layout)[0] for batch in ordered[1:])], layout)
+    return [first, first, other]
+
+
+def _two_rows(single: Sequence[ModelInputs], layout: Layout) -> ModelInputs:
+    """Returns a batch of two batches of one row, or of one of them twice where they do not go together."""
+    joined = next(even_batches(single, least=2, most=2, layout=layout))
+    return joined if batch_size(joined, layout) == 2 else repeat_rows(single[0], 2, layout)
 
 
 def _call(model: Any, inputs: ModelInputs) -> Any:

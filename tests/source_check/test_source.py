@@ -105,6 +105,19 @@ def test_a_graph_that_holds_for_one_batch_is_found_on_the_other() -> None:
         source.check(graph, "a pass")
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_batches_of_one_row_are_compared_in_another_size_too(samples: int) -> None:
+    model, batches = Call(lambda m, x: x - x.sum(0)).eval(), [ModelInputs((torch.randn(1, 3),), {})] * samples
+    graph = trace(model, *batches[0])
+    source = Source(model, graph, batches)
+    source.check(graph, "trace")
+    (total,) = calls(graph, aten.sum.dim_IntList)
+    total.replace_all_uses_with(total.args[0])  # right for one row
+    graph.recompile()
+    with pytest.raises(SourceError, match="on a batch of 2"):
+        source.check(graph, "a pass")
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -150,7 +163,24 @@ def test_a_network_whose_choices_hang_on_roundings_is_not_refused() -> None:
     source, graph = source_of(model, x)
     Canonicalize()(graph)
     source.check(graph, "Canonicalize")
-    assert info(graph)["source_check"].bound > 1
+    check = info(graph)["source_check"]
+    assert check.bound > 1
+    assert "not informative" in str(check)
+
+
+def test_another_shape_is_refused_however_coarse_the_bound_is() -> None:
+    """Roundings decide where this network is infinite: every error is within its bound."""
+    source, graph = source_of(
+        Call(lambda m, x: torch.where((x * 1e9).sin() > 0, float("-inf"), x)).eval(), torch.rand(4, 50) + 1
+    )
+    output = next(node for node in graph.graph.nodes if node.op == "output")
+    (where,) = output.all_input_nodes
+    with graph.graph.inserting_before(output):
+        wide = graph.graph.call_function(aten.cat.default, ([where, where], 1))
+    output.replace_input_with(where, wide)
+    graph.recompile()
+    with pytest.raises(SourceError, match="by inf"):
+        source.check(graph, "a pass")
 
 
 def test_a_model_with_state_is_refused() -> None:
