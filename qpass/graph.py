@@ -31,6 +31,10 @@ COPIES = (aten.contiguous.default, aten.clone.default)
 MOVEMENT_OPS = (*TRANSPOSES, *RESHAPES, *COPIES, aten.expand.default, aten.repeat_interleave.self_int)
 
 
+#: What torch.export names where a node has no module.
+_NO_MODULE = "_empty_nn_module_stack"
+
+
 def is_call(node: Any, *targets: Any) -> bool:
     """Tells whether ``node`` is a call of one of these functions."""
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
@@ -141,7 +145,7 @@ def copy_origin(source: fx.Node, target: fx.Node) -> None:
 def module_path(node: fx.Node) -> str:
     """Returns the path of the module whose forward made this node, '' for the model itself."""
     stack = node.meta.get("nn_module_stack") or {}
-    paths = [entry[0] for entry in stack.values()]
+    paths = [entry[0] for entry in stack.values() if not entry[0].startswith(_NO_MODULE)]
     return paths[-1].removeprefix("L['self'].") if paths else ""
 
 

@@ -91,9 +91,10 @@ def is_named(message: str, tampering: Tampering, graph: fx.GraphModule) -> bool:
 
     Attention blocks share the constants of their rescaling, which have the name of the first of them.
     """
-    owners = [name.partition(".")[0] for name in (tampering.name, tampering.what.removeprefix("swapped with "))]
+    constants = (tampering.name, tampering.what.removeprefix("swapped with "))
+    owners = [name.partition(".")[0] for name in constants]
     modules = dict(graph.named_modules())
-    readers = [node.name for node in tampering.model.graph.node if tampering.name in node.input]
+    readers = [node.name for node in tampering.model.graph.node if any(name in node.input for name in constants)]
     if owners[0] in modules:
         return any(name and name in message for name in (*owners, *readers))
     known = [*modules, *readers, *(output.name for output in tampering.model.graph.output)]
