@@ -59,32 +59,33 @@ def quantize_graph(
         model: Any model that torch.export captures. It is not changed, and the result shares nothing with it. One with weights
             of another float type than float32 is quantized from float32, with a warning.
         calib_loader: Yields batches: tensors (batch, ...), (inputs, target) pairs, or mappings of inputs by name. A list of
-            such will do, and a single tensor is one batch. Small batches are put together and large ones cut. 32 to 128
-            samples are enough for recipes that learn nothing; ``aiqvit`` recipes want about 1,000. All batches must have the
-            same inputs. Values that are no tensors must be the same in all batches and become constants of the graph, which
-            refuses others. Keys that the model's forward does not name, and labels that only its loss needs, are dropped.
-            Both are said in a warning.
+            batches works, and a single tensor is one batch. Small batches are merged and large ones split. 32 to 128
+            samples are enough for recipes without learning; ``aiqvit`` recipes need about 1,000. All batches must have the
+            same inputs. Values other than tensors must be equal in all batches: they become constants, and the graph rejects
+            any other value. Keys that the model's forward does not accept, and labels that only its loss needs, are dropped.
+            A warning reports both.
         config: A preset's name (``"w8a8"``, ``"w6a6"``, ``"w4a8"``, ``"w4a4"``, ``"w3a3"``, ``"repq-vit-w4a4"``,
             ``"aiqvit-w4a4"``, ...), a
             ``QuantConfig``, a mapping, or the path of a YAML file.
-        example_inputs: A batch to trace the model with; None takes the first calibration batch.
+        example_inputs: A batch to trace the model with; None uses the first calibration batch.
         transform_fn: Turns what the loader yields into a batch.
-        submodules: Names of parts to quantize instead of the whole, for models whose control flow depends on data. Each
-            is captured from its real inputs and put back into a copy of the model, which is returned. Sizes that differ from
-            call to call stay open where the part allows it; where it does not, it holds for the most frequent ones, and says
-            so when it is called with others.
+        submodules: Names of submodules to quantize instead of the whole model, for models with data-dependent control flow.
+            Each is traced with its real inputs and replaced in a copy of the model, which is returned. Sizes that vary between
+            calls are dynamic where the submodule allows it. Otherwise its graph supports the most frequent sizes, and raises
+            an error for others.
         dynamic_shapes: Which dims of the inputs are open, as ``torch.export.export`` takes it: by input name, for each open
-            dim a name or a ``torch.export.Dim``, such as ``{"input_ids": {0: "texts", 1: "tokens"}}``. Dims of one name are
-            equal in every call. Inputs that are not named, and None, leave dim 0 of each tensor open where the model does:
-            those that must be equal are found by tracing, and others may differ, as the counts of images and texts in CLIP.
-            With ``submodules``, a mapping of their names to such mappings.
-        device: Where to trace, calibrate and learn; None takes the model's own device. The result lies where the model lies.
+            dim a name or a ``torch.export.Dim``, such as ``{"input_ids": {0: "texts", 1: "tokens"}}``. Dims with the same
+            name are equal in every call. For inputs that are not named, and with None, dim 0 of each tensor is dynamic where
+            the model allows it: tracing finds which of them must be equal, and the others may differ, such as the numbers of
+            images and texts in CLIP. With ``submodules``, a mapping of their names to such mappings.
+        device: Where to trace, calibrate and learn; None uses the model's own device. Batches are moved there. The result is on
+            the model's own device in any case.
         seed: Seeds torch's generators while this runs, 0 to 2**32 - 1; the same gives the same bits on the same machine.
-        checkpoint_dir: Where recipes that learn keep each finished block; the same call with the same folder goes on behind
-            the last one and gives the same bits. A folder of another model, calibration data, config or seed is refused before
-            any work is done. None keeps nothing.
-        max_memory: GiB of memory that calibration batches and the values between layers may take; what is beyond lies in a
-            temporary file (``TMPDIR`` says where). The model, two copies of it, and what one batch needs come on top.
+        checkpoint_dir: Where recipes that learn save each finished block. The same call with the same folder resumes after the
+            last one and gives bit-identical results. A folder of another model, calibration data, config or seed is refused
+            before any work is done. None saves nothing.
+        max_memory: GiB of memory for calibration batches and the values between layers; the rest goes to a temporary file (in
+            ``TMPDIR``). The model, two copies of it, and what one batch needs come on top.
         progress: Show bars on standard error.
 
     Returns:
@@ -115,10 +116,11 @@ def quantize_graph(
         batches.append(ordinary(batch))
     example = batches[0] if example_inputs is None else ordinary(example_call(example_inputs, model, batches[0]))
     model, restore = network, device_of(network)
+    where = restore if device is None else device
+    batches, example = batches.on(where), example.to(where)
     try:
         if device is not None:
             model.to(device)
-            batches, example = batches.on(device), example.to(device)
         with default_modes(), torch.random.fork_rng():
             torch.manual_seed(seed)
             folder = None if checkpoint_dir is None or config.reconstruction is None else Path(checkpoint_dir)

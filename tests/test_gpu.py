@@ -42,7 +42,7 @@ def test_a_model_is_quantized_on_a_gpu_and_verified(vit: nn.Module, images: Tens
 
 def test_a_model_that_lies_on_a_gpu_is_quantized_there(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
     model = copy.deepcopy(vit).cuda()
-    graph = qpass.quantize_graph(model, [images.cuda()], "w8a8", progress=False)
+    graph = qpass.quantize_graph(model, [images], "w8a8", progress=False)  # a loader gives tensors on the CPU
     assert graph(images.cuda()).is_cuda
     assert qpass.verify_onnx(graph, qpass.export_onnx(graph, tmp_path / "model.onnx"), images.cuda()).passed
     assert next(model.parameters()).is_cuda
