@@ -75,14 +75,14 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--checkpoint-dir",
     type=_DATA,
-    help="Keep learned blocks here  [default: in --output until all is done]. A command that was killed goes on behind the last"
-    " of them when it is given again.",
+    help="Save learned blocks here  [default: in --output until the run is finished]. The same command resumes after the last"
+    " saved block.",
 )
 @click.option(
     "--max-memory",
     default=DEFAULT_GIB,
     show_default=True,
-    help="GiB that images and values between layers may take in memory; what is beyond lies in a temporary file.",
+    help="GiB of memory for images and values between layers; the rest goes to a temporary file.",
 )
 @click.option(
     "--target",

@@ -109,7 +109,7 @@ class Processes:
             raise DistributedError(
                 f"a process of the job has ended, or cannot be reached: {first[:160]}",
                 where=f"process {self.rank} of {self.size}",
-                hint="its own message says why; the same command again goes on behind the last finished block",
+                hint="its own message says why; run the same command again to resume after the last finished block",
             ) from error
 
 

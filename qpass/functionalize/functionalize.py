@@ -1,6 +1,6 @@
-"""The way from a traced graph to a functional one, and the lint that later passes rely on.
+"""Turns a traced graph into a functional one, and checks that graphs stay functional.
 
-Later passes move, copy and replace nodes. That is right only where a node's value does not change after the node has run.
+Later passes move, copy and replace nodes. That is valid only if no node's value changes after the node has run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from qpass.functionalize.regions import inline_regions
 from qpass.functionalize.state import refuse_state
 from qpass.graph import aten, calls, describe, finish
 
-#: Checks of the data, and of what the trace has settled. The source check runs the caller's model, with its own checks.
+#: Assertions on data, and on what the trace has fixed. The caller's model runs with its own assertions in the source check.
 _ASSERTIONS = (
     aten._assert_tensor_metadata.default,
     aten._assert_scalar.default,
@@ -25,7 +25,7 @@ _ASSERTIONS = (
     aten.sym_constrain_range.default,
     aten.sym_constrain_range_for_size.default,
 )
-#: Memory without values becomes zeros: it may hold NaN, and fake values would depend on what ran before.
+#: Uninitialized memory becomes zeros: it may hold NaN, and its values would depend on what ran before.
 _WITHOUT_VALUES = {
     aten.empty.memory_format: aten.zeros.default,
     aten.empty_like.default: aten.zeros_like.default,
@@ -39,10 +39,10 @@ def functionalize(graph_module: fx.GraphModule) -> None:
     """Rewrites a traced graph in place.
 
     Args:
-        graph_module: A graph as torch.export gives it, with tensors of its own and example inputs, none of which is changed.
+        graph_module: A graph as torch.export gives it, with its own tensors and example inputs, whose values are not changed.
 
     Raises:
-        TraceError: For an operator without a functional form, a write through a view that cannot be undone, and outputs that
+        TraceError: For an operator without a functional form, a write through a view without an inverse, and outputs that
             depend on how often the model was called. Names the node or the buffer.
     """
     inline_regions(graph_module)

@@ -1,4 +1,4 @@
-"""Tensors put together from parts along one dim, so that what is written into a slice is found again when the slice is read.
+"""Tensors assembled from parts along one dim, so that a read of a slice finds the value that was written to it.
 
 ``t = zeros(B, 17, C); t[:, 0] = cls; t[:, 1:] = patches`` becomes ``cat([cls, patches], 1)``: the zeros are never read.
 """
@@ -22,7 +22,7 @@ class Part(NamedTuple):
 
 
 class Parts:
-    """Knows the parts of every tensor that it puts together.
+    """Assembles tensors and remembers their parts.
 
     Args:
         graph_module: The graph that gets the new nodes.

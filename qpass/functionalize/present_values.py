@@ -1,4 +1,4 @@
-"""What each tensor of a graph holds at each moment, as nodes whose values never change."""
+"""The current value of each tensor at each point of a graph, as nodes whose values never change."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from qpass.graph import aten, describe, is_call
 
 
 class PresentValues:
-    """Goes through a graph in order and lets every node read what its arguments hold by then.
+    """Walks a graph in order and replaces the arguments of every node by their current values.
 
-    A tensor is a base, or a view with a parent. A write gives the tensor a new value, which is put back into its parent, and so
-    on up to the base. Other views of that base are made again from their parents when they are next read.
+    A tensor is a base, or a view with a parent. A write gives the tensor a new value, which is put into its parent, and
+    so on up to the base. Other views of that base are recomputed from their parents when they are next read.
 
     Args:
         graph_module: The graph, with example inputs.
@@ -37,7 +37,7 @@ class PresentValues:
         self._base: dict[fx.Node, fx.Node] = {}
         self._base_of: dict[Any, fx.Node] = {}
         self._parent: dict[fx.Node, fx.Node] = {}
-        #: The argument to exchange when a view is made again.
+        #: The argument to replace when a view is recomputed.
         self._source: dict[fx.Node, fx.Node] = {}
         self._version: dict[fx.Node, int] = {}
         self._value: dict[fx.Node, tuple[int, fx.Node]] = {}
@@ -66,7 +66,7 @@ class PresentValues:
         return {base: self._value[base][1] for base, version in self._version.items() if version}
 
     def _read_arguments(self, node: fx.Node) -> None:
-        """Lets a node that writes nothing read present values, and notes what it is a view of."""
+        """Lets a node without writes read current values, and records what it is a view of."""
         parent = self._find_parent(node)
         node.args, node.kwargs = self._read((node.args, dict(node.kwargs)), node)
         if parent is not None:
@@ -94,7 +94,7 @@ class PresentValues:
         return node
 
     def _read(self, arguments: Any, before: fx.Node) -> Any:
-        """Returns arguments with each node as what it holds before another one runs."""
+        """Returns arguments with each node replaced by its value before ``before`` runs."""
         return fx.node.map_arg(arguments, lambda node: self._value_of(self._resolve(node), before))
 
     def _value_of(self, node: fx.Node, before: fx.Node) -> fx.Node:
@@ -107,7 +107,7 @@ class PresentValues:
         return value
 
     def _view(self, view: fx.Node, source: fx.Node, before: fx.Node, *, made: bool) -> fx.Node:
-        """Returns a view of another value than the one that it was made of, or itself where it was made of this one."""
+        """Returns a view recomputed from another value, or the view itself if it was just made from this one."""
         parent = self._parent[view]
         if self._is_whole(view, parent):
             return source
@@ -116,7 +116,7 @@ class PresentValues:
         if found is not None or made:
             return found or view
         if self._source[view] not in view.all_input_nodes:
-            raise TraceError("its tensor shares memory with another that is written into", where=describe(view))
+            raise TraceError("its tensor shares memory with another tensor that is written to", where=describe(view))
         with self._graph_module.graph.inserting_before(before):
             again = self._graph_module.graph.node_copy(view, lambda n: source if n is self._source[view] else n)
         if is_call(again, aten.view.default):
@@ -135,7 +135,7 @@ class PresentValues:
             isinstance(target, fx.Node) for target in targets
         ):
             raise TraceError(
-                f"{node.target} writes into what is no single tensor",
+                f"{node.target} writes into a list of tensors",
                 where=describe(node),
                 hint="write into one after the other",
             )

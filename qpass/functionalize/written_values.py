@@ -1,4 +1,4 @@
-"""What a call that writes would write, computed by operators that write nothing."""
+"""The values that in-place operators write, computed by functional operators."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class WrittenValues:
     Args:
         graph_module: The graph that gets the new nodes.
         recorder: What its nodes gave when they were run.
-        read: Returns arguments with each node as what it holds before another one runs.
+        read: Returns arguments with each node replaced by its value before a given node runs.
     """
 
     def __init__(self, graph_module: fx.GraphModule, recorder: Recorder, read: Callable[[Any, fx.Node], Any]) -> None:
@@ -62,9 +62,9 @@ class WrittenValues:
         form = functional_form(node.target)  # type: ignore[arg-type]
         if form is None:
             raise TraceError(
-                f"{node.target} writes into a tensor and has no form that does not",
+                f"{node.target} writes into a tensor and has no functional form",
                 where=describe(node),
-                hint="use such a form",
+                hint="use an operator that returns a new tensor",
             )
         args, kwargs = self._read((node.args, functional_kwargs(node.target, dict(node.kwargs))), node)  # type: ignore[arg-type]
         return self._call(node, form, *args, **kwargs)
@@ -83,7 +83,7 @@ class WrittenValues:
             raise TraceError(
                 f"{node.target} writes {shape} into a tensor of shape {seen.shape}",
                 where=describe(node),
-                hint="give it its shape",
+                hint="reshape or expand the value to the tensor's shape",
             )
         present = self._read(target, node)
         sizes = size_arguments(self._graph_module, target, present, node)

@@ -12,7 +12,7 @@ from qpass.passes.base import Pass
 from qpass.passes.rules import RULES
 from qpass.refusals import refuse_half
 
-#: More rounds than any model needs; a rule that never comes to rest is a bug, not a long model.
+#: More rounds than any model needs; rules that do not converge are a bug, not a long model.
 MAX_ROUNDS = 20
 
 
@@ -31,17 +31,17 @@ class Canonicalize(Pass):
                 return round_ > 0
             finish(graph_module)
             check_results(graph_module, applied)
-        raise RuntimeError(f"canonicalization does not come to rest: {applied}")
+        raise RuntimeError(f"canonicalization does not converge: {applied}")
 
 
 def check_results(graph_module: fx.GraphModule, applied: Sequence[str]) -> None:
-    """Runs the graph and compares the shapes and dtypes that rules said their nodes have with those that they have.
+    """Runs the graph and compares the recorded shape and dtype of every node with the actual ones.
 
-    Rules read these facts of nodes that others made in the same round: a mask that is not known to be boolean, say, would be
-    added instead of filled in.
+    A rule relies on the records of nodes that other rules created in the same round. A boolean mask without a dtype, for
+    example, would be added to the logits as 0 and 1.
 
     Raises:
-        QPassError: If one is missing or wrong.
+        QPassError: If a record is missing or wrong.
     """
     claims = {node: (shape_of(node), dtype_of(node)) for node in graph_module.graph.nodes}
     record_shapes(graph_module)
@@ -49,5 +49,5 @@ def check_results(graph_module: fx.GraphModule, applied: Sequence[str]) -> None:
         if claim != (facts := (shape_of(node), dtype_of(node))):
             expected = "shape {} and dtype {}".format(*facts)
             raise QPassError(
-                "a rule says shape {} and dtype {}".format(*claim), where=f"{describe(node)}, {applied}", expected=expected
+                "a rule recorded shape {} and dtype {}".format(*claim), where=f"{describe(node)}, {applied}", expected=expected
             )

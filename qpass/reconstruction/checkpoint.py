@@ -1,4 +1,4 @@
-"""Finished blocks on disk, so that a run that was killed goes on behind the last of them."""
+"""Finished blocks on disk, so that a killed run resumes after the last of them."""
 
 from __future__ import annotations
 

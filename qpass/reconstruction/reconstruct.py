@@ -47,7 +47,7 @@ class Reconstruct(Pass):
         batches: Calls of the model.
         stage: Its name in the records, where a recipe learns several times.
         seed: Of the random numbers.
-        checkpoint_dir: Where finished blocks are kept, to go on behind them after a kill; None keeps none.
+        checkpoint_dir: Where finished blocks are saved, so that a killed run can resume; None saves none.
         storage: Where what crosses the cuts lies; None is in memory.
         processes: Those that share the samples: each learns from its own, all take the same steps. The first one keeps blocks.
         show_progress: Show a bar.

@@ -1,7 +1,7 @@
 """The masks of scaled_dot_product_attention as operators on its logits.
 
-A query that may see no key at all gets zeros from torch, where a softmax of nothing but -inf is NaN. Such a row stays unmasked
-here, and the product with the values is set to zero. Only masks that may hide a whole row pay for that.
+For a fully masked row, a query that attends to no key, torch returns zeros, while a softmax of only -inf gives NaN. Such a row
+is left unmasked here, and its output is set to zero. Only masks that may mask a full row pay for that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import fx
 
 from qpass.graph import add_constant, aten, call_like, device_of, dtype_of, get_constant, is_call, is_open, shape_of
 
-#: Operators whose results are finite, whatever is behind them: no -inf comes through.
+#: Operators whose results are finite: no -inf passes through them.
 _FINITE = (
     aten.linear.default,
     aten.matmul.default,
@@ -37,7 +37,7 @@ _HUGE = 1e38
 def apply_mask(
     graph_module: fx.GraphModule, attention: fx.Node, logits: fx.Node, mask: fx.Node
 ) -> tuple[fx.Node, fx.Node | None]:
-    """Returns the masked logits, and which rows of the output must be zero, or None where no row is hidden as a whole.
+    """Returns the masked logits, and which rows of the output must be zero, or None if no row is fully masked.
 
     Args:
         graph_module: The graph.
@@ -66,7 +66,7 @@ def apply_mask(
 
 
 def apply_causal_mask(graph_module: fx.GraphModule, attention: fx.Node, logits: fx.Node) -> fx.Node:
-    """Hides from query i the keys behind i, as ``is_causal`` does: both are counted from the first."""
+    """Masks the keys j > i for query i, as ``is_causal`` does; both are counted from the first."""
     if not any(is_open(attention.args[which], -2) for which in (0, 1)):  # type: ignore[arg-type]
         shape = shape_of(logits)
         assert shape is not None
@@ -84,10 +84,10 @@ def apply_causal_mask(graph_module: fx.GraphModule, attention: fx.Node, logits: 
 
 
 def _may_hide_rows(graph_module: fx.GraphModule, mask: fx.Node) -> bool:
-    """Tells whether a mask can hide all keys from a query; where that is not known it can."""
+    """Tells whether a mask can mask a full row; True where that is unknown."""
     boolean = dtype_of(mask) == torch.bool
     source = mask
-    while is_call(source, aten.expand.default):  # a row of one element that is repeated is hidden if the element is
+    while is_call(source, aten.expand.default):  # a row that repeats one element is fully masked if the element is
         source = source.args[0]  # type: ignore[assignment]
     value = get_constant(graph_module, source)
     if value is not None:
@@ -97,7 +97,7 @@ def _may_hide_rows(graph_module: fx.GraphModule, mask: fx.Node) -> bool:
 
 
 def _may_be_infinite(graph_module: fx.GraphModule, node: fx.Node, seen: set[fx.Node]) -> bool:
-    """Tells whether -inf can be among a tensor's values, unless the model's own activations are infinite."""
+    """Tells whether a tensor can contain -inf, assuming finite activations."""
     if node in seen or dtype_of(node) is None or not dtype_of(node).is_floating_point:  # type: ignore[union-attr]
         return False
     seen.add(node)
