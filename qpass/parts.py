@@ -14,8 +14,10 @@ from qpass.data import KeptBatches, ModelInputs
 from qpass.data.rows import batch_size
 from qpass.data.structure import named_leaves, same_constant
 from qpass.graph import flat_inputs, info
+from qpass.input_check import sizes_text
 from qpass.storage import Storage
 from qpass.trace import trace
+from qpass.undisturbed import undisturbed
 
 
 class CallKey(NamedTuple):
@@ -125,7 +127,7 @@ def _differ(values: Sequence[Any]) -> bool:
 def _agree(graph_module: fx.GraphModule, module: nn.Module, call: ModelInputs) -> bool:
     """Tells whether a graph gives what its module gives: traced at another size, it may have taken another branch."""
     try:
-        with torch.no_grad():
+        with undisturbed(module):  # in float32, as it was traced
             found = graph_module(*call.args, **call.kwargs)
             own = call.copied()  # the module may write into it, and calibration reads the call again
             expected = module(*own.args, **own.kwargs)
@@ -170,9 +172,5 @@ def _differing_dims(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(dim for dim, sizes in enumerate(zip(*shapes, strict=True), 1) if len(set(sizes)) > 1)
 
 
-def _text(sizes: Sequence[Sequence[int]]) -> str:
-    return ", ".join("(batch, " + ", ".join(map(str, size)) + ")" for size in sizes)
-
-
 def _texts(all_sizes: Iterable[tuple[tuple[int, ...], ...]]) -> str:
-    return " or ".join(_text(sizes) for sizes in sorted(set(all_sizes)))
+    return " or ".join(sizes_text(sizes) for sizes in sorted(set(all_sizes)))

@@ -103,7 +103,7 @@ def quantize_traced(
 
 
 def _report_sample(graph_module: fx.GraphModule, batch: ModelInputs) -> ModelInputs:
-    """Returns some rows of a batch, or all of them where the graph takes no fewer."""
+    """Returns some rows of a batch, or all of them if the graph accepts no fewer."""
     layout = layout_of(graph_module)
     rows = min(REPORT_SAMPLES, batch_size(batch, layout))
     return split_rows(batch, rows, layout=layout)[0] if takes_any_rows(graph_module) else batch
@@ -112,10 +112,10 @@ def _report_sample(graph_module: fx.GraphModule, batch: ModelInputs) -> ModelInp
 def _suitable_batches(
     graph_module: fx.GraphModule, batches: Sequence[ModelInputs], options: RunOptions
 ) -> Sequence[ModelInputs]:
-    """Returns the rows in batches that the graph takes, and that are neither slow nor too large for the memory.
+    """Returns the rows in batches of sizes that the graph accepts, neither inefficiently small nor too large for memory.
 
     Raises:
-        CalibrationError: If a batch is none of the graph's.
+        CalibrationError: If the graph does not accept a batch.
     """
     counts, ordered = [], True
     for batch in batches:
@@ -142,7 +142,7 @@ def _bound(graph_module: fx.GraphModule, batch: ModelInputs) -> ModelInputs:
 def _cut(
     graph_module: fx.GraphModule, batches: Iterator[ModelInputs], counts: Sequence[Sequence[int]], processes: int
 ) -> tuple[Iterator[ModelInputs], bool]:
-    """Returns the rows in batches of other sizes, and whether those that are there will do."""
+    """Returns the rows in batches of suitable sizes, and whether the given batches already have such sizes."""
     layout = layout_of(graph_module)
     first = next((index for index, symbol in enumerate(layout or ()) if symbol), 0)
     sizes = [rows[first] for rows in counts]
@@ -165,7 +165,7 @@ def _check_batch(graph_module: fx.GraphModule, batch: ModelInputs, index: int) -
 
 
 def _of_fixed_rows(batches: Iterable[ModelInputs], sizes: Sequence[int], rows: int, model: str) -> Iterator[ModelInputs]:
-    """Yields the rows in batches of a fixed size, with a warning where some are left over.
+    """Yields the rows in batches of a fixed size, and warns if some are left over.
 
     Raises:
         CalibrationError: If no batch has so many.
@@ -209,7 +209,7 @@ def quantize_submodules(
     options: RunOptions,
     dynamic_shapes: Any = None,
 ) -> nn.Module:
-    """Quantizes parts of a copy of the model, each calibrated on the inputs that it really gets, and puts them back."""
+    """Quantizes submodules of a copy of the model, each calibrated on its actual inputs, and puts them back."""
     model = copy.deepcopy(model).eval()
     known = dict(model.named_modules())
     for name in names:
@@ -226,7 +226,7 @@ def quantize_submodules(
     learning = _parts_to_learn({name: part for name, (part, _) in parts.items()}, config)
     for name, (part, used) in parts.items():
         recipe = config if name in learning else dataclasses.replace(config, reconstruction=None)
-        put_back(model, name, quantize_traced(part, used, recipe, options.inside(name), sources[name]))
+        put_back(model, name, quantize_traced(part, used, recipe, options.inside(name), sources.pop(name)))
         info(part)["is_part"] = True
     return model
 

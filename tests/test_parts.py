@@ -164,6 +164,26 @@ def test_a_part_that_writes_into_its_input_does_not_change_the_recorded_calls() 
     assert all(torch.equal(call.args[0], torch.ones_like(call.args[0])) for call in used)
 
 
+class HalfInside(nn.Module):
+    """A part that computes under autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.layer(x).float()
+
+
+def test_a_part_under_autocast_holds_for_all_its_sizes() -> None:
+    calls = KeptBatches(Storage())
+    for tokens in (3, 5, 3):
+        calls.append(ModelInputs((torch.randn(4, tokens, 8),), {}))
+    _, used = trace_part(HalfInside().eval(), "part", calls)
+    assert len(used) == 3
+
+
 def test_files_that_are_missing_are_named(shell: nn.Module, tmp_path: Path) -> None:
     quantized = qpass.quantize_graph(shell, BATCHES, "w8a8", submodules=["head"], progress=False)
     with pytest.raises(qpass.LoweringError, match="no such folder"):

@@ -1,4 +1,4 @@
-"""Module by module: where a graph parts from the model, for the message of an error."""
+"""Finds the first module whose output differs between a graph and the model, for error messages."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor, fx, nn
 from qpass.graph import module_path
 from qpass.source_check.output_error import tensor_error
 
-#: How far a module's output may be off and still count as its own.
+#: The greatest error of a module's output that counts as agreement.
 SAME_MODULE = 1e-4
-#: Bytes of outputs that are kept at most; modules that run later are not compared.
+#: Bytes of outputs that are kept at most; modules that run after that are not compared.
 MOST_BYTES = 2**28
 
 
 @contextmanager
 def recorded_outputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Gives, once a model has run, the output of every module that gave one tensor and was called once, by path."""
+    """Records, by path, the output of every module that is called once and returns one tensor."""
     found: dict[str, Tensor] = {}
     calls: dict[str, int] = {}
     size = 0
@@ -31,7 +31,8 @@ def recorded_outputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
             return
         calls[path] = calls.get(path, 0) + 1
         if not isinstance(output, Tensor) or calls[path] > 1 or size + output.nbytes > MOST_BYTES:
-            found.pop(path, None)
+            if path in found:
+                size -= found.pop(path).nbytes
             return
         found[path] = output.detach().clone()
         size += output.nbytes
@@ -48,14 +49,14 @@ def recorded_outputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 class ModuleErrors(fx.Interpreter):
-    """Runs a graph and compares the last node of every module with what the module gave.
+    """Runs a graph and compares the last node of every module with the module's output.
 
     Args:
         graph_module: The graph.
-        expected: What modules gave, by path.
+        expected: Outputs of modules, by path.
 
     Attributes:
-        errors: For each node that was compared, in order, how far it is off.
+        errors: The error of each node that was compared, in order.
     """
 
     def __init__(self, graph_module: fx.GraphModule, expected: Mapping[str, Tensor]) -> None:
@@ -66,7 +67,7 @@ class ModuleErrors(fx.Interpreter):
         self.errors: dict[fx.Node, float] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Runs one node and compares what it gives."""
+        """Runs one node and compares its result."""
         result = super().run_node(n)
         if n in self._expected and isinstance(result, Tensor):
             self.errors[n] = tensor_error(result, self._expected[n])
@@ -74,15 +75,15 @@ class ModuleErrors(fx.Interpreter):
 
     @property
     def agreeing(self) -> set[fx.Node]:
-        """The nodes that give what their modules gave."""
+        """The nodes whose results agree with their modules' outputs."""
         return {node for node, error in self.errors.items() if error <= SAME_MODULE}
 
     def first_difference(self, agreed: Collection[str]) -> fx.Node | None:
-        """Returns the first node that differs for good.
+        """Returns the first node that differs and whose difference is not undone later.
 
         Args:
-            agreed: Paths of modules that agreed before. Inside a rotated stream, or behind a folded scale, outputs differ
-                rightly; what reads them agrees again.
+            agreed: Paths of modules that agreed before the pass. Inside a rotated stream, or after a folded scale, outputs are
+                meant to differ; their readers agree again.
         """
         undone, agreeing = set[fx.Node](), self.agreeing
         for node in reversed(self.graph.nodes):
