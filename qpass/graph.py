@@ -61,6 +61,16 @@ def fetch(graph_module: fx.GraphModule, target: str) -> Any:
     return operator.attrgetter(target)(graph_module)
 
 
+def ancestors(node: fx.Node) -> set[fx.Node]:
+    """Returns all nodes that a node is computed from."""
+    found, waiting = set[fx.Node](), [node]
+    while waiting:
+        new = [source for source in waiting.pop().all_input_nodes if source not in found]
+        found.update(new)
+        waiting += new
+    return found
+
+
 def get_constant(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
     """Returns the tensor that a get_attr node stands for, or None for any other node."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":

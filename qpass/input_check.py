@@ -46,7 +46,7 @@ def check_inputs(inputs: Sequence[Any], expected: Sequence[Any], held: Sizes, mo
             _check_tensor(value, kind, wanted, name, model, symbols)
     sizes = [list(value.shape[1:]) for value in inputs if isinstance(value, Tensor)]
     if held and sizes not in [[list(size) for size in one] for one in held]:
-        raise _refusal(f"got {_text(sizes)}", model, " or ".join(sorted(map(_text, held))))
+        raise _refusal(f"got {sizes_text(sizes)}", model, " or ".join(sorted(map(sizes_text, held))))
 
 
 fx.node.has_side_effect(check_inputs)
@@ -140,5 +140,6 @@ def _kind(tensor: Tensor) -> str:
     return "bool" if tensor.dtype is torch.bool else "complex" if tensor.is_complex() else "integer"
 
 
-def _text(sizes: Sequence[Sequence[int]]) -> str:
+def sizes_text(sizes: Sequence[Sequence[int]]) -> str:
+    """Returns the sizes behind dim 0 of some tensors as text, for messages."""
     return ", ".join("(batch, " + ", ".join(map(str, size)) + ")" for size in sizes)

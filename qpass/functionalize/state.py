@@ -10,7 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from qpass.errors import TraceError
-from qpass.graph import example_inputs, flat_inputs
+from qpass.graph import ancestors, example_inputs, flat_inputs
 
 
 def refuse_state(graph_module: fx.GraphModule, written: Mapping[fx.Node, fx.Node]) -> None:
@@ -27,7 +27,7 @@ def refuse_state(graph_module: fx.GraphModule, written: Mapping[fx.Node, fx.Node
         TraceError: Naming the buffer.
     """
     output = next(node for node in graph_module.graph.nodes if node.op == "output")
-    needed = _ancestors(output)
+    needed = ancestors(output)
     states = {node: last for node, last in written.items() if node.op == "get_attr" and node in needed}
     if not states:
         return
@@ -82,13 +82,3 @@ def _other(leaf: Any) -> Any:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    found, waiting = set[fx.Node](), [node]
-    while waiting:
-        for source in waiting.pop().all_input_nodes:
-            if source not in found:
-                found.add(source)
-                waiting.append(source)
-    return found

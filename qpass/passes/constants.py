@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qpass.graph import fetch
+from qpass.graph import ancestors, fetch
 
 
 def constant_nodes(graph_module: fx.GraphModule) -> set[fx.Node]:
@@ -24,7 +24,8 @@ def constant_value(graph_module: fx.GraphModule, node: fx.Node) -> Tensor | None
     if node not in constant_nodes(graph_module):
         return None
     values: dict[fx.Node, Any] = {}
-    for each in _with_all_it_reads(node):
+    needed = ancestors(node) | {node}
+    for each in (each for each in node.graph.nodes if each in needed):
         values[each] = fetch(graph_module, str(each.target)) if each.op == "get_attr" else evaluate(each, values)
     return values[node].detach() if isinstance(values[node], Tensor) else None
 
@@ -41,14 +42,3 @@ def is_function(node: fx.Node) -> bool:
     if node.op != "call_function" or isinstance(node.target, torch._ops.HigherOrderOperator):
         return False
     return torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
-
-
-def _with_all_it_reads(node: fx.Node) -> list[fx.Node]:
-    """Returns what a node is computed from and the node itself, in order of execution."""
-    found, pending = {node}, [node]
-    while pending:
-        for read in pending.pop().all_input_nodes:
-            if read not in found:
-                found.add(read)
-                pending.append(read)
-    return [each for each in node.graph.nodes if each in found]

@@ -1,4 +1,4 @@
-"""Is a graph, quantizers off, the network that the caller gave? The first end of the proof; ``verify_onnx`` is the other."""
+"""Compares graphs, with quantizers off, with the caller's model. ``verify_onnx`` compares files with graphs."""
 
 from qpass.source_check.result import SourceCheck
 from qpass.source_check.source import Source

@@ -1,4 +1,4 @@
-"""What roundings can do to a graph's outputs: every operator's result is changed by as much, at random."""
+"""The effect of rounding on a graph's outputs, measured: every operator's result is changed at random by as much."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 #: The unit of float32's rounding.
 ROUNDING = 2.0**-24
-#: How much coarser the roundings are that are tried: where values decide, as in a top-k, few draws must find what many could.
+#: How much coarser the tried roundings are: for choices by value, such as top-k, a few draws must find what many could.
 COARSER = 32
 
 
@@ -19,7 +19,7 @@ class NoisyRun(fx.Interpreter):
 
     Args:
         graph_module: The graph.
-        seed: Of the errors.
+        seed: Seed of the errors.
     """
 
     def __init__(self, graph_module: fx.GraphModule, seed: int) -> None:

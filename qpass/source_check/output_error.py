@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def output_error(found: Any, expected: Any) -> float:
-    """Returns the greatest ``tensor_error`` of all values in two nested outputs, infinity where they do not go together."""
+    """Returns the greatest ``tensor_error`` of all values in two nested outputs, infinity if their counts differ."""
     a, b = _values(found), _values(expected)
     if len(a) != len(b):
         return math.inf
@@ -24,10 +24,10 @@ def same_shapes(found: Any, expected: Any) -> bool:
 
 
 def tensor_error(found: Tensor, expected: Tensor) -> float:
-    """Returns the greatest difference in units of the root mean square of what is expected.
+    """Returns the greatest difference, relative to the root mean square of the expected values.
 
-    Of whole numbers and truth values it is the share that differs. It is infinite for another shape, and where NaN and
-    infinities do not lie in the same places.
+    For integers and booleans it is the share of values that differ. It is infinite if shapes differ, or if NaN and infinities
+    are not in the same places.
     """
     if found.shape != expected.shape:
         return math.inf
@@ -52,7 +52,7 @@ def _double(tensor: Tensor) -> Tensor:
 
 
 def _values(outputs: Any) -> list[Tensor]:
-    """Returns tensors and numbers, the latter as tensors; what else a model gives is not compared."""
+    """Returns tensors, and numbers as tensors; other outputs are not compared."""
     leaves = pytree.tree_leaves(outputs)
     return [
         leaf if isinstance(leaf, Tensor) else torch.tensor(leaf) for leaf in leaves if isinstance(leaf, (Tensor, int, float))

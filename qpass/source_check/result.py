@@ -1,4 +1,4 @@
-"""What a comparison with the caller's model found."""
+"""The result of a comparison with the caller's model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class SourceCheck:
 
     Attributes:
         samples: Calibration samples that both were run on.
-        error: Greatest difference of an output value, in units of the root mean square of that output, over all passes. For
-            whole numbers the share that differs.
-        bound: The greatest error that would have passed: 3e-5 or, where the error is larger, twice what roundings 32 times as
-            coarse as those of float32 do to the graph's outputs.
-        passes: The steps after which the two were compared, in order.
+        error: Greatest difference of an output value, relative to the root mean square of that output, over all passes. For
+            integers the share of values that differ.
+        bound: The greatest error that would have passed: 3e-5 or, if the error is larger, twice the effect that roundings 32
+            times as coarse as those of float32 have on the graph's outputs.
+        passes: The steps after which graph and model were compared, in order.
     """
 
     samples: int

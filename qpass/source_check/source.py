@@ -1,4 +1,4 @@
-"""The caller's model beside the graphs that are made of it."""
+"""Compares the graphs that are made of the caller's model with the model."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from qpass.source_check.output_error import output_error, same_shapes
 from qpass.source_check.result import SourceCheck
 from qpass.undisturbed import copy_tensors, undisturbed
 
-#: Rows of the first batch, and of the one of another size where the batch is dynamic.
+#: Rows of the first batch, and of the second one, which is run if the batch is dynamic.
 FIRST_ROWS, OTHER_ROWS = 3, 1
-#: Draws of roundings, and the bound in units of what they do.
+#: Draws of roundings, and the bound as a multiple of their effect.
 DRAWS, NOISE_RATIO = 2, 2.0
-#: Passes without a measured bound: as much as a few hundred operators round. Most networks stay below it.
+#: Errors up to this pass without a measured bound. A few hundred operators round by as much, and most networks stay below it.
 LEAST_BOUND = 512 * ROUNDING
 
 
 class Source:
-    """Holds what the caller's model gives for a few calibration samples, and compares graphs with it.
+    """Holds the outputs of the caller's model for a few calibration samples, and compares graphs with them.
 
-    The model is run at once: twice in a row on the first batch, and on one of another size where the graph's batch is dynamic.
+    The model runs on construction: twice on the first batch, and once on another size if the graph's batch is dynamic.
 
     Args:
         model: The caller's model, left as it was.
@@ -64,11 +64,11 @@ class Source:
             )
 
     def check(self, graph_module: fx.GraphModule, step: str) -> None:
-        """Compares a graph with the model, quantizers off, and writes ``info(graph_module)["source_check"]``.
+        """Compares a graph, quantizers off, with the model, and writes ``info(graph_module)["source_check"]``.
 
         Args:
-            graph_module: A graph whose float function shall be the model's; where it keeps a reference, that is compared.
-            step: What has just been done to it.
+            graph_module: A graph that should compute the model's function in float; if it keeps a reference, that is compared.
+            step: Name of the last step, for messages.
 
         Raises:
             SourceError: Naming the step and the first node that differs.
