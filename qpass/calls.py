@@ -64,18 +64,19 @@ def flatten_call(tree: Any, spec: Any) -> list[Any]:
         return [tree]
     if isinstance(tree, fx.Proxy):
         return tree_flatten_spec(tree, spec)  # type: ignore[no-any-return]
-    if issubclass(spec.type, Mapping) and isinstance(tree, Mapping):
+    kind = spec.type if isinstance(spec.type, type) else spec.context  # of a NamedTuple torch says namedtuple, a function
+    if issubclass(kind, Mapping) and isinstance(tree, Mapping):
         keys = pytree.tree_unflatten([None] * spec.num_leaves, spec).keys()
         _check(list(tree), keys)
         children = [tree[key] for key in keys]
-    elif issubclass(spec.type, (list, tuple)) and isinstance(tree, (list, tuple)):
+    elif issubclass(kind, (list, tuple)) and isinstance(tree, (list, tuple)):
         _check(range(len(tree)), range(spec.num_children))
         children = list(tree)
-    elif type(tree) is spec.type:
-        children = list(pytree.SUPPORTED_NODES[spec.type].flatten_fn(tree)[0])
+    elif type(tree) is kind:
+        children = list(pytree.SUPPORTED_NODES[kind].flatten_fn(tree)[0])
         _check(range(len(children)), range(spec.num_children))
     else:
-        raise UnsupportedError(f"an input is a {type(tree).__name__}", where="call", expected=f"a {spec.type.__name__}")
+        raise UnsupportedError(f"an input is a {type(tree).__name__}", where="call", expected=f"a {kind.__name__}")
     return [
         leaf for child, child_spec in zip(children, spec.children(), strict=True) for leaf in flatten_call(child, child_spec)
     ]

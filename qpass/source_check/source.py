@@ -49,7 +49,7 @@ class Source:
         self._name = type(model).__name__
         self._calls = _calls(graph_module, batches)
         with undisturbed(model):
-            self._outputs = [_call(model, inputs) for inputs in self._calls[:-1]]
+            self._outputs = [_call(model, inputs, seed) for seed, inputs in enumerate(self._calls[:-1])]
             with recorded_outputs(model) as self._modules:
                 self._outputs.append(_call(model, self._calls[-1]))
         self._seen = SourceCheck(samples=sum(map(batch_size, self._calls[1:])), error=0.0, bound=LEAST_BOUND, passes=())
@@ -60,7 +60,7 @@ class Source:
                 f"the model gives other outputs when it is called again with the same inputs: they differ by {error:.1e}",
                 where=self._name,
                 expected="outputs that do not depend on former calls",
-                hint="pass its state as an input, and draw random numbers outside of forward",
+                hint="pass its state as an input, draw random numbers outside of forward, give F.dropout self.training",
             )
 
     def check(self, graph_module: fx.GraphModule, step: str) -> None:
@@ -157,9 +157,9 @@ def _two_rows(single: Sequence[ModelInputs], layout: Layout) -> ModelInputs:
     return joined if batch_size(joined, layout) == 2 else repeat_rows(single[0], 2, layout)
 
 
-def _call(model: Any, inputs: ModelInputs) -> Any:
-    """Runs a model on copies, with the same random numbers each time."""
-    torch.manual_seed(0)
+def _call(model: Any, inputs: ModelInputs, seed: int = 0) -> Any:
+    """Runs a model on copies, with random numbers of a seed."""
+    torch.manual_seed(seed)
     args, kwargs = copy_tensors(tuple(inputs))
     return copy_tensors(model(*args, **kwargs))
 

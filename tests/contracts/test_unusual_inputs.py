@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -109,6 +109,21 @@ def test_nested_inputs(tmp_path: Path) -> None:
         masked = _masked(rows, seed)
         return {"inputs": {"x": masked["x"], "more": {"mask": masked["mask"]}}}
 
+    judge(net(forward), [batch(16, 0), batch(16, 1)], [batch(5, 2)], folder=tmp_path)
+
+
+class Sample(NamedTuple):
+    """An input that holds tensors by name."""
+
+    x: Tensor
+    mask: Tensor
+
+
+def test_an_input_that_is_a_named_tuple(tmp_path: Path) -> None:
+    def forward(s: Net, sample: Sample) -> Tensor:
+        return with_keywords(s, sample.x, mask=sample.mask)
+
+    batch = lambda rows, seed: {"sample": Sample(**_masked(rows, seed))}  # noqa: E731
     judge(net(forward), [batch(16, 0), batch(16, 1)], [batch(5, 2)], folder=tmp_path)
 
 

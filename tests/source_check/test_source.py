@@ -125,9 +125,9 @@ def test_batches_of_one_row_are_compared_in_another_size_too(samples: int) -> No
         lambda m, x: (x - 10).log(),
         lambda m, x: {"label": x.argmax(-1), "rows": x.shape[0], "scale": 2.0, "none": None},
         lambda m, x: (x > 0, torch.zeros(x.shape[0], 2)),
-        lambda m, x: nn.functional.dropout(x, 0.5, training=True),
+        lambda m, x: x + 0 * nn.functional.dropout(x, 0.5, training=True),
     ],
-    ids=["-inf", "NaN", "numbers", "truth values", "random numbers of the same seed"],
+    ids=["-inf", "NaN", "numbers", "truth values", "random numbers that change nothing"],
 )
 def test_outputs_of_every_kind(function: Callable[..., object]) -> None:
     source, graph = source_of(Call(function).eval(), torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
@@ -193,6 +193,20 @@ def test_a_model_with_state_is_refused() -> None:
 
     with pytest.raises(SourceError, match="Calls: the model gives other outputs when it is called again"):
         source_of(Calls().eval(), torch.randn(4, 3))
+
+
+@pytest.mark.parametrize("draw", [lambda y: torch.dropout(y, 0.5, True), lambda y: y + torch.randn_like(y)])
+def test_a_model_that_draws_random_numbers_is_refused(draw: Callable[[Tensor], Tensor]) -> None:
+    class Random(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return draw(self.one(x))
+
+    with pytest.raises(SourceError, match=r"Random: the model gives other outputs when it is called again.*F\.dropout"):
+        source_of(Random().eval(), torch.randn(4, 3))
 
 
 def test_modules_inside_a_branch_are_run() -> None:
