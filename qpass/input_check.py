@@ -105,7 +105,9 @@ def without_input_check(graph_module: fx.GraphModule) -> fx.GraphModule:
 def _check_constant(value: Any, wanted: Any, name: str, model: str) -> None:
     if isinstance(value, Tensor) or not same_constant(value, wanted):
         shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        raise _refusal(f"{name} is {shown}", model, f"{wanted!r}: it was a constant when the model was traced")
+        expected = f"{wanted!r}: it was a constant when the model was traced"
+        hint = "give it that value, or quantize once for each; a number may also be calibrated as a tensor"
+        raise UnsupportedError(f"{name} is {shown}", where=model, expected=expected, hint=hint)
 
 
 def _check_tensor(

@@ -69,7 +69,7 @@ def test_the_check_travels(graph: fx.GraphModule, way: str, tmp_path: Path) -> N
         "table": (torch.randn(5, 8), r"Mixed: got table \(5, 8\); expected \(4, 8\)"),
         "y": (torch.randn(1, 4, 8), r"Mixed: got y \(1, 4, 8\); expected \(batch, 4, 8\), with batch 4 as in x"),
         "texts": (torch.zeros(6, 8, dtype=torch.long), r"Mixed: texts is a tensor of torch.int64; expected a tensor of float"),
-        "scale": (50.0, r"Mixed: scale is 50.0; expected 2.0: it was a constant when the model was traced"),
+        "scale": (50.0, r"Mixed: scale is 50.0; expected 2.0: it was a constant when the model was traced; give it that value"),
     }
     for name, (value, message) in wrong.items():
         with pytest.raises(UnsupportedError, match=message):
