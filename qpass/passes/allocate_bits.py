@@ -60,7 +60,7 @@ class AllocateBits(Pass):
         budget: The limits; None leaves everything as it is.
         batches: Calls of the model.
         seed: Of the signs that the output is probed with.
-        storage: Where values lie between the run forth and the run back; None is in memory.
+        storage: Where tensors saved for the backward pass are kept; None keeps them in memory.
         show_progress: Show a bar.
     """
 

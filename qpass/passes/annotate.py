@@ -112,7 +112,7 @@ class Annotate(Pass):
             return Declined(kind=kind, path=module_path(node), reason=_OTHER_PRODUCTS[node.target])  # type: ignore[index]
         if is_region(node):
             name, count = str(node.target), region_linears(graph_module, node)
-            reason = f"its body runs as data decides; {count} Linear{'s' * (count != 1)} inside"
+            reason = f"its control flow depends on data; {count} Linear{'s' * (count != 1)} inside"
             return Declined(kind=name, path=module_path(node), reason=reason)
         return None
 

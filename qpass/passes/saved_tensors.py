@@ -1,4 +1,4 @@
-"""What derivatives need of a run, kept in a storage until the run back reads it."""
+"""Tensors that autograd saves for the backward pass, kept in a storage."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from qpass.storage import KeptTensor, Storage
 
 
 def saved_in(storage: Storage, module: nn.Module) -> AbstractContextManager[None]:
-    """Returns a context in which what autograd saves goes to a storage, but for the module's own tensors.
+    """Returns a context in which tensors that autograd saves go to a storage, except for the module's own tensors.
 
-    Values and strides come back as they were, so derivatives are the same to the bit.
+    Values and strides are restored, so derivatives are bit-identical.
 
     Args:
         storage: Where.

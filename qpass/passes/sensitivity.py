@@ -45,7 +45,7 @@ def output_errors(
         errors: By node, of each option. The node's output has the shape of the error.
         batches: Calls of the model.
         seed: Of the random signs.
-        storage: Where values lie between the run forth and the run back; None is in memory.
+        storage: Where tensors saved for the backward pass are kept; None keeps them in memory.
         show_progress: Show a bar.
     """
     totals = {node: [0.0] * len(options) for node, options in errors.items()}
@@ -65,17 +65,17 @@ def output_errors(
 
 
 class Probe:
-    """Runs calls of a network forth and back, and hands rᵀ J by what some nodes give to a reader as it comes.
+    """Runs forward and backward passes, and passes rᵀ J with respect to the outputs of some nodes to a reader as it arrives.
 
-    A derivative is gone when its reader returns, and what the run back needs of the run forth lies in a storage: neither grows
-    with the network. Nodes that the output does not depend on are left out.
+    A derivative is released when its reader returns, and tensors saved for the backward pass go to a storage: neither grows
+    with the network. Nodes that the output does not depend on are skipped.
 
     Args:
         graph_module: The float network.
         nodes: Whose outputs.
-        seed: Of the random signs, which go on from call to call.
-        storage: Where values lie between the run forth and the run back; None is in memory.
-        keep_inputs: Keep also what the nodes read.
+        seed: Seed of the random signs, whose sequence continues from call to call.
+        storage: Where tensors saved for the backward pass are kept; None keeps them in memory.
+        keep_inputs: Also keep the inputs of the nodes.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Probe:
         self._inputs: dict[fx.Node, KeptTensor] = {}
 
     def run(self, batch: ModelInputs, read: Reader) -> None:
-        """Runs one call; ``read`` is called once for each node, those at the end of the network first."""
+        """Runs one call; ``read`` is called once for each node, from the last one to the first."""
         run = _Differentiable(self._graph_module, self._nodes, self._keep_input, torch.no_grad()(read))
         with torch.enable_grad(), saved_in(self._storage, self._graph_module):
             output = run.run(*flat_inputs(self._graph_module, *batch))
@@ -108,7 +108,7 @@ class Probe:
         self._inputs.clear()
 
     def take_input(self, node: fx.Node) -> Tensor:
-        """Returns the first thing that a node read, once."""
+        """Returns the first input of a node and releases it."""
         return self._inputs.pop(node).read()
 
     def _keep_input(self, node: fx.Node, value: Tensor) -> None:

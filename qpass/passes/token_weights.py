@@ -41,7 +41,7 @@ def token_weights(
         layers: Linears and convolutions in it.
         batches: Calls of the model.
         seed: Of the random signs.
-        storage: Where values lie between the run forth and the run back; None is in memory.
+        storage: Where tensors saved for the backward pass are kept; None keeps them in memory.
         processes: Those that share the batches; the mean is over all of them.
     """
     found: dict[fx.Node, list[Tensor]] = {}

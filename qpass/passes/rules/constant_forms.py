@@ -1,4 +1,4 @@
-"""Which constants are cheaper as the operators that make them than as tensors."""
+"""Finds constants that take less room as operators than as tensors."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from qpass.graph import aten, call_like, calls, get_constant, is_open, replace, 
 
 @dataclass(frozen=True)
 class _Indices:
-    """What the indices of each dim are called: of two factors, and of what they give."""
+    """The index letters of the dims of both factors and of the result."""
 
     a: str
     b: str
@@ -23,7 +23,7 @@ class _Indices:
 
     @property
     def summed(self) -> str:
-        """Those of both factors that are gone afterwards."""
+        """The indices of both factors that are summed over."""
         return "".join(i for i in self.a if i in self.b and i not in self.out)
 
 
