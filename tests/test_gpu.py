@@ -18,8 +18,8 @@ FEW_STEPS = {"steps": 4, "batch_size": 4}
 RECIPES: dict[str, Any] = {
     "w8a8": "w8a8",
     "closed form": "w4a4",
-    "three stages": {"preset": "ias-vit-w4a4", "reconstruction": FEW_STEPS},
-    "low rank": {"preset": "aiqvit-w4a4", "reconstruction": {**FEW_STEPS, "ranks": [2, 4], "search_steps": 2}},
+    "three stages": {"preset": "ias-vit-w6a6", "reconstruction": FEW_STEPS},
+    "low rank": {"preset": "aiqvit-w6a6", "reconstruction": {**FEW_STEPS, "ranks": [2, 4], "search_steps": 2}},
 }
 
 
