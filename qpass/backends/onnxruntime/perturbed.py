@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -29,17 +29,37 @@ class Perturbed(fx.Interpreter):
         codes: The codes of each quantizer.
         seed: Draws the signs.
         sign: 1.0, or -1.0 for the opposite moves.
+        quantizers: Those before which to stop, in place of the outputs.
+
+    Attributes:
+        inputs: What each of these quantizers was given.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, codes: Mapping[str, Tensor], seed: int, sign: float) -> None:
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        codes: Mapping[str, Tensor],
+        seed: int,
+        sign: float,
+        quantizers: Collection[str] = (),
+    ) -> None:
         super().__init__(graph_module)
         self._codes, self._sign = codes, sign
         self._generator = torch.Generator().manual_seed(seed)
         output = next(node for node in graph_module.graph.nodes if node.op == "output")
-        self._needed = behind_quantizers(graph_module, output.all_input_nodes)
+        self._ends = {
+            str(node.target): node.all_input_nodes[0] for node in graph_module.graph.nodes if node.target in quantizers
+        }
+        self._needed = behind_quantizers(graph_module, self._ends.values() if quantizers else output.all_input_nodes)
+        self.inputs = dict[str, Tensor]()
 
     def run_node(self, n: fx.Node) -> Any:
-        """Runs one node, or skips it where no output needs it."""
+        """Runs one node, or skips it where no end needs it."""
+        result = self._run(n)
+        self.inputs |= {name: result for name, end in self._ends.items() if end is n}
+        return result
+
+    def _run(self, n: fx.Node) -> Any:
         if n.op not in ("placeholder", "output") and n not in self._needed:
             return None
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +56,7 @@ class TorchRun:
         wide: fx.GraphModule | None = None,
         encode: Encode | None = None,
     ) -> None:
+        self._graph_module, self._given = graph_module, inputs
         recorder = _Recorder(graph_module, encode)
         with torch.no_grad():
             flat = flat_inputs(graph_module, *inputs)
@@ -71,6 +72,19 @@ class TorchRun:
                 for sign in (1.0, -1.0)
             ]
         self.bounds = [_bound(*each) for each in zip(self.outputs, self.exact_outputs, zip(*moved, strict=True), strict=True)]
+
+    def moved_inputs(self, quantizers: Collection[str]) -> dict[str, list[Tensor]]:
+        """Returns what rounding can make of the inputs of some quantizers, all before them giving the same codes."""
+        found: dict[str, list[Tensor]] = {name: [] for name in quantizers}
+        flat = flat_inputs(self._graph_module, *self._given)
+        for seed in range(PAIRS):
+            for sign in (1.0, -1.0):
+                run = Perturbed(self._graph_module, self.codes, seed, sign, quantizers)
+                with torch.no_grad():
+                    run.run(*flat)
+                for name, x in run.inputs.items():
+                    found[name].append(x)
+        return found
 
 
 def _bound(output: np.ndarray, exact: np.ndarray, moved: Sequence[np.ndarray]) -> Tensor:
