@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.backends.onnxruntime.layer_check import distances
-from qpass.backends.onnxruntime.torch_run import TorchRun
+from qpass.backends.onnxruntime.output_check import OutputCheck, check_freely
+from qpass.backends.onnxruntime.torch_run import TorchRun, Uncertainty
 from qpass.data import ModelInputs
 from tests.backends.onnxruntime.test_outputs import changed
 
@@ -53,3 +54,10 @@ def test_a_wrong_layer_is_found_all_the_same(saturated: tuple[fx.GraphModule, Pa
     assert qpass.verify_onnx(graph, path, x).passed
     wrong = changed(path, tmp_path, "first_quantized.bias", lambda bias: bias + np.float32(0.05))
     assert not qpass.verify_onnx(graph, wrong, x, strict=False).passed
+
+
+@pytest.mark.parametrize("torch_has_nan", [False, True])
+def test_nan_is_refused_where_torch_never_has_it_however_uncertain_it_is(torch_has_nan: bool) -> None:
+    expected, found = np.array([[np.inf, 1.0]], np.float32), np.array([[np.nan, 1.0]], np.float32)
+    check = check_freely(OutputCheck("y", 2, 0, 0, 0.0), found, expected, Uncertainty(0.0, 2, torch_has_nan))
+    assert bool(check.failures) != torch_has_nan
