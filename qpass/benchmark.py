@@ -27,6 +27,7 @@ def benchmark_pair(
     show_progress: bool,
 ) -> LatencyReport:
     """See ``qpass.benchmark_latency``."""
+    quantized = on_cpu(quantized) if isinstance(quantized, fx.GraphModule) else quantized
     with tempfile.TemporaryDirectory() as folder:
         files: dict[str, str | Path] = {}
         if isinstance(baseline, nn.Module):
@@ -36,13 +37,11 @@ def benchmark_pair(
                     where="baseline",
                     expected="two files, or a model and its quantized graph",
                 )
-            files["float"] = export_float(
-                trace(on_cpu(baseline), *example_inputs(on_cpu(quantized))), Path(folder) / "float.onnx"
-            )
+            files["float"] = export_float(trace(on_cpu(baseline), *example_inputs(quantized)), Path(folder) / "float.onnx")
         else:
             files["float"] = baseline
         if isinstance(quantized, fx.GraphModule):
-            files["quantized"] = export_quantized(on_cpu(quantized), Path(folder) / "quantized.onnx")
+            files["quantized"] = export_quantized(quantized, Path(folder) / "quantized.onnx")
         else:
             files["quantized"] = quantized
         return benchmark(files, baseline="float", batches=batches, threads=threads, runs=runs, show_progress=show_progress)

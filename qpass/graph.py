@@ -16,6 +16,9 @@ from qpass.errors import QPassError
 
 aten = torch.ops.aten
 
+#: What torch.export writes for the end of a slice that has none.
+END_OF_DIM = 2**63 - 1
+
 #: Operators that keep every value and their order, those that change the order of dims, and those that do neither.
 RESHAPES = (
     aten.reshape.default,
@@ -279,6 +282,11 @@ def ordered_inputs(
     """Returns (args, kwargs) of a call nested and in order as the graph was traced with them."""
     ordered = pytree.tree_unflatten(flat_inputs(graph_module, args, kwargs), input_spec(graph_module))
     return ordered  # type: ignore[no-any-return]
+
+
+def copy_tensors(inputs: Any) -> Any:
+    """Returns nested inputs with a copy of every tensor: a model may write into what it is given."""
+    return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
 
 
 def example_inputs(graph_module: fx.GraphModule) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -22,11 +22,11 @@ from qpass.errors import QPassError, TraceError
 from qpass.export_open import export_open, fixing_lines, holds_for_some, squeezed_rows
 from qpass.functionalize import functionalize
 from qpass.given_masks import given_masks
-from qpass.graph import info, record_shapes
+from qpass.graph import copy_tensors, info, record_shapes
 from qpass.input_dims import Dims, exported_dims, given_dims
 from qpass.refusals import refuse_flex_attention, refuse_transforms
 from qpass.tensor_names import rename_tensors
-from qpass.undisturbed import copy_tensors, undisturbed
+from qpass.undisturbed import undisturbed
 
 #: Rows of the example batch: torch.export takes a size of 1 for a constant.
 EXAMPLE_ROWS = 2

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
-from torch import Tensor, nn
+from torch import nn
 
 from qpass.functionalize import without_autocast
 
@@ -38,11 +37,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                     tensor.data = before
                 elif not torch.equal(tensor, before):
                     tensor.copy_(before)
-
-
-def copy_tensors(inputs: Any) -> Any:
-    """Returns nested inputs with a copy of every tensor: a model may write into what it is given."""
-    return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
 
 
 def _reset(entries: dict[str, Any], before: dict[str, Any]) -> None:

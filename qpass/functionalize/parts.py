@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 from torch import fx
 
-from qpass.graph import argument, aten, call_like, is_call
-
-_END = 2**63 - 1
+from qpass.graph import END_OF_DIM, argument, aten, call_like, is_call
 
 
 class Part(NamedTuple):
@@ -115,7 +113,7 @@ class Parts:
 def slice_bounds(view: fx.Node, size: int) -> tuple[int, int] | None:
     """Returns where a slice of a dim of ``size`` starts and ends, or None where it depends on the inputs or has steps."""
     start, stop, step = (argument(view, index, name) for index, name in ((2, "start"), (3, "end"), (4, "step")))
-    bounds = (0 if start is None else start, _END if stop is None else stop)
+    bounds = (0 if start is None else start, END_OF_DIM if stop is None else stop)
     if step not in (None, 1) or not all(isinstance(bound, int) for bound in bounds):
         return None
     low, high, _ = slice(*bounds).indices(size)

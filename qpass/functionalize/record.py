@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from qpass.functionalize.mutation import functional_form, functional_kwargs, is_mutable, written_arguments
-from qpass.graph import example_inputs, flat_inputs
+from qpass.graph import copy_tensors, example_inputs, flat_inputs
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Recorder(fx.Interpreter):
     def record(self) -> Recorder:
         """Runs the graph once."""
         args, kwargs = example_inputs(self.module)  # type: ignore[arg-type]
-        inputs = pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+        inputs = copy_tensors((args, kwargs))
         with torch.no_grad(), torch.random.fork_rng():
             try:
                 self.run(*flat_inputs(self.module, *inputs))  # type: ignore[arg-type]

@@ -14,14 +14,14 @@ from torch import Tensor, fx, nn
 from qpass.data import ModelInputs
 from qpass.data.rows import Layout, batch_size, even_batches, repeat_rows, split_rows
 from qpass.errors import SourceError
-from qpass.graph import describe, flat_inputs, info, module_path, ordered_inputs
+from qpass.graph import copy_tensors, describe, flat_inputs, info, module_path, ordered_inputs
 from qpass.input_dims import layout_of, tie_rows
 from qpass.quantizers import Quantizer
 from qpass.source_check.module_outputs import ModuleErrors, recorded_outputs
 from qpass.source_check.noise import ROUNDING, NoisyRun
 from qpass.source_check.output_error import output_error, same_shapes
 from qpass.source_check.result import SourceCheck
-from qpass.undisturbed import copy_tensors, undisturbed
+from qpass.undisturbed import undisturbed
 
 #: Rows of the first batch, and of the second one, which is run if the batch is dynamic.
 FIRST_ROWS, OTHER_ROWS = 3, 1

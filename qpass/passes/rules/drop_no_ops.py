@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from qpass.graph import argument, aten, calls, dtype_of, is_call, replace
+from qpass.graph import END_OF_DIM, argument, aten, calls, dtype_of, is_call, replace
 
 _ALWAYS = (
     aten.dropout.default,
@@ -14,7 +14,6 @@ _ALWAYS = (
     aten.lift_fresh_copy.default,
 )
 _CASTS = (aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, aten._to_copy.default, aten.type_as.default)
-_END = 2**63 - 1
 
 
 def drop_no_ops(graph_module: fx.GraphModule) -> int:
@@ -41,4 +40,4 @@ def _keeps_dtype(node: fx.Node) -> bool:
 
 def _is_whole(node: fx.Node) -> bool:
     start, end, step = (argument(node, i, name) for i, name in ((2, "start"), (3, "end"), (4, "step")))
-    return start in (0, None) and end in (_END, None) and step in (1, None)
+    return start in (0, None) and end in (END_OF_DIM, None) and step in (1, None)
