@@ -29,7 +29,7 @@ def refuse_quantized(model: nn.Module, parts: Sequence[str] = ()) -> None:
 
     Args:
         model: The model.
-        parts: Paths of the modules that shall be quantized; empty for the whole.
+        parts: Paths of the modules to quantize; empty for the whole model.
 
     Raises:
         UnsupportedError: Naming the module, and what quantized it.

@@ -13,7 +13,7 @@ _AUTOCAST = torch.amp.autocast_mode.autocast
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """Lets every ``torch.autocast`` do nothing meanwhile, inside a model too.
+    """Disables every ``torch.autocast`` inside the block, including those inside a model.
 
     A graph is quantized from float32. What a model looks up under autocast, such as the dtype that it casts to, is then float32
     as well, and a model and its graph are compared in the same precision.

@@ -42,7 +42,7 @@ class Parts:
 
         Args:
             source: The tensor.
-            value: What the slice shall be.
+            value: The new value of the slice.
             dim: The slice's dim, not negative.
             bounds: Where it starts and ends, and the size of the dim.
             before: Where the nodes go.

@@ -166,7 +166,7 @@ def _call(model: Any, inputs: ModelInputs, seed: int = 0) -> Any:
 
 @contextmanager
 def quantizers_off(graph_module: nn.Module) -> Iterator[None]:
-    """Switches every quantizer off meanwhile."""
+    """Switches every quantizer off inside the block."""
     switched = [module for module in graph_module.modules() if isinstance(module, Quantizer) and module.enabled]
     for module in switched:
         module.enabled = False
