@@ -16,6 +16,7 @@ from qpass.backends.onnxruntime.output_check import check_output
 from qpass.backends.onnxruntime.session import OrtSession
 from qpass.backends.onnxruntime.torch_run import TorchRun
 from qpass.data import ModelInputs
+from qpass.input_check import named_inputs
 
 
 class GatherElements(OpRun):
@@ -32,7 +33,7 @@ def check_with_reference_evaluator(graph: fx.GraphModule, path: Path, inputs: Mo
     reference = TorchRun(graph, inputs)
     codes = CodesOfFile(path, reference.quantizers, reference.codes)
     runner = evaluator(codes.forced())
-    feed = OrtSession(path).feed(inputs) | codes.feed()
+    feed = OrtSession(path).feed(named_inputs(graph, inputs)) | codes.feed()
     results = dict(zip(runner.output_names, runner.run(None, feed), strict=True))
     failed = [layer for layer in check_layers(reference, codes.read(results, COMPUTED)) if not layer.passed]
     assert not failed, failed
