@@ -94,7 +94,12 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any], int]] = {
     "SiglipVisionModel": ("SiglipVisionConfig", {**_SMALL, "image_size": 64}, 64),
     "SegformerForSemanticSegmentation": (
         "SegformerConfig",
-        {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 64, 96], "decoder_hidden_size": 64},
+        {
+            "depths": [1, 1, 1, 1],
+            "hidden_sizes": [16, 32, 64, 96],
+            "num_attention_heads": [1, 2, 4, 8],
+            "decoder_hidden_size": 64,
+        },
         128,
     ),
     "DPTForDepthEstimation": (

@@ -27,7 +27,7 @@ from qpass.report import QuantReport
 from qpass.resume import check_agreement, claim_folder, run_facts
 from qpass.serialize import load_graph, save_graph
 from qpass.storage import DEFAULT_GIB, Storage, bytes_of
-from qpass.torch_modes import default_modes
+from qpass.torch_modes import default_modes, kept_random_state
 
 if TYPE_CHECKING:
     from qpass.backends.onnxruntime import LatencyReport, VerifyReport
@@ -121,7 +121,7 @@ def quantize_graph(
     try:
         if device is not None:
             model.to(device)
-        with default_modes(), torch.random.fork_rng():
+        with default_modes(), kept_random_state():
             torch.manual_seed(seed)
             folder = None if checkpoint_dir is None or config.reconstruction is None else Path(checkpoint_dir)
             processes = Processes.current()

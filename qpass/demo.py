@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qpass.progress import track
+from qpass.torch_modes import kept_random_state
 
 #: Digits held back for evaluation, and of the rest those that calibrate.
 EVALUATION, CALIBRATION = 500, 128
@@ -39,7 +40,7 @@ def train_digits_vit(digits: Digits, *, epochs: int = 40, seed: int = 0, show_pr
     """Trains timm's VisionTransformer (patch 2, width 64, 4 blocks, 4 heads) and returns it in eval mode."""
     from timm.models.vision_transformer import VisionTransformer  # slow to import
 
-    with torch.random.fork_rng():
+    with kept_random_state():
         torch.manual_seed(seed)
         model = VisionTransformer(
             img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=64, depth=4, num_heads=4, mlp_ratio=2

@@ -92,7 +92,7 @@ def _correct(scores: Tensor, labels: Tensor, where: str) -> Tensor:
         raise DataError(
             f"the label {int(labels.max())}", where=where, expected=f"labels below {scores.shape[1]}, the number of scores"
         )
-    return scores.argmax(1).cpu() == labels
+    return scores.argmax(1).cpu() == labels.cpu()
 
 
 def scores_of(outputs: Any, where: str = "evaluate") -> Tensor:

@@ -92,7 +92,7 @@ def _prediction(result: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _truth(target: dict[str, Tensor], masks: bool) -> dict[str, Tensor]:
     names = ("boxes", "labels", "iscrowd", *(("masks",) if masks else ()))
-    kept = {name: target[name] for name in names if name in target}
+    kept = {name: target[name].cpu() for name in names if name in target}
     if masks:
         kept["masks"] = kept["masks"].bool()
     return kept

@@ -58,7 +58,7 @@ def evaluate_parts(
     with torch.no_grad():
         columns = (data.clouds, data.parts, data.kinds)
         for clouds, truth, kinds in zip(*(column.split(batch) for column in columns), strict=True):
-            logits = segment(clouds)
+            logits = segment(clouds).cpu()
             for own, wanted, kind in zip(logits, truth, kinds, strict=True):
                 parts = torch.tensor(parts_of[int(kind)])
                 found = parts[own[:, parts].argmax(1)]

@@ -46,7 +46,7 @@ class Storage:
         self._free: dict[int, list[int]] = defaultdict(list)
 
     def keep(self, tensor: Tensor) -> KeptTensor:
-        """Keeps a tensor: itself where there is room in memory, else a copy in the file."""
+        """Keeps a tensor: itself where there is room in memory, else a copy in the file; of one on a GPU a copy on the CPU."""
         kept = KeptTensor(self, tensor.shape, tensor.dtype, tensor.device, tensor)
         if kept.on_disk:
             kept.write(0, tensor)
@@ -109,7 +109,7 @@ class KeptTensor:
         self._start: int | None = None
         self._tensor: Tensor | None = None
         if storage._take(self._bytes):
-            self._tensor = torch.empty(shape, dtype=dtype) if tensor is None else tensor
+            self._tensor = torch.empty(shape, dtype=dtype) if tensor is None else tensor.cpu()
         else:
             self._start = storage._take_on_disk(self._bytes)
 
@@ -119,9 +119,12 @@ class KeptTensor:
         return self._start is not None
 
     def read(self, rows: Tensor | slice | None = None) -> Tensor:
-        """Returns the tensor, or some rows of it; a whole one in memory is the very tensor that is kept."""
+        """Returns the tensor, or some rows of it, on the device that it was on.
+
+        A whole one that lies in memory and was on the CPU is the very tensor.
+        """
         if self._tensor is not None:
-            return self._tensor if rows is None else self._tensor[rows]
+            return (self._tensor if rows is None else self._tensor[rows]).to(self._device)
         assert self._start is not None
         if rows is None:
             found = torch.empty(self.shape, dtype=self.dtype)

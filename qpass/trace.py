@@ -26,6 +26,7 @@ from qpass.graph import copy_tensors, info, record_shapes
 from qpass.input_dims import Dims, exported_dims, given_dims
 from qpass.refusals import refuse_flex_attention, refuse_transforms
 from qpass.tensor_names import rename_tensors
+from qpass.torch_modes import ALONE, kept_random_state
 from qpass.undisturbed import undisturbed
 
 #: Rows of the example batch: torch.export takes a size of 1 for a constant.
@@ -64,6 +65,7 @@ def trace(
     """
     kwargs = dict(kwargs or {})
     with (
+        ALONE,
         undisturbed(model),
         given_masks(),
         warnings.catch_warnings(),
@@ -157,7 +159,7 @@ def _own_graph(exported: nn.Module, name: str, **kept: Any) -> fx.GraphModule:
     info(graph_module).update(stage="traced", **kept)
     graph_module.eval()
     functionalize(graph_module)
-    with torch.random.fork_rng():
+    with kept_random_state():
         record_shapes(graph_module)
     return graph_module
 

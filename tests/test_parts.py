@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import qpass
 from qpass.data import KeptBatches, ModelInputs
 from qpass.detectors import PARTS, mask_rcnn
-from qpass.parts import parts_of, trace_part
+from qpass.parts import _agree, parts_of, trace_part
 from qpass.storage import Storage
 from tests.models import Branching, small_vit
 
@@ -255,3 +255,42 @@ def test_mask_rcnn_with_a_transformer_the_whole_way(tmp_path: Path) -> None:
             assert own["masks"].shape[2:] == picture.shape[1:]
             torch.testing.assert_close(file["scores"], own["scores"], rtol=0, atol=1e-2)
     assert all(torch.equal(before[name], value) for name, value in detector.state_dict().items()), "the model is left alone"
+
+
+class Raises(nn.Module):
+    """Fails as it is told to."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise self.error
+
+
+CALL = ModelInputs((torch.ones(2, 3),), {})
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape '[2, 4]' is invalid for input of size 6"), IndexError("out of range")])
+def test_a_graph_that_cannot_compute_with_sizes_does_not_hold_for_them(error: Exception) -> None:
+    assert not _agree(Raises(error), nn.Identity(), CALL)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        NotImplementedError("Could not run 'aten::linear' with arguments from the 'X' backend"),
+        TypeError("unexpected argument"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_faults_are_no_matter_of_sizes(error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error)[:12]):
+        _agree(Raises(error), nn.Identity(), CALL)
+
+
+def test_an_error_of_the_part_itself_is_raised() -> None:
+    with pytest.raises(RuntimeError, match="of the part"):
+        _agree(nn.Identity(), Raises(RuntimeError("of the part")), CALL)

@@ -12,6 +12,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from qpass.data.structure import forward_parameters
+from qpass.torch_modes import kept_random_state
 
 #: A target has one of these in its name. So have some inputs (SAM's ``input_labels``): the model tells which it is.
 _WORDS = ("label", "target", "start_positions", "end_positions", "return_loss")
@@ -47,7 +48,7 @@ def _outputs(model: nn.Module, kwargs: Mapping[str, Any]) -> list[Tensor] | None
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     copied = pytree.tree_map(lambda leaf: leaf.to(device, copy=True) if isinstance(leaf, Tensor) else leaf, dict(kwargs))
     try:
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), kept_random_state():
             return [leaf for leaf in pytree.tree_leaves(model(**copied)) if isinstance(leaf, Tensor)]
     except Exception:  # whatever a model raises for inputs that it does not take
         return None

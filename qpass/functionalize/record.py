@@ -14,6 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from qpass.functionalize.mutation import functional_form, functional_kwargs, is_mutable, written_arguments
 from qpass.graph import copy_tensors, example_inputs, flat_inputs
+from qpass.torch_modes import kept_random_state
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Recorder(fx.Interpreter):
         """Runs the graph once."""
         args, kwargs = example_inputs(self.module)  # type: ignore[arg-type]
         inputs = copy_tensors((args, kwargs))
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), kept_random_state():
             try:
                 self.run(*flat_inputs(self.module, *inputs))  # type: ignore[arg-type]
             finally:

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from qpass.errors import TraceError
 from qpass.graph import ancestors, example_inputs, flat_inputs
+from qpass.torch_modes import kept_random_state
 
 
 def refuse_state(graph_module: fx.GraphModule, written: Mapping[fx.Node, fx.Node]) -> None:
@@ -70,7 +71,7 @@ def _run(
     if other:
         inputs = [_other(leaf) for leaf in inputs]
     run = _Run(graph_module, own, set(states.values()))
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), kept_random_state():
         torch.manual_seed(0)
         outputs = run.run(*inputs)
     return outputs, {node: run.kept[last] for node, last in states.items()}

@@ -21,6 +21,7 @@ from qpass.source_check.module_outputs import ModuleErrors, recorded_outputs
 from qpass.source_check.noise import ROUNDING, NoisyRun
 from qpass.source_check.output_error import output_error, same_shapes
 from qpass.source_check.result import SourceCheck
+from qpass.torch_modes import kept_random_state
 from qpass.undisturbed import undisturbed
 
 #: Rows of the first batch, and of the second one, which is run if the batch is dynamic.
@@ -74,7 +75,7 @@ class Source:
             SourceError: Naming the step and the first node that differs.
         """
         network = info(graph_module).get("reference", graph_module)
-        with quantizers_off(network), torch.no_grad(), torch.random.fork_rng():
+        with quantizers_off(network), torch.no_grad(), kept_random_state():
             modules = ModuleErrors(network, self._modules)
             runs = [network] * (len(self._calls) - 1) + [_Flat(network, modules)]
             outputs = [_call(run, inputs) for run, inputs in zip(runs, self._calls, strict=True)]

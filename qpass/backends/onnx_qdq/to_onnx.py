@@ -20,6 +20,7 @@ from qpass.input_dims import dims_to_export
 from qpass.nn import QuantizedLayer
 from qpass.outputs import keep_tensor_outputs, output_names
 from qpass.quantizers import Quantizer
+from qpass.torch_modes import ALONE
 
 #: Domain of the nodes that stand for qpass modules until they are lowered.
 DOMAIN = "qpass"
@@ -55,7 +56,7 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
     args, kwargs = example_inputs(graph_module)
     shapes = dims_to_export(graph_module)
     try:
-        with warnings.catch_warnings(), _quiet(), torch.no_grad():
+        with ALONE, warnings.catch_warnings(), _quiet(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 opaque,
