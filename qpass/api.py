@@ -84,8 +84,9 @@ def quantize_graph(
         checkpoint_dir: Where recipes that learn save each finished block. The same call with the same folder resumes after the
             last one and gives bit-identical results. A folder of another model, calibration data, config or seed is refused
             before any work is done. None saves nothing.
-        max_memory: GiB of memory for calibration batches and the values between layers; the rest goes to a temporary file (in
-            ``TMPDIR``). The model, two copies of it, and what one batch needs come on top.
+        max_memory: GiB of memory for what is kept of calibration data, such as batches and the values between layers; the
+            rest goes to a temporary file (in ``TMPDIR``). The model, two copies of it, histograms, and what one batch needs
+            come on top.
         progress: Show bars on standard error.
 
     Returns:

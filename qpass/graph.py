@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from qpass.calls import bind_call, flatten_call, input_spec
 from qpass.errors import QPassError
+from qpass.free_memory import return_free_memory
 
 aten = torch.ops.aten
 
@@ -264,6 +265,7 @@ def record_shapes(graph_module: fx.GraphModule) -> None:
     args, kwargs = example_inputs(graph_module)
     with torch.no_grad():
         ShapeRecorder(graph_module).run(*flat_inputs(graph_module, args, kwargs))
+    return_free_memory()
 
 
 def flat_inputs(graph_module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

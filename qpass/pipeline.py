@@ -114,7 +114,7 @@ def pipeline(
         *([RotateHeads()] if config.rotate_heads else []),
         Annotate(config),
         *([RequireBlocks()] if order is not None else []),
-        Calibrate(ranges, per_channel=config.fold_layer_norm is not None, processes=processes, show_progress=show_progress),
+        Calibrate(ranges, per_channel=config.fold_layer_norm is not None, **shared),
         InsertQuantizers(),
         AllocateBits(config.budget, ranges, seed=seed, storage=storage, show_progress=show_progress),
         *([SuspendWeightRounding()] if order == "three-stage" else []),

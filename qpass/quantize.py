@@ -19,6 +19,7 @@ from qpass.data import KeptBatches, ModelInputs
 from qpass.data.rows import batch_size, even_batches, split_rows
 from qpass.distributed import ALONE, Processes
 from qpass.errors import CalibrationError, ConfigError, UnsupportedError, check_keys, nearest
+from qpass.free_memory import return_free_memory
 from qpass.graph import flat_inputs, info, ordered_inputs, shape_of
 from qpass.input_check import add_input_check, check_arguments, check_inputs
 from qpass.input_dims import layout_of, takes_any_rows, tie_rows
@@ -37,10 +38,7 @@ LEAST_ROWS, VALUE_BYTES = 8, 2**26
 #: Samples that the report's errors are measured on.
 REPORT_SAMPLES = 8
 #: What passes leave for one another and for the report.
-_ONLY_WHILE_QUANTIZING = (
-    *("statistics", "channel_statistics", "product_statistics"),
-    *("reference", "reconstruction", "allocation", "unrotated", "layout"),
-)
+_ONLY_WHILE_QUANTIZING = ("reference", "reconstruction", "allocation", "unrotated", "layout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +89,7 @@ def quantize_traced(
         step(graph_module)
         if step.keeps_function:
             source.check(graph_module, type(step).__name__)
+        return_free_memory()
     reference = reference_of(graph_module)
     freeze(graph_module)
     info(graph_module)["report"] = collect_report(

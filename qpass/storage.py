@@ -61,6 +61,9 @@ class Storage:
         """
         return KeptTensor(self, torch.Size(shape), like.dtype, torch.device("cpu"), None)
 
+    def __deepcopy__(self, memo: Any) -> Storage:
+        return self  # a copy of a graph has nothing of its own in it
+
     def _take(self, size: int) -> bool:
         """Takes room in memory; returns whether there was enough."""
         if self._room is None or size < SMALL_BYTES:
@@ -148,6 +151,9 @@ class KeptTensor:
     @property
     def _row_bytes(self) -> int:
         return self._bytes // max(1, self.shape[0]) if self.shape else self._bytes
+
+    def __deepcopy__(self, memo: Any) -> KeptTensor:
+        return self
 
     def __del__(self) -> None:
         if getattr(self, "_start", None) is not None:

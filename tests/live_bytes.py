@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the memory of tensors that are made inside, as long as it is there.
+    """Counts the memory of tensors that are made inside, as long as it is there; meta tensors have none.
 
     Attributes:
         peak: Greatest number of bytes at a time.
@@ -32,7 +32,7 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        if storage not in self._seen:
+        if storage not in self._seen and storage.device.type != "meta":
             self._seen[storage] = None
             self.now += storage.nbytes()
             self.peak = max(self.peak, self.now)

@@ -179,7 +179,7 @@ def test_samples_of_products_merge_in_the_order_of_the_batches() -> None:
     for index, pair in enumerate(batches):
         whole.update(*pair)
         parts[index % 2].update(*pair)
-    parts[1].merge(parts)
+    parts[1].merge([part.pairs for part in parts])
     assert len(whole.pairs) == len(parts[1].pairs)
     for (a, b), (c, d) in zip(whole.pairs, parts[1].pairs, strict=True):
         assert torch.equal(a, c)

@@ -16,7 +16,9 @@ from qpass.passes.base import Pass
 from qpass.passes.fold_layer_norm import foldable_layer_norms
 from qpass.passes.plan import LayerPlan
 from qpass.passes.sources import planned_operands, quantization_point
+from qpass.passes.statistics import STATISTICS
 from qpass.progress import track
+from qpass.storage import Storage
 
 #: A channel of a LayerNorm has fewer samples and needs fewer bins; there may be thousands of channels.
 CHANNEL_BINS = 1024
@@ -31,6 +33,7 @@ class Calibrate(Pass):
     Args:
         batches: Calls of the model, at least one.
         per_channel: Also record LayerNorm outputs channel by channel, for ``FoldLayerNorm``.
+        storage: Where samples of products are kept; None is in memory.
         processes: Those that share the batches; the counts are those of one alone.
         show_progress: Show a bar.
     """
@@ -42,11 +45,12 @@ class Calibrate(Pass):
         batches: Sequence[ModelInputs],
         *,
         per_channel: bool,
+        storage: Storage | None = None,
         processes: Processes = ALONE,
         show_progress: bool = False,
     ) -> None:
         self.batches, self.per_channel = batches, per_channel
-        self.processes, self.show_progress = processes, show_progress
+        self.storage, self.processes, self.show_progress = storage, processes, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""
@@ -57,18 +61,21 @@ class Calibrate(Pass):
             node: HistogramObserver(describe(node), channel_axis=-1, bins=CHANNEL_BINS)
             for node in (foldable_layer_norms(graph_module) if self.per_channel else ())
         }
-        products = {node: ProductObserver(describe(node)) for node in fitted_by_product(graph_module)}
+        products = {node: ProductObserver(describe(node), storage=self.storage) for node in fitted_by_product(graph_module)}
         listener = Listener(graph_module, [tensors, channels], products)
         listen(listener, self.processes.share(self.batches), "calibrate", show_progress=self.show_progress)
         merge_histograms([*tensors.values(), *channels.values()], self.processes)
         merge_products(list(products.values()), self.processes)
-        info(graph_module)["statistics"] = {node.name: observer for node, observer in tensors.items()}
-        info(graph_module)["channel_statistics"] = {node.name: observer for node, observer in channels.items()}
-        info(graph_module)["product_statistics"] = {
-            quantization_point(node, plan, plan.operands[0]).name: observer
-            for node, observer in products.items()
-            if isinstance(plan := get_plan(node), LayerPlan)
-        }
+        statistics = (
+            {node.name: observer for node, observer in tensors.items()},
+            {node.name: observer for node, observer in channels.items()},
+            {
+                quantization_point(node, plan, plan.operands[0]).name: observer
+                for node, observer in products.items()
+                if isinstance(plan := get_plan(node), LayerPlan)
+            },
+        )
+        info(graph_module).update(zip(STATISTICS, statistics, strict=True))
         return False
 
 
@@ -92,8 +99,8 @@ def merge_histograms(observers: Sequence[HistogramObserver], processes: Processe
 def merge_products(observers: Sequence[ProductObserver], processes: Processes) -> None:
     """Lets each observer keep what one alone would have kept of the batches of all processes."""
     if processes.size > 1:
-        for observer, *twins in zip(observers, *processes.gather(observers), strict=True):
-            observer.merge(twins)
+        for observer in observers:  # one message each: a message lies in memory
+            observer.merge(processes.gather(observer.pairs))
 
 
 def listen(listener: Listener, batches: Sequence[ModelInputs], label: str, *, show_progress: bool) -> None:

@@ -8,6 +8,7 @@ from torch import fx
 
 from qpass.graph import info
 from qpass.passes.base import Pass
+from qpass.passes.statistics import STATISTICS, forget_statistics
 from qpass.quantizers import Quantizer
 
 
@@ -30,7 +31,9 @@ def reference_of(graph_module: fx.GraphModule) -> fx.GraphModule:
 
 def float_reference(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Returns a copy of a graph that is not frozen with every quantizer switched off: node by node the float numbers."""
-    reference = copy.deepcopy(graph_module)
+    left_out = {id(info(graph_module).get(key)): None for key in STATISTICS}  # nobody asks a reference for them
+    reference = copy.deepcopy(graph_module, left_out)
+    forget_statistics(reference)
     for module in reference.modules():
         if isinstance(module, Quantizer):
             module.enabled = False

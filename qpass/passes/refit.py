@@ -17,6 +17,7 @@ from qpass.passes.calibrate import CHANNEL_BINS, fitted_by_product, merge_histog
 from qpass.passes.fold_layer_norm import channel_wise_norms
 from qpass.passes.side_by_side import SideBySide
 from qpass.passes.sources import quantizer_node
+from qpass.passes.statistics import forget_statistics
 from qpass.progress import track
 from qpass.quantizers import Criterion, Quantizer
 from qpass.storage import Storage
@@ -51,6 +52,7 @@ class RefitQuantizers(Pass):
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``. Parameters change, the graph does not."""
+        forget_statistics(graph_module)  # nobody fits to them from here on
         if not self.batches:
             return False
         products = {quantizer_node(matmul.args[0]): matmul for matmul in fitted_by_product(graph_module)}
@@ -78,7 +80,7 @@ class RefitQuantizers(Pass):
 
     def _criterion(self, runs: SideBySide, quantizer: fx.Node, matmul: fx.Node) -> Criterion:
         """Returns the error of the product of what the quantizer reads and of the matmul's other, quantized factor."""
-        observer = ProductObserver(describe(matmul))
+        observer = ProductObserver(describe(matmul), storage=self.storage)
         for a, b in zip(runs.values(quantizer.args[0]), runs.values(matmul.args[1]), strict=True):
             observer.update(_transposed(a, quantizer, matmul.args[0]), b)
         merge_products([observer], self.processes)

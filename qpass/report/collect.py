@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from qpass.storage import KeptTensor, Storage
 
 #: Bins of the histograms in the report.
 HISTOGRAM_BINS = 60
+#: Values that are compared at a time.
+_AT_A_TIME = 2**20
 
 
 def collect_report(
@@ -35,17 +38,18 @@ def collect_report(
         reference_graph: The same nodes with float numbers: see ``float_reference``.
         quantized: The frozen graph.
         sample: Calibration inputs that the errors are measured on.
-        storage: Where the float values lie until they are compared; None is in memory.
+        storage: Where float values lie that are ahead of the quantized ones; None is in memory.
     """
     blocks = find_blocks(quantized)
     plans = {node: plan for node in quantized.graph.nodes if isinstance(plan := get_plan(node), LayerPlan)}
     outputs = {node: sum_with_residual(quantized, node) for node in plans}
     pairs = [(node.name, outputs[node].name) for node in plans] + [(node.name, node.name) for node in blocks.values()]
     with torch.no_grad():
-        reference = _Keeper(reference_graph, {name for name, _ in pairs}, Storage() if storage is None else storage)
-        expected = reference.run(*flat_inputs(reference_graph, *sample))
-        actual = _Comparer(quantized, pairs, reference.kept)
+        reads = Counter(name for name, _ in dict.fromkeys(pairs))
+        reference = _Reference(reference_graph, reads, sample, Storage() if storage is None else storage)
+        actual = _Comparer(quantized, pairs, reference)
         output = actual.run(*flat_inputs(quantized, *sample))
+        expected = reference.output()
     layers = [
         LayerRow(
             path=plan.path,
@@ -81,48 +85,77 @@ def collect_report(
 
 def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
     """Returns 10 log10(|reference|² / |reference - approximation|²), in dB, at most 200."""
-    signal = reference.double().square().sum().item()
-    noise = (reference.double() - approximation.double()).square().sum().item()
+    signal = noise = 0.0
+    pairs = zip(reference.flatten().split(_AT_A_TIME), approximation.flatten().split(_AT_A_TIME), strict=True)
+    for expected, found in pairs:  # in parts: float64 takes twice the memory, several times over
+        expected = expected.double()
+        signal += expected.square().sum().item()
+        noise += (expected - found.double()).square_().sum().item()
     if noise == 0:
         return 200.0
     return 10 * math.log10(signal / noise) if signal else -200.0
 
 
-class _Keeper(fx.Interpreter):
-    """Runs a graph and keeps the outputs of some nodes in a storage."""
+class _Reference:
+    """The float graph, which runs only as far as its values are asked for: one is there from its node until it was read.
 
-    def __init__(self, graph_module: fx.GraphModule, names: set[str], storage: Storage) -> None:
-        super().__init__(graph_module)
-        self._names, self._storage, self.kept = names, storage, dict[str, KeptTensor]()
+    Args:
+        graph_module: The float graph.
+        reads: How often the value of a node will be asked for, by name.
+        sample: Inputs.
+        storage: Where values lie that are asked for later.
+    """
 
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if n.name in self._names:
-            self.kept[n.name] = self._storage.keep(result)
-        return result
+    def __init__(self, graph_module: fx.GraphModule, reads: Mapping[str, int], sample: ModelInputs, storage: Storage) -> None:
+        self._graph, self._interpreter = graph_module.graph, fx.Interpreter(graph_module)
+        self._interpreter.args_iter = iter(self._graph.process_inputs(*flat_inputs(graph_module, *sample)))
+        self._nodes, self._reads, self._storage = iter(self._graph.nodes), Counter(reads), storage
+        self._kept = dict[str, KeptTensor]()
+
+    def read(self, name: str) -> Tensor:
+        """Returns what a node gives; it is dropped after the last read."""
+        while name not in self._kept:
+            self._step(next(self._nodes))
+        self._reads[name] -= 1
+        return (self._kept[name] if self._reads[name] else self._kept.pop(name)).read()
+
+    def output(self) -> Any:
+        """Runs the rest and returns what the graph gives."""
+        for node in self._nodes:
+            value = self._step(node)
+        return self._graph.process_outputs(value)
+
+    def _step(self, node: fx.Node) -> Any:
+        run = self._interpreter
+        value = run.env[node] = run.run_node(node)
+        for dead in run.user_to_last_uses.get(node, ()):
+            del run.env[dead]
+        if self._reads[node.name]:
+            self._kept[node.name] = self._storage.keep(value)
+        return value
 
 
 class _Comparer(fx.Interpreter):
-    """Runs a graph, compares what its nodes give with what was kept, and makes a row of every quantizer that it passes.
+    """Runs a graph, compares what its nodes give with a reference, and makes a row of every quantizer that it passes.
 
     Args:
         graph_module: The quantized graph.
         pairs: Names of a node of the float graph and of one of this graph that ought to give the same.
-        kept: What the float graph gave, by name.
+        reference: The float graph's values.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, pairs: Sequence[tuple[str, str]], kept: Mapping[str, KeptTensor]) -> None:
+    def __init__(self, graph_module: fx.GraphModule, pairs: Sequence[tuple[str, str]], reference: _Reference) -> None:
         super().__init__(graph_module)
-        self._kept = kept
+        self._reference = reference
         self.sqnr, self.rows = dict[tuple[str, str], float](), list[TensorRow]()
         self._expected: dict[str, list[str]] = {}
-        for reference, own in dict.fromkeys(pairs):
-            self._expected.setdefault(own, []).append(reference)
+        for name, own in dict.fromkeys(pairs):
+            self._expected.setdefault(own, []).append(name)
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         for name in self._expected.get(n.name, ()):
-            self.sqnr[name, n.name] = sqnr_db(self._kept[name].read(), result)
+            self.sqnr[name, n.name] = sqnr_db(self._reference.read(name), result)
         if n.op == "call_module" and isinstance(quantizer := self.fetch_attr(str(n.target)), Quantizer):
             args, _ = self.fetch_args_kwargs_from_env(n)
             self.rows.append(tensor_row(str(n.target), module_path(n), "activation", quantizer, args[0], result))

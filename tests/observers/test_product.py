@@ -5,6 +5,8 @@ import torch
 
 from qpass.observers import ProductObserver
 from qpass.quantizers import Uniform
+from qpass.storage import Storage
+from tests.live_bytes import LiveBytes
 
 
 def test_criterion_is_the_squared_error_of_the_product() -> None:
@@ -25,3 +27,17 @@ def test_memory_is_bounded_and_several_batches_are_heard() -> None:
     assert sum(len(a) for a, _ in kept) == 12
     assert len(kept) == 4
     assert kept[0][0].shape == (3, 4, 16)
+
+
+def test_samples_lie_in_the_storage() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [(torch.rand(8, 512, 512, generator=generator), torch.rand(8, 512, 64, generator=generator)) for _ in range(3)]
+    in_memory, on_disk = ProductObserver("attention"), ProductObserver("attention", storage=Storage(0))
+    with LiveBytes() as live:
+        for batch in batches:
+            on_disk.update(*batch)
+        assert live.now < 2**16, "nothing stays"
+    for batch in batches:
+        in_memory.update(*batch)
+    for pair, other in zip(on_disk.pairs, in_memory.pairs, strict=True):
+        assert all(map(torch.equal, pair, other))
