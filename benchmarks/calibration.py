@@ -1,7 +1,7 @@
 """What quantizing costs: time against the forward passes that it needs, memory against the number of images, several processes.
 
 Run: python benchmarks/calibration.py [--table speed|memory|networks|large|large-w4a4|processes]
-Writes: benchmarks/results/calibration.md and .json; tables that are not asked for keep their figures.
+Writes: benchmarks/results/calibration.md and .json, after every row; tables that are not asked for keep their figures.
 Every memory figure is the greatest resident size of a process of its own.
 """
 
@@ -14,6 +14,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -99,9 +100,21 @@ def one(model: str, recipe: Any, images: int, max_memory: float) -> dict[str, fl
     network, data = NETWORKS[model]() if model in NETWORKS else (create_model(model), batches(images))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     start = time.perf_counter()
-    qpass.quantize_graph(network, data, recipe, max_memory=max_memory, progress=False)
+    quantized = qpass.quantize_graph(network, data, recipe, max_memory=max_memory, progress=False)
     seconds = time.perf_counter() - start
-    return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "before": before, "seconds": seconds}
+    found = {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "before": before, "seconds": seconds}
+    return found | (deployed(network, quantized, data[0]) if model in NETWORKS else {})
+
+
+def deployed(network: torch.nn.Module, quantized: torch.fx.GraphModule, batch: Any) -> dict[str, float]:
+    """Writes and verifies a file; returns its size and that of the float weights in MB, and the seconds of verification."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = qpass.export_onnx(quantized, Path(folder) / "model.onnx")
+        start = time.perf_counter()
+        qpass.verify_onnx(quantized, path, batch)
+        verified = time.perf_counter() - start
+        weights = sum(parameter.nbytes for parameter in network.parameters())
+        return {"verify_seconds": verified, "file_mb": path.stat().st_size / 1e6, "float_mb": weights / 1e6}
 
 
 def matcher() -> tuple[torch.nn.Module, list[Any]]:
@@ -127,14 +140,11 @@ NETWORKS: dict[str, Callable[[], tuple[torch.nn.Module, list[Any]]]] = {
 }
 
 
-def networks() -> list[dict[str, Any]]:
+def networks() -> Iterator[dict[str, Any]]:
     """Measures networks whose values between layers are many times their weights."""
-    rows = []
     for name in NETWORKS:
         for recipe in ("w8a8", "w4a4"):
-            rows.append({"network": name, "recipe": recipe, "commit": commit(), **peak(name, recipe, 0, NETWORK_BOUND)})
-            click.echo(str(rows[-1]))
-    return rows
+            yield {"network": name, "recipe": recipe, "commit": commit(), **peak(name, recipe, 0, NETWORK_BOUND)}
 
 
 def commit() -> str:
@@ -143,20 +153,16 @@ def commit() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.strip()
 
 
-def memory() -> list[dict[str, Any]]:
+def memory() -> Iterator[dict[str, Any]]:
     """Measures every recipe with so many images and with twice as many."""
-    rows = []
     for name, recipe in RECIPES.items():
         few, many = (peak("deit_tiny_patch16_224", recipe, images, BOUND) for images in IMAGES)
         free = peak("deit_tiny_patch16_224", recipe, IMAGES[1], 1e6)
-        rows.append({"recipe": name, "few": few, "many": many, "free": free, "growth": many["peak"] / few["peak"] - 1})
-        click.echo(str(rows[-1]))
-    return rows
+        yield {"recipe": name, "few": few, "many": many, "free": free, "growth": many["peak"] / few["peak"] - 1}
 
 
-def processes() -> list[dict[str, Any]]:
+def processes() -> Iterator[dict[str, Any]]:
     """Times recipes in one process and in two of one thread each, in turn, and counts what they send."""
-    rows = []
     for name, recipe in SHARED.items():
         found = {}
         for size in (1, 2):
@@ -172,9 +178,7 @@ def processes() -> list[dict[str, Any]]:
             ]
             output = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True).stdout
             found[size] = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
-        rows.append({"recipe": name, "one": found[1], "two": found[2]})
-        click.echo(str(rows[-1]))
-    return rows
+        yield {"recipe": name, "one": found[1], "two": found[2]}
 
 
 def member(recipe: Any) -> None:
@@ -247,11 +251,12 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"Greatest resident size of the process, GiB, with `max_memory={NETWORK_BOUND}`. A matcher of keypoints like LightGlue (11 M parameters, {PAIRS} pairs"
         yield f"of {POINTS} points, random weights), and NGswin x2 (1.0 M parameters, {CROPS} images of {CROP_SIZE} x {CROP_SIZE})."
         yield ""
-        yield "| network | recipe | peak | before quantizing | seconds | commit |"
-        yield "|---|---|---|---|---|---|"
+        yield "| network | recipe | peak | before quantizing | seconds | file, MB | float weights, MB | verified in, s | commit |"
+        yield "|---|---|---|---|---|---|---|---|---|"
         for row in found["networks"]:
             sizes = f"{row['peak']:.2f} | {row['before']:.2f} | {row['seconds']:.0f}"
-            yield f"| {row['network']} | {row['recipe']} | {sizes} | {row['commit']} |"
+            file = f"{row['file_mb']:.2f} | {row['float_mb']:.2f} | {row['verify_seconds']:.0f}"
+            yield f"| {row['network']} | {row['recipe']} | {sizes} | {file} | {row['commit']} |"
         yield ""
     for name, recipe in LARGE_TABLES.items():
         if name in found:
@@ -290,11 +295,23 @@ def main(names: tuple[str, ...], arguments: str | None, shared: str | None) -> N
     path = RESULTS / "calibration.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in names or TABLES:
-        found[name] = TABLES[name]()
-        found.setdefault("machines", {})[name] = describe_machine()
-        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
-        (RESULTS / "calibration.md").write_text("\n".join(lines(found)).rstrip() + "\n", encoding="utf-8")
-        click.echo(f"{name}: {found[name]}")
+        for table in so_far(found.get(name), TABLES[name]()):
+            found[name] = table
+            found.setdefault("machines", {})[name] = describe_machine()
+            path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+            (RESULTS / "calibration.md").write_text("\n".join(lines(found)).rstrip() + "\n", encoding="utf-8")
+            click.echo(f"{name}: {table}")
+
+
+def so_far(known: Any, measured: dict[str, Any] | Iterator[dict[str, Any]]) -> Iterator[Any]:
+    """Yields a table each time that something was measured: a row takes the place of the one with its name."""
+    if isinstance(measured, dict):
+        yield measured
+        return
+    rows = {(row.get("network"), row["recipe"]): row for row in known or ()}
+    for row in measured:
+        rows[row.get("network"), row["recipe"]] = row
+        yield list(rows.values())
 
 
 if __name__ == "__main__":

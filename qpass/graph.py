@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from qpass.calls import bind_call, flatten_call, input_spec
 from qpass.errors import QPassError
-from qpass.free_memory import return_free_memory
+from qpass.free_memory import TidyInterpreter, return_free_memory
 
 aten = torch.ops.aten
 
@@ -249,7 +249,7 @@ def get_plan(node: fx.Node) -> Any:
     return node.meta.get("qpass")
 
 
-class ShapeRecorder(fx.Interpreter):
+class ShapeRecorder(TidyInterpreter):
     """Runs the graph once and writes what every node gives into ``node.meta``: see ``set_result``."""
 
     def run_node(self, n: fx.Node) -> Any:

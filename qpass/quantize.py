@@ -197,7 +197,7 @@ def quantize_model(
 ) -> fx.GraphModule:
     """Traces a model and quantizes the graph."""
     graph_module = trace(model, *example, dynamic_shapes=dynamic_shapes)
-    return quantize_traced(graph_module, batches, config, options, Source(model, graph_module, batches))
+    return quantize_traced(graph_module, batches, config, options, Source(model, graph_module, batches, options.storage))
 
 
 def quantize_submodules(
@@ -221,7 +221,7 @@ def quantize_submodules(
         if not recorded:
             raise ConfigError(f"module {name!r} was never called on the calibration data", where="submodules")
         parts[name] = trace_part(known[name], name, recorded, shapes.get(name))
-    sources = {name: Source(known[name], part, used) for name, (part, used) in parts.items()}
+    sources = {name: Source(known[name], part, used, options.storage) for name, (part, used) in parts.items()}
     learning = _parts_to_learn({name: part for name, (part, _) in parts.items()}, config)
     for name, (part, used) in parts.items():
         recipe = config if name in learning else dataclasses.replace(config, reconstruction=None)

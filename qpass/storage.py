@@ -117,6 +117,11 @@ class KeptTensor:
             self._start = storage._take_on_disk(self._bytes)
 
     @property
+    def nbytes(self) -> int:
+        """Its bytes, wherever they lie."""
+        return self._bytes
+
+    @property
     def on_disk(self) -> bool:
         """Whether it lies in the file."""
         return self._start is not None

@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from torch import Tensor, fx
 
-from qpass.free_memory import _trim, return_free_memory
+from qpass.free_memory import TidyInterpreter, _trim, return_free_memory
 
 
 @pytest.mark.skipif(_trim() is None, reason="a C library without malloc_trim")
@@ -32,6 +34,22 @@ print(grown, resident() - before)
     grown, left = map(float, output.split())
     assert grown > 128, "of 256 MiB; otherwise this shows nothing"
     assert left < 16
+
+
+def test_a_run_returns_memory_as_it_makes_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    returns: list[int] = []
+    monkeypatch.setattr("qpass.free_memory.BETWEEN_RETURNS", 2 * 4096)
+    monkeypatch.setattr("qpass.free_memory.return_free_memory", lambda: returns.append(1))
+
+    def forward(x: Tensor) -> Tensor:
+        for _ in range(9):
+            x = (x + 1).view(32, 32).view(1024)  # views are no new tensors
+        return x
+
+    graph, x = fx.symbolic_trace(forward), torch.zeros(1024)
+    with torch.no_grad():
+        assert torch.equal(TidyInterpreter(graph).run(x), forward(x))
+    assert len(returns) == 3, "once in three of ten tensors of 4096 bytes, the input among them"
 
 
 def test_a_library_without_it_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from qpass.free_memory import TidyInterpreter
 from qpass.functionalize.mutation import functional_form, functional_kwargs, is_mutable, written_arguments
 from qpass.graph import copy_tensors, example_inputs, flat_inputs
 from qpass.torch_modes import kept_random_state
@@ -42,7 +43,7 @@ class Seen:
         return math.prod(self.shape)
 
 
-class Recorder(fx.Interpreter):
+class Recorder(TidyInterpreter):
     """Runs a graph that may write into tensors, and leaves inputs, parameters and buffers as they were.
 
     Attributes:

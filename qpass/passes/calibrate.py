@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from qpass.data import ModelInputs
 from qpass.distributed import ALONE, Processes
+from qpass.free_memory import TidyInterpreter
 from qpass.graph import describe, flat_inputs, get_plan, info
 from qpass.observers import HistogramObserver, ProductObserver
 from qpass.passes.base import Pass
@@ -110,7 +111,7 @@ def listen(listener: Listener, batches: Sequence[ModelInputs], label: str, *, sh
             listener.run(*flat_inputs(listener.graph_module, *batch))
 
 
-class Listener(fx.Interpreter):
+class Listener(TidyInterpreter):
     """Runs a graph and hands the outputs of some nodes, and the factors of some products, to observers.
 
     Args:

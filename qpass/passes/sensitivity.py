@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from qpass.data import ModelInputs
 from qpass.data.rows import batch_size
+from qpass.free_memory import TidyInterpreter
 from qpass.graph import flat_inputs
 from qpass.input_dims import layout_of
 from qpass.passes.saved_tensors import saved_in
@@ -116,7 +117,7 @@ class Probe:
             self._inputs[node] = self._storage.keep(value)
 
 
-class _Differentiable(fx.Interpreter):
+class _Differentiable(TidyInterpreter):
     """Runs a graph so that derivatives by what some nodes give reach a reader.
 
     Attributes:

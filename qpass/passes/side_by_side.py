@@ -10,6 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
+from qpass.free_memory import TidyInterpreter
 from qpass.graph import flat_inputs
 from qpass.passes.constants import constant_nodes
 from qpass.storage import KeptTensor, Storage
@@ -39,7 +40,7 @@ class SideBySide:
         storage = Storage() if storage is None else storage
         self._graph_module, self._batches = graph_module, batches
         self._placeholders = [node for node in nodes if node.op == "placeholder"]
-        self._interpreter = fx.Interpreter(graph_module, garbage_collect_values=False)
+        self._interpreter = TidyInterpreter(graph_module, garbage_collect_values=False)
         self._constants = constant_nodes(graph_module)
         self._values = [_Values(storage) for _ in batches]
         self._reads = {

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from qpass.data import ModelInputs
 from qpass.data.rows import batch_size
+from qpass.free_memory import TidyInterpreter
 from qpass.graph import called_module, flat_inputs, get_plan, info, module_path
 from qpass.input_dims import layout_of
 from qpass.nn import QuantizedLayer
@@ -107,7 +108,7 @@ class _Reference:
     """
 
     def __init__(self, graph_module: fx.GraphModule, reads: Mapping[str, int], sample: ModelInputs, storage: Storage) -> None:
-        self._graph, self._interpreter = graph_module.graph, fx.Interpreter(graph_module)
+        self._graph, self._interpreter = graph_module.graph, TidyInterpreter(graph_module)
         self._interpreter.args_iter = iter(self._graph.process_inputs(*flat_inputs(graph_module, *sample)))
         self._nodes, self._reads, self._storage = iter(self._graph.nodes), Counter(reads), storage
         self._kept = dict[str, KeptTensor]()
@@ -135,7 +136,7 @@ class _Reference:
         return value
 
 
-class _Comparer(fx.Interpreter):
+class _Comparer(TidyInterpreter):
     """Runs a graph, compares what its nodes give with a reference, and makes a row of every quantizer that it passes.
 
     Args:

@@ -9,19 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from qpass.free_memory import TidyInterpreter
 from qpass.graph import module_path
 from qpass.source_check.output_error import tensor_error
+from qpass.storage import KeptTensor, Storage
 
 #: The greatest error of a module's output that counts as agreement.
 SAME_MODULE = 1e-4
-#: Bytes of outputs that are kept at most; modules that run after that are not compared.
+#: Bytes of outputs that are recorded at most; modules that run after that are not compared.
 MOST_BYTES = 2**28
 
 
 @contextmanager
-def recorded_outputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Records, by path, the output of every module that is called once and returns one tensor."""
-    found: dict[str, Tensor] = {}
+def recorded_outputs(model: nn.Module, storage: Storage) -> Iterator[dict[str, KeptTensor]]:
+    """Records, by path, the output of every module that is called once and returns one tensor.
+
+    Args:
+        model: The model, which is called inside.
+        storage: Where the outputs lie.
+    """
+    found: dict[str, KeptTensor] = {}
     calls: dict[str, int] = {}
     size = 0
 
@@ -34,7 +41,7 @@ def recorded_outputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
             if path in found:
                 size -= found.pop(path).nbytes
             return
-        found[path] = output.detach().clone()
+        found[path] = storage.keep(output.detach().clone())
         size += output.nbytes
 
     handles = [
@@ -48,7 +55,7 @@ def recorded_outputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-class ModuleErrors(fx.Interpreter):
+class ModuleErrors(TidyInterpreter):
     """Runs a graph and compares the last node of every module with the module's output.
 
     Args:
@@ -59,7 +66,7 @@ class ModuleErrors(fx.Interpreter):
         errors: The error of each node that was compared, in order.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, expected: Mapping[str, Tensor]) -> None:
+    def __init__(self, graph_module: fx.GraphModule, expected: Mapping[str, KeptTensor]) -> None:
         super().__init__(graph_module)
         made = (node for node in graph_module.graph.nodes if node.op.startswith("call"))
         last = {module_path(node): node for node in made}
@@ -70,7 +77,7 @@ class ModuleErrors(fx.Interpreter):
         """Runs one node and compares its result."""
         result = super().run_node(n)
         if n in self._expected and isinstance(result, Tensor):
-            self.errors[n] = tensor_error(result, self._expected[n])
+            self.errors[n] = tensor_error(result, self._expected[n].read())
         return result
 
     @property

@@ -21,6 +21,7 @@ from qpass.source_check.module_outputs import ModuleErrors, recorded_outputs
 from qpass.source_check.noise import ROUNDING, NoisyRun
 from qpass.source_check.output_error import output_error, same_shapes
 from qpass.source_check.result import SourceCheck
+from qpass.storage import Storage
 from qpass.torch_modes import kept_random_state
 from qpass.undisturbed import undisturbed
 
@@ -41,17 +42,24 @@ class Source:
         model: The caller's model, left as it was.
         graph_module: The traced graph.
         batches: Calibration batches.
+        storage: Where outputs of modules lie; None is in memory.
 
     Raises:
         SourceError: If the model does not give the same outputs when it is called again.
     """
 
-    def __init__(self, model: nn.Module, graph_module: fx.GraphModule, batches: Sequence[ModelInputs]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        graph_module: fx.GraphModule,
+        batches: Sequence[ModelInputs],
+        storage: Storage | None = None,
+    ) -> None:
         self._name = type(model).__name__
         self._calls = _calls(graph_module, batches)
         with undisturbed(model):
             self._outputs = [_call(model, inputs, seed) for seed, inputs in enumerate(self._calls[:-1])]
-            with recorded_outputs(model) as self._modules:
+            with recorded_outputs(model, Storage() if storage is None else storage) as self._modules:
                 self._outputs.append(_call(model, self._calls[-1]))
         self._seen = SourceCheck(samples=sum(map(batch_size, self._calls[1:])), error=0.0, bound=LEAST_BOUND, passes=())
         #: Paths of modules whose outputs the graph gives; rotations and folds change some rightly.

@@ -16,7 +16,9 @@ from qpass.data import ModelInputs
 from qpass.graph import aten, calls, fetch, info, module_path
 from qpass.passes import Canonicalize, FoldLayerNorm, Pass, RotateHeads
 from qpass.source_check import Source, SourceCheck
+from qpass.storage import Storage
 from qpass.trace import trace
+from tests.live_bytes import LiveBytes
 from tests.writing_programs import Call
 
 
@@ -103,6 +105,20 @@ def test_a_graph_that_holds_for_one_batch_is_found_on_the_other() -> None:
     graph.recompile()
     with pytest.raises(SourceError, match="on a batch of 1"):
         source.check(graph, "a pass")
+
+
+def test_outputs_of_modules_lie_in_the_storage(vit: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qpass.storage.SMALL_BYTES", 1)
+    graph, batches = trace(vit, (images,)), [ModelInputs((images[:3],), {})]
+    kept = []
+    for storage in (None, Storage(0)):
+        with LiveBytes() as live:
+            source = Source(vit, graph, batches, storage)
+            kept.append(live.now)
+        scale_one_weight(copied := copy.deepcopy(graph))
+        with pytest.raises(SourceError, match=r"blocks\.1\.mlp\.fc1"):
+            source.check(copied, "a pass")
+    assert kept[1] < kept[0] / 2
 
 
 @pytest.mark.parametrize("samples", [1, 2])
