@@ -137,6 +137,8 @@ def _strip(graph: ir.Graph) -> None:
             value.metadata_props.clear()
             if not value.is_graph_output():
                 value.shape = value.type = None
+    for value in [*graph.inputs, *graph.initializers.values()]:
+        value.metadata_props.clear()
     for value in graph.initializers.values():
         if not value.is_graph_output():
             value.shape = value.type = None  # its tensor says both

@@ -34,6 +34,14 @@ def test_opset_and_ir_version_are_what_onnxruntime_loads(exported: Path) -> None
     assert "without 4-bit integers" in explain(20)
 
 
+def test_the_exporter_s_notes_are_not_in_the_file(exported: Path, vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    for path in (exported, export_float(trace(vit, (images,)), tmp_path / "float.onnx")):
+        graph = onnx.load(path).graph
+        named = [*graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output]
+        assert not [each.name for each in named if each.metadata_props or each.doc_string]
+        assert len(graph.node) > 50
+
+
 def test_a_runtime_that_loads_older_ir_versions_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
     newest = ir_version_for(21)
     ir_version_for.cache_clear()
