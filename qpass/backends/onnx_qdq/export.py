@@ -15,6 +15,7 @@ from qpass.backends.onnx_qdq.emit import CONTRIB_DOMAIN, Emitter
 from qpass.backends.onnx_qdq.lowerings import lowering_of
 from qpass.backends.onnx_qdq.pack_weights import pack_weights
 from qpass.backends.onnx_qdq.separate_outputs import separate_outputs
+from qpass.backends.onnx_qdq.short_names import shorten_names
 from qpass.backends.onnx_qdq.simplify import ShareInitializers
 from qpass.backends.onnx_qdq.targets import Target, target_by_name
 from qpass.backends.onnx_qdq.to_onnx import DOMAIN, to_onnx
@@ -63,6 +64,7 @@ def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target:
     lower(graph_module, model, target)
     pack_weights(model.graph, opset, tables=target.unpacks_by_tables)
     _strip(model.graph)
+    shorten_names(model.graph)
     model.ir_version = ir_version
     model.producer_name, model.producer_version = "qpass", __version__
     config = info(graph_module).get("config")
