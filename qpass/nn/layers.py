@@ -130,8 +130,18 @@ class ResidualFactor(QuantizedLinear):
 class QuantizedConv(QuantizedLayer):
     """A convolution whose windows tile its input, in one, two or three dims.
 
-    x (B, C, S1, ...), W (out, C, k1, ...), y (B, out, S1 / k1, ...).
+    x (B, C, S1, ...), W (out, C / groups, k1, ...), y (B, out, S1 / k1, ...).
+
+    Args:
+        weight: Float weight.
+        bias: (out,) or None.
+        quantizer: The weight's quantizer.
+        groups: Of channels; with more than one, ``rows`` do not give the product.
     """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, quantizer: Quantizer | None, groups: int = 1) -> None:
+        super().__init__(weight, bias, quantizer)
+        self.groups = groups
 
     @property
     def patch(self) -> tuple[int, ...]:
@@ -145,7 +155,7 @@ class QuantizedConv(QuantizedLayer):
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """See ``QuantizedLayer.product``."""
         convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[len(self.patch)]
-        return convolve(x, weight, bias, stride=self.patch)
+        return convolve(x, weight, bias, stride=self.patch, groups=self.groups)
 
     def rows(self, x: Tensor) -> Tensor:
         """See ``QuantizedLayer.rows``."""

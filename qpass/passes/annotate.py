@@ -34,6 +34,8 @@ from qpass.passes.rules.matmul_from_einsum import einsum_declined
 
 _CASTS = (aten.to.dtype, aten._to_copy.default)
 MATMULS = (aten.matmul.default, aten.bmm.default)
+#: Weights of an output channel from which integers with a scale are well below floats, where the product stays in float.
+LEAST_OF_A_GROUP = 16
 #: Convolutions, and how many dims their windows have.
 _CONVOLUTIONS = {
     **{
@@ -131,7 +133,8 @@ class Annotate(Pass):
             return Declined(kind=kind, path=path, reason=reason)
         first = _reads_network_input(node.args[0])
         spec = self.config.resolve(path, "activation", reads_network_input=first)
-        if weight.dim() > 3 and set(weight.shape[2:]) == {1} and self.config.pointwise_convolutions == "weights":
+        pointwise = weight.dim() > 3 and set(weight.shape[2:]) == {1} and self.config.pointwise_convolutions == "weights"
+        if pointwise or is_grouped(node):
             spec = None
         weight_spec = self.config.resolve(path, "weight")
         if spec is None and weight_spec is None:
@@ -209,15 +212,24 @@ def _not_patches(node: fx.Node, weight: torch.Tensor) -> str | None:
     if not is_call(node, aten.conv1d.default, aten.conv2d.default, aten.conv3d.default):
         return "only convolutions with numeric padding are quantized, and no transposed ones"
     stride, padding, dilation = (_each(argument(node, i, n, d), dims) for i, n, d in _CONV_ARGUMENTS)
-    if argument(node, 6, "groups", 1) != 1:
+    grouped, sides = is_grouped(node), tuple(weight.shape[2:])
+    if grouped and weight[0].numel() < LEAST_OF_A_GROUP:
         return "grouped or depthwise convolution"
-    sides = tuple(weight.shape[2:])
     if sides != stride or any(padding) or any(d > 1 and side > 1 for d, side in zip(dilation, sides, strict=True)):
-        return "its windows overlap or are padded: not a patch embedding or 1x1 convolution"
+        return (
+            "grouped or depthwise convolution"
+            if grouped
+            else "its windows overlap or are padded: not a patch embedding or 1x1 convolution"
+        )
     shape = shape_of(node.args[0])
     if shape is None or len(shape) != dims + 2 or any(size % side for size, side in zip(shape[2:], sides, strict=True)):
         return "the image is not a whole number of patches"
     return None
+
+
+def is_grouped(node: fx.Node) -> bool:
+    """Tells whether a node is a convolution of several groups of channels."""
+    return node.target in _CONVOLUTIONS and argument(node, 6, "groups", 1) != 1
 
 
 _CONV_ARGUMENTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))

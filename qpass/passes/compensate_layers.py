@@ -13,7 +13,7 @@ from torch import fx
 from qpass.data import ModelInputs
 from qpass.distributed import ALONE, Processes
 from qpass.graph import called_module, info
-from qpass.nn import QuantizedLayer, ResidualFactor
+from qpass.nn import QuantizedConv, QuantizedLayer, ResidualFactor
 from qpass.passes.base import Pass
 from qpass.passes.layer_data import LayerData
 from qpass.passes.reference import reference_of
@@ -115,9 +115,11 @@ class CompensateLayers(Pass):
 
 
 def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None:
-    """Returns the layer that a node calls, or None for other nodes and for the factors of a residual."""
+    """Returns the layer that a node calls; None for other nodes, factors of a residual and grouped convolutions."""
     layer = called_module(graph_module, node)
-    return layer if isinstance(layer, QuantizedLayer) and not isinstance(layer, ResidualFactor) else None
+    if isinstance(layer, ResidualFactor) or (isinstance(layer, QuantizedConv) and layer.groups > 1):
+        return None
+    return layer if isinstance(layer, QuantizedLayer) else None
 
 
 def _unquantized(graph_module: fx.GraphModule, operand: fx.Node) -> fx.Node:

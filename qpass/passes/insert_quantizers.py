@@ -94,7 +94,8 @@ class InsertQuantizers(Pass):
         quantizer = None
         if plan.weight is not None:
             quantizer = weight_quantizer(weight, plan.weight)
-        layer = _LAYERS[plan.kind](weight, get_constant(graph_module, bias), quantizer)
+        groups = {"groups": argument(node, 6, "groups", 1)} if _LAYERS[plan.kind] is QuantizedConv else {}
+        layer = _LAYERS[plan.kind](weight, get_constant(graph_module, bias), quantizer, **groups)
         layer.requires_grad_(False)
         name = add_module(graph_module, f"{plan.path or node.name}_quantized", layer)
         with graph_module.graph.inserting_before(node):

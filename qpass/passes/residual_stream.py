@@ -172,13 +172,16 @@ def _moved(node: fx.Node, elements: torch.Tensor) -> torch.Tensor | None:
 
 
 def _patches(value: fx.Node) -> fx.Node | None:
-    """Returns the convolution whose channels a tensor has in its last dim, or None where there is none."""
+    """Returns the convolution whose channels a tensor has in its last dim, or None where there is none.
+
+    Channels of several groups read different inputs, so no weight of theirs gives them turned.
+    """
     path = []
     while is_call(value, *RESHAPES, *TRANSPOSES, *COPIES) and len(_readers(value.args[0])) == 1:  # type: ignore[arg-type]
         path.append(value)
         value = value.args[0]  # type: ignore[assignment]
     shape = shape_of(value)
-    if not path or not shape or not is_call(value, *_CONVOLUTIONS):
+    if not path or not shape or not is_call(value, *_CONVOLUTIONS) or argument(value, 6, "groups", 1) != 1:
         return None
     elements = torch.arange(shape[1]).reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape)
     for node in reversed(path):

@@ -28,7 +28,8 @@ def encode_module(module: nn.Module, where: str) -> dict[str, Any]:
         raise DataError(f"calls a {kind}, which no file can hold", where=where, expected=f"one of {', '.join(_MODULES)}")
     if isinstance(module, QuantizedLayer):
         quantizer = None if module.quantizer is None else encode_module(module.quantizer, where)
-        return {"kind": kind, "quantizer": quantizer, "bias": module.bias is not None}
+        groups = {"groups": module.groups} if isinstance(module, QuantizedConv) else {}
+        return {"kind": kind, "quantizer": quantizer, "bias": module.bias is not None, **groups}
     assert isinstance(module, Quantizer)
     return {"kind": kind, "config": encode(module.config, where)}
 
@@ -49,7 +50,8 @@ def decode_module(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.
     own = {key.removeprefix("quantizer."): value for key, value in tensors.items() if key.startswith("quantizer.")}
     weight_quantizer = None if inner is None else decode_module(inner, own)
     assert weight_quantizer is None or isinstance(weight_quantizer, Quantizer)
-    layer = kind(tensors.get("weight", torch.zeros(0)), tensors.get("bias"), weight_quantizer)
+    groups = {"groups": data["groups"]} if kind is QuantizedConv else {}
+    layer = kind(tensors.get("weight", torch.zeros(0)), tensors.get("bias"), weight_quantizer, **groups)
     if "codes" in tensors:
         layer.codes, layer.weight = tensors["codes"], None
     return layer

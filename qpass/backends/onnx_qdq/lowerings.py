@@ -216,11 +216,11 @@ def lower_patches(layer: QuantizedConv, node: ir.Node, emit: Emitter) -> ir.Valu
     sides, channels = layer.patch, x.shape[1]
     if not isinstance(channels, int):
         raise LoweringError(f"an image of shape {x.shape}", where=emit.prefix, expected="a fixed number of channels")
-    if not _is_dequantized(x):
+    if layer.groups > 1 or not _is_dequantized(x):
         matrix = emit.op("Transpose", [_weight(layer, emit, fuses=False)], {"perm": [1, 0]})
         weight = emit.op("Reshape", [matrix, emit.constant("weight_shape", list(layer.weight_shape))])
         bias = [] if layer.bias is None else [emit.constant("bias", _numpy(layer.bias))]
-        return emit.op("Conv", [x, weight, *bias], {"strides": list(sides)})
+        return emit.op("Conv", [x, weight, *bias], {"strides": list(sides), "group": layer.groups})
     grid = _grid(x, sides, emit)
     if set(sides) == {1}:  # onnxruntime is far faster at moving two dims than at moving more
         tokens = x

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -65,6 +67,24 @@ def test_from_the_plan_to_the_file(case: str, config: str, tmp_path: Path) -> No
     fusion = fusion_of(path)
     assert sum(fusion.integer.values()) == len(kinds)
     assert fusion.float == {}
+    loaded = qpass.load(qpass.save(graph, tmp_path / "model.qpass"))
+    torch.testing.assert_close(loaded(x), graph(x), rtol=0, atol=0)
+    assert sqnr_db(model(x), graph(x)) > (30 if config == "w8a8" else 8)
+
+
+@pytest.mark.parametrize("config", ["w8a8", "w4a4"])
+@pytest.mark.parametrize("dims", [1, 2])
+def test_weights_of_grouped_windows_are_integers(dims: int, config: str, tmp_path: Path) -> None:
+    model = Tokens({1: nn.Conv1d, 2: nn.Conv2d}[dims](32, 16, 4, 4, groups=8)).eval()
+    x = seeded(8, 32, *(16, 8)[:dims])
+    graph = qpass.quantize_graph(model, [x], config, progress=False)
+    first, second = qpass.quantization_report(graph).layers
+    assert (first.kind, first.weight_bits, first.input_bits) == (f"conv{dims}d", int(config[1]), (None,))
+    assert second.kind == "linear"
+    path = qpass.export_onnx(graph, tmp_path / "model.onnx")
+    assert qpass.verify_onnx(graph, path, x).passed
+    stored = [tensor for tensor in onnx.load(path).graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+    assert all(math.prod(tensor.dims) < model.convolution.weight.numel() for tensor in stored)
     loaded = qpass.load(qpass.save(graph, tmp_path / "model.qpass"))
     torch.testing.assert_close(loaded(x), graph(x), rtol=0, atol=0)
     assert sqnr_db(model(x), graph(x)) > (30 if config == "w8a8" else 8)
