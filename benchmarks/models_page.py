@@ -74,8 +74,9 @@ def render(sweeps: Sequence[Sweep], page: Path = PAGE) -> None:
         "are equal save for counted ties. Each section names its command, its code and its machine.",
         "",
         "*dB of float* is the signal over the error of the quantized graph against the float model: the worst output, on inputs that did",
-        "not calibrate. A batch is fixed where the model's own code holds for one only. Convolutions whose windows overlap and grouped",
-        "convolutions stay float in every model. Detectors of torchvision, whose control flow depends on data, are quantized in parts: see",
+        "not calibrate. A batch is fixed where the model's own code holds for one only. Convolutions whose windows overlap",
+        "stay float in every model; of grouped ones whose windows tile their input the weights are integers. Detectors of torchvision, whose",
+        "control flow depends on data, are quantized in parts: see",
         "[detection](../benchmarks/results/detection.md).",
     ]
     for sweep in sweeps:
