@@ -198,12 +198,13 @@ def verify_onnx(qmodel: nn.Module, path: str | Path, inputs: Batch, *, strict: b
     that are rounded to codes are compared too, and random codes try every weight. Then as a whole: outputs may differ from
     torch's by no more than torch in float32 differs from torch in float64 and from itself with ties falling otherwise (times
     1.5). Ties cascade, and no fixed tolerance holds for every network. Where they move an output as far as its input does,
-    the whole run proves nothing, and the report's ``verdict`` says so.
+    the whole run proves nothing. The report's ``verdict`` says so, and likewise where the comparison with the caller's model
+    proves nothing, or rounding decides what a layer gives.
 
     Args:
         qmodel: What ``quantize_graph`` returned.
         path: What ``export_onnx`` wrote from it.
-        inputs: One batch; a handful of real samples is enough. Parts are verified on what the model calls them with.
+        inputs: One batch; a handful of real samples is enough. Parts are verified on every form of call that the model makes.
         strict: Raise when a bound is passed; False returns the report all the same.
 
     Returns:

@@ -340,7 +340,7 @@ def demo(output: Path, configs: tuple[str, ...], epochs: int) -> None:
             "yes" if verified.passed else "NO",
             f"{timing.rows[-1].speedup:.2f}x",
         )
-        if not verified.passed:
+        if verified.verdict != "passed":
             console.print(str(verified), highlight=False)
     console.print(table)
     console.print(f"files and report.html of each config: {output}/", highlight=False)

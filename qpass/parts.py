@@ -117,6 +117,27 @@ def _key(call: ModelInputs, module: nn.Module) -> CallKey:
     return CallKey(structure, constants, tuple(tuple(leaf.shape[1:]) for leaf in named.values() if isinstance(leaf, Tensor)))
 
 
+def call_forms(part: nn.Module, calls: Sequence[ModelInputs]) -> dict[str, ModelInputs]:
+    """Returns the first call of each form: sizes behind dim 0, which inputs there are, and values that are no tensors.
+
+    Args:
+        part: The part that is called.
+        calls: What it was called with.
+
+    Returns:
+        Each by its sizes in words, such as ``"(batch, 16, 8)"``; forms of the same sizes are numbered.
+    """
+    first: dict[CallKey, ModelInputs] = {}
+    for call in calls:
+        first.setdefault(_key(call, part), call)
+    found: dict[str, ModelInputs] = {}
+    for key, call in first.items():
+        text = sizes_text(key.sizes)
+        others = sum(name.partition(" form ")[0] == text for name in found)
+        found[f"{text} form {others + 1}" if others else text] = call
+    return found
+
+
 def _free_inputs(graph_module: fx.GraphModule, calls: Sequence[ModelInputs]) -> list[str]:
     """Returns the inputs whose values, no tensors, differ between calls that a graph holds for: it does not read them."""
     placeholders = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+import qpass
 from qpass.cli import main
+from qpass.graph import info
 from tests.models import small_vit
 
 MODEL = "tests.models:small_vit"
@@ -124,10 +128,6 @@ def test_verify_passes_and_fails_with_the_exit_code(output: Path, tmp_path: Path
     result = run("verify", output)
     assert result.exit_code == 0, result.output
     assert "PASSED" in result.output
-    import shutil
-
-    import onnx
-
     broken = shutil.copytree(output, tmp_path / "broken")
     model = onnx.load(broken / "model.onnx")
     scale = next(t for t in model.graph.initializer if t.name == "gelu_quantizer.scale")
@@ -136,6 +136,19 @@ def test_verify_passes_and_fails_with_the_exit_code(output: Path, tmp_path: Path
     result = run("verify", broken)
     assert result.exit_code == 2
     assert "FAILED" in result.output
+
+
+def test_verify_says_what_proves_nothing(output: Path, tmp_path: Path) -> None:
+    vague = shutil.copytree(output, tmp_path / "vague")
+    graph = qpass.load(vague / "model.qpass")
+    check = dataclasses.replace(info(graph)["source_check"], bound=1.5)
+    info(graph)["report"] = dataclasses.replace(info(graph)["report"], source_check=check)
+    qpass.save(graph, vague / "model.qpass")
+    result = run("verify", vague)
+    assert result.exit_code == 0
+    said = " ".join(result.output.split())
+    assert "PASSED (file proven, comparison with the model not informative)" in said
+    assert "not informative: roundings alone change an output by as much as its size" in said
 
 
 def test_bench_and_report(output: Path) -> None:

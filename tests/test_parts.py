@@ -6,6 +6,8 @@ import copy
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -84,10 +86,30 @@ def test_a_model_runs_in_parts_as_it_did_in_one(shell: nn.Module, tmp_path: Path
     assert sorted(path.name for path in folder.iterdir()) == ["head.onnx", "pyramid.onnx"]
     report = qpass.verify_onnx(quantized, folder, (other,))
     assert report.passed
-    assert {check.name for check in report.checks} >= {"pyramid, as written", "head, as shipped"}
+    assert {check.name for check in report.checks} == {
+        *(f"pyramid (batch, 3, {size}), as {how}" for size in ("32, 8", "16, 40") for how in ("written", "shipped")),
+        *("head, as written", "head, as shipped"),  # rows are no form
+    }
     runner = qpass.onnxruntime_model(quantized, folder)
     for a, b in zip(runner(other), found, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-2)
+
+
+def test_every_form_of_call_is_verified(shell: nn.Module, tmp_path: Path) -> None:
+    quantized = qpass.quantize_graph(shell, BATCHES, "w8a8", submodules=["pyramid"], progress=False)
+    folder = qpass.export_onnx(quantized, tmp_path / "parts")
+    model = onnx.load(folder / "pyramid.onnx")  # holds for maps of four rows only: the first call has them, the second has not
+    conv = next(node for node in model.graph.node if node.op_type == "MaxPool")
+    sizes = onnx.numpy_helper.from_array(np.array([0, 0, 4, 0]), "fixed")
+    model.graph.initializer.append(sizes)
+    reshape = onnx.helper.make_node("Reshape", [conv.input[0], "fixed"], ["reshaped"])
+    model.graph.node.insert(list(model.graph.node).index(conv), reshape)
+    conv.input[0] = "reshaped"
+    onnx.save(model, folder / "pyramid.onnx")
+    first, second = images((16, 24), (24, 16))
+    assert qpass.verify_onnx(quantized, folder, ([first],), strict=False).passed
+    with pytest.raises(qpass.QPassError):
+        qpass.verify_onnx(quantized, folder, ([first, second],))
 
 
 def test_no_rows_are_no_trouble(shell: nn.Module, tmp_path: Path) -> None:

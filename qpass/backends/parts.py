@@ -13,7 +13,7 @@ from qpass.backends.onnx_qdq import export_quantized
 from qpass.backends.onnxruntime import OrtModule, VerifyReport, verify
 from qpass.data import ModelInputs
 from qpass.errors import LoweringError, VerifyError
-from qpass.parts import parts_of, put_back, record_calls
+from qpass.parts import call_forms, parts_of, put_back, record_calls
 
 
 def export_parts(model: nn.Module, folder: Path, *, opset: int | None, target: str, weight_type: str) -> Path:
@@ -32,18 +32,39 @@ def export_parts(model: nn.Module, folder: Path, *, opset: int | None, target: s
 
 
 def verify_parts(model: nn.Module, folder: Path, inputs: ModelInputs, *, strict: bool) -> VerifyReport:
-    """Compares each file with its part, on what the part is called with when the model runs on ``inputs``."""
+    """Compares each file with its part, on every form of call that the part gets when the model runs on ``inputs``.
+
+    Calls of one form have the same sizes behind dim 0 and the same values that are no tensors. Where there are several forms,
+    the checks have their sizes in their names.
+    """
     parts = parts_of(model)
     calls = record_calls(model, list(parts), [inputs])
-    checks, sources, left_out = [], list[str](), list[str]()
+    reports = []
     for name, part in parts.items():
         if not calls[name]:
             raise VerifyError("was not called with any row", where=name, hint="verify with inputs on which it is used")
-        report = verify(part, _file(folder, name), calls[name][0], strict=strict)
-        checks += [dataclasses.replace(check, name=f"{name}, {check.name}") for check in report.checks]
-        sources += [f"{name}, {source}" for source in report.source_checks]
-        left_out += [f"{name}, {what}" for what in report.left_out]
-    return VerifyReport(str(folder), len(inputs.args[0]) if inputs.args else 1, tuple(checks), tuple(sources), tuple(left_out))
+        forms = call_forms(part, calls[name])
+        for form, call in forms.items():
+            where = name if len(forms) == 1 else f"{name} {form}"
+            reports.append(_named(verify(part, _file(folder, name), call, strict=strict), where, name))
+    return VerifyReport(
+        str(folder),
+        len(inputs.args[0]) if inputs.args else 1,
+        checks=tuple(check for report in reports for check in report.checks),
+        source_checks=tuple(dict.fromkeys(source for report in reports for source in report.source_checks)),
+        source_informative=all(report.source_informative for report in reports),
+        left_out=tuple(dict.fromkeys(what for report in reports for what in report.left_out)),
+    )
+
+
+def _named(report: VerifyReport, where: str, part: str) -> VerifyReport:
+    """Returns the report of one form of call of one part with their names in it."""
+    return dataclasses.replace(
+        report,
+        checks=tuple(dataclasses.replace(check, name=f"{where}, {check.name}") for check in report.checks),
+        source_checks=tuple(f"{part}, {source}" for source in report.source_checks),
+        left_out=tuple(f"{part}, {what}" for what in report.left_out),
+    )
 
 
 def run_parts(model: nn.Module, folder: Path, *, threads: int) -> nn.Module:

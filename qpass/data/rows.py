@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -139,13 +139,23 @@ def _take_rows(batch: ModelInputs, rows: slice, layout: Layout) -> ModelInputs:
     return found
 
 
-def with_rows(batch: ModelInputs, rows: int, *, layout: Layout = None) -> ModelInputs:
-    """Returns a batch of the first ``rows`` rows, which are repeated in order where there are fewer."""
+def with_rows(batch: ModelInputs, counts: Mapping[str, int], layout: Sequence[str | None]) -> ModelInputs:
+    """Returns a batch with other numbers of rows: the first ones, repeated in order where there are fewer.
+
+    Args:
+        batch: A call of the model.
+        counts: How many rows for each entry of ``layout``.
+        layout: Which tensors go by which rows.
+    """
     leaves, spec = pytree.tree_flatten(batch)
-    chosen = torch.arange(rows) % batch_size(batch, layout)
-    taken = [leaf[chosen] if has else leaf for leaf, has in zip(leaves, _has_rows(batch, layout), strict=True)]
+    symbols = iter(layout)
+    taken = [_repeated(leaf, counts.get(next(symbols) or "")) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     found: ModelInputs = pytree.tree_unflatten(taken, spec)
     return found
+
+
+def _repeated(tensor: Tensor, rows: int | None) -> Tensor:
+    return tensor if rows is None else tensor[torch.arange(rows) % len(tensor)]
 
 
 def _has_rows(batch: ModelInputs, layout: Layout) -> list[bool]:

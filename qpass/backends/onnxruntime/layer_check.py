@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from qpass.backends.onnxruntime.perturbed import MORE_PAIRS, PAIRS
 from qpass.backends.onnxruntime.rounded import cut_off, rounding_of
-from qpass.backends.onnxruntime.tolerance import MOVE, differences, envelope
-from qpass.backends.onnxruntime.torch_run import FLOAT32_ERRORS, TorchRun
+from qpass.backends.onnxruntime.tolerance import DECIDED, MOVE, differences, envelope
+from qpass.backends.onnxruntime.torch_run import FLOAT32_ERRORS, Reach, TorchRun
 from qpass.quantizers import Quantizer
 
 #: A code may differ where its input, moved by this share of the tensor's greatest magnitude, takes the other code too:
@@ -38,13 +39,16 @@ class LayerCheck:
         codes: How many were compared.
         ties: Codes that differ where the input lies on the edge of two codes.
         own_ties: Codes whose input, computed in float64 from the same codes before, lies nearer to the edge of two codes than
-            ``FOUR_ROUNDINGS``, or than ``FLOAT32_ERRORS`` times the root mean square of torch's own float32 errors there. 0
-            where there are no more ties than any tensor may have.
+            ``FOUR_ROUNDINGS``, or than ``FLOAT32_ERRORS`` times the root mean square of torch's own float32 errors there; and
+            ties that come from a choice by value before the quantizer, such as a top-k, which rounding turns. 0 where there
+            are no more ties than any tensor may have.
         wrong: Codes that differ otherwise.
         caused_by: The operator that computed the quantizer's input, where codes differ.
         off: The greatest distance of what is rounded from what torch rounds, over what float32 explains: codes of few bits
             hide errors that are small beside a step. 0 where it was not compared.
         constants: Which constants of the quantizer are not the graph's.
+        informative: Whether the comparison proves anything: False where torch's own float32 errors are as great as the spread
+            of the values.
         suspects: Layers that only this quantizer and other wrong ones depend on.
     """
 
@@ -56,6 +60,7 @@ class LayerCheck:
     caused_by: str = ""
     off: float = 0.0
     constants: str = ""
+    informative: bool = True
     suspects: tuple[str, ...] = ()
 
     @property
@@ -104,8 +109,42 @@ def check_layers(
         caused_by = cause(name) if ties or wrong else ""
         own_ties = _own_ties(quantizer, x, exact) if ties > _ties_of_any(expected.numel()) else 0
         wrong_constants = (constants or {}).get(name, "")
-        checks.append(LayerCheck(name, expected.numel(), ties, own_ties, wrong, caused_by, off.get(name, 0.0), wrong_constants))
-    return tuple(checks)
+        checks.append(
+            LayerCheck(
+                name,
+                expected.numel(),
+                ties,
+                own_ties,
+                wrong,
+                caused_by,
+                off.get(name, 0.0),
+                wrong_constants,
+                _is_informative(x, exact),
+            )
+        )
+    doubtful = [check.quantizer for check in checks if check.wrong]
+    moved = reference.moved_inputs(doubtful, PAIRS + MORE_PAIRS) if doubtful else {}
+    return tuple(_less_chosen(check, reference, computed, moved.get(check.quantizer)) for check in checks)
+
+
+def _less_chosen(check: LayerCheck, reference: TorchRun, computed: Mapping[str, Tensor], moved: Reach | None) -> LayerCheck:
+    """Counts wrong codes as ties where roundings before the quantizer make them: these turn choices by value."""
+    if moved is None:
+        return check
+    name, quantizer = check.quantizer, reference.quantizers[check.quantizer]
+    x, exact, expected = reference.inputs[name], reference.exact[name], reference.codes[name]
+    ties, wrong = _compare(quantizer, x, exact, expected, computed[name], moved)
+    own_ties = _own_ties(quantizer, x, exact) if ties > _ties_of_any(expected.numel()) else 0
+    return replace(check, ties=ties, wrong=wrong, own_ties=own_ties + check.wrong - wrong)
+
+
+def _is_informative(x: Tensor, exact: Tensor) -> bool:
+    """Tells whether torch's own errors, as ``_own_ties`` counts them, are less than the spread of the values, or small."""
+    error, values = (x - exact).double(), x.double()
+    if not x.numel() or not error.isfinite().all():
+        return True
+    error_size, spread, size = (each.square().mean().sqrt() for each in (error, values - values.mean(), values))
+    return bool(FLOAT32_ERRORS * error_size <= torch.maximum(spread, DECIDED * size))
 
 
 def _ties_of_any(codes: int) -> float:
@@ -124,14 +163,15 @@ def distances(reference: TorchRun, values: Mapping[str, Tensor]) -> dict[str, fl
     off = lambda name, moved: _off(  # noqa: E731
         reference.quantizers[name], reference.inputs[name], reference.exact[name], values[name], moved
     )
-    found = {name: off(name, []) for name in reference.quantizers}
-    doubtful = [name for name, share in found.items() if share > 1]
-    if doubtful:  # a function may be right to a share of its argument, as GELU where it is almost 0
-        found |= {name: off(name, moved) for name, moved in reference.moved_inputs(doubtful).items()}
+    found = {name: off(name, None) for name in reference.quantizers}
+    for pairs in (PAIRS, PAIRS + MORE_PAIRS):
+        doubtful = [name for name, share in found.items() if share > 1]
+        if doubtful:  # a function may be right to a share of its argument, as GELU where it is almost 0; choices may be turned
+            found |= {name: off(name, moved) for name, moved in reference.moved_inputs(doubtful, pairs).items()}
     return found
 
 
-def _off(quantizer: Quantizer, x: Tensor, exact: Tensor, found: Tensor, moved: Sequence[Tensor]) -> float:
+def _off(quantizer: Quantizer, x: Tensor, exact: Tensor, found: Tensor, moved: Reach | None) -> float:
     """Returns the greatest distance of what the runtime rounds from what torch rounds, over what float32 explains.
 
     ``moved`` is what rounding can make of ``x``.
@@ -142,25 +182,30 @@ def _off(quantizer: Quantizer, x: Tensor, exact: Tensor, found: Tensor, moved: S
     if found.shape != x.shape:
         return math.inf
     expected, found = cut_off(quantizer, rounding, rounding.value(x)), cut_off(quantizer, rounding, found)
-    own = differences(cut_off(quantizer, rounding, rounding.value(exact)), expected)
+    from_torch = lambda other: differences(cut_off(quantizer, rounding, rounding.value(other)), expected)  # noqa: E731
     size = expected.abs().double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    farthest = [differences(cut_off(quantizer, rounding, rounding.value(other)), expected) for other in moved]
-    bound = envelope(torch.stack([MOVE * size + VALUE_ERRORS * own, *farthest]).amax(0), LEAST_GROUP)
+    explained = torch.stack([VALUE_ERRORS * from_torch(exact), *map(from_torch, moved or ())]).amax(0)
+    bound = envelope(MOVE * size + explained, LEAST_GROUP)
     excess = differences(found, expected) / bound.clamp(min=torch.finfo(torch.float32).tiny)
     return float(excess.nan_to_num(nan=0.0, posinf=math.inf).amax())  # infinite on both sides: rounding decides
 
 
-def _compare(quantizer: Quantizer, x: Tensor, exact: Tensor, expected: Tensor, actual: Tensor) -> tuple[int, int]:
-    """Returns how many codes differ on ties, and how many otherwise."""
+def _compare(
+    quantizer: Quantizer, x: Tensor, exact: Tensor, expected: Tensor, actual: Tensor, moved: Reach | None = None
+) -> tuple[int, int]:
+    """Returns how many codes differ on ties, and how many otherwise.
+
+    ``moved`` is what rounding can make of ``x``, beside a small move of all of it.
+    """
     differs = actual != expected
     if not differs.any():
         return 0, 0
     # Quantizers are monotone: the codes within reach of a small move of x are those between the codes of its ends.
     reach = max(TIE_TOLERANCE * x.abs().amax(), FLOAT32_ERRORS * (x - exact).abs().amax().float())
+    low, high = (x, x) if moved is None else moved
     if rounding_of(quantizer) is not None:  # value by value: the others need no second look
-        x, actual, differs = x[differs], actual[differs], differs[differs]
-    low, high = quantizer.encode(x - reach), quantizer.encode(x + reach)
-    tied = differs & (low <= actual) & (actual <= high)
+        low, high, actual, differs = low[differs], high[differs], actual[differs], differs[differs]
+    tied = differs & (quantizer.encode(low - reach) <= actual) & (actual <= quantizer.encode(high + reach))
     return int(tied.sum()), int((differs & ~tied).sum())
 
 

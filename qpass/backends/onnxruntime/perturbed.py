@@ -1,4 +1,4 @@
-"""How far rounding can move the outputs of a graph whose quantizers are given their codes."""
+"""How far rounding can move what a graph computes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from qpass.quantizers import Quantizer
 
 #: Runs with random signs, each with its opposite: of two opposite moves one crosses a threshold that lies between them.
 PAIRS = 4
+#: So many more where these do not explain a difference: a choice between two near values is turned by every other pair.
+MORE_PAIRS = 16
 #: Functions of single values whose error is a share of the result. Others' is a share of 1: erf, tanh and their like.
 _RELATIVE = (*MOVEMENT_OPS, aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.softmax.int, aten._softmax.default)
 
 
 class Perturbed(fx.Interpreter):
-    """Runs what lies between quantizers and outputs, every float result moved up or down by ``MOVE`` of itself.
+    """Runs a graph with every float result moved up or down by ``MOVE`` of itself.
 
     Sums of many terms have every term moved on its own, so results that cancel move as far as rounding moves them.
 
     Args:
         graph_module: A quantized graph.
-        codes: The codes of each quantizer.
         seed: Draws the signs.
         sign: 1.0, or -1.0 for the opposite moves.
-        quantizers: Those before which to stop, in place of the outputs.
+        codes: The codes that each quantizer gives; None lets it compute them.
+        quantizers: Those before which to stop, in place of the outputs; they need ``codes``.
 
     Attributes:
         inputs: What each of these quantizers was given.
@@ -38,9 +40,10 @@ class Perturbed(fx.Interpreter):
     def __init__(
         self,
         graph_module: fx.GraphModule,
-        codes: Mapping[str, Tensor],
         seed: int,
         sign: float,
+        *,
+        codes: Mapping[str, Tensor] | None = None,
         quantizers: Collection[str] = (),
     ) -> None:
         super().__init__(graph_module)
@@ -50,7 +53,8 @@ class Perturbed(fx.Interpreter):
         self._ends = {
             str(node.target): node.all_input_nodes[0] for node in graph_module.graph.nodes if node.target in quantizers
         }
-        self._needed = behind_quantizers(graph_module, self._ends.values() if quantizers else output.all_input_nodes)
+        ends = self._ends.values() if quantizers else output.all_input_nodes
+        self._needed = dict.fromkeys(graph_module.graph.nodes) if codes is None else behind_quantizers(graph_module, ends)
         self.inputs = dict[str, Tensor]()
 
     def run_node(self, n: fx.Node) -> Any:
@@ -64,7 +68,8 @@ class Perturbed(fx.Interpreter):
             return None
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
         is_quantizer = isinstance(module, Quantizer)
-        result = module.decode(self._codes[str(n.target)]) if is_quantizer else super().run_node(n)  # type: ignore[union-attr]
+        is_given = is_quantizer and self._codes is not None
+        result = module.decode(self._codes[str(n.target)]) if is_given else super().run_node(n)  # type: ignore[union-attr,index]
         if n.op in ("get_attr", "output"):
             return result
         floor = None if is_quantizer else self._scale_of_function(n, result)
@@ -86,6 +91,11 @@ class Perturbed(fx.Interpreter):
         signs = torch.randint(0, 2, leaf.shape, generator=self._generator).to(leaf) * 2 - 1
         moved = leaf + self._sign * MOVE * signs * (leaf.abs() if floor is None else leaf.abs() + floor)
         return torch.where(moved.isfinite(), moved, leaf)
+
+
+def signed_seeds(seeds: Iterable[int]) -> list[tuple[int, float]]:
+    """Returns the arguments of pairs of opposite runs."""
+    return [(seed, sign) for seed in seeds for sign in (1.0, -1.0)]
 
 
 def behind_quantizers(graph_module: fx.GraphModule, ends: Iterable[fx.Node]) -> dict[fx.Node, None]:

@@ -7,11 +7,11 @@ from torch import Tensor, fx
 
 from qpass.backends.onnxruntime.torch_run import TorchRun
 from qpass.data import ModelInputs
-from qpass.data.rows import batch_size, with_rows
+from qpass.data.rows import with_rows
 from qpass.errors import QPassError
-from qpass.graph import ordered_inputs
+from qpass.graph import flat_inputs, info, ordered_inputs
 from qpass.input_check import named_inputs
-from qpass.input_dims import layout_of, takes_any_rows
+from qpass.input_dims import layout_of, split_multiple
 from qpass.quantizers import Quantizer
 
 
@@ -20,7 +20,7 @@ class RandomRun:
 
     Real codes leave weights untried: a unit that is off in all samples, the tokens that a class token's layer does not read.
     Where the batch is dynamic the run has two rows, or three if the call has two: it costs less, and a file that holds for
-    one number of rows fails.
+    one number of rows fails. Inputs with row counts of their own get different ones.
 
     Args:
         graph_module: A quantized graph.
@@ -30,19 +30,21 @@ class RandomRun:
     Attributes:
         inputs: The inputs by name.
         run: The run, or None where the graph cannot compute with such codes.
-        reason: Why it cannot.
+        left_out: What was not tried, and why; "" where nothing was left out.
     """
 
     def __init__(self, graph_module: fx.GraphModule, inputs: ModelInputs, wide: fx.GraphModule) -> None:
         self.run: TorchRun | None = None
-        self.reason = ""
-        for call in (_other_rows(graph_module, inputs), inputs):
+        self.left_out = ""
+        calls = {"another number of rows": _other_rows(graph_module, inputs), "random codes": inputs}
+        for what, call in calls.items():
             try:
                 self.inputs = named_inputs(graph_module, call)
                 self.run = TorchRun(graph_module, call, wide=wide, encode=_RandomCodes())
                 return
             except (RuntimeError, IndexError, ValueError, QPassError) as error:  # codes that are taken for indices
-                self.reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+                message = next(iter(str(error).splitlines()), "")
+                self.left_out = f"{what}, which the graph does not take ({type(error).__name__}: {message})"
 
 
 class _RandomCodes:
@@ -60,8 +62,15 @@ class _RandomCodes:
 
 
 def _other_rows(graph_module: fx.GraphModule, inputs: ModelInputs) -> ModelInputs:
-    """Returns a call with another number of rows where the graph takes any."""
-    if not takes_any_rows(graph_module):
+    """Returns a call with another number of rows where the batch is dynamic; row counts of their own become different ones."""
+    if not info(graph_module)["dynamic_batch"]:
         return inputs
     ordered, layout = ModelInputs(*ordered_inputs(graph_module, *inputs)), layout_of(graph_module)
-    return with_rows(ordered, 3 if batch_size(ordered, layout) == 2 else 2, layout=layout)
+    tensors = [leaf for leaf in flat_inputs(graph_module, *ordered) if isinstance(leaf, Tensor)]
+    own = {symbol: len(tensor) for symbol, tensor in zip(layout or (), tensors, strict=True) if symbol}
+    counts = dict[str, int]()
+    for name in dict.fromkeys(split_multiple(symbol)[1] for symbol in own):
+        given = [size // split_multiple(symbol)[0] for symbol, size in own.items() if split_multiple(symbol)[1] == name]
+        counts[name] = next(count for count in range(2, 4 + len(own)) if count not in given and count not in counts.values())
+    rows = {symbol: split_multiple(symbol)[0] * counts[split_multiple(symbol)[1]] for symbol in own}
+    return with_rows(ordered, rows, layout or ())

@@ -10,6 +10,9 @@ ROUNDING = 2.0**-24
 #: Two correct implementations may differ by this share of a value: sums are taken in another order, constants are folded, and
 #: functions are approximated, each to a few roundings. A wrong constant moves its layer by thousands of them.
 MOVE = 64 * ROUNDING
+#: Where rounding may move a value by more than this share of the greatest in its channel, token or sample, it is undecided
+#: unless it agrees to this share all the same.
+DECIDED = 1e-3
 
 
 def envelope(values: Tensor, least: int = 1) -> Tensor:

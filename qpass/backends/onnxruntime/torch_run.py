@@ -1,12 +1,11 @@
-"""What torch makes of a graph: its codes and outputs, what these are in float64, and how far torch itself is uncertain."""
+"""What torch makes of a graph: its codes and outputs, what these are in float64, and what rounding can make of them."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,18 +13,23 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
-from qpass.backends.onnxruntime.perturbed import PAIRS, Perturbed
+from qpass.backends.onnxruntime.perturbed import MORE_PAIRS, PAIRS, Perturbed, signed_seeds
 from qpass.backends.onnxruntime.tolerance import differences, envelope, kinds
 from qpass.data import ModelInputs
 from qpass.graph import flat_inputs
 from qpass.quantizers import Quantizer
 
-#: Ties fall up together, down together (equal values do), and three times at random: they cascade by chance.
-_MOVES = (1.0, -1.0, None, None, None)
 #: Makes codes of an input in place of its quantizer.
 Encode = Callable[[Quantizer, Tensor], Tensor]
 #: What torch's own error counts for in a bound: the other implementation has errors of its own.
 FLOAT32_ERRORS = 2.0
+
+
+class Reach(NamedTuple):
+    """The least and the greatest that rounding makes of each value of a tensor."""
+
+    low: Tensor
+    high: Tensor
 
 
 class TorchRun:
@@ -64,27 +68,47 @@ class TorchRun:
             self.quantizers, self.inputs, self.codes = recorder.quantizers, recorder.inputs, recorder.codes
             with float64_by_default():
                 double = _ForcedDouble(widened(graph_module) if wide is None else wide, self.codes)
-                self.exact_outputs = leaves(double.run(*flat_inputs(graph_module, *_double(inputs))))
+                self.exact_outputs = leaves(double.run(*flat_inputs(graph_module, *in_float64(inputs))))
             self.exact = double.inputs
-            moved = [
-                leaves(Perturbed(graph_module, self.codes, seed, sign).run(*flat))
-                for seed in range(PAIRS)
-                for sign in (1.0, -1.0)
-            ]
-        self.bounds = [_bound(*each) for each in zip(self.outputs, self.exact_outputs, zip(*moved, strict=True), strict=True)]
+        self._tried, self._reach = dict[str, int](), dict[str, Reach]()
+        self._moved = self._moved_outputs(range(PAIRS))
+        self.bounds = self._bounds()
 
-    def moved_inputs(self, quantizers: Collection[str]) -> dict[str, list[Tensor]]:
-        """Returns what rounding can make of the inputs of some quantizers, all before them giving the same codes."""
-        found: dict[str, list[Tensor]] = {name: [] for name in quantizers}
+    def look_closer(self) -> None:
+        """Widens ``bounds`` by what more runs find: a choice between two near values is turned by about every other pair."""
+        if len(self._moved) == 2 * PAIRS:
+            self._moved += self._moved_outputs(range(PAIRS, PAIRS + MORE_PAIRS))
+            self.bounds = self._bounds()
+
+    def _moved_outputs(self, seeds: range) -> list[list[np.ndarray]]:
         flat = flat_inputs(self._graph_module, *self._given)
-        for seed in range(PAIRS):
-            for sign in (1.0, -1.0):
-                run = Perturbed(self._graph_module, self.codes, seed, sign, quantizers)
+        with torch.no_grad():
+            return [leaves(Perturbed(self._graph_module, *each, codes=self.codes).run(*flat)) for each in signed_seeds(seeds)]
+
+    def _bounds(self) -> list[Tensor]:
+        return [_bound(*each) for each in zip(self.outputs, self.exact_outputs, zip(*self._moved, strict=True), strict=True)]
+
+    def moved_inputs(self, quantizers: Collection[str], pairs: int = PAIRS) -> dict[str, Reach]:
+        """Returns what rounding can make of the inputs of some quantizers, all before them giving the same codes.
+
+        What has been tried is kept: many files may be compared with one run.
+
+        Args:
+            quantizers: Their names.
+            pairs: How many pairs of runs to try at least.
+        """
+        flat = flat_inputs(self._graph_module, *self._given)
+        for start in sorted({self._tried.get(name, 0) for name in quantizers}):
+            names = [name for name in quantizers if self._tried.get(name, 0) == start]
+            for each in signed_seeds(range(start, pairs)):
+                run = Perturbed(self._graph_module, *each, codes=self.codes, quantizers=names)
                 with torch.no_grad():
                     run.run(*flat)
                 for name, x in run.inputs.items():
-                    found[name].append(x)
-        return found
+                    low, high = self._reach.get(name, (x, x))
+                    self._reach[name] = Reach(torch.minimum(low, x), torch.maximum(high, x))
+            self._tried |= {name: max(start, pairs) for name in names}
+        return {name: self._reach[name] for name in quantizers}
 
 
 def _bound(output: np.ndarray, exact: np.ndarray, moved: Sequence[np.ndarray]) -> Tensor:
@@ -97,56 +121,6 @@ def _bound(output: np.ndarray, exact: np.ndarray, moved: Sequence[np.ndarray]) -
     if not x.is_floating_point():  # equal, or undecided
         return torch.where((farthest > 0) | (own > 0), torch.inf, 0.0).double()
     return envelope(farthest + FLOAT32_ERRORS * own)
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """How far torch is from itself in one output: in float64, and with ties falling up, down and at random.
-
-    Attributes:
-        distance: The greatest norm of a difference, over the values that are finite in both.
-        misplaced: The greatest count of values of another kind (finite, NaN, infinite).
-        nan: Whether any run gives NaN.
-    """
-
-    distance: float
-    misplaced: int
-    nan: bool
-
-
-def uncertainty(
-    graph_module: fx.GraphModule,
-    inputs: ModelInputs,
-    outputs: Sequence[np.ndarray],
-    *,
-    tie: float,
-    wide: fx.GraphModule | None = None,
-) -> list[Uncertainty]:
-    """Returns how far torch's float32 outputs are from float64, and from float32 with ties falling otherwise.
-
-    Args:
-        graph_module: A quantized graph.
-        inputs: One call of it.
-        outputs: What it returns in float32.
-        tie: The input of every quantizer is moved by up to this share of its greatest magnitude.
-        wide: ``widened(graph_module)``, where there is one already.
-    """
-    double = _double(inputs)
-    with torch.no_grad():
-        wide = widened(graph_module) if wide is None else wide
-        with float64_by_default():
-            runs = [leaves(wide(*double.args, **double.kwargs))]
-        for seed, move in enumerate(_MOVES):
-            runs.append(leaves(_MovedTies(graph_module, tie, move, seed).run(*flat_inputs(graph_module, *inputs))))
-    return [_uncertainty(output, others) for output, others in zip(outputs, zip(*runs, strict=True), strict=True)]
-
-
-def _uncertainty(output: np.ndarray, others: Sequence[np.ndarray]) -> Uncertainty:
-    return Uncertainty(
-        max(distance(other, output) for other in others),
-        max(misplaced(other, output) for other in others),
-        any(bool(np.isnan(other).any()) for other in (output, *others)),
-    )
 
 
 def leaves(tree: Any) -> list[np.ndarray]:
@@ -208,21 +182,6 @@ class _ForcedDouble(fx.Interpreter):
         return module.decode(self._codes[str(target)])
 
 
-class _MovedTies(fx.Interpreter):
-    """Runs a graph with the input of every quantizer moved by a share of its greatest magnitude, or at random."""
-
-    def __init__(self, graph_module: fx.GraphModule, tie: float, move: float | None, seed: int) -> None:
-        super().__init__(graph_module)
-        self._tie, self._move, self._generator = tie, move, torch.Generator().manual_seed(seed)
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if isinstance(self.fetch_attr(str(target)), Quantizer):
-            (x,) = args
-            move = torch.rand(x.shape, generator=self._generator) * 2 - 1 if self._move is None else self._move
-            args = (x + move * self._tie * x.abs().amax(),)
-        return super().call_module(target, args, kwargs)
-
-
 def widened(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Returns a copy that computes in float64 throughout, to be run in ``float64_by_default``.
 
@@ -249,7 +208,8 @@ def float64_by_default() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _double(inputs: ModelInputs) -> ModelInputs:
+def in_float64(inputs: ModelInputs) -> ModelInputs:
+    """Returns a call with float64 in the place of other floats."""
     return _map_floats(inputs, lambda t: t.double())
 
 

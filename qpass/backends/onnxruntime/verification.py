@@ -18,11 +18,15 @@ from qpass.backends.onnxruntime.random_run import RandomRun
 from qpass.backends.onnxruntime.rounding_node import EXPECTED_FILE
 from qpass.backends.onnxruntime.session import OVERFLOW, OrtSession
 from qpass.backends.onnxruntime.suspects import suspects
-from qpass.backends.onnxruntime.torch_run import TorchRun, Uncertainty, leaves, uncertainty, widened
+from qpass.backends.onnxruntime.torch_run import TorchRun, leaves, widened
+from qpass.backends.onnxruntime.uncertainty import OwnError
 from qpass.data import ModelInputs
 from qpass.errors import LoweringError, VerifyError
 from qpass.graph import info
 from qpass.input_check import named_inputs
+
+#: So many layers and outputs are named in a verdict.
+_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class VerifyReport:
         samples: How many rows were run.
         checks: One for each way of running a file.
         source_checks: How each graph was compared with the caller's model, in words.
+        source_informative: Whether these comparisons prove anything: False where roundings alone change an output by as much
+            as its size.
         left_out: What was not done, and why, in words.
     """
 
@@ -77,6 +83,7 @@ class VerifyReport:
     samples: int
     checks: tuple[RuntimeCheck, ...] = field(default_factory=tuple)
     source_checks: tuple[str, ...] = ()
+    source_informative: bool = True
     left_out: tuple[str, ...] = ()
 
     @property
@@ -90,11 +97,28 @@ class VerifyReport:
         return all(output.informative for check in self.checks for output in check.outputs)
 
     @property
+    def undecided(self) -> tuple[str, ...]:
+        """Layers and outputs that rounding moves as far as their input does: nothing proves them in any run."""
+        found = [layer.quantizer for check in self.checks for layer in check.layers if not layer.informative]
+        found += [f"output {output.name!r}" for check in self.checks for output in check.outputs if not output.decided]
+        return tuple(dict.fromkeys(found))
+
+    @property
     def verdict(self) -> str:
-        """``"passed"``, ``"layers proven, whole run not informative"`` or ``"failed"``."""
+        """``"passed"``, ``"failed"``, or what is proven and what is not.
+
+        That is ``"layers proven, whole run not informative"``, ``"file proven, comparison with the model not informative"``,
+        or that rounding decides some layers or outputs, by name.
+        """
         if not self.passed:
             return "failed"
-        return "passed" if self.informative else "layers proven, whole run not informative"
+        if self.undecided:
+            return f"rounding decides {', '.join(self.undecided[:_NAMED])}: not proven"
+        vague = [] if self.informative else ["whole run"]
+        vague += [] if self.source_informative else ["comparison with the model"]
+        if not vague:
+            return "passed"
+        return f"{'file' if self.informative else 'layers'} proven, {' and '.join(vague)} not informative"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, for JSON."""
@@ -102,7 +126,7 @@ class VerifyReport:
 
     def __str__(self) -> str:
         verdict = "PASSED" if self.passed else "FAILED"
-        if self.passed and not self.informative:
+        if self.verdict not in ("passed", "failed"):
             verdict += f" ({self.verdict})"
         lines = [f"{verdict}: {self.path} against its graph, {self.samples} samples"]
         lines += [f"  source: {check}" for check in self.source_checks]
@@ -149,7 +173,7 @@ class Verification:
         wide = widened(graph_module)
         self._reference = TorchRun(graph_module, inputs, wide=wide)
         self._random = RandomRun(graph_module, inputs, wide)
-        self._own = uncertainty(graph_module, inputs, self._reference.outputs, tie=TIE_TOLERANCE, wide=wide)
+        self._own = OwnError(graph_module, inputs, self._reference.outputs, tie=TIE_TOLERANCE, wide=wide)
 
     def of(self, path: str | Path, *, strict: bool = True) -> VerifyReport:
         """Compares a file; see ``qpass.verify_onnx``."""
@@ -160,20 +184,26 @@ class Verification:
         except LoweringError as error:
             raise VerifyError(error.what, where=str(path), expected=EXPECTED_FILE) from error
         samples = next((len(leaf) for leaf in leaves(self._inputs) if leaf.ndim), 1)
-        report = VerifyReport(str(path), samples, checks, *self._notes())
+        source = info(self._graph_module).get("source_check")
+        report = VerifyReport(
+            str(path),
+            samples,
+            checks,
+            source_checks=() if source is None else (str(source),),
+            source_informative=source is None or source.informative,
+            left_out=self._left_out(),
+        )
         if strict and not report.passed:
             failures = "; ".join(failure for check in checks for failure in check.failures[:3])
             raise VerifyError(failures, where=str(path), hint=OVERFLOW if OrtSession(path).overflows else "")
         return report
 
-    def _notes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Returns how the graph was compared with the caller's model, and what was left out."""
-        source, left_out = info(self._graph_module).get("source_check"), list[str]()
-        if source is None:
-            left_out.append("the graph was not compared with the caller's model")
-        if self._random.run is None:
-            left_out.append(f"random codes, which the graph does not take ({self._random.reason})")
-        return () if source is None else (str(source),), tuple(left_out)
+    def _left_out(self) -> tuple[str, ...]:
+        compared = "source_check" in info(self._graph_module)
+        return (
+            *([] if compared else ["the graph was not compared with the caller's model"]),
+            *filter(None, [self._random.left_out]),
+        )
 
 
 @dataclass(frozen=True)
@@ -185,7 +215,7 @@ class _Comparison:
     inputs: ModelInputs
     reference: TorchRun
     random: RandomRun
-    own: Sequence[Uncertainty]
+    own: OwnError
     codes: CodesOfFile
 
     def check(self, *, optimized: bool) -> RuntimeCheck:
@@ -198,8 +228,10 @@ class _Comparison:
             results = free.run(free.feed(self.inputs))
         found = [results[name] for name in names]
         expected = self.reference.outputs
-        outputs = [check_freely(*each) for each in zip(outputs, found, expected, self.own, strict=True)]
-        decibels, ratio = whole_run(found, expected, self.own)
+        outputs, decibels, ratio = self._freely(outputs, found)
+        if ratio > ERROR_RATIO or any(output.misplaced for output in outputs):
+            self.own.look_closer()
+            outputs, decibels, ratio = self._freely(outputs, found)
         return RuntimeCheck(
             name="as shipped" if optimized else "as written",
             layers=tuple(layers),
@@ -209,6 +241,12 @@ class _Comparison:
             error_ratio=ratio,
             top1_agreement=_top1(found[0], expected[0]) if found else None,
         )
+
+    def _freely(self, outputs: Sequence[OutputCheck], found: Sequence[np.ndarray]) -> tuple[list[OutputCheck], float, float]:
+        """Adds to the checks of outputs what they are when the file runs freely; returns what ``whole_run`` does as well."""
+        expected, own = self.reference.outputs, self.own.outputs
+        checks = [check_freely(*each) for each in zip(outputs, found, expected, own, strict=True)]
+        return checks, *whole_run(found, expected, own)
 
     def _output_names(self, session: OrtSession) -> list[str]:
         if len(session.output_names) != len(self.reference.outputs):
@@ -258,11 +296,11 @@ class _Comparison:
     ) -> tuple[list[LayerCheck], list[OutputCheck]]:
         """Names the layers that may have made what is wrong."""
         wrong = [layer.quantizer for layer in layers if not layer.codes_agree or layer.off > 1]
-        ends: list[str | int] = [*wrong, *(i for i, output in enumerate(outputs) if not output.proven)]
+        ends: list[str | int] = [*wrong, *(i for i, output in enumerate(outputs) if output.wrong)]
         if not ends:
             return list(layers), list(outputs)
         right = [layer.quantizer for layer in layers if layer.quantizer not in wrong]
-        found = suspects(self.graph_module, ends, [*right, *(i for i, output in enumerate(outputs) if output.proven)])
+        found = suspects(self.graph_module, ends, [*right, *(i for i, output in enumerate(outputs) if not output.wrong)])
         return (
             [replace(layer, suspects=found.get(layer.quantizer, ())) for layer in layers],
             [replace(output, suspects=found.get(i, ())) for i, output in enumerate(outputs)],

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from qpass.backends.onnxruntime.layer_check import LayerCheck, check_layers
+from qpass.backends.onnxruntime.torch_run import Reach
 from qpass.quantizers import Uniform
 
 
@@ -23,11 +24,18 @@ def test_bounds() -> None:
     assert not passes(10**6, 131), "a hundred expected, three standard deviations are thirty"
 
 
-def compared(x: Tensor, exact: Tensor, moved: Tensor) -> LayerCheck:
-    """Compares codes of ``x`` with those of ``moved``, at a scale of 1 and codes from -128 to 127."""
+def compared(x: Tensor, exact: Tensor, moved: Tensor, reach: Reach | None = None) -> LayerCheck:
+    """Compares codes of ``x`` with those of ``moved``, at a scale of 1 and codes from -128 to 127.
+
+    ``reach`` is what rounding before the quantizer can make of ``x``.
+    """
     quantizer = Uniform(8, symmetric=True)
     reference: Any = SimpleNamespace(
-        quantizers={"q": quantizer}, inputs={"q": x}, exact={"q": exact}, codes={"q": quantizer.encode(x)}
+        quantizers={"q": quantizer},
+        inputs={"q": x},
+        exact={"q": exact},
+        codes={"q": quantizer.encode(x)},
+        moved_inputs=lambda names, pairs: dict.fromkeys(names, reach or Reach(x, x)),
     )
     (check,) = check_layers(reference, {"q": quantizer.encode(moved)}, lambda name: f"made {name}")
     return check
@@ -72,3 +80,18 @@ def test_torchs_own_error_decides_where_float32_is_worse_than_that() -> None:
     check = compared(x, x.double() + noise, x + 2e-4 * (x == x[0]))
     assert check.own_ties == 50
     assert check.passed
+
+
+def test_codes_that_a_choice_by_value_turns_are_ties_and_no_more_than_it_explains() -> None:
+    x = spread()
+    moved = x.clone()
+    moved[:50] = 0.0  # masked by the runtime, which rounds the scores before the mask otherwise
+    both = Reach(torch.minimum(x, moved), torch.maximum(x, moved))
+    check = compared(x, x.double(), moved, both)
+    assert check.wrong == 0
+    assert check.ties == check.own_ties == int((moved[:50].round() != x[:50].round()).sum()) > 40
+    assert check.passed
+    moved[100] += 3
+    check = compared(x, x.double(), moved, both)
+    assert check.wrong == 1
+    assert not check.passed

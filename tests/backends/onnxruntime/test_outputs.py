@@ -157,6 +157,22 @@ def replace_output(path: Path, folder: Path, name: str, operator: str, *constant
     return folder / "m.onnx"
 
 
+@pytest.mark.parametrize("name", ["boxes", "scores", "small", "hidden", "best", "positive", "masked"])
+def test_each_output_is_compared_for_given_codes_and_running_freely(
+    many: tuple[fx.GraphModule, Path, Tensor], name: str, tmp_path: Path
+) -> None:
+    graph, path, x = many
+    operator, constants = {"best": ("Neg", ()), "positive": ("Not", ())}.get(name, ("Mul", (1.01,)))
+    wrong = replace_output(path, tmp_path, name, operator, *constants)
+    with pytest.raises(VerifyError, match=f"as written: output '{name}': .* values are wrong"):
+        qpass.verify_onnx(graph, wrong, x)
+    for check in qpass.verify_onnx(graph, wrong, x, strict=False).checks:
+        assert [output.name for output in check.outputs if output.wrong] == [name]
+        is_float = graph(x)[name].is_floating_point()
+        assert [output.name for output in check.outputs if output.error_ratio > 1.5] == [name] * is_float
+        assert (check.error_ratio > 1.5) == is_float, "it does not hide among the others"
+
+
 @pytest.mark.parametrize(
     ("operator", "constants"),
     [("Sqrt", ()), ("Mul", (float("inf"),)), ("Mul", (float("nan"),)), ("Clip", (-1e30, 1e30))],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -71,3 +72,55 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     (left_out,) = report.to_dict()["left_out"]
     assert left_out.startswith("random codes, which the graph does not take (IndexError: ")
     assert f"\n  left out: {left_out}\n" in str(report)
+
+
+class _TwoCounts(nn.Module):
+    """Every row of one input meets every row of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(16, 8), nn.Linear(12, 8)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.left(x) @ self.right(y).mT
+
+
+@pytest.mark.parametrize(("given", "tried"), [((1, 3), (2, 4)), ((2, 3), (3, 2)), ((8, 2), (2, 3))])
+def test_inputs_with_row_counts_of_their_own_get_others_that_differ(
+    given: tuple[int, int], tried: tuple[int, int], two_counts: tuple[fx.GraphModule, Path]
+) -> None:
+    graph, _ = two_counts
+    inputs = ModelInputs((torch.randn(given[0], 16), torch.randn(given[1], 12)), {})
+    found = RandomRun(graph, inputs, widened(graph))
+    assert found.run is not None
+    assert found.run.outputs[0].shape == tried
+    assert found.left_out == ""
+
+
+@pytest.fixture(scope="module")
+def two_counts(tmp_path_factory: pytest.TempPathFactory) -> tuple[fx.GraphModule, Path]:
+    torch.manual_seed(0)
+    graph = qpass.quantize_graph(
+        _TwoCounts().eval(), [(torch.randn(5, 16), torch.randn(3, 12))], transform_fn=_both, progress=False
+    )
+    return graph, qpass.export_onnx(graph, tmp_path_factory.mktemp("two") / "m.onnx")
+
+
+def _both(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    return {"x": batch[0], "y": batch[1]}
+
+
+def test_a_file_that_holds_for_one_number_of_rows_of_one_input_is_refused(
+    two_counts: tuple[fx.GraphModule, Path], tmp_path: Path
+) -> None:
+    graph, path = two_counts
+    call = {"x": torch.randn(5, 16), "y": torch.randn(3, 12)}
+    assert qpass.verify_onnx(graph, path, call).passed
+    model = onnx.load(path)
+    node = next(node for node in model.graph.node if "y" in node.input)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([3, 12]), "fixed"))
+    model.graph.node.insert(0, onnx.helper.make_node("Reshape", ["y", "fixed"], ["y_of_three"]))
+    node.input[list(node.input).index("y")] = "y_of_three"
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(VerifyError):
+        qpass.verify_onnx(graph, tmp_path / "m.onnx", call)

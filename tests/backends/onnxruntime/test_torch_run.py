@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, fx, nn
 
 import qpass
-from qpass.backends.onnxruntime.torch_run import TorchRun, size, uncertainty
+from qpass.backends.onnxruntime.torch_run import TorchRun, size
+from qpass.backends.onnxruntime.uncertainty import OwnError
 from qpass.data import ModelInputs
 from qpass.quantizers import Uniform
 
@@ -41,5 +42,5 @@ def test_ties_that_fall_together_count() -> None:
     quantizer.zero_point.zero_()
     outputs = TorchRun(graph, inputs).outputs
     # Half to even takes all of them to 2; moved up together they are 3, where random moves take about half of them.
-    (own,) = uncertainty(graph, inputs, outputs, tie=2e-6)
+    (own,) = OwnError(graph, inputs, outputs, tie=2e-6).outputs
     assert own.distance == pytest.approx(63, rel=1e-5)

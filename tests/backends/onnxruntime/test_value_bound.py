@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 import qpass
 from qpass.backends.onnxruntime.layer_check import distances
 from qpass.backends.onnxruntime.output_check import OutputCheck, check_freely
-from qpass.backends.onnxruntime.torch_run import TorchRun, Uncertainty
+from qpass.backends.onnxruntime.torch_run import TorchRun
+from qpass.backends.onnxruntime.uncertainty import Uncertainty
 from qpass.data import ModelInputs
 from tests.backends.onnxruntime.test_outputs import changed
 

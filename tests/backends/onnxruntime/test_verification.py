@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.backends.onnxruntime.output_check import OutputCheck, check_freely, whole_run
-from qpass.backends.onnxruntime.torch_run import Uncertainty, float64_by_default, widened
+from qpass.backends.onnxruntime.torch_run import float64_by_default, widened
+from qpass.backends.onnxruntime.uncertainty import Uncertainty
 from qpass.backends.onnxruntime.verification import RuntimeCheck, VerifyReport
 from qpass.errors import LoweringError, VerifyError
 from qpass.quantizers import Quantizer

@@ -1,0 +1,104 @@
+"""How far torch is from itself when a graph runs freely: in float64, with ties falling otherwise, with other roundings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from qpass.backends.onnxruntime.perturbed import MORE_PAIRS, Perturbed, signed_seeds
+from qpass.backends.onnxruntime.torch_run import distance, float64_by_default, in_float64, leaves, misplaced, widened
+from qpass.data import ModelInputs
+from qpass.graph import flat_inputs
+from qpass.quantizers import Quantizer
+
+#: Ties fall up together, down together (equal values do), and three times at random: they cascade by chance.
+_MOVES = (1.0, -1.0, None, None, None)
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """How far torch is from itself in one output.
+
+    Attributes:
+        distance: The greatest norm of a difference, over the values that are finite in both.
+        misplaced: The greatest count of values of another kind (finite, NaN, infinite).
+        nan: Whether any run gives NaN.
+    """
+
+    distance: float
+    misplaced: int
+    nan: bool
+
+
+class OwnError:
+    """How far torch's float32 outputs are from float64, and from float32 with ties falling otherwise.
+
+    Args:
+        graph_module: A quantized graph.
+        inputs: One call of it.
+        outputs: What it returns in float32.
+        tie: The input of every quantizer is moved by up to this share of its greatest magnitude.
+        wide: ``widened(graph_module)``, where there is one already.
+
+    Attributes:
+        outputs: The uncertainty of each output.
+    """
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        inputs: ModelInputs,
+        outputs: Sequence[np.ndarray],
+        *,
+        tie: float,
+        wide: fx.GraphModule | None = None,
+    ) -> None:
+        self._graph_module, self._flat, self._outputs = graph_module, flat_inputs(graph_module, *inputs), outputs
+        double = in_float64(inputs)
+        with torch.no_grad():
+            wide = widened(graph_module) if wide is None else wide
+            with float64_by_default():
+                runs = [leaves(wide(*double.args, **double.kwargs))]
+            for seed, move in enumerate(_MOVES):
+                runs.append(leaves(_MovedTies(graph_module, tie, move, seed).run(*self._flat)))
+        self.outputs, self._is_close = self._joined(runs, [Uncertainty(0.0, 0, False)] * len(outputs)), False
+
+    def look_closer(self) -> None:
+        """Adds runs in which every operator rounds otherwise: a few ties and choices by value fall otherwise in some."""
+        if self._is_close:
+            return
+        self._is_close = True
+        for each in signed_seeds(range(MORE_PAIRS)):
+            with torch.no_grad():
+                self.outputs = self._joined([leaves(Perturbed(self._graph_module, *each).run(*self._flat))], self.outputs)
+
+    def _joined(self, runs: Sequence[Sequence[np.ndarray]], known: Sequence[Uncertainty]) -> list[Uncertainty]:
+        return [_joined(*each) for each in zip(known, self._outputs, zip(*runs, strict=True), strict=True)]
+
+
+def _joined(known: Uncertainty, output: np.ndarray, others: Sequence[np.ndarray]) -> Uncertainty:
+    return Uncertainty(
+        max(known.distance, *(distance(other, output) for other in others)),
+        max(known.misplaced, *(misplaced(other, output) for other in others)),
+        known.nan or any(bool(np.isnan(other).any()) for other in (output, *others)),
+    )
+
+
+class _MovedTies(fx.Interpreter):
+    """Runs a graph with the input of every quantizer moved by a share of its greatest magnitude, or at random."""
+
+    def __init__(self, graph_module: fx.GraphModule, tie: float, move: float | None, seed: int) -> None:
+        super().__init__(graph_module)
+        self._tie, self._move, self._generator = tie, move, torch.Generator().manual_seed(seed)
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(self.fetch_attr(str(target)), Quantizer):
+            (x,) = args
+            move = torch.rand(x.shape, generator=self._generator) * 2 - 1 if self._move is None else self._move
+            args = (x + move * self._tie * x.abs().amax(),)
+        return super().call_module(target, args, kwargs)
