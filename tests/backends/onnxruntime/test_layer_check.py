@@ -24,10 +24,10 @@ def test_bounds() -> None:
     assert not passes(10**6, 131), "a hundred expected, three standard deviations are thirty"
 
 
-def compared(x: Tensor, exact: Tensor, moved: Tensor, reach: Reach | None = None) -> LayerCheck:
+def compared(x: Tensor, exact: Tensor, moved: Tensor, reach: Reach | None = None, values: Tensor | None = None) -> LayerCheck:
     """Compares codes of ``x`` with those of ``moved``, at a scale of 1 and codes from -128 to 127.
 
-    ``reach`` is what rounding before the quantizer can make of ``x``.
+    ``reach`` is what rounding before the quantizer can make of ``x``, ``values`` what the runtime rounds.
     """
     quantizer = Uniform(8, symmetric=True)
     reference: Any = SimpleNamespace(
@@ -37,7 +37,8 @@ def compared(x: Tensor, exact: Tensor, moved: Tensor, reach: Reach | None = None
         codes={"q": quantizer.encode(x)},
         moved_inputs=lambda names, pairs: dict.fromkeys(names, reach or Reach(x, x)),
     )
-    (check,) = check_layers(reference, {"q": quantizer.encode(moved)}, lambda name: f"made {name}")
+    rounded = None if values is None else {"q": values}
+    (check,) = check_layers(reference, {"q": quantizer.encode(moved)}, lambda name: f"made {name}", values=rounded)
     return check
 
 
@@ -95,3 +96,12 @@ def test_codes_that_a_choice_by_value_turns_are_ties_and_no_more_than_it_explain
     check = compared(x, x.double(), moved, both)
     assert check.wrong == 1
     assert not check.passed
+
+
+def test_values_beneath_equal_codes_are_compared() -> None:
+    x = spread()
+    assert compared(x, x.double(), x, values=x * (1 + 2.0**-20)).passed
+    wrong = compared(x, x.double(), x, values=x + 0.01)
+    assert (wrong.wrong, wrong.ties) == (0, 0)
+    assert wrong.off > 10
+    assert not wrong.passed
