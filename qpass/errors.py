@@ -64,6 +64,12 @@ class VerifyError(QPassError):
     """A deployed file that does not compute what its graph computes."""
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what another library says, or the kind of its error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns a phrase that names the valid word closest to ``name``, or lists the valid ones."""
     options = sorted(set(valid))

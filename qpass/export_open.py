@@ -1,28 +1,30 @@
-"""torch.export with every row count open that the model leaves open, and the lines that leave none."""
+"""torch.export with every row count open that the model leaves open."""
 
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from qpass.graph import aten, describe, is_call
 from qpass.input_dims import given_dims
+from qpass.size_lines import TRIED_SIZES, line_of
 
 #: Guards that say no more than that two sizes are equal, or what a size is: the table of dims holds them.
 _SIZE = r"L\[.*\]\.size\(\)\[\d+\]"
 _PLAIN_GUARD = re.compile(rf"{_SIZE} == (\d+|{_SIZE})|{_SIZE} (!= [01]|>= [012])")
+
+_SQUEEZES = tuple(getattr(operator, name) for operator in (aten.squeeze, aten.squeeze_) for name in ("default", "dim", "dims"))
+
+
+class ConditionError(ValueError):
+    """A model that runs only for sizes that fulfil a condition, such as an even batch."""
 
 
 def export_open(
@@ -39,7 +41,7 @@ def export_open(
     more of them, such as an even batch, the export fails.
 
     Raises:
-        ValueError: If it needs more.
+        ConditionError: If it needs more.
     """
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     given = given_dims(model, args, kwargs, dynamic_shapes)
@@ -58,7 +60,7 @@ def export_open(
             program = torch.export.export(model, args, kwargs, dynamic_shapes=named, strict=False)
         except Exception as error:  # torch.export raises many kinds
             needed = re.sub(r"L\['(\w+)'\]", r"\1", conditions(program)[0])
-            raise ValueError(f"its forward needs {needed}") from error
+            raise ConditionError(f"its forward needs {needed}") from error
     return program
 
 
@@ -73,43 +75,22 @@ def holds_for_some(program: ExportedProgram) -> bool:
 
 
 def squeezed_rows(program: ExportedProgram) -> str:
-    """Returns the first operator that removes an open dim where its size is 1, which no program for more rows does, or ''."""
+    """Returns the line of the first operator that removes an open dim where its size is 1, as a program of one graph cannot."""
     for node in program.graph.nodes:
-        if is_call(node, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims):
+        if is_call(node, *_SQUEEZES):
             sizes = node.args[0].meta["val"].shape
             dims = node.args[1] if len(node.args) > 1 else range(len(sizes))
-            if any(isinstance(sizes[dim], torch.SymInt) for dim in ([dims] if isinstance(dims, int) else dims)):
-                return describe(node)
+            if any(_may_be_one(sizes[dim]) for dim in ([dims] if isinstance(dims, int) else dims)):
+                return line_of(node) or describe(node)
     return ""
 
 
-@contextmanager
-def fixing_lines() -> Iterator[list[str]]:
-    """Collects the source lines, outside of torch, that make an export take a size for a constant."""
-    lines: list[str] = []
-    original = getattr(ShapeEnv, "_set_replacement", None)
-
-    def record(self: ShapeEnv, symbol: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
-        if getattr(target, "is_number", False):
-            lines.append(_line_outside_torch())
-        assert original is not None
-        return original(self, symbol, target, *args, **kwargs)
-
-    if original is None:  # torch keeps this method to itself, and may drop it: the lines are then unknown
-        yield lines
-        return
-    ShapeEnv._set_replacement = record  # type: ignore[method-assign, assignment]
-    try:
-        yield lines
-    finally:
-        ShapeEnv._set_replacement = original  # type: ignore[method-assign]
-
-
-def _line_outside_torch() -> str:
-    """Returns the innermost line of the stack that is neither torch's nor ours, or ''."""
-    own = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
-    frames = [frame for frame in traceback.extract_stack() if not frame.filename.startswith(own)]
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+def _may_be_one(size: Any) -> bool:
+    """Tells whether an open size is 1 for some sizes of the inputs."""
+    if not isinstance(size, torch.SymInt) or size.node.expr.is_number:
+        return False
+    expression = size.node.expr
+    return any(expression.subs(dict.fromkeys(expression.free_symbols, given)) == 1 for given in TRIED_SIZES)
 
 
 def _sizes(program: ExportedProgram) -> list[torch.Size]:

@@ -88,6 +88,12 @@ def given_dims(
     return [found[id(leaf)] for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
 
 
+def larger_dims(given: Sequence[dict[int, Any] | None]) -> set[str]:
+    """Returns the names of the dims that the caller says are larger than 1."""
+    dims = [dim for own in given for dim in (own or {}).values()]
+    return {dim.__name__ for dim in dims if isinstance(getattr(dim, "min", None), int) and dim.min > 1}
+
+
 def dims_left_open(model: nn.Module, batch: ModelInputs, *, dynamic_shapes: Any) -> list[list[int]]:
     """Returns the dims of each tensor of a call that ``dynamic_shapes`` opens."""
     return [list(dims or ()) for dims in given_dims(model, *batch, dynamic_shapes)]

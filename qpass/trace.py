@@ -5,32 +5,35 @@ from __future__ import annotations
 import copy
 import inspect
 import io
-import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
+from qpass.capture_errors import explain
 from qpass.data.rows import batch_size
 from qpass.data.structure import named_leaves
-from qpass.errors import QPassError, TraceError
-from qpass.export_open import export_open, fixing_lines, holds_for_some, squeezed_rows
+from qpass.errors import QPassError, TraceError, first_line
+from qpass.export_open import ConditionError, conditions, export_open, holds_for_some, squeezed_rows
 from qpass.functionalize import functionalize
 from qpass.given_masks import given_masks
 from qpass.graph import copy_tensors, info, record_shapes
-from qpass.input_dims import Dims, exported_dims, given_dims
+from qpass.input_dims import Dims, exported_dims, given_dims, larger_dims
+from qpass.one_row import why_not_one_row
 from qpass.refusals import refuse_flex_attention, refuse_transforms
+from qpass.size_lines import TRIED_SIZES, SizeLines, line_of, size_lines
 from qpass.tensor_names import rename_tensors
 from qpass.torch_modes import ALONE, kept_random_state
 from qpass.undisturbed import undisturbed
 
 #: Rows of the example batch: torch.export takes a size of 1 for a constant.
 EXAMPLE_ROWS = 2
+#: What a line does that fixes the batch, and what to do about it.
+TAKEN_FOR_CONSTANT = "takes the number of rows for a constant, as len(x), int(x.shape[0]) and loops over x do; write x.shape[0]"
 
 
 def trace(
@@ -73,77 +76,107 @@ def trace(
         redirect_stderr(io.StringIO()),
     ):
         warnings.simplefilter("ignore")  # and torch.export prints its partial graph when it fails
-        program, names, dims, example, reason = _export(model, args, kwargs, open_sizes, dynamic_shapes)
-        rename_tensors(program)
-        graph_module = program.module()
-    dynamic = _any_rows(dims)
-    if not dynamic:
-        rows = batch_size(example)
+        order = list(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+        kwargs = dict(sorted(kwargs.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+        graph_module, reason = _open_graph(model, args, kwargs, open_sizes, dynamic_shapes)
+        if graph_module is None:
+            graph_module = _fixed_graph(model, args, kwargs)
+    if reason:
+        rows = batch_size(info(graph_module)["example"])
         warnings.warn(f"{type(model).__name__}: the batch is fixed at {rows}, it cannot be dynamic: {reason}", stacklevel=3)
-    still_open = [
+    dims = info(graph_module)["dims"]
+    info(graph_module)["open_sizes"] = [
         tuple(n for n in wanted if isinstance(sizes[n], str)) for sizes, wanted in zip(dims, open_sizes, strict=False)
     ]
-    kept = {
-        "dynamic_batch": dynamic,
-        "dims": dims,
-        "names": names,
-        "open_sizes": still_open,
-        "bound_sizes": holds_for_some(program),
-    }
-    return _own_graph(graph_module, type(model).__name__, example=example, **kept)
+    return graph_module
 
 
-def _export(
+def _open_graph(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], open_sizes: Sequence[tuple[int, ...]], dynamic_shapes: Any
-) -> tuple[torch.export.ExportedProgram, list[str], Dims, tuple[Any, Any], str]:
-    """Returns the program, names and table of its input tensors, the example, and why the batch is fixed, if it is."""
-    order = list(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
-    kwargs = dict(sorted(kwargs.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+) -> tuple[fx.GraphModule | None, str]:
+    """Returns a graph whose rows are open and no reason, or no graph and the reason why they cannot be."""
     example = _example_that_runs(model, args, kwargs)
-    try:
-        with fixing_lines() as lines:
-            program = export_open(model, *example, open_sizes=open_sizes, dynamic_shapes=dynamic_shapes)
-        names, dims = _table(program, model, example, dynamic_shapes)
-        if not _any_rows(dims):
-            reason = _why_fixed(lines)
-        elif batch_size((args, kwargs)) == 1 and (line := squeezed_rows(program)):
-            reason = f"{line} squeezes the dim of rows away where there is one row"
-        else:
-            reason = ""
-    except QPassError:
-        raise
-    except Exception as error:  # torch.export raises many kinds
-        reason = _first_line(error)
-        if dynamic_shapes is not None:
-            raise TraceError(
-                f"the model does not leave open what dynamic_shapes opens: {_all_lines(error)}",
-                where=type(model).__name__,
-                hint="give torch.export.Dim.AUTO, or leave out, what the model fixes",
-            ) from error
-    if reason:
-        example = copy_tensors((args, kwargs))
+    given = given_dims(model, *example, dynamic_shapes)
+    wants_rows = any(own is None or 0 in own for own in given)
+    if not wants_rows:  # dynamic_shapes opens other dims alone
+        example = own_args, own_kwargs = copy_tensors((args, kwargs))
+        given = given_dims(model, own_args, own_kwargs, dynamic_shapes)
+    with size_lines() as lines:
         try:
-            program = torch.export.export(model, *example, strict=False)
-        except Exception as error:
-            raise _explain(error, model) from error
-        names, dims = _table(program, model, example, None)
-    return program, names, dims, example, reason
+            program = export_open(model, *example, open_sizes=open_sizes, dynamic_shapes=dynamic_shapes)
+        except QPassError:
+            raise
+        except Exception as error:  # torch.export raises many kinds
+            if dynamic_shapes is not None:
+                raise _not_open(_all_lines(error), model) from error
+            return None, _why_not_exported(error, lines)
+    if wants_rows and not any(isinstance(sizes[0], str) for sizes in _table(program, model, example, given)[1] if sizes):
+        where = lines.fixing() or "its forward"
+        return None, f"{where} {TAKEN_FOR_CONSTANT}"
+    if line := squeezed_rows(program):
+        reason = f"{line} squeezes an open dim, such as that of the rows, away where its size is 1; name the dims to squeeze"
+    else:
+        bound = bool(conditions(program))
+        graph_module = _graph(program, model, example, given)
+        reason = why_not_one_row(model, graph_module, lines, rows_only=bound, larger=larger_dims(given))
+    if not reason:
+        return graph_module, ""
+    if dynamic_shapes is not None:
+        raise _not_open(reason, model)
+    return None, reason
+
+
+def _fixed_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.GraphModule:
+    """Returns the graph for calls with the sizes of one."""
+    args, kwargs = copy_tensors((args, kwargs))
+    own_args, own_kwargs = copy_tensors((args, kwargs))
+    try:
+        model(*own_args, **own_kwargs)
+    except Exception as error:  # whatever a model raises for inputs that it does not take
+        raise _does_not_run(model, args, kwargs, error) from error
+    try:
+        program = torch.export.export(model, args, kwargs, strict=False)
+    except Exception as error:  # torch.export raises many kinds
+        raise explain(error, model) from error
+    return _graph(program, model, (args, kwargs), given_dims(model, args, kwargs, None))
+
+
+def _graph(
+    program: torch.export.ExportedProgram, model: nn.Module, example: tuple[Any, Any], given: Sequence[dict[int, Any] | None]
+) -> fx.GraphModule:
+    """Returns the graph of a program, with what is known of it."""
+    names, dims = _table(program, model, example, given)
+    rename_tensors(program)
+    return _own_graph(
+        program.module(),
+        type(model).__name__,
+        example=example,
+        names=names,
+        dims=dims,
+        dynamic_batch=any(isinstance(sizes[0], str) for sizes in dims if sizes),
+        bound_sizes=holds_for_some(program),
+    )
 
 
 def _table(
-    program: torch.export.ExportedProgram, model: nn.Module, example: tuple[Any, Any], dynamic_shapes: Any
+    program: torch.export.ExportedProgram, model: nn.Module, example: tuple[Any, Any], given: Sequence[dict[int, Any] | None]
 ) -> tuple[list[str], Dims]:
     names = [name for name, leaf in named_leaves(*example, model).items() if isinstance(leaf, Tensor)]
-    return names, exported_dims(program, names, given_dims(model, *example, dynamic_shapes))
+    return names, exported_dims(program, names, given)
 
 
-def _any_rows(dims: Dims) -> bool:
-    return any(isinstance(sizes[0], str) for sizes in dims if sizes)
+def _why_not_exported(error: Exception, lines: SizeLines) -> str:
+    """Returns why an export with open rows failed, with the line."""
+    line = lines.branching(TRIED_SIZES[1:]) if isinstance(error, ConditionError) else line_of(error)
+    return f"{line}: {first_line(error)}" if line else first_line(error)
 
 
-def _why_fixed(lines: Sequence[str]) -> str:
-    where = next((line for line in lines if line), "its forward")
-    return f"{where} takes the number of rows for a constant, as len(x), int(x.shape[0]) and loops over x do; write x.shape[0]"
+def _not_open(reason: str, model: nn.Module) -> TraceError:
+    return TraceError(
+        f"the model does not leave open what dynamic_shapes opens: {reason}",
+        where=type(model).__name__,
+        hint="give torch.export.Dim.AUTO, or leave out, what the model fixes",
+    )
 
 
 def _own_graph(exported: nn.Module, name: str, **kept: Any) -> fx.GraphModule:
@@ -179,13 +212,17 @@ def _example_that_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str
             return example  # type: ignore[no-any-return]
         except Exception as raised:  # whatever a model raises for inputs that it does not take
             error = raised
+    raise _does_not_run(model, args, kwargs, error) from error
+
+
+def _does_not_run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> TraceError:
     shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    raise TraceError(
-        f"the model does not run on inputs of shape {shapes}: {_first_line(error)}",
+    return TraceError(
+        f"the model does not run on inputs of shape {shapes}: {first_line(error)}",
         where=type(model).__name__,
         expected="example inputs (or calibration batches) that the model's forward takes",
         hint="pass example_inputs= or transform_fn=; a model of several inputs takes a dict of them",
-    ) from error
+    )
 
 
 def _resized(leaf: Any, sizes: Mapping[int, int]) -> Any:
@@ -194,27 +231,6 @@ def _resized(leaf: Any, sizes: Mapping[int, int]) -> Any:
         return copy_tensors(leaf)
     rows = sizes[leaf.shape[0]]
     return leaf.repeat(-(-rows // leaf.shape[0]), *[1] * (leaf.dim() - 1))[:rows].clone()
-
-
-def _explain(error: Exception, model: nn.Module) -> TraceError:
-    """Names the innermost module of the model that was running, and its source line."""
-    paths = {id(module): path for path, module in model.named_modules()}
-    where = type(model).__name__
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, nn.Module) and id(owner) in paths and "torch/nn/modules" not in frame.f_code.co_filename:
-            source = f"{Path(frame.f_code.co_filename).name}:{line}"
-            where = f"{type(model).__name__}, module {paths[id(owner)] or '(itself)'}, {source}"
-    return TraceError(
-        f"torch.export cannot capture the model: {_first_line(error)}",
-        where=where,
-        hint="a forward whose control flow depends on data is quantized in parts: pass submodules=('backbone', ...)",
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
 
 
 def _all_lines(error: BaseException) -> str:

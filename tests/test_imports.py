@@ -13,10 +13,20 @@ ROOT = Path(qpass.__file__).parent
 #: Layers from the ground up; a module may import its own layer and those before it.
 LAYERS = (
     ("errors", "torch_modes", "version", "whole_file"),
-    ("arguments", "calls", "fields", "free_memory", "named_outputs", "snapshot", "tensor_file", "storage"),
+    ("arguments", "calls", "capture_errors", "fields", "free_memory", "named_outputs", "snapshot", "tensor_file", "storage"),
     ("budget_config", "reconstruction_config", "quant_spec", "rules", "recipe_file", "config", "presets", "progress"),
     ("graph", "data", "distributed", "quantizers"),
-    ("export_open", "functionalize", "given_masks", "input_check", "input_dims", "outputs", "refusals", "undisturbed"),
+    (
+        "export_open",
+        "size_lines",
+        "functionalize",
+        "given_masks",
+        "input_check",
+        "input_dims",
+        "outputs",
+        "refusals",
+        "undisturbed",
+    ),
     ("source_check",),
     (
         "allocation",
@@ -24,6 +34,7 @@ LAYERS = (
         "device",
         "float_model",
         "observers",
+        "one_row",
         "nn",
         "parts",
         "resume",

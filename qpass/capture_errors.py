@@ -1,0 +1,73 @@
+"""What torch.export says of a model that it cannot capture, as errors that name module, line and way out."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+
+from torch import nn
+
+from qpass.errors import QPassError, TraceError, UnsupportedError, first_line
+
+#: Parts of torch.export's messages -> what the forward does, and what to do about it. The first that is found counts.
+_KINDS = (
+    (
+        r"specialized integer from data-dependent",
+        "it makes a Python number of a tensor's values",
+        "take int() away: t.max().item() alone can be a size or the end of a slice; or pass it as an input; where it never "
+        "changes, keep it as an int of the module",
+    ),
+    (
+        r"data-dependent expression|data-dependent control flow",
+        "its control flow, or a Python number, depends on a tensor's values",
+        "choose by torch.where, or quantize in parts whose control flow depends on no data: submodules=('backbone', ...)",
+    ),
+    (
+        r"\.(numpy|tolist)\(\) is not supported|can't call numpy|Cannot convert.*numpy",
+        "it turns a tensor into a NumPy array",
+        "compute with torch's functions, and make constant arrays in __init__",
+    ),
+    (
+        r"fake tensor in the exported program constant's list",
+        "it computes with a tensor beside what torch.export follows, as .data, .set_() and torch.autograd.grad do",
+        "write detach() for .data, make a new tensor instead of writing through .data, and take no derivatives in the forward",
+    ),
+    (
+        r"tensor attributes? .* (was|were) assigned during export",
+        "it sets an attribute to a tensor",
+        "make it in __init__ and register it as a buffer, or return it",
+    ),
+)
+#: Files of torch through which an error of torch.func comes.
+_TRANSFORMS = {("_functorch", file) for file in ("apis.py", "eager_transforms.py", "vmap.py")}
+_OTHER_HINT = "a part of it may be captured all the same: pass submodules=('backbone', ...)"
+
+
+def explain(error: Exception, model: nn.Module) -> QPassError:
+    """Names the innermost module of the model that was running, its source line, and what can be done."""
+    where, message = _where(error, model), first_line(error)
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if "functorch" in message or any(Path(file).parts[-2:] in _TRANSFORMS for file in frames):
+        return UnsupportedError(
+            "a transform of torch.func, such as vmap or grad",
+            where=where,
+            expected="tensors",
+            hint="write the function for a whole batch, and derivatives out as formulas",
+        )
+    for pattern, what, hint in _KINDS:
+        if re.search(pattern, str(error)):
+            return TraceError(f"torch.export cannot capture the model: {what} ({message})", where=where, hint=hint)
+    return TraceError(f"torch.export cannot capture the model: {message}", where=where, hint=_OTHER_HINT)
+
+
+def _where(error: Exception, model: nn.Module) -> str:
+    paths = {id(module): path for path, module in model.named_modules()}
+    where = type(model).__name__
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        owner = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        if isinstance(owner, nn.Module) and id(owner) in paths and "torch/nn/modules" not in code.co_filename:
+            path = paths[id(owner)] or "(itself)"
+            where = f"{type(model).__name__}, module {path}, {Path(code.co_filename).name}:{line}"
+    return where

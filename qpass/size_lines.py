@@ -1,0 +1,110 @@
+"""The source lines, outside of torch, at which an export takes a size for a constant or branches by it."""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+#: Sizes that conditions and sizes that depend on those of the inputs are tried with.
+TRIED_SIZES = range(1, 17)
+#: Files through which a size's comparison in a forward reaches torch.
+_OPERATORS = ("sym_node.py", "symbolic_shapes.py", "__init__.py")
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+@dataclass
+class SizeLines:
+    """What was seen during exports.
+
+    Attributes:
+        fixed: Lines that fix a size, '' where none is known.
+        branches: Conditions on sizes that a forward asks for itself, with their answers and lines.
+    """
+
+    fixed: list[str] = field(default_factory=list)
+    branches: list[tuple[Any, Any, str]] = field(default_factory=list)
+
+    def fixing(self) -> str:
+        """Returns the first line that fixes a size, or ''."""
+        return next(filter(None, self.fixed), "")
+
+    def branching(self, sizes: Sequence[int] = TRIED_SIZES) -> str:
+        """Returns the first line whose condition has another answer for some of these sizes, or ''."""
+        for condition, answer, line in self.branches:
+            answers = [condition.subs(dict.fromkeys(condition.free_symbols, size)) for size in sizes]
+            if any(other != answer for other in answers if other in (True, False)):
+                return line
+        return ""
+
+
+@contextmanager
+def size_lines() -> Iterator[SizeLines]:
+    """Records lines while the block runs; others may not export meanwhile.
+
+    What is watched torch keeps to itself, and may drop: the lines are then unknown.
+    """
+    lines = SizeLines()
+    replace, evaluate = (getattr(ShapeEnv, name, None) for name in ("_set_replacement", "evaluate_expr"))
+
+    def replacing(self: ShapeEnv, symbol: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(target, "is_number", False):
+            lines.fixed.append(_line_outside_torch(_stack()))
+        assert replace is not None
+        return replace(self, symbol, target, *args, **kwargs)
+
+    def evaluating(self: ShapeEnv, condition: Any, *args: Any, **kwargs: Any) -> Any:
+        assert evaluate is not None
+        answer = evaluate(self, condition, *args, **kwargs)
+        if answer in (True, False) and getattr(condition, "free_symbols", None) and (line := _asking_line(_stack())):
+            lines.branches.append((condition, answer, line))
+        return answer
+
+    watched = {"_set_replacement": (replace, replacing), "evaluate_expr": (evaluate, evaluating)}
+    watched = {name: pair for name, pair in watched.items() if pair[0] is not None}
+    for name, (_, watcher) in watched.items():
+        setattr(ShapeEnv, name, watcher)
+    try:
+        yield lines
+    finally:
+        for name, (original, _) in watched.items():
+            setattr(ShapeEnv, name, original)
+
+
+def line_of(source: fx.Node | BaseException) -> str:
+    """Returns the innermost line outside of torch that made a node of an export, or that raised an error, or ''."""
+    if isinstance(source, fx.Node):
+        found = _FRAME.findall(source.meta.get("stack_trace") or "")
+        return _line_outside_torch([(file, int(number)) for file, number in found])
+    return _line_outside_torch([(f.filename, f.lineno or 0) for f in traceback.extract_tb(source.__traceback__)])
+
+
+def _stack() -> list[tuple[str, int]]:
+    return [(frame.f_code.co_filename, number) for frame, number in reversed(list(traceback.walk_stack(None)))]
+
+
+def _line_outside_torch(frames: Iterable[tuple[str, int]]) -> str:
+    """Returns the innermost of some (file, line) that lies neither in torch nor here, or ''."""
+    found = [(file, line) for file, line in frames if not _is_internal(file)]
+    return f"{Path(found[-1][0]).name}:{found[-1][1]}" if found else ""
+
+
+def _asking_line(frames: Sequence[tuple[str, int]]) -> str:
+    """Returns the line that compares sizes itself, or '' where a function of torch does."""
+    last = max((place for place, (file, _) in enumerate(frames) if not _is_internal(file)), default=None)
+    if last is None or any(Path(file).name not in (*_OPERATORS, Path(__file__).name) for file, _ in frames[last + 1 :]):
+        return ""
+    return _line_outside_torch(frames)
+
+
+def _is_internal(file: str) -> bool:
+    return file.startswith((f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<"))
