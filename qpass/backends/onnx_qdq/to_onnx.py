@@ -78,7 +78,7 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
 
 
 def _drop_idle_squeezes(graph_module: fx.GraphModule) -> None:
-    """Drops ``squeeze(dim)`` of open dims: a file for several rows keeps them, and the exporter would leave the rank open."""
+    """Drops ``squeeze(dim)`` of dims that are not 1, such as a fixed batch: torch leaves them, and ONNX refuses them."""
     for node in calls(graph_module, aten.squeeze.dim):
         shape, dim = shape_of(node.args[0]), node.args[1]
         if shape and shape[dim] != 1:  # type: ignore[index]
