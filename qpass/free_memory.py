@@ -41,9 +41,13 @@ class TidyInterpreter(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node."""
         result = super().run_node(n)
+        self.made(result)
+        return result
+
+    def made(self, result: Any) -> None:
+        """Counts tensors that were made, and returns free memory where they are many."""
         tensors = (leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
         self._made += sum(tensor.nbytes for tensor in tensors if not tensor._is_view())
         if self._made > BETWEEN_RETURNS:
             self._made = 0
             return_free_memory()
-        return result

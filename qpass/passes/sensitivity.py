@@ -141,10 +141,14 @@ class _Differentiable(TidyInterpreter):
         # A view: a quantizer that is switched off gives its very input, whose other readers must not be counted here.
         if result.requires_grad:
             result = result.view_as(result)
-            result.register_hook(partial(self.read, n))
+            result.register_hook(partial(self._read_on_the_way_back, n))
         else:
             self.sources[n] = result = result.detach().requires_grad_()
         return result
+
+    def _read_on_the_way_back(self, node: fx.Node, gradient: Tensor) -> None:
+        self.read(node, gradient)
+        self.made(gradient)
 
 
 def _probe(output: Any, generator: torch.Generator) -> Tensor:

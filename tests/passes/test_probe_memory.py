@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qpass.data import ModelInputs
 from qpass.graph import aten, calls
-from qpass.passes.sensitivity import output_errors
+from qpass.passes.sensitivity import Probe, output_errors
 from qpass.passes.token_weights import token_weights
 from qpass.storage import Storage
 from qpass.trace import trace
@@ -58,6 +58,17 @@ def test_the_peak_does_not_grow_with_depth(what: str) -> None:
 
 def _none(x: Tensor) -> Tensor:
     return torch.zeros(())
+
+
+def test_free_memory_is_returned_on_the_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr("qpass.free_memory.BETWEEN_RETURNS", 0)
+    monkeypatch.setattr("qpass.free_memory.return_free_memory", lambda: events.append("return"))
+    graph, nodes, (batch,) = network(2)
+    Probe(graph, set(nodes)).run(batch, lambda node, gradient: events.append("read"))
+    first = events.index("read")
+    assert events.count("read") == len(nodes)
+    assert "return" in events[first:]
 
 
 @pytest.mark.parametrize("gib", [None, 0])
