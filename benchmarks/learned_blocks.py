@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qpass.reconstruction.record import BlockRecord
+from qpass.records import record
 
 #: b2 that AIQViT (arXiv 2502.04628) reports for DeiT-T at W4A4, blocks 0 to 11; its b1 are .01 to .02.
 PAPER_B2 = (0.17, 0.21, 0.21, 0.13, 0.11, 0.12, 0.13, 0.11, 0.09, 0.05, 0.09, 0.11)
@@ -28,7 +29,7 @@ def write(results: Path, recipe: str, records: Sequence[BlockRecord]) -> None:
         "output; the paper's b1 are .01 to .02, its b2 are given for W4A4.",
     ]
     for name, blocks in known.items():
-        lines += ["", f"## {name}", "", *_table([BlockRecord.from_dict(block) for block in blocks])]
+        lines += ["", f"## {name}", "", *_table([record(BlockRecord, block, name) for block in blocks])]
     (results / "learned_blocks.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -37,9 +38,9 @@ def _table(records: Sequence[BlockRecord]) -> list[str]:
     header = ["block", "error before", "after", *(f"rank of {layer}" for layer in layers)]
     header += ["b1", "b2", "paper's b2"] if records[0].intervals else []
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for index, record in enumerate(records):
-        cells = [record.label, f"{record.error_before:.4f}", f"{record.error_after:.4f}", *map(str, record.ranks.values())]
-        for b1, b2, _ in record.intervals.values():
+    for index, one in enumerate(records):
+        cells = [one.label, f"{one.error_before:.4f}", f"{one.error_after:.4f}", *map(str, one.ranks.values())]
+        for b1, b2, _ in one.intervals.values():
             cells += [f"{b1:.3f}", f"{b2:.2f}", f"{PAPER_B2[index]:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from qpass.calls import CheckedCodeGen
 from qpass.data import ModelInputs
 from qpass.data.structure import same_constant
-from qpass.errors import UnsupportedError
+from qpass.errors import DataError, UnsupportedError
 from qpass.graph import example_inputs, flat_inputs, info, input_name
 from qpass.input_dims import split_multiple
 
@@ -77,6 +77,18 @@ def add_input_check(graph_module: fx.GraphModule) -> None:
     if hasattr(codegen, "pytree_info"):
         graph_module.graph.set_codegen(CheckedCodeGen(codegen.pytree_info))
     graph_module.recompile()
+
+
+def check_is_as_added(graph_module: fx.GraphModule) -> None:
+    """Refuses a graph whose check of inputs is not the one that ``add_input_check`` puts in front of it.
+
+    Raises:
+        DataError: If there are several, or it expects other inputs.
+    """
+    found = [node for node in graph_module.graph.nodes if node.target is check_inputs]
+    inputs = tuple(node for node in graph_module.graph.nodes if node.op == "placeholder")
+    if len(found) != 1 or found[0].kwargs or found[0].args != (inputs, *check_arguments(graph_module)):
+        raise DataError("checks other inputs than the graph has", where="nodes", expected="the check of its own inputs")
 
 
 def named_inputs(graph_module: fx.GraphModule, call: ModelInputs) -> ModelInputs:

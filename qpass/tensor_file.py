@@ -17,6 +17,8 @@ from qpass.errors import DataError
 from qpass.whole_file import draft_of
 
 _KEY = "qpass"
+#: Characters of the longest header; one of safetensors has no more.
+GREATEST_HEADER = 10**8
 
 
 def write_tensors(
@@ -47,13 +49,16 @@ def write_tensors(
         raise DataError(f"cannot be written ({error.strerror})", where=str(path)) from error
 
 
-def read_tensors(path: Path, *, expected: str, hint: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_tensors(
+    path: Path, *, expected: str, hint: str = "", most: int = GREATEST_HEADER
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Returns header and tensors of a file that ``write_tensors`` wrote.
 
     Args:
         path: The file.
         expected: What the error says should have been there.
         hint: What the error says to do.
+        most: Characters of the longest header.
 
     Raises:
         DataError: If it cannot be read, or has no such header.
@@ -61,9 +66,11 @@ def read_tensors(path: Path, *, expected: str, hint: str = "") -> tuple[dict[str
     try:
         with safetensors.safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(_KEY)
+            if text is not None and len(text) > most:
+                raise DataError(f"has a header of {len(text)} characters", where=str(path), expected=f"at most {most}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         header = None if text is None else json.loads(text)
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise DataError(f"cannot be read: {error}", where=str(path), expected=expected, hint=hint) from error
     if not isinstance(header, dict):
         raise DataError("has no header of qpass", where=str(path), expected=expected, hint=hint)

@@ -13,7 +13,18 @@ ROOT = Path(qpass.__file__).parent
 #: Layers from the ground up; a module may import its own layer and those before it.
 LAYERS = (
     ("errors", "torch_modes", "version", "whole_file"),
-    ("arguments", "calls", "capture_errors", "fields", "free_memory", "named_outputs", "snapshot", "tensor_file", "storage"),
+    (
+        "arguments",
+        "calls",
+        "capture_errors",
+        "fields",
+        "free_memory",
+        "named_outputs",
+        "records",
+        "snapshot",
+        "tensor_file",
+        "storage",
+    ),
     ("budget_config", "reconstruction_config", "quant_spec", "rules", "recipe_file", "config", "presets", "progress"),
     ("graph", "data", "distributed", "quantizers"),
     (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, fx
 
@@ -42,11 +41,6 @@ class Allocated:
     bits: int
     size: int
     errors: Mapping[int, float]
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Allocated:
-        """Reads what ``dataclasses.asdict`` gave, JSON's text keys included."""
-        return cls(**{**data, "errors": {int(bits): error for bits, error in data["errors"].items()}})
 
 
 class AllocateBits(Pass):

@@ -32,6 +32,7 @@ from qpass.reconstruction.record import BlockRecord
 from qpass.reconstruction.samples import SampleStore, advance
 from qpass.reconstruction.segments import Segment, cut_into_segments
 from qpass.reconstruction_config import ReconstructionConfig
+from qpass.records import record
 from qpass.storage import Storage
 from qpass.tensor_file import digest
 
@@ -80,7 +81,7 @@ class Reconstruct(Pass):
             ConfigError: If ``checkpoint_dir`` holds blocks of another run.
         """
         earlier: tuple[BlockRecord, ...] = info(graph_module).get("reconstruction", ())
-        if any(record.stage == self.stage for record in earlier):
+        if any(one.stage == self.stage for one in earlier):
             return False
         require_blocks(graph_module)
         segments, reference = cut_into_segments(graph_module), cut_into_segments(reference_of(graph_module))
@@ -115,8 +116,8 @@ class Reconstruct(Pass):
                         processes,
                     )
                     generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-                    record = _learn_or_load(block, segment.path, checkpoints, generator, bar)
-                    records.append(dataclasses.replace(record, stage=self.stage))
+                    learned = _learn_or_load(block, segment.path, checkpoints, generator, bar)
+                    records.append(dataclasses.replace(learned, stage=self.stage))
                     bar.move_to(len(records) * config.steps_of_a_block)
                 floats.keep_only(_read_later(reference, index))
                 if quantized is not None:
@@ -157,11 +158,11 @@ def _learn_or_load(
     kept = checkpoints.load(path)
     if kept is not None:
         block.load_state(kept[0])
-        return BlockRecord.from_dict(kept[1])
+        return record(BlockRecord, kept[1], path)
     bar.label = path
-    record = block.learn(generator, bar.advance)
-    checkpoints.save(path, block.state(), dataclasses.asdict(record))
-    return record
+    learned = block.learn(generator, bar.advance)
+    checkpoints.save(path, block.state(), dataclasses.asdict(learned))
+    return learned
 
 
 def _read_later(segments: Sequence[Segment], index: int) -> set[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,3 @@ class BlockRecord:
     def label(self) -> str:
         """Path and stage."""
         return f"{self.path}, {self.stage}" if self.stage else self.path
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> BlockRecord:
-        """Reads what ``dataclasses.asdict`` gave, through JSON too."""
-        return cls(**{**data, "intervals": {name: tuple(value) for name, value in data["intervals"].items()}})

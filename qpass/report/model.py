@@ -10,6 +10,7 @@ from typing import Any
 
 from qpass.passes.allocate_bits import Allocated
 from qpass.reconstruction.record import BlockRecord
+from qpass.records import record
 from qpass.source_check import SourceCheck
 
 
@@ -134,18 +135,12 @@ class QuantReport:
 
     @classmethod
     def from_json(cls, text: str) -> QuantReport:
-        """Reads what ``to_json`` wrote."""
-        data = json.loads(text)
-        tensors = [{**row, "histogram": tuple(row["histogram"]), "levels": tuple(row["levels"])} for row in data["tensors"]]
-        data["tensors"] = tuple(TensorRow(**row) for row in tensors)
-        data["layers"] = tuple(LayerRow(**{**row, "input_bits": tuple(row["input_bits"])}) for row in data["layers"])
-        data["blocks"] = tuple(BlockRow(**row) for row in data["blocks"])
-        data["reconstruction"] = tuple(BlockRecord.from_dict(row) for row in data["reconstruction"])
-        data["allocation"] = tuple(Allocated.from_dict(row) for row in data["allocation"])
-        data["source_check"] = data["source_check"] and SourceCheck.from_dict(data["source_check"])
-        for name in ("stayed_float", "unrotated"):
-            data[name] = tuple(tuple(row) for row in data[name])
-        return cls(**data)
+        """Reads what ``to_json`` wrote.
+
+        Raises:
+            DataError: Naming the field that is missing, unknown or of another type.
+        """
+        return record(cls, json.loads(text), "report")
 
     def to_html(self) -> str:
         """Returns one standalone page with plots."""

@@ -13,44 +13,56 @@ from torch import Tensor, fx, nn
 
 from qpass.calls import CheckedCodeGen
 from qpass.config import QuantConfig
-from qpass.errors import DataError
+from qpass.errors import DataError, QPassError
 from qpass.graph import info
+from qpass.input_check import check_is_as_added
+from qpass.records import record
 from qpass.report import QuantReport
+from qpass.serialize.facts import decode_facts, encode_facts
+from qpass.serialize.limits import EXAMPLE_ELEMENTS, HEADER_CHARACTERS, check_depth, dotted_path, example_shape, identifier
 from qpass.serialize.modules import decode_module, encode_module
-from qpass.serialize.nodes import decode_nodes, encode_node
+from qpass.serialize.nodes import Targets, decode_nodes, encode_node
 from qpass.serialize.regions import add_regions, encode_regions
-from qpass.serialize.tensors import digest_of, from_file, kinds_of, put_tensor, tensors_of, to_file
-from qpass.serialize.trees import decode_tree, encode_inputs, encode_tree
+from qpass.serialize.tensors import below, decode_kinds, digest_of, from_file, kinds_of, put_tensor, tensors_of, to_file
+from qpass.serialize.trees import decode_inputs, decode_tree, encode_inputs, encode_tree
 from qpass.serialize.values import decode, encode
 from qpass.tensor_file import read_tensors, write_tensors
 
 #: Raised with every change of the format.
-FORMAT = 6
+FORMAT = 7
 
+#: Everything that a header describes.
+_FIELDS = {
+    *("class", "config", "report", "facts", "example", "example_spec", "kinds", "regions", "modules", "nodes"),
+    *("in_names", "in_spec", "out_spec"),
+}
 _EXPECTED = "a file that qpass.save wrote"
 _READ_ERRORS = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, SyntaxError)
 
 
 def save_graph(graph_module: fx.GraphModule, path: Path) -> Path:
     """See ``qpass.save``."""
-    tensors = to_file(tensors_of(graph_module))
-    header = {"format": FORMAT, "tensors": digest_of(tensors), **_describe(graph_module)}
+    tensors, description = to_file(tensors_of(graph_module)), _describe(graph_module)
+    header = {"format": FORMAT, "digest": digest_of(tensors, description), **description}
     write_tensors(path, tensors, header, check=lambda draft: _check_equal(graph_module, load_graph(draft), path))
     return path
 
 
 def load_graph(path: Path) -> fx.GraphModule:
     """See ``qpass.load``."""
-    header, tensors = read_tensors(path, expected=_EXPECTED)
+    header, tensors = read_tensors(path, expected=_EXPECTED, most=HEADER_CHARACTERS)
+    if header.get("format") != FORMAT:
+        raise DataError(f"format {str(header.get('format'))[:60]}", where=str(path), expected=f"format {FORMAT}: save it again")
+    description = {key: value for key, value in header.items() if key not in ("format", "digest")}
     try:
-        if header["format"] != FORMAT:
-            raise DataError(f"format {header['format']}", where=str(path), expected=f"format {FORMAT}: save it again")
-        if header["tensors"] != digest_of(tensors):
-            raise DataError(
-                "its tensors do not fit its graph", where=str(path), hint="the file is damaged: copy or save it again"
-            )
-        return _rebuild(header, from_file(tensors, header["kinds"]["complex"]))
-    except _READ_ERRORS as error:
+        check_depth(description)
+        if header.get("digest") != digest_of(tensors, description):
+            raise DataError("its digest is another", hint="the file is damaged: copy or save it again")
+        return _rebuild(description, tensors)
+    except DataError as error:
+        what = f"{error.where}: {error.what}" if error.where else error.what
+        raise DataError(what, where=str(path), expected=error.expected or _EXPECTED, hint=error.hint) from error
+    except (QPassError, *_READ_ERRORS) as error:
         raise DataError(f"its graph cannot be read: {error}", where=str(path), expected=_EXPECTED) from error
 
 
@@ -78,11 +90,6 @@ def _only(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _describe(graph_module: fx.GraphModule) -> dict[str, Any]:
-    facts = {
-        key: value
-        for key, value in info(graph_module).items()
-        if key not in ("config", "report", "example", "stage", "source_check")
-    }
     called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
     pytree_info = graph_module.graph._codegen.pytree_info  # type: ignore[attr-defined]
     leaves, spec = pytree.tree_flatten(tuple(info(graph_module)["example"]))
@@ -90,7 +97,7 @@ def _describe(graph_module: fx.GraphModule) -> dict[str, Any]:
         "class": type(graph_module).__name__,
         "config": info(graph_module)["config"].to_dict(),
         "report": json.loads(info(graph_module)["report"].to_json()),
-        "facts": {key: encode(value, key) for key, value in facts.items()},
+        "facts": encode_facts(graph_module),
         "example": [_encode_input(leaf) for leaf in leaves],
         "example_spec": encode_tree(spec),
         "kinds": kinds_of(graph_module),
@@ -109,34 +116,52 @@ def _encode_input(leaf: Any) -> Any:
     return {"value": encode(leaf, "example")}
 
 
-def _decode_input(data: Mapping[str, Any]) -> Any:
-    if "shape" in data:
-        return torch.zeros(data["shape"], dtype=decode(data["dtype"], {}))
-    return decode(data["value"], {})
+def _decode_example(data: Any, spec: Any) -> Any:
+    """Returns the example inputs, with zeros in tensors.
+
+    Raises:
+        DataError: If they do not fit their structure, or are too large.
+    """
+    if not isinstance(data, list) or not all(isinstance(leaf, dict) for leaf in data):
+        raise DataError("is no list of inputs", where="example", expected=_EXPECTED)
+    leaves, room = list[Any](), EXAMPLE_ELEMENTS
+    for leaf in data:
+        if set(leaf) == {"shape", "dtype"}:
+            leaf = torch.zeros(example_shape(leaf["shape"], room, "example"), dtype=decode(leaf["dtype"], {}, "example"))
+            room -= leaf.numel()
+        elif set(leaf) == {"value"}:
+            leaf = decode(leaf["value"], {}, "example")
+        else:
+            raise DataError("is no input", where="example", expected="a shape and type, or a value")
+        leaves.append(leaf)
+    return pytree.tree_unflatten(leaves, decode_tree(spec, "example_spec"))
 
 
-def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> fx.GraphModule:
+def _rebuild(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> fx.GraphModule:
+    if set(header) != _FIELDS or not isinstance(header["modules"], dict) or not isinstance(header["config"], dict):
+        raise DataError("has other fields", where="header", expected=f"{sorted(_FIELDS)}")
+    kinds = decode_kinds(header["kinds"])
+    own = from_file(tensors, kinds["complex"])
     root = nn.Module()
     for name, description in header["modules"].items():
-        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        root.add_module(name, decode_module(description, own))
-    add_regions(root, header["regions"], tensors, header["kinds"])
-    for name, tensor in tensors.items():
+        root.add_module(dotted_path(name, "modules"), decode_module(description, below(name, own), name))
+    add_regions(root, header["regions"], own, kinds)
+    for name, tensor in own.items():
         if name.partition(".")[0] not in header["modules"] | header["regions"]:
-            put_tensor(root, name, tensor, header["kinds"])
-    graph = decode_nodes(header["nodes"])
-    in_spec, out_spec = decode_tree(header["in_spec"]), decode_tree(header["out_spec"])
-    graph.set_codegen(CheckedCodeGen(fx.graph._PyTreeInfo(header["in_names"], in_spec, out_spec)))
+            put_tensor(root, name, tensor, kinds)
+    graph = decode_nodes(header["nodes"], Targets(own.keys() | header["regions"].keys(), header["modules"].keys()))
+    in_names, in_spec = decode_inputs(header["in_spec"], header["in_names"])
+    graph.set_codegen(CheckedCodeGen(fx.graph._PyTreeInfo(in_names, in_spec, decode_tree(header["out_spec"], "out_spec"))))
     graph.lint()
-    graph_module = fx.GraphModule(root, graph, class_name=header["class"])
-    example = pytree.tree_unflatten([_decode_input(leaf) for leaf in header["example"]], decode_tree(header["example_spec"]))
-    report = QuantReport.from_json(json.dumps(header["report"]))
+    graph_module = fx.GraphModule(root, graph, class_name=identifier(header["class"], "class"))
+    report = record(QuantReport, header["report"], "report")
     info(graph_module).update(
         stage="frozen",
         config=QuantConfig.from_any(header["config"]),
         report=report,
         source_check=report.source_check,
-        example=example,
-        **{key: decode(value, {}) for key, value in header["facts"].items()},
+        example=_decode_example(header["example"], header["example_spec"]),
+        **decode_facts(header["facts"]),
     )
+    check_is_as_added(graph_module)
     return graph_module.eval().requires_grad_(False)

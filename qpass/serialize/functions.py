@@ -1,4 +1,4 @@
-"""The functions that a graph in a file may call: torch's registered operators, and those of Python that compute sizes."""
+"""The functions that a graph in a file may call: operators of torch, and those of Python that compute sizes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import fx
 
 from qpass.errors import DataError
 from qpass.input_check import check_inputs
+from qpass.serialize.operators import is_allowed, operator_by_name
 
 #: Functions of Python and torch that torch.export leaves in graphs: arithmetic on sizes, comparisons, parts of tuples.
 _NAMES: dict[Any, tuple[str, ...]] = {
@@ -48,29 +49,26 @@ def name_of(function: Any, where: str) -> str:
     for name, known in _FUNCTIONS.items():
         if known is function:
             return name
-    if isinstance(function, torch._ops.OpOverload):
+    if isinstance(function, torch._ops.OpOverload) and is_allowed(function):
         return str(function)
+    shown = function if isinstance(function, torch._ops.OpOverload) else getattr(function, "__name__", function)
     raise DataError(
-        f"calls {getattr(function, '__name__', function)}, which no file can hold",
+        f"calls {shown}, which no file can hold",
         where=where,
-        expected="operators of torch, and arithmetic of Python",
+        expected="operators of torch that compute, and arithmetic of Python",
         hint="keep the graph in memory, or take this part out of the model's forward",
     )
 
 
-def function_by_name(name: str, where: str) -> Any:
-    """Returns a function by its name; a file cannot name anything beyond torch's operators and a few of Python's.
+def function_by_name(name: Any, where: str) -> Any:
+    """Returns a function by its name; a file cannot name anything beyond some of torch's operators and a few of Python's.
 
     Raises:
         DataError: If there is no such function.
     """
-    if name in _FUNCTIONS:
-        return _FUNCTIONS[name]
-    namespace, packet, overload = name.split(".")
-    function = getattr(getattr(getattr(torch.ops, namespace), packet), overload)
-    if not isinstance(function, torch._ops.OpOverload):
-        raise DataError(f"unknown operator {name!r}", where=where)
-    return function
+    if not isinstance(name, str):
+        raise DataError(f"calls a {type(name).__name__}", where=where, expected="the name of a function")
+    return _FUNCTIONS[name] if name in _FUNCTIONS else operator_by_name(name, where)
 
 
 def target_name(node: fx.Node) -> str:

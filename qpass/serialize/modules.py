@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from qpass.errors import DataError
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.quantizers import QUANTIZERS, LookUp, Quantizer
+from qpass.serialize.module_checks import check_layer, check_tensors, checked_config, checked_groups
+from qpass.serialize.tensors import below
 from qpass.serialize.values import decode, encode
 
 _KINDS: list[type[nn.Module]] = [*QUANTIZERS.values(), LookUp, QuantizedLinear, ResidualFactor, QuantizedConv]
@@ -34,24 +36,52 @@ def encode_module(module: nn.Module, where: str) -> dict[str, Any]:
     return {"kind": kind, "config": encode(module.config, where)}
 
 
-def decode_module(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Returns the module with its tensors."""
+def decode_module(data: Any, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
+    """Returns the module with its tensors.
+
+    Raises:
+        DataError: Naming the field or tensor that such a module does not have.
+    """
+    if not isinstance(data, dict) or data.get("kind") not in _MODULES:
+        raise DataError("is no module that a file can hold", where=where, expected=f"one of {', '.join(_MODULES)}")
     kind = _MODULES[data["kind"]]
     if issubclass(kind, Quantizer):
-        quantizer = kind(**decode(data["config"], {}))
-        for key, value in tensors.items():
-            if key in dict(quantizer.named_parameters()):
-                setattr(quantizer, key, nn.Parameter(value, requires_grad=False))
-            else:
-                quantizer.register_buffer(key, value)
-        return quantizer
+        return _quantizer(kind, decode(data["config"], {}, where), tensors, where)
     assert issubclass(kind, QuantizedLayer)
-    inner = data["quantizer"]
-    own = {key.removeprefix("quantizer."): value for key, value in tensors.items() if key.startswith("quantizer.")}
-    weight_quantizer = None if inner is None else decode_module(inner, own)
-    assert weight_quantizer is None or isinstance(weight_quantizer, Quantizer)
-    groups = {"groups": data["groups"]} if kind is QuantizedConv else {}
-    layer = kind(tensors.get("weight", torch.zeros(0)), tensors.get("bias"), weight_quantizer, **groups)
-    if "codes" in tensors:
-        layer.codes, layer.weight = tensors["codes"], None
+    return _layer(kind, data, tensors, where)
+
+
+def _quantizer(kind: type[Quantizer], config: Any, tensors: Mapping[str, Tensor], where: str) -> Quantizer:
+    quantizer = kind(**checked_config(kind, config, where))
+    own = {**dict(quantizer.named_parameters()), **dict(quantizer.named_buffers())}
+    _check_names(tensors, own, where)
+    for key, value in tensors.items():
+        if isinstance(own[key], nn.Parameter):
+            setattr(quantizer, key, nn.Parameter(value, requires_grad=False))
+        else:
+            quantizer.register_buffer(key, value)
+    check_tensors(quantizer, own, where)
+    return quantizer
+
+
+def _layer(kind: type[QuantizedLayer], data: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> QuantizedLayer:
+    own = {key: value for key, value in tensors.items() if not key.startswith("quantizer.")}
+    weight_name = "codes" if "codes" in own else "weight"
+    _check_names(own, {weight_name, *["bias"] * bool(data["bias"])}, where)
+    weight, quantizer = own[weight_name], None
+    if data["quantizer"] is not None:
+        inner = decode_module(data["quantizer"], below("quantizer", tensors), f"{where}.quantizer")
+        if not isinstance(inner, Quantizer):
+            raise DataError(f"is a {type(inner).__name__}", where=f"{where}.quantizer", expected="a quantizer")
+        quantizer = inner
+    check_layer(kind, weight, own.get("bias"), quantizer, frozen="codes" in own, where=where)
+    groups = {"groups": checked_groups(data["groups"], len(weight), where)} if kind is QuantizedConv else {}
+    layer = kind(torch.zeros(0) if "codes" in own else weight, own.get("bias"), quantizer, **groups)
+    if "codes" in own:
+        layer.codes, layer.weight = weight, None
     return layer
+
+
+def _check_names(found: Collection[str], expected: Collection[str], where: str) -> None:
+    if set(found) != set(expected):
+        raise DataError(f"has the tensors {sorted(found)}", where=where, expected=f"{sorted(expected)}")

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import fx
 
-from qpass.config import QuantSpec
-from qpass.passes.plan import Declined, LayerPlan, OperandPlan
+from qpass.errors import DataError
+from qpass.passes.plan import Declined, LayerPlan
+from qpass.records import record
 from qpass.serialize.functions import function_by_name, target_name
+from qpass.serialize.limits import NODES, dotted_path, identifier
 from qpass.serialize.values import decode, encode
 
-#: What travels of ``node.meta`` as it is.
-_META = ("shape", "dtype")
+_PLANS: dict[str, type[LayerPlan | Declined]] = {kind.__name__: kind for kind in (LayerPlan, Declined)}
+#: What a node of each kind has, beside its name, target and arguments: all of it is written, and nothing else is read.
+_FIELDS = {"op", "name", "target", "args", "kwargs", "path", "meta", "plan"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What nodes of a graph may read and call: names of its tensors and regions, and of its modules."""
+
+    attributes: Collection[str]
+    modules: Collection[str]
 
 
 def encode_node(node: fx.Node) -> dict[str, Any]:
@@ -37,26 +49,102 @@ def encode_node(node: fx.Node) -> dict[str, Any]:
     }
 
 
-def decode_nodes(data: Iterable[Mapping[str, Any]]) -> fx.Graph:
-    """Returns a graph of these nodes, in order."""
+def decode_nodes(data: Sequence[Mapping[str, Any]], targets: Targets) -> fx.Graph:
+    """Returns a graph of these nodes, in order.
+
+    Raises:
+        DataError: Naming the first node that is not as ``encode_node`` writes it, or reads what is not there.
+    """
+    if not isinstance(data, list) or not 0 < len(data) <= NODES:
+        raise DataError("has no list of nodes", where="nodes", expected=f"a list of 1 to {NODES} nodes")
     graph, nodes = fx.Graph(), dict[str, fx.Node]()
-    for entry in data:
-        name, is_function = entry["name"], entry["op"] == "call_function"
-        target = function_by_name(entry["target"], name) if is_function else entry["target"]
-        args = tuple(decode(value, nodes) for value in entry["args"])
-        kwargs = {key: decode(value, nodes) for key, value in entry["kwargs"].items()}
-        node = nodes[name] = graph.create_node(entry["op"], target, args, kwargs, name=name)
-        node.meta["nn_module_stack"] = {key: (path, "") for key, path in entry["path"]}
-        node.meta.update({key: decode(value, {}) for key, value in entry["meta"].items() if key in _META})
-        if entry["plan"] is not None:
-            node.meta["qpass"] = _decode_plan(entry["plan"])
+    for index, entry in enumerate(data):
+        if not isinstance(entry, dict) or set(entry) != _FIELDS:
+            raise DataError("is no node", where=f"nodes[{index}]", expected=f"the fields {sorted(_FIELDS)}")
+        name = identifier(entry["name"], f"nodes[{index}]")
+        if name in nodes or (entry["op"] == "output") != (index == len(data) - 1):
+            raise DataError("stands where it cannot", where=name, expected="names that differ, and one output at the end")
+        nodes[name] = _decode_node(graph, entry, nodes, targets)
     return graph
 
 
-def _decode_plan(data: Mapping[str, Any]) -> LayerPlan | Declined:
-    fields = data["fields"]
-    if data["kind"] == "Declined":
-        return Declined(**fields)
-    spec = lambda values: None if values is None else QuantSpec(**values)  # noqa: E731
-    operands = tuple(OperandPlan(**{**operand, "spec": spec(operand["spec"])}) for operand in fields["operands"])
-    return LayerPlan(**{**fields, "operands": operands, "weight": spec(fields["weight"])})
+def _decode_node(graph: fx.Graph, entry: Mapping[str, Any], nodes: Mapping[str, fx.Node], targets: Targets) -> fx.Node:
+    name, op = entry["name"], entry["op"]
+    if op not in _TARGETS:
+        raise DataError(f"is a {op!r}", where=name, expected=f"one of {', '.join(_TARGETS)}")
+    target = _TARGETS[op](entry["target"], name, targets)
+    if not isinstance(entry["args"], list) or not isinstance(entry["kwargs"], dict):
+        raise DataError("has no arguments", where=name, expected="a list and a mapping")
+    args = tuple(decode(value, nodes, name) for value in entry["args"])
+    kwargs = {identifier(key, name): decode(value, nodes, name) for key, value in entry["kwargs"].items()}
+    if (kwargs and op != "call_function") or (args and op in ("placeholder", "get_attr")):
+        raise DataError(f"is a {op} with arguments", where=name, expected="none")
+    node = graph.create_node(op, target, args, kwargs, name=name)
+    node.meta["nn_module_stack"] = _module_stack(entry["path"], name)
+    node.meta.update({key: _META[key](decode(value, {}, name), name) for key, value in entry["meta"].items()})
+    if (plan := entry["plan"]) is not None:
+        node.meta["qpass"] = record(_PLANS[plan["kind"]], plan["fields"], name)
+    return node
+
+
+def _function(target: Any, where: str, _: Targets) -> Any:
+    return function_by_name(target, where)
+
+
+def _input(target: Any, where: str, _: Targets) -> str:
+    return identifier(target, where)
+
+
+def _attribute(target: Any, where: str, targets: Targets) -> str:
+    return _among(dotted_path(target, where), targets.attributes, "tensors", where)
+
+
+def _module(target: Any, where: str, targets: Targets) -> str:
+    return _among(dotted_path(target, where), targets.modules, "modules", where)
+
+
+def _output(target: Any, where: str, _: Targets) -> str:
+    return _among(target, ("output",), "targets", where)
+
+
+def _among(target: Any, names: Collection[str], kind: str, where: str) -> str:
+    if target not in names:
+        raise DataError(f"reads {target!r}", where=where, expected=f"one of the file's {kind}")
+    return str(target)
+
+
+_TARGETS = {
+    "placeholder": _input,
+    "get_attr": _attribute,
+    "call_function": _function,
+    "call_module": _module,
+    "output": _output,
+}
+
+
+def _module_stack(data: Any, where: str) -> dict[str, tuple[str, str]]:
+    if not isinstance(data, list) or not all(isinstance(pair, list) and list(map(type, pair)) == [str, str] for pair in data):
+        raise DataError("has no module path", where=where, expected="pairs of texts")
+    return {key: (path, "") for key, path in data}
+
+
+def _shape(value: Any, where: str) -> Any:
+    """Takes the sizes of a node's value, of which some are names, or those of several values."""
+    if isinstance(value, str) or value is None or (type(value) is int and value >= 0):
+        return value
+    if isinstance(value, list | tuple):
+        return type(value)(_shape(item, where) for item in value)
+    raise DataError(f"has the shape {value!r}", where=where, expected="sizes and names of sizes")
+
+
+def _dtype(value: Any, where: str) -> Any:
+    """Takes the type of a node's value, or those of several values."""
+    if isinstance(value, torch.dtype) or value is None:
+        return value
+    if isinstance(value, list | tuple):
+        return type(value)(_dtype(item, where) for item in value)
+    raise DataError(f"has the type {value!r}", where=where, expected="types of torch")
+
+
+#: What travels of ``node.meta``, with its checks.
+_META = {"shape": _shape, "dtype": _dtype}

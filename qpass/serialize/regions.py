@@ -9,8 +9,9 @@ from torch import Tensor, fx, nn
 
 from qpass.errors import DataError
 from qpass.graph import fetch
-from qpass.serialize.nodes import decode_nodes, encode_node
-from qpass.serialize.tensors import put_tensor
+from qpass.serialize.limits import dotted_path
+from qpass.serialize.nodes import Targets, decode_nodes, encode_node
+from qpass.serialize.tensors import below, put_tensor
 
 
 def encode_regions(graph_module: fx.GraphModule) -> dict[str, Any]:
@@ -29,14 +30,24 @@ def encode_regions(graph_module: fx.GraphModule) -> dict[str, Any]:
     return found
 
 
-def add_regions(root: nn.Module, regions: Mapping[str, Any], tensors: Mapping[str, Tensor], kinds: Mapping[str, Any]) -> None:
-    """Registers regions with their tensors, whose names begin with the region's, below a module."""
+def add_regions(root: nn.Module, regions: Any, tensors: Mapping[str, Tensor], kinds: Mapping[str, Any]) -> None:
+    """Registers regions with their tensors, whose names begin with the region's, below a module.
+
+    Raises:
+        DataError: If one is not as ``encode_regions`` writes it.
+    """
+    if not isinstance(regions, dict):
+        raise DataError(f"is a {type(regions).__name__}", where="regions", expected="a mapping")
     for name, data in regions.items():
+        dotted_path(name, "regions")
+        if not isinstance(data, dict) or set(data) != {"nodes", "regions"}:
+            raise DataError("is no region", where=name, expected="nodes and regions")
         body = nn.Module()
-        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        own = below(name, tensors)
         inner = {kind: [key.removeprefix(f"{name}.") for key in names] for kind, names in kinds.items()}
         for key, tensor in own.items():
             if key.partition(".")[0] not in data["regions"]:
                 put_tensor(body, key, tensor, inner)
         add_regions(body, data["regions"], own, inner)
-        root.add_module(name, fx.GraphModule(body, decode_nodes(data["nodes"])))
+        graph = decode_nodes(data["nodes"], Targets(own.keys() | data["regions"].keys(), ()))
+        root.add_module(name, fx.GraphModule(body, graph))

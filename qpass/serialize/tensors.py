@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from qpass.errors import DataError
 from qpass.graph import fetch
+from qpass.serialize.limits import dotted_path
 from qpass.tensor_file import digest
 
 #: Tensors that safetensors has no type for are kept as others of the same bytes.
@@ -47,6 +49,20 @@ def kinds_of(graph_module: fx.GraphModule) -> dict[str, list[str]]:
     }
 
 
+def decode_kinds(data: Any) -> dict[str, list[str]]:
+    """Returns what ``kinds_of`` gave.
+
+    Raises:
+        DataError: If it is something else.
+    """
+    kinds = ("parameters", "transient", "complex")
+    if not isinstance(data, dict) or set(data) != set(kinds):
+        raise DataError("has other kinds", where="kinds", expected=", ".join(kinds))
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in data.values()):
+        raise DataError("has kinds that are no names", where="kinds", expected="lists of texts")
+    return data
+
+
 def to_file(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns them as safetensors can hold them."""
     return {name: torch.view_as_real(t.resolve_conj()) if t.dtype in _AS_REAL else t for name, t in tensors.items()}
@@ -57,15 +73,24 @@ def from_file(tensors: Mapping[str, Tensor], is_complex: Collection[str]) -> dic
     return {name: torch.view_as_complex(tensor) if name in is_complex else tensor for name, tensor in tensors.items()}
 
 
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """Returns a digest of names and exact values."""
+def digest_of(tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> str:
+    """Returns a digest of names and exact values, and of the plain data of a header."""
     names = sorted(tensors)
-    return digest(" ".join(names), [tensors[name] for name in names])
+    return digest(json.dumps([names, header], sort_keys=True), [tensors[name] for name in names])
+
+
+def below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors of a module or region, by their names in it."""
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
 
 def put_tensor(root: nn.Module, name: str, tensor: Tensor, kinds: Mapping[str, Any]) -> None:
-    """Registers a tensor under a dotted name, with the modules that lie between."""
-    *parents, leaf = name.split(".")
+    """Registers a tensor under a dotted name, with the modules that lie between.
+
+    Raises:
+        DataError: If the name holds what cannot stand in a path.
+    """
+    *parents, leaf = dotted_path(name, "tensors").split(".")
     for parent in parents:
         if parent not in dict(root.named_children()):
             root.add_module(parent, nn.Module())

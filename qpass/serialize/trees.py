@@ -11,6 +11,7 @@ import torch.utils._pytree as pytree
 
 from qpass.errors import DataError
 from qpass.named_outputs import NamedOutputs
+from qpass.serialize.limits import identifier
 from qpass.serialize.values import decode, encode
 
 _SEQUENCES: dict[str, Any] = {"tuple": tuple, "list": list, "deque": deque, "size": torch.Size}
@@ -92,21 +93,65 @@ def _empty(kind: Any, context: Any, keys: list[str]) -> list[str]:
     return [field.name for field in fields if field.name not in keys]
 
 
-def decode_tree(data: Any) -> pytree.TreeSpec:
-    """Returns the structure that ``encode_tree`` was given."""
-    return pytree.tree_structure(_example(data))
+def decode_tree(data: Any, where: str) -> pytree.TreeSpec:
+    """Returns the structure that ``encode_tree`` was given.
+
+    Raises:
+        DataError: If it is none that ``encode_tree`` writes.
+    """
+    return pytree.tree_structure(_example(data, where))
 
 
-def _example(data: Any) -> Any:
+def decode_inputs(data: Any, names: Any) -> tuple[list[str], pytree.TreeSpec]:
+    """Returns the names of a graph's parameters and the structure of its inputs, which become the code of its forward.
+
+    Raises:
+        DataError: If a name cannot stand in code, or they do not fit one another.
+    """
+    spec = decode_tree(data, "in_spec")
+    children = spec.children() if spec.type is tuple and spec.num_children == 2 else []
+    if [child.type for child in children] != [tuple, dict]:
+        raise DataError("is no structure of inputs", where="in_spec", expected="positional inputs and inputs by name")
+    positional, by_name = children
+    keys = [identifier(key, "in_spec") for key in by_name.context]
+    own = [identifier(name, "in_names") for name in names] if isinstance(names, list) else []
+    if len(set(own)) != positional.num_children + len(keys):
+        raise DataError(f"has {len(own)} names", where="in_names", expected="one for each input")
+    return own, spec
+
+
+def _example(data: Any, where: str) -> Any:
     """Returns a structure with 0 for every leaf."""
     if data is None:
         return 0
-    kind, values = data["kind"], [_example(child) for child in data["children"]]
+    kind, children, keys = _parts(data, where)
+    values = [_example(child, where) for child in children]
     if kind in _SEQUENCES:
         return _SEQUENCES[kind](values)
     if kind == "named tuple":
-        return namedtuple(data["name"], data["keys"])(*values)  # names are checked by namedtuple
+        return namedtuple(identifier(data["name"], where), [identifier(key, where) for key in keys])(*values)
     if kind == "fields":
-        return NamedOutputs(dict(zip(data["keys"], values, strict=True)), data["empty"])
-    keys = [decode(key, {}) for key in data["keys"]]
+        return NamedOutputs(dict(zip(keys, values, strict=True)), data["empty"])
     return _MAPPINGS[kind](zip(keys, values, strict=True))
+
+
+def _parts(data: Any, where: str) -> tuple[str, list[Any], list[Any]]:
+    """Returns kind, children and keys of an entry."""
+    kind, keys, children = (data.get(key) if isinstance(data, dict) else None for key in ("kind", "keys", "children"))
+    if not isinstance(kind, str) or set(data) != _FIELDS.get(kind) or not isinstance(children, list):
+        raise DataError(f"has an entry {str(data)[:60]}", where=where, expected="what qpass.save writes")
+    if kind in _SEQUENCES:
+        return kind, children, []
+    if not isinstance(keys, list) or len(keys) != len(children):
+        raise DataError("has other keys than children", where=where, expected="one key for each")
+    if kind not in _MAPPINGS and not all(isinstance(key, str) for key in [*keys, *data.get("empty", ())]):
+        raise DataError("has keys that are no texts", where=where, expected="names of fields")
+    return kind, children, [decode(key, {}, where) for key in keys]
+
+
+#: What an entry of each kind has.
+_FIELDS: dict[Any, set[str]] = {
+    **{kind: {"kind", "keys", "children"} for kind in (*_SEQUENCES, *_MAPPINGS)},
+    "named tuple": {"kind", "keys", "children", "name"},
+    "fields": {"kind", "keys", "children", "empty"},
+}

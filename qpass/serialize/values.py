@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,39 +51,63 @@ def _encode_constant(value: Any, where: str) -> dict[str, Any]:
     raise DataError(f"has a value of type {type(value).__name__}, which no file can hold", where=where)
 
 
-def decode(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
+def decode(value: Any, nodes: Mapping[str, fx.Node], where: str) -> Any:
     """Returns the value that ``encode`` was given.
 
     Args:
         value: JSON data.
         nodes: Nodes by name.
+        where: What messages name.
 
     Raises:
-        DataError: If it names a constant that torch does not have.
+        DataError: If it is nothing that ``encode`` writes.
     """
     if isinstance(value, list):
-        return [decode(item, nodes) for item in value]
+        return [decode(item, nodes, where) for item in value]
     if not isinstance(value, dict):
         return value
-    ((kind, content),) = value.items()
-    if kind == "node":
+    kind, content = next(iter(value.items())) if len(value) == 1 else ("", None)
+    if kind == "node" and isinstance(content, str) and content in nodes:
         return nodes[content]
-    if kind in ("tuple", "slice", "range", "complex"):
-        parts = [decode(part, nodes) for part in content]
-        return tuple(parts) if kind == "tuple" else {"slice": slice, "range": range, "complex": complex}[kind](*parts)
-    if kind == "dict":
-        return {decode(key, nodes): decode(item, nodes) for key, item in content}
-    return _decode_constant(kind, content)
-
-
-def _decode_constant(kind: str, content: Any) -> Any:
-    if kind == "ellipsis":
-        return Ellipsis
-    if kind == "device":
+    if kind in _PARTS and isinstance(content, list):
+        make, count = _PARTS[kind]
+        if count in (None, len(content)):
+            return make([decode(part, nodes, where) for part in content])
+    if kind == "dict" and isinstance(content, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in content):
+        return {_hashable(decode(key, nodes, where), where): decode(item, nodes, where) for key, item in content}
+    if kind in _CONSTANTS and content in _CONSTANTS[kind]:
+        return _CONSTANTS[kind][content]
+    if kind == "device" and isinstance(content, str) and _DEVICE.fullmatch(content):
         return torch.device(content)
-    if kind == "float":
-        return float(content)
-    constant = getattr(torch, content)
-    if _TORCH_CONSTANTS.get(type(constant)) != kind:
-        raise DataError(f"unknown constant {content!r}", where="load")
-    return constant
+    raise DataError(f"has a value {str(value)[:60]}", where=where, expected="what qpass.save writes")
+
+
+def _hashable(key: Any, where: str) -> Any:
+    """Returns a key of a dict; a graph's are texts and numbers."""
+    if not isinstance(key, str | int | float | bool | None):
+        raise DataError(f"has a key of type {type(key).__name__}", where=where, expected="a text or number")
+    return key
+
+
+def _complex(parts: Sequence[Any]) -> complex:
+    return complex(*map(float, parts))
+
+
+def _named(kind: type) -> dict[str, Any]:
+    return {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, kind)}
+
+
+#: What is made of several values, and of how many; None is any number.
+_PARTS: dict[str, tuple[Any, int | None]] = {
+    "tuple": (tuple, None),
+    "slice": (lambda parts: slice(*parts), 3),
+    "range": (lambda parts: range(*parts), 3),
+    "complex": (_complex, 2),
+}
+#: Constants by kind and name.
+_CONSTANTS: dict[str, dict[Any, Any]] = {
+    "ellipsis": {None: Ellipsis},
+    "float": {text: float(text) for text in ("nan", "inf", "-inf")},
+    **{name: _named(kind) for kind, name in _TORCH_CONSTANTS.items()},
+}
+_DEVICE = re.compile(r"(cpu|cuda|meta|mps|xpu)(:\d{1,3})?")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +27,6 @@ class SourceCheck:
     def informative(self) -> bool:
         """Whether the comparison proves anything: False where roundings alone change an output by as much as its size."""
         return self.bound < 1
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> SourceCheck:
-        """Reads plain data, as ``dataclasses.asdict`` gives it."""
-        return cls(**{**data, "passes": tuple(data["passes"])})
 
     def __str__(self) -> str:
         return (

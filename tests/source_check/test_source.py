@@ -15,6 +15,7 @@ from qpass import SourceError
 from qpass.data import ModelInputs
 from qpass.graph import aten, calls, fetch, info, module_path
 from qpass.passes import Canonicalize, FoldLayerNorm, Pass, RotateHeads
+from qpass.records import record
 from qpass.source_check import Source, SourceCheck
 from qpass.storage import Storage
 from qpass.trace import trace
@@ -254,4 +255,4 @@ def test_the_model_is_left_as_it_was(vit: nn.Module, images: Tensor) -> None:
 
 def test_plain_data_comes_back() -> None:
     check = SourceCheck(samples=4, error=1e-6, bound=1e-5, passes=("trace",))
-    assert SourceCheck.from_dict({"samples": 4, "error": 1e-6, "bound": 1e-5, "passes": ["trace"]}) == check
+    assert record(SourceCheck, {"samples": 4, "error": 1e-6, "bound": 1e-5, "passes": ["trace"]}, "check") == check

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import qpass
 from qpass.errors import DataError
 from qpass.serialize import FORMAT
 from tests.models import DictModel
+from tests.serialize.forging import rewrite
 
 
 @pytest.mark.parametrize("name", ["quantized", "quantized_4bit"])
@@ -39,14 +39,6 @@ def saved(quantized: fx.GraphModule, tmp_path: Path) -> Path:
     return qpass.save(quantized, tmp_path / "m.qpass")
 
 
-def rewrite(path: Path, change: object) -> None:
-    """Writes the file with its header changed."""
-    with safetensors.safe_open(path, "pt") as file:
-        header, tensors = json.loads(file.metadata()["qpass"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    change(header, tensors)  # type: ignore[operator]
-    safetensors.torch.save_file(tensors, path, metadata={"qpass": json.dumps(header)})
-
-
 def test_truncated_and_foreign_files_are_refused(saved: Path, tmp_path: Path) -> None:
     saved.write_bytes(saved.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"m\.qpass: cannot be read"):
@@ -59,30 +51,20 @@ def test_truncated_and_foreign_files_are_refused(saved: Path, tmp_path: Path) ->
 
 
 def test_a_changed_tensor_is_noticed(saved: Path) -> None:
-    rewrite(saved, lambda header, tensors: tensors["head_quantized.codes"].add_(1))
-    with pytest.raises(DataError, match="its tensors do not fit its graph"):
+    rewrite(saved, lambda header, tensors: tensors["head_quantized.codes"].add_(1), forge=False)
+    with pytest.raises(DataError, match=r"its digest is another.*the file is damaged"):
+        qpass.load(saved)
+
+
+def test_a_changed_graph_is_noticed(saved: Path) -> None:
+    rewrite(saved, lambda header, tensors: header["nodes"][5].update(name="other"), forge=False)
+    with pytest.raises(DataError, match=r"its digest is another.*the file is damaged"):
         qpass.load(saved)
 
 
 def test_another_format_is_refused(saved: Path) -> None:
     rewrite(saved, lambda header, tensors: header.update(format=99))
     with pytest.raises(DataError, match=f"format 99; expected format {FORMAT}"):
-        qpass.load(saved)
-
-
-@pytest.mark.parametrize("target", ["os.system.default", "aten.no_such_op.default", "operator.methodcaller", "__import__"])
-def test_a_file_cannot_name_code_to_run(saved: Path, target: str) -> None:
-    def change(header: dict, tensors: dict) -> None:
-        next(node for node in header["nodes"] if node["op"] == "call_function")["target"] = target
-
-    rewrite(saved, change)
-    with pytest.raises(DataError, match="its graph cannot be read"):
-        qpass.load(saved)
-
-
-def test_a_file_cannot_name_a_class_to_import(saved: Path) -> None:
-    rewrite(saved, lambda header, tensors: next(iter(header["modules"].values())).update(kind="Popen"))
-    with pytest.raises(DataError, match="its graph cannot be read"):
         qpass.load(saved)
 
 

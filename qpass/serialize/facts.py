@@ -1,0 +1,77 @@
+"""What is known of a frozen graph beside its nodes, ``meta["qpass"]``, as JSON and back: each fact with its type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import fx
+
+from qpass.errors import DataError
+from qpass.graph import info
+from qpass.serialize.values import decode, encode
+
+#: Facts that have places of their own in a file.
+_ELSEWHERE = ("config", "report", "example", "stage", "source_check")
+
+
+def encode_facts(graph_module: fx.GraphModule) -> dict[str, Any]:
+    """Returns JSON data for the facts.
+
+    Raises:
+        DataError: If one is of a type that a file does not hold.
+    """
+    return {key: encode(value, key) for key, value in info(graph_module).items() if key not in _ELSEWHERE}
+
+
+def decode_facts(data: Any) -> dict[str, Any]:
+    """Returns the facts.
+
+    Raises:
+        DataError: Naming the fact that is unknown, missing or of another type.
+    """
+    if not isinstance(data, dict) or not _NEEDED <= set(data) <= set(_FACTS):
+        raise DataError("has other facts", where="facts", expected=f"{sorted(_FACTS)}")
+    facts = {key: decode(value, {}, f"facts.{key}") for key, value in data.items()}
+    for key, value in facts.items():
+        if not _FACTS[key](value):
+            raise DataError(f"is {str(value)[:60]}", where=f"facts.{key}", expected="what qpass.save writes")
+    return facts
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _size(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _dim(value: Any) -> bool:
+    return _size(value) or (isinstance(value, str) and value.isidentifier()) or _is_multiple(value)
+
+
+def _is_multiple(value: Any) -> bool:
+    factor, star, symbol = value.partition("*") if isinstance(value, str) else ("", "", "")
+    return bool(star) and factor.isdecimal() and int(factor) > 0 and symbol.isidentifier()
+
+
+def _several(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list | tuple) and all(map(holds, value))
+
+
+#: Every fact that ``quantize_graph`` leaves, with what it must be.
+_FACTS: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("dynamic_batch", "bound_sizes", "is_part"), _flag),
+    **dict.fromkeys(("rotated_residual", "rotated_heads", "compensated"), _flag),
+    "names": _several(_text),
+    "dims": _several(_several(_dim)),
+    "open_sizes": _several(_several(_size)),
+    "sizes": _several(_several(_several(_size))),
+    "free": _several(_text),
+}
+_NEEDED = {"dynamic_batch", "bound_sizes", "names", "dims", "open_sizes"}

@@ -1,0 +1,103 @@
+"""What a file may hold at most, and which texts may become names: checked before anything is built from it."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from typing import Any
+
+from qpass.errors import DataError
+
+#: Characters of a header. That of a ViT-L has 4 million.
+HEADER_CHARACTERS = 2**25
+#: Nodes of a graph and its regions. A ViT-L has 3,000, and a node takes about 10 kB in memory.
+NODES = 50_000
+#: Levels of lists and mappings inside one another.
+DEPTH = 64
+#: Elements of the example inputs together: 1 GiB of float32.
+EXAMPLE_ELEMENTS = 2**28
+#: Dims of a tensor, as torch itself allows.
+DIMS = 64
+#: The end of a slice that has none is the greatest int64.
+_GREATEST_SIZE = 2**63 - 1
+
+#: One step of a path to a tensor or module: what cannot end the quotes that torch.fx puts around it.
+_STEP = re.compile(r"[^\s\"'\\(){}\[\].]+")
+
+
+def check_depth(data: Any) -> None:
+    """Refuses data that is nested more deeply than any graph's: what reads it calls itself at every level.
+
+    Raises:
+        DataError: If it is.
+    """
+    level = [data]
+    for _ in range(DEPTH):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise DataError("its data is nested", where="header", expected=f"at most {DEPTH} levels")
+
+
+def identifier(name: Any, where: str) -> str:
+    """Returns a text that becomes a name in code.
+
+    Raises:
+        DataError: If it is no identifier.
+    """
+    if not isinstance(name, str) or not name.isascii() or not name.isidentifier() or keyword.iskeyword(name):
+        raise DataError(f"has the name {_short(name)}", where=where, expected="an identifier of Python")
+    return str(name)
+
+
+def dotted_path(path: Any, where: str) -> str:
+    """Returns a text that becomes the path to a tensor or module.
+
+    Raises:
+        DataError: If it holds what cannot stand in a path.
+    """
+    steps = path.split(".") if isinstance(path, str) else [""]
+    if not all(map(_STEP.fullmatch, steps)):
+        raise DataError(f"has the path {_short(path)}", where=where, expected="names with dots between")
+    return str(path)
+
+
+def shape(data: Any, where: str) -> list[int]:
+    """Returns the sizes of a tensor.
+
+    Raises:
+        DataError: If they are no sizes.
+    """
+    fits = isinstance(data, list | tuple) and len(data) <= DIMS
+    if not fits or not all(type(size) is int and 0 <= size <= _GREATEST_SIZE for size in data):
+        raise DataError(f"has the shape {_short(data)}", where=where, expected="whole numbers")
+    return list(data)
+
+
+def example_shape(data: Any, room: int, where: str) -> list[int]:
+    """Returns the sizes of an example input, which is made when a file is read.
+
+    Args:
+        data: From the file.
+        room: How many elements it may have.
+        where: What messages name.
+
+    Raises:
+        DataError: If they are no sizes, or too large.
+    """
+    sizes = shape(data, where)
+    if math.prod(sizes) > room:
+        raise DataError(f"has the shape {_short(data)}", where=where, expected=f"at most {EXAMPLE_ELEMENTS} elements together")
+    return sizes
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "..."

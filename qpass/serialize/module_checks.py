@@ -1,0 +1,162 @@
+"""What the settings and tensors of quantizers and quantized layers in a file may be: anything else is damage, or worse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from qpass.errors import ConfigError, DataError
+from qpass.fields import Check, choice, flag, number, optional, several, text, whole
+from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor
+from qpass.quant_spec import CODE_ZERO
+from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, Quantizer, ShiftLog2, Tan, Uniform
+
+_GREATEST_CODE = 255
+_PERCENTILES = several(number(lambda p: 0.5 < p <= 1, ""), "numbers in (0.5, 1]")
+_BITS = {"bits": whole(2, 8)}
+_LOG2 = {**_BITS, "percentiles": _PERCENTILES, "zero_code": flag}
+_SETTINGS: dict[type[Quantizer], Mapping[str, Check]] = {
+    Uniform: {
+        **_BITS,
+        **dict.fromkeys(("symmetric", "signed", "free_zero_point"), flag),
+        "axis": optional(whole(0, 4)),
+        "percentiles": _PERCENTILES,
+        "first_code": whole(0, _GREATEST_CODE),
+    },
+    Log2: _LOG2,
+    LogSqrt2: _LOG2,
+    ShiftLog2: {**_BITS, "exponent_round": flag},
+    Tan: _BITS,
+    DynamicFocus: {**_BITS, "code_zero": choice(("best", *CODE_ZERO), noun="reading")},
+    LookUp: {**_BITS, "formula": text, "integers": flag},
+}
+#: Tensors whose values are all above zero.
+_POSITIVE = ("scale", "log_step", "unit", "eta")
+#: Dims of a layer's weight.
+_DIMS: dict[type[QuantizedLayer], tuple[int, ...]] = {QuantizedLinear: (2,), ResidualFactor: (2,), QuantizedConv: (3, 4, 5)}
+
+
+def checked_config(kind: type[Quantizer], config: Any, where: str) -> dict[str, Any]:
+    """Returns the arguments of a quantizer's constructor.
+
+    Raises:
+        DataError: Naming the one that is missing, unknown, of another type or out of range.
+    """
+    checks = _SETTINGS[kind]
+    if not isinstance(config, dict) or set(config) != set(checks):
+        raise DataError("has other settings than its class", where=where, expected=f"{sorted(checks)}")
+    try:
+        return {name: checks[name](value, f"{where}.{name}") for name, value in config.items()}
+    except ConfigError as error:
+        raise DataError(error.what, where=error.where, expected=error.expected) from error
+
+
+def check_tensors(quantizer: Quantizer, fresh: Mapping[str, Tensor], where: str) -> None:
+    """Refuses tensors that no fitted quantizer of the class has.
+
+    Args:
+        quantizer: With the tensors of a file.
+        fresh: Its tensors as the constructor makes them.
+        where: What messages name.
+
+    Raises:
+        DataError: Naming the tensor.
+    """
+    own = {**dict(quantizer.named_parameters()), **dict(quantizer.named_buffers())}
+    per_channel = getattr(quantizer, "axis", None) is not None
+    for name, tensor in own.items():
+        place, like = f"{where}.{name}", fresh[name]
+        fits = tensor.dim() <= 1 and (per_channel or tensor.numel() == like.numel())
+        found, expected = (f"{tuple(one.shape)} of {one.dtype}" for one in (tensor, like))
+        _require(fits and tensor.dtype == like.dtype, f"is {found}", place, expected)
+        _require(bool(tensor.isfinite().all()), "holds NaN or infinity", place, "finite numbers")
+        if name in _POSITIVE:
+            _require(bool((tensor > 0).all()), "holds zeros or negative numbers", place, "numbers above 0")
+    if (check := _RELATIONS.get(type(quantizer))) is not None:
+        check(quantizer, where)
+
+
+def check_layer(
+    kind: type[QuantizedLayer], weight: Tensor, bias: Tensor | None, quantizer: Quantizer | None, *, frozen: bool, where: str
+) -> None:
+    """Refuses a layer whose tensors do not fit one another.
+
+    Args:
+        kind: Its class.
+        weight: Its codes, or its float weight.
+        bias: Its bias.
+        quantizer: Its weight's quantizer.
+        frozen: Whether the weight is codes.
+        where: What messages name.
+
+    Raises:
+        DataError: Naming the tensor.
+    """
+    outputs = weight.shape[0] if weight.dim() else 0
+    _require(weight.dim() in _DIMS[kind], f"has a weight of {weight.dim()} dims", where, f"{_DIMS[kind]}")
+    _require(bias is None or bias.shape == (outputs,), "has a bias of another size", f"{where}.bias", f"({outputs},)")
+    if quantizer is None:
+        _require(not frozen and kind is not ResidualFactor, "has no quantizer", where, "the quantizer of its weight")
+        _require(weight.is_floating_point(), f"is {weight.dtype}", f"{where}.weight", "a float type")
+        return
+    if not isinstance(quantizer, Uniform):
+        raise DataError(f"has a {type(quantizer).__name__}", where=where, expected="Uniform")
+    for name, tensor in (("scale", quantizer.scale), ("zero_point", quantizer.zero_point)):
+        _require(tensor.numel() in (1, outputs), f"has {tensor.numel()} values", f"{where}.{name}", f"1 or {outputs}")
+    if frozen:
+        low, high = quantizer.code_min, quantizer.code_max
+        _require(weight.dtype == quantizer.code_dtype, f"is {weight.dtype}", f"{where}.codes", f"{quantizer.code_dtype}")
+        fits = weight.numel() > 0 and low <= int(weight.min()) and int(weight.max()) <= high
+        _require(fits, "holds other codes than its quantizer", f"{where}.codes", f"{low} to {high}")
+
+
+def checked_groups(groups: Any, outputs: int, where: str) -> int:
+    """Returns the number of groups of a convolution.
+
+    Raises:
+        DataError: If the output channels cannot be cut into so many.
+    """
+    fits = type(groups) is int and groups > 0 and outputs % groups == 0
+    _require(fits, f"is {str(groups)[:60]}", f"{where}.groups", f"a divisor of {outputs}")
+    return int(groups)
+
+
+def _require(holds: bool, what: str, where: str, expected: str) -> None:
+    if not holds:
+        raise DataError(what, where=where, expected=expected)
+
+
+def _uniform(quantizer: Any, where: str) -> None:
+    zero_point, low, high = quantizer.zero_point, quantizer.code_min, quantizer.code_max
+    _require(high <= _GREATEST_CODE, f"has codes up to {high}", where, f"at most {_GREATEST_CODE}")
+    _require(bool((zero_point == zero_point.round()).all()), "is no whole number", f"{where}.zero_point", "whole numbers")
+    inside = quantizer.free_zero_point or bool(((zero_point >= low) & (zero_point <= high)).all())
+    _require(inside, "is no code", f"{where}.zero_point", f"{low} to {high}")
+
+
+def _dynamic_focus(quantizer: Any, where: str) -> None:
+    _require(float(quantizer.b1) < float(quantizer.b2), "ends where it begins", f"{where}.b2", "a number above b1")
+    first = int(quantizer.first_code)
+    _require(0 <= first <= _GREATEST_CODE - quantizer.steps, f"is {first}", f"{where}.first_code", "codes of one byte")
+
+
+def _shift_log2(quantizer: Any, where: str) -> None:
+    _require(float(quantizer.low) < float(quantizer.high), "ends where it begins", f"{where}.high", "a number above low")
+
+
+def _tan(quantizer: Any, where: str) -> None:
+    low, high = float(quantizer.low), float(quantizer.high)
+    fits = -math.pi / 2 < low < high < math.pi / 2
+    _require(fits, f"goes from {low} to {high}", where, "an interval inside (-pi/2, pi/2)")
+
+
+#: What the tensors of a quantizer are to one another.
+_RELATIONS: dict[type[nn.Module], Callable[[Any, str], None]] = {
+    Uniform: _uniform,
+    DynamicFocus: _dynamic_focus,
+    ShiftLog2: _shift_log2,
+    Tan: _tan,
+}
