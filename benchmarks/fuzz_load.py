@@ -1,0 +1,157 @@
+"""Fuzzes ``qpass.load`` with forged headers, guided by the coverage of qpass, and reports what got through.
+
+Run: python benchmarks/fuzz_load.py --minutes 60
+Writes: benchmarks/results/fuzzing.json and .md. Needs atheris (``pip install atheris``) and the development environment.
+A finding is an error that is no DataError, or anything that Python's audit events show: a process, a write, a connection.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(ROOT))  # for what the tests of loading know of forging and of harm
+
+
+@click.command()
+@click.option("--minutes", default=60.0, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--inside", type=click.Path(path_type=Path), hidden=True, help="Fuzz in this process and count here.")
+def main(minutes: float, seed: int, inside: Path | None) -> None:
+    """Runs the fuzzer in a process of its own, and writes what it did."""
+    if inside is not None:
+        _fuzz(minutes, seed, inside)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        count = Path(folder) / "count.json"
+        command = [sys.executable, __file__, "--minutes", str(minutes), "--seed", str(seed), "--inside", str(count)]
+        start = time.monotonic()
+        code = subprocess.run(command, check=False).returncode
+        row = {**json.loads(count.read_text(encoding="utf-8")), "hours": (time.monotonic() - start) / 3600, "crash": code != 0}
+    row["commit"] = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    row["seed"] = seed
+    _write(row)
+
+
+def _write(row: dict[str, Any]) -> None:
+    file = RESULTS / "fuzzing.json"
+    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    rows.append(row)
+    file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    lines = [
+        "# Fuzzing of qpass.load",
+        "",
+        "Written by `python benchmarks/fuzz_load.py`. Headers of a saved file are changed, guided by the coverage of qpass, and",
+        "loaded with a digest that fits. A finding is an error that is no DataError, or a process, write or connection.",
+        "",
+        "| commit | seed | hours | files | refused | loaded | findings |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {one['commit']} | {one['seed']} | {one['hours']:.2f} | {one['files']:,} | {one['refused']:,} "
+            f"| {one['files'] - one['refused']:,} | {int(one['crash'])} |"
+            for one in rows
+        ),
+    ]
+    (RESULTS / "fuzzing.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    click.echo("\n".join(lines))
+
+
+def _fuzz(minutes: float, seed: int, count: Path) -> None:
+    import atheris
+
+    with atheris.instrument_imports(include=["qpass.serialize", "qpass.records", "qpass.fields", "qpass.config"]):
+        import qpass
+    import torch
+
+    from tests.serialize.audit import harm
+    from tests.serialize.forging import read, rewrite
+    from tests.serialize.test_hostile import WORDS, places
+
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 3)).eval()
+    graph = qpass.quantize_graph(model, [torch.randn(8, 4)], "w4a4", progress=False)
+    path = qpass.save(graph, count.parent / "m.qpass")
+    template, done = read(path)[0], {"files": 0, "refused": 0}
+    atheris.instrument_func(qpass.load)
+
+    def mutate(data: bytes, max_size: int, draw: int) -> bytes:
+        chance = random.Random(draw)
+        try:
+            header = json.loads(data)
+        except ValueError:
+            header = copy.deepcopy(template)
+        if not isinstance(header, dict) or not header:
+            header = copy.deepcopy(template)
+        for _ in range(chance.randint(1, 3)):
+            _change(header, chance, places, (*WORDS, *_pieces(template, chance, places)))
+        changed = json.dumps(header).encode()
+        return changed if len(changed) <= max_size else json.dumps(template).encode()
+
+    def run(data: bytes) -> None:
+        try:
+            header = json.loads(data)
+        except ValueError:
+            return
+        if not isinstance(header, dict):
+            return
+        rewrite(path, lambda own, _: (own.clear(), own.update(header)))
+        done["files"] += 1
+        with harm() as seen:
+            try:
+                qpass.load(path)
+            except qpass.DataError:
+                done["refused"] += 1
+        assert not seen, seen
+        if done["files"] % 200 == 0:
+            count.write_text(json.dumps(done), encoding="utf-8")
+
+    corpus = count.parent / "corpus"
+    corpus.mkdir()
+    (corpus / "saved.json").write_text(json.dumps(template), encoding="utf-8")
+    count.write_text(json.dumps(done), encoding="utf-8")
+    arguments = [f"-max_total_time={int(minutes * 60)}", f"-seed={seed + 1}", "-max_len=1000000", "-rss_limit_mb=8000"]
+    atheris.Setup([sys.argv[0], *arguments, "-timeout=60", str(corpus)], run, custom_mutator=mutate)
+    os.chdir(count.parent)  # libFuzzer leaves what it found here
+    atheris.Fuzz()
+
+
+def _pieces(template: dict[str, Any], chance: random.Random, places: Any) -> list[Any]:
+    """Returns a part of the header itself, to stand where another belongs."""
+    part: Any = template
+    for key in chance.choice(places(template)):
+        part = part[key]
+    return [copy.deepcopy(part)]
+
+
+def _change(header: dict[str, Any], chance: random.Random, places: Any, words: tuple[Any, ...]) -> None:
+    *above, last = chance.choice(places(header)[1:] or [("nodes",)])
+    parent: Any = header
+    for key in above:
+        parent = parent[key]
+    how = chance.choice(("replace", "drop", "rename", "insert"))
+    if how == "replace" or last not in (parent if isinstance(parent, dict) else range(len(parent))):
+        parent[last] = chance.choice(words)
+    elif how == "drop":
+        del parent[last]
+    elif how == "rename" and isinstance(parent, dict):
+        parent[str(chance.choice(words))] = parent.pop(last)
+    elif isinstance(parent, list):
+        parent.insert(last, chance.choice(words))
+
+
+if __name__ == "__main__":
+    main()
