@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from qpass.input_dims import dims_left_open
 from qpass.parts import parts_of
 from qpass.quantize import RunOptions, quantize_model, quantize_submodules
 from qpass.report import QuantReport
-from qpass.resume import check_agreement, claim_folder, run_facts
+from qpass.resume import check_agreement, claimed_folder, run_facts
 from qpass.serialize import load_graph, save_graph
 from qpass.storage import DEFAULT_GIB, Storage, bytes_of
 from qpass.torch_modes import default_modes, kept_random_state
@@ -83,7 +84,7 @@ def quantize_graph(
         seed: Seeds torch's generators while this runs, 0 to 2**32 - 1; the same gives the same bits on the same machine.
         checkpoint_dir: Where recipes that learn save each finished block. The same call with the same folder resumes after the
             last one and gives bit-identical results. A folder of another model, calibration data, config or seed is refused
-            before any work is done. None saves nothing.
+            before any work is done, and so is one that another run writes to meanwhile. None saves nothing.
         max_memory: GiB of memory for what is kept of calibration data, such as batches and the values between layers; the
             rest goes to a temporary file (in ``TMPDIR``). The model, two copies of it, histograms, and what one batch needs
             come on top.
@@ -122,15 +123,15 @@ def quantize_graph(
     try:
         if device is not None:
             model.to(device)
-        with default_modes(), kept_random_state():
+        with default_modes(), kept_random_state(), ExitStack() as held:
             torch.manual_seed(seed)
             folder = None if checkpoint_dir is None or config.reconstruction is None else Path(checkpoint_dir)
             processes = Processes.current()
             if folder is not None or processes.size > 1:
                 facts = run_facts(model, batches, config, seed, processes.size)
-                check_agreement(processes, facts)
-            if folder is not None:
-                claim_folder(folder, facts)
+                check_agreement(processes, {**facts, "checkpoint_dir": folder is not None, "max_memory": max_memory})
+            if folder is not None and processes.first:
+                held.enter_context(claimed_folder(folder, facts))
             options = RunOptions(
                 seed=seed,
                 checkpoint_dir=folder,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from qpass.errors import ConfigError, DataError
 from qpass.presets import POLISHES, PRESETS, SCHEDULES
 from qpass.storage import DEFAULT_GIB, bytes_of
 from qpass.version import __version__
-from qpass.whole_file import remove_drafts, write_whole
+from qpass.whole_file import write_whole
 
 console = Console()
 
@@ -98,6 +98,7 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     " is exact on this machine.",
 )
 @click.option("--output", type=_DATA, required=True, help="Folder to write to; made if missing.")
+@click.option("--discard", is_flag=True, help="Delete blocks that an unfinished run left in --output, and begin anew.")
 @click.option("--device", help="Where to calibrate, such as cuda  [default: cpu]")
 @click.option("--seed", type=click.IntRange(0, SEEDS - 1), default=0, show_default=True)
 @click.option(
@@ -111,7 +112,8 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def quantize(
     model: str, checkpoint: Path | None, calib: Path, num_calib: int | None, config: str, schedule: str | None,
     polish: str | None, checkpoint_dir: Path | None, max_memory: float, target: str, weight_type: str, output: Path,
-    device: str | None, seed: int, model_args: tuple[str, ...], batch_size: int, crop: int | None, resize: int | None,
+    discard: bool, device: str | None, seed: int, model_args: tuple[str, ...], batch_size: int, crop: int | None,
+    resize: int | None,
 ) -> None:  # fmt: skip
     """Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
 
@@ -131,7 +133,7 @@ def quantize(
     from qpass.data import image_batches, open_images
     from qpass.distributed import Processes, job
     from qpass.models import create_model
-    from qpass.run_folder import BLOCKS, Settings
+    from qpass.run_folder import BLOCKS, Settings, owned_folder
 
     # refused before any work is done
     target_by_name(target)
@@ -143,28 +145,28 @@ def quantize(
     learning = {key: value for key, value in (("schedule", schedule), ("polish", polish)) if value is not None}
     recipe = QuantConfig.from_any({"preset": config, **learning} if learning else config)
     _prepare_folder(output)
-    network = create_model(model, checkpoint, **factory_arguments)
-    transform = _transform(network, crop, resize)
-    source = open_images(calib, transform)
-    limit = num_calib or (128 if recipe.reconstruction is None else 1000)
-    batches = (images for images, _ in image_batches(source, batch_size, limit=limit))
-    with job(device) as device:
+    keeps_blocks = recipe.reconstruction is not None and checkpoint_dir is None
+    with job(device) as device, ExitStack() as held:
         first = Processes.current().first
+        if first:
+            held.enter_context(owned_folder(output, keeps_blocks=keeps_blocks, discard=discard))
+        network = create_model(model, checkpoint, **factory_arguments)
+        transform = _transform(network, crop, resize)
+        source = open_images(calib, transform)
+        limit = num_calib or (128 if recipe.reconstruction is None else 1000)
         qmodel = qpass.quantize_graph(
             network,
-            batches,
+            (images for images, _ in image_batches(source, batch_size, limit=limit)),
             recipe,
             device=device,
             seed=seed,
             checkpoint_dir=checkpoint_dir or output / BLOCKS,
             max_memory=max_memory,
         )
-    if not first:
-        return
-    settings = Settings(model=model, calibration=str(calib.resolve()), transform=transform)
-    _write_all(network, qmodel, output, settings, target, weight_type)
-    shutil.rmtree(output / BLOCKS, ignore_errors=True)
-    remove_drafts(output)
+        if not first:
+            return
+        settings = Settings(model=model, calibration=str(calib.resolve()), transform=transform)
+        _write_all(network, qmodel, output, settings, target, weight_type)
     console.print(str(qpass.quantization_report(qmodel)), highlight=False)
     console.print(f"written to {output}", highlight=False)
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,9 @@ from qpass.arguments import usable_device
 from qpass.errors import DistributedError
 
 T = TypeVar("T")
+
+#: How long a process waits for the others before it gives up with a message. What they do between two messages takes seconds.
+WAIT_SECONDS = 600
 
 
 @contextmanager
@@ -37,7 +41,7 @@ def job(device: str | None) -> Iterator[str | None]:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(usable_device(device))
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=WAIT_SECONDS))
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
             f"the processes do not come together: {error}", where="torch.distributed", hint="start the command with torchrun"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from qpass.config import QuantConfig
 from qpass.data import ModelInputs
 from qpass.distributed import Processes
 from qpass.errors import ConfigError, DistributedError
+from qpass.folder_lock import alone_in
 from qpass.tensor_file import digest
 from qpass.version import __version__
 from qpass.whole_file import write_whole
@@ -64,29 +66,49 @@ def check_agreement(processes: Processes, facts: Mapping[str, Any]) -> None:
             )
 
 
-def claim_folder(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Makes a folder a run's own, or checks that it is.
+@contextmanager
+def claimed_folder(folder: Path, facts: Mapping[str, Any]) -> Iterator[None]:
+    """Makes a folder a run's own, or checks that it is, and keeps other runs out of it until the block ends.
 
     Raises:
         ConfigError: If it cannot be made, or is another run's; the message names everything that differs.
+        DataError: If another run writes there now.
     """
     path = folder / RECORD
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        if known is None:
-            write_whole(path, json.dumps(facts, indent=1))
     except OSError as error:
-        raise ConfigError(f"cannot be made or read ({error.strerror})", where=f"checkpoint_dir {folder}") from error
-    except ValueError as error:
-        raise ConfigError(f"its {RECORD} is damaged: {error}", where=f"checkpoint_dir {folder}", hint="delete it") from error
-    if known is not None and known != facts:
+        raise ConfigError(f"cannot be made ({error.strerror})", where=f"checkpoint_dir {folder}") from error
+    with alone_in(folder):
+        known = _known(path)
+        if known is None:
+            _write(path, facts)
+        elif known != facts:
+            raise ConfigError(
+                f"holds blocks of another run, whose {' and '.join(_differences(known, facts))}",
+                where=f"checkpoint_dir {folder}",
+                expected="the same model, calibration data, config and seed",
+                hint="give another folder (--output), or delete this one (--discard)",
+            )
+        yield
+
+
+def _known(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror})", where=f"checkpoint_dir {path.parent}") from error
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
-            f"holds blocks of another run, whose {' and '.join(_differences(known, facts))}",
-            where=f"checkpoint_dir {folder}",
-            expected="the same model, calibration data, config and seed",
-            hint="give another folder, or delete this one",
-        )
+            f"its {RECORD} is damaged: {error}", where=f"checkpoint_dir {path.parent}", hint=f"delete {path}"
+        ) from error
+
+
+def _write(path: Path, facts: Mapping[str, Any]) -> None:
+    try:
+        write_whole(path, json.dumps(facts, indent=1))
+    except OSError as error:
+        raise ConfigError(f"cannot be written ({error.strerror})", where=f"checkpoint_dir {path.parent}") from error
 
 
 def _differences(known: Any, facts: Mapping[str, Any]) -> Iterator[str]:

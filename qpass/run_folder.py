@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,8 @@ from typing import Any
 from qpass.data import ImageTransform
 from qpass.errors import ConfigError, DataError, check_keys
 from qpass.fields import check_fields, instance, text
-from qpass.whole_file import write_whole
+from qpass.folder_lock import alone_in
+from qpass.whole_file import remove_drafts, write_whole
 
 MODEL, GRAPH, FLOAT, REPORT, FIGURES, SETTINGS = (
     "model.onnx", "model.qpass", "float.onnx", "report.html", "report.json", "settings.json",
@@ -41,6 +45,35 @@ class Settings:
     def write(self, folder: Path) -> None:
         """Writes the settings into the folder."""
         write_whole(folder / SETTINGS, json.dumps(asdict(self), indent=1))
+
+
+@contextmanager
+def owned_folder(folder: Path, *, keeps_blocks: bool, discard: bool) -> Iterator[None]:
+    """Keeps an output folder for one run until the block ends, and then removes what that run kept there on the way.
+
+    Args:
+        folder: The folder; it must exist.
+        keeps_blocks: Whether the run keeps blocks that it learns in ``BLOCKS``.
+        discard: Whether to delete blocks that another run left there.
+
+    Raises:
+        DataError: If another run writes there now, or has left blocks that this run would not use.
+    """
+    blocks = folder / BLOCKS
+    with alone_in(folder):
+        if discard:
+            shutil.rmtree(blocks, ignore_errors=True)
+        elif blocks.exists() and not keeps_blocks:
+            raise DataError(
+                "holds blocks of a run that learns and has not finished",
+                where=str(blocks),
+                expected="an output folder of its own for each run",
+                hint="give another --output; or --discard deletes them; or the command of that run finishes it",
+            )
+        yield
+        if keeps_blocks:
+            shutil.rmtree(blocks, ignore_errors=True)
+        remove_drafts(folder)
 
 
 def read_settings(folder: Path) -> Settings:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: Ends the name of the folder that holds a draft, behind the file's own and before some letters at random.
+#: Ends the name of the folder that holds a draft, behind the file's own and before the process and some letters at random.
 _DRAFT = ".draft-"
 
 
@@ -25,7 +25,7 @@ def draft_of(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If the folder cannot be written to.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}{_DRAFT}") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}{_DRAFT}{os.getpid()}-") as folder:
         draft = Path(folder) / path.name
         yield draft
         for other in Path(folder).iterdir():
@@ -45,6 +45,19 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Removes the drafts of a process that was killed while it wrote into this folder. Nobody else may be writing there."""
+    """Removes the drafts of processes that were killed while they wrote into this folder; others keep theirs."""
     for draft in folder.glob(f".*{_DRAFT}*"):
-        shutil.rmtree(draft, ignore_errors=True)
+        owner = draft.name.rpartition(_DRAFT)[2].partition("-")[0]
+        if owner.isdecimal() and int(owner) != os.getpid() and not _runs(int(owner)):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    """Tells whether a process of this machine runs; where nobody can tell it is taken to."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

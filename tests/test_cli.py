@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from click.testing import CliRunner, Result
 import qpass
 from qpass.cli import main
 from qpass.graph import info
+from qpass.folder_lock import alone_in
 from tests.models import small_vit
 
 MODEL = "tests.models:small_vit"
@@ -90,6 +92,35 @@ def test_a_recipe_that_learns_keeps_its_blocks_and_reports_them(data: Path, tmp_
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Learned blocks" in page
     assert "The rank that the search chose" in page
+
+
+def test_the_blocks_of_an_unfinished_run_are_kept_from_other_runs(data: Path, tmp_path: Path) -> None:
+    output, recipe = tmp_path / "out", tmp_path / "recipe.yaml"
+    recipe.write_text("preset: aiqvit-w4a4\nreconstruction: {ranks: [2, 4], search_steps: 2, steps: 3, batch_size: 4}\n")
+    (output / "blocks").mkdir(parents=True)
+    (output / "blocks" / "run.json").write_text("{}")
+    (output / "blocks" / "blocks.0.safetensors").write_bytes(b"learned")
+    plain = ("quantize", MODEL, "--calib", data, "--config", "w8a8", "--output", output)
+    refused = run(*plain)
+    assert refused.exit_code == 2
+    assert "blocks: holds blocks of a run that learns and has not finished" in refused.output.replace("\n", " ")
+    assert "--output" in refused.output
+    assert "--discard" in refused.output
+    refused = run("quantize", MODEL, "--calib", data, "--config", recipe, "--output", output)
+    assert refused.exit_code == 2
+    assert "holds blocks of another run" in refused.output.replace("\n", " ")
+    assert (output / "blocks" / "blocks.0.safetensors").read_bytes() == b"learned"
+    assert {path.name for path in output.iterdir()} == {"blocks"}
+    done = run(*plain, "--discard")
+    assert done.exit_code == 0, done.output
+    assert not (output / "blocks").exists()
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(data: Path, tmp_path: Path) -> None:
+    with alone_in(tmp_path):
+        refused = run("quantize", MODEL, "--calib", data, "--config", "w8a8", "--output", tmp_path)
+    assert refused.exit_code == 2
+    assert f"another run writes here, process {os.getpid()}" in refused.output.replace("\n", " ")
 
 
 def test_a_schedule_is_for_recipes_that_learn(data: Path, tmp_path: Path) -> None:

@@ -22,14 +22,16 @@ from qpass.tensor_file import read_tensors
 
 SHORT = {"ranks": [2, 4], "search_steps": 4, "steps": 20, "batch_size": 8, "curriculum_interval": 10, "precision": "float32"}
 
-#: Quantizes in a job; ``sys.argv``: recipe, folder, where this process dies (a step, or -1), a number added to its images.
+#: Quantizes in a job; ``sys.argv``: recipe, folder, where this process dies (a step, or -1), a number added to its images, the
+#: rank that is given no folder, and the one that sleeps before it begins, where the others wait for 5 seconds.
 SCRIPT = """
-import json, os, signal, sys
+import datetime, json, os, signal, sys, time
 import torch, torch.distributed as dist
 import qpass
 from qpass.progress import StepBar
 from tests.models import small_vit
 recipe, folder, dies, shift = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+without_folder, sleeps = int(sys.argv[5]), int(sys.argv[6])
 torch.set_num_threads(1)
 advance, steps = StepBar.advance, 0
 def count(bar):
@@ -40,11 +42,14 @@ def count(bar):
     advance(bar)
 StepBar.advance = count
 if int(os.environ["WORLD_SIZE"]) > 1:
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=300 if sleeps < 0 else 5))
 rank = int(os.environ["RANK"])
+if rank == sleeps:
+    time.sleep(60)
 x = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(5)) + shift
 try:
-    graph = qpass.quantize_graph(small_vit(), x.split(4), recipe, checkpoint_dir=folder + "/blocks", progress=False)
+    blocks = None if rank == without_folder else folder + "/blocks"
+    graph = qpass.quantize_graph(small_vit(), x.split(4), recipe, checkpoint_dir=blocks, progress=False)
 except qpass.QPassError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
@@ -53,7 +58,13 @@ qpass.save(graph, __import__("pathlib").Path(folder) / f"{rank}.qpass")
 
 
 def start(
-    recipe: Any, folder: Path, size: int = 2, dies: tuple[int, ...] = (), shift: tuple[float, ...] = ()
+    recipe: Any,
+    folder: Path,
+    size: int = 2,
+    dies: tuple[int, ...] = (),
+    shift: tuple[float, ...] = (),
+    without_folder: int = -1,
+    sleeps: int = -1,
 ) -> list[tuple[int, str]]:
     """Runs the script in so many processes; returns the exit code and the errors of each."""
     with socket.socket() as free:
@@ -64,6 +75,7 @@ def start(
         place = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = {**os.environ, **{key: str(value) for key, value in place.items()}}
         arguments = [json.dumps(recipe), str(folder), str((*dies, -1, -1)[rank]), str((*shift, 0.0, 0.0)[rank])]
+        arguments += [str(without_folder), str(sleeps)]
         command = [sys.executable, "-W", "ignore", "-c", SCRIPT, *arguments]
         processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     ended = [process.communicate(timeout=300)[1] for process in processes]
@@ -130,6 +142,18 @@ def test_processes_that_were_given_different_images_are_refused(tmp_path: Path) 
     ended = start("w8a8", tmp_path, shift=(0.0, 1.0))
     assert [code for code, _ in ended] == [2, 2]
     assert "process 1 does another run, whose calibration data differs" in ended[0][1]
+
+
+def test_a_folder_for_one_process_only_is_refused(tmp_path: Path) -> None:
+    ended = start({"preset": "aiqvit-w4a4", "reconstruction": SHORT}, tmp_path, without_folder=1)
+    assert [code for code, _ in ended] == [2, 2]
+    assert "process 1 does another run, whose checkpoint_dir is False, not True" in ended[0][1]
+
+
+def test_a_process_that_does_not_come_ends_the_wait_with_a_message(tmp_path: Path) -> None:
+    ended = start("w8a8", tmp_path, sleeps=1)
+    assert ended[0][0] == 2
+    assert "process 0 of 2: a process of the job has ended, or cannot be reached" in ended[0][1]
 
 
 def test_more_processes_than_batches_are_refused(images: Tensor, vit: torch.nn.Module) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import posixpath
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -12,18 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from qpass.data.decode import check_pixels, decode_image
 from qpass.data.labels import read_labels
 from qpass.errors import DataError
 from qpass.fields import check_fields, number, optional, refuse, several, whole
 
-#: Bytes of a file in a zip; what claims to be more is no image that anybody calibrates on.
-LARGEST_IMAGE = 2**28
+#: Bytes of an image file, and of a table of labels; what is larger is none that anybody calibrates on.
+LARGEST_IMAGE, LARGEST_TABLE = 2**28, 2**26
+#: Pixels of a side of what a network takes.
+LARGEST_SIDE = 8192
 _CHECKS = {
-    "crop": whole(1, expected="a number of pixels"),
-    "resize": optional(whole(1, expected="a number of pixels")),
+    "crop": whole(1, LARGEST_SIDE, expected=f"1 to {LARGEST_SIDE} pixels"),
+    "resize": optional(whole(1, LARGEST_SIDE, expected=f"1 to {LARGEST_SIDE} pixels")),
     "mean": several(number(lambda value: True, ""), "numbers"),
     "std": several(number(lambda value: value > 0, ""), "numbers above 0"),
 }
@@ -33,7 +36,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTransform:
-    """Image -> normalized float tensor (channels, crop, crop).
+    """Image -> normalized float tensor (channels, crop, crop). EXIF orientation is not applied.
 
     Attributes:
         crop: Side of the centre crop, in pixels.
@@ -62,8 +65,28 @@ class ImageTransform:
         steps: list[Any] = [] if self.resize is None else [v2.Resize(self.resize, v2.InterpolationMode.BICUBIC)]
         steps += [v2.CenterCrop(self.crop), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
         steps += [v2.Normalize(list(self.mean), list(self.std))]
-        tensor: Tensor = v2.Compose(steps)(image.convert("L" if len(self.mean) == 1 else "RGB"))
+        tensor: Tensor = v2.Compose(steps)(image.convert(self._mode))
         return tensor
+
+    def decode(self, data: bytes, where: str) -> Tensor:
+        """Returns the tensor of an image file.
+
+        Args:
+            data: The file.
+            where: What messages name.
+
+        Raises:
+            DataError: If it is no image, or too large before or after resizing.
+        """
+        image = decode_image(data, self._mode, where)
+        if self.resize is not None:
+            width, height = (max(1, side * self.resize // min(image.size)) for side in image.size)
+            check_pixels(width, height, where)
+        return self(image)
+
+    @property
+    def _mode(self) -> str:
+        return "L" if len(self.mean) == 1 else "RGB"
 
 
 @dataclass(frozen=True)
@@ -128,6 +151,8 @@ def image_batches(source: ImageSource, batch_size: int, *, limit: int | None = N
 
 def _open_folder(path: Path, transform: ImageTransform) -> ImageSource:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if odd := next((file for file in files if not file.is_file()), None):
+        raise DataError("is no file", where=str(odd), expected="an image", hint="move it away, or rename it")
     table = next((t for t in (path / "labels.csv", path.parent / "labels.csv") if t.exists()), None)
     labels: list[int] | None = None
     if table is not None:
@@ -137,7 +162,7 @@ def _open_folder(path: Path, transform: ImageTransform) -> ImageSource:
         classes = sorted({file.parent.name for file in files})
         labels = [classes.index(file.parent.name) for file in files]
     return ImageSource(
-        str(path), [str(file) for file in files], labels, lambda i: _decode(files[i].read_bytes(), str(files[i]), transform)
+        str(path), [str(file) for file in files], labels, lambda i: transform.decode(_file(files[i]), str(files[i]))
     )
 
 
@@ -148,8 +173,10 @@ def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:
         tables = [n for n in archive.namelist() if PureWindowsPath(n).name == "labels.csv"]  # knows both separators
         if len(tables) > 1:
             raise DataError(f"has {tables[0]} and {tables[1]}", where=str(path), expected="one labels.csv")
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise DataError(f"has the entry {twice[0]} twice", where=str(path), expected="each image once")
         inside = tables[0] if tables else None
-        text = _unpack(archive, inside, f"{path}/{inside}").decode() if inside else None
+        text = _unpack(archive, inside, f"{path}/{inside}", LARGEST_TABLE).decode() if inside else None
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise DataError(f"cannot be opened: {error}", where=str(path), expected="a zip of images") from error
     beside = path.parent / "labels.csv"
@@ -162,25 +189,36 @@ def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:
 
     def load(i: int) -> Tensor:
         where = f"{path}/{names[i]}"
-        if (size := archive.getinfo(names[i]).file_size) > LARGEST_IMAGE:
-            raise DataError(f"unpacks to {size} bytes", where=where, expected=f"an image of at most {LARGEST_IMAGE}")
-        return _decode(_unpack(archive, names[i], where), where, transform)
+        return transform.decode(_unpack(archive, names[i], where, LARGEST_IMAGE), where)
 
     return ImageSource(str(path), names, labels, load)
 
 
 def _text(path: Path) -> str:
     try:
+        if path.stat().st_size > LARGEST_TABLE:
+            raise DataError(f"has {path.stat().st_size} bytes", where=str(path), expected=f"at most {LARGEST_TABLE}")
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", where=str(path), expected="a table in UTF-8") from error
 
 
-def _unpack(archive: zipfile.ZipFile, name: str, where: str) -> bytes:
+def _unpack(archive: zipfile.ZipFile, name: str, where: str, most: int) -> bytes:
+    """Returns an entry of at most so many bytes, whatever size the archive gives it."""
     try:
-        return archive.read(name)
+        with archive.open(name) as file:
+            content = file.read(most + 1)
     except Exception as error:  # zipfile lets zlib's, struct's and its own errors through
         raise DataError(f"cannot be read: {error}", where=where, hint="pack the images again") from error
+    if len(content) > most:
+        raise DataError("unpacks to more", where=where, expected=f"at most {most} bytes")
+    return content
+
+
+def _file(path: Path) -> bytes:
+    if (size := path.stat().st_size) > LARGEST_IMAGE:
+        raise DataError(f"has {size} bytes", where=str(path), expected=f"an image of at most {LARGEST_IMAGE}")
+    return path.read_bytes()
 
 
 def _open_array(path: Path) -> ImageSource:
@@ -206,10 +244,3 @@ def _array_labels(y: Any, count: int, where: str) -> list[int]:
             f"y has {y.dtype} of shape {y.shape}", where=where, expected=f"a whole number from 0 for each of {count} samples"
         )
     return [int(label) for label in y]
-
-
-def _decode(data: bytes, where: str, transform: ImageTransform) -> Tensor:
-    try:
-        return transform(Image.open(io.BytesIO(data)))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"is not a readable image: {error}", where=where, hint="remove or replace the file") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from qpass.distributed import ALONE, Processes
-from qpass.errors import ConfigError
-from qpass.tensor_file import read_tensors, write_tensors
+from qpass.errors import ConfigError, DataError
+from qpass.tensor_file import digest, read_tensors, write_tensors
+
+_HINT = "delete it: the block is learned again"
 
 
 class BlockCheckpoints:
@@ -35,13 +38,12 @@ class BlockCheckpoints:
 
         Raises:
             ConfigError: If the file is another run's.
-            DataError: If it cannot be read.
+            DataError: If it cannot be read, or does not hold what ``save`` wrote for this block.
         """
         path = self._path(block)
         if path is None or not self._processes.gather(path.exists())[0]:
             return None
-        hint = "delete it: the block is learned again"
-        header, tensors = read_tensors(path, expected="a learned block", hint=hint)
+        header, tensors = read_tensors(path, expected="a learned block", hint=_HINT)
         if header.get("fingerprint") != self._fingerprint:
             raise ConfigError(
                 "holds blocks of another run",
@@ -49,6 +51,8 @@ class BlockCheckpoints:
                 expected="the same network before its blocks were learned, to the bit",
                 hint="another machine or number of threads rounds otherwise: give another folder, or delete this one",
             )
+        if header.get("digest") != _digest(block, self._fingerprint, header.get("record"), tensors):
+            raise DataError("is damaged, or another block's", where=str(path), expected="a learned block", hint=_HINT)
         return tensors, header["record"]
 
     def save(self, block: str, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
@@ -56,7 +60,15 @@ class BlockCheckpoints:
         path = self._path(block)
         if path is None or not self._processes.first:
             return
-        write_tensors(path, tensors, {"fingerprint": self._fingerprint, "record": record})
+        kept = json.loads(json.dumps(record))
+        digest = _digest(block, self._fingerprint, kept, tensors)
+        write_tensors(path, tensors, {"fingerprint": self._fingerprint, "record": kept, "digest": digest})
 
     def _path(self, block: str) -> Path | None:
         return None if self._folder is None else self._folder / f"{block}.safetensors"
+
+
+def _digest(block: str, fingerprint: str, record: Any, tensors: Mapping[str, Tensor]) -> str:
+    """Returns a digest of all that a file holds: of values, of the block that they are, and of the run."""
+    names = sorted(tensors)
+    return digest(json.dumps([block, fingerprint, record, names], sort_keys=True), [tensors[name] for name in names])

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import os
+import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import qpass.data.images as images_module
 from qpass.data import ImageTransform, image_batches, open_images
 from qpass.errors import ConfigError, DataError
 
@@ -197,3 +202,85 @@ def test_arrays_are_numbers(tmp_path: Path, x: np.ndarray) -> None:
 def test_sizes_of_batches_are_counts(folder: Path, options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="expected a whole number above 0"):
         next(image_batches(open_images(folder, TRANSFORM), **options))
+
+
+def save_gray(path: Path, values: np.ndarray) -> None:
+    Image.fromarray(values).save(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_are_scaled_as_eight_are(tmp_path: Path, suffix: str) -> None:
+    ramp = np.linspace(0, 255, 64).round().reshape(8, 8)
+    save_gray(tmp_path / "a.png", ramp.astype(np.uint8))
+    save_gray(tmp_path / f"b{suffix}", (ramp * 257).astype(np.uint16))
+    plain = ImageTransform(crop=8, mean=(0.0,) * 3, std=(1.0,) * 3)
+    ((eight, sixteen), _) = next(image_batches(open_images(tmp_path, plain), 2))
+    assert torch.equal(eight, sixteen)
+    assert eight.mean().item() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_values_without_a_known_range_are_refused(tmp_path: Path, dtype: Any) -> None:
+    save_gray(tmp_path / "a.tif", np.linspace(0, 1000, 64).reshape(8, 8).astype(dtype))
+    with pytest.raises(DataError, match=r"a\.tif: holds .* whose black and white no file says"):
+        next(image_batches(open_images(tmp_path, ImageTransform(crop=8)), 1))
+
+
+def test_exif_orientation_is_not_applied(tmp_path: Path) -> None:
+    image, exif = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)), Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    image.save(tmp_path / "a.png")
+    image.save(tmp_path / "b.png", exif=exif)
+    ((plain, turned), _) = next(image_batches(open_images(tmp_path, ImageTransform(crop=8)), 2))
+    assert torch.equal(plain, turned)
+
+
+def test_images_that_grow_without_end_are_refused(tmp_path: Path) -> None:
+    Image.new("L", (1, 20_000)).save(tmp_path / "thin.png")
+    with pytest.raises(DataError, match=r"thin\.png: is 224 x 4480000 pixels"):
+        next(image_batches(open_images(tmp_path, ImageTransform(resize=224)), 1))
+    (tmp_path / "thin.png").unlink()
+    Image.new("1", (13_000, 13_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(DataError, match=r"bomb\.png: is 13000 x 13000 pixels"):
+        next(image_batches(open_images(tmp_path, ImageTransform()), 1))
+
+
+@pytest.mark.parametrize("field", ["crop", "resize"])
+def test_a_side_has_a_bound(field: str) -> None:
+    with pytest.raises(ConfigError, match=f"{field}: got 1000000; expected 1 to 8192 pixels"):
+        ImageTransform(**{field: 10**6})
+
+
+def test_a_table_in_a_zip_unpacks_to_no_more_than_a_table_has(folder: Path, tmp_path: Path) -> None:
+    path = zip_tree(folder, tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labels.csv", b"file,label\n" + b"\n" * 2**27)
+    with pytest.raises(DataError, match=r"labels\.csv: unpacks to more; expected at most 67108864 bytes"):
+        open_images(path, ImageTransform())
+
+
+def test_a_size_that_a_zip_gives_wrongly_passes_no_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images_module, "LARGEST_IMAGE", 1000)
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(100_000))
+    content = path.read_bytes().replace((100_000).to_bytes(4, "little"), (10**5 + 7).to_bytes(4, "little"))
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.zip/a\.png: unpacks to more"):
+        next(image_batches(open_images(path, ImageTransform()), 1))
+
+
+def test_names_that_are_twice_in_a_zip_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(2):
+            archive.writestr("a.png", b"")
+    with pytest.raises(DataError, match=r"has the entry a\.png twice"):
+        open_images(tmp_path / "a.zip", ImageTransform())
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "fifo"])
+def test_what_is_called_an_image_and_is_no_file_is_refused(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: is no file; expected an image"):
+        open_images(tmp_path, ImageTransform())

@@ -1,0 +1,49 @@
+"""One run in a folder at a time: a lock file names the process that holds it, and is taken over once that has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from qpass.errors import DataError
+
+LOCK = ".qpass.lock"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder until the block ends.
+
+    Args:
+        folder: Where the lock file lies; it must exist.
+
+    Raises:
+        DataError: If another run holds it, named by its process, or the lock file cannot be written.
+    """
+    path = folder / LOCK
+    lock = filelock.SoftFileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise DataError(
+            f"another run writes here, {_holder(path)}",
+            where=str(folder),
+            hint="wait for its end, or give another folder",
+        ) from error
+    except OSError as error:
+        raise DataError(f"cannot be written to ({error.strerror})", where=str(folder)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        pid, host, *_ = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return "or has just ended"
+    return f"process {pid} on {host}"
