@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -21,6 +22,10 @@ class OneLineGroup(click.Group):
             return run(*args, standalone_mode=False, **kwargs)
         try:
             code = run(*args, standalone_mode=False, **kwargs)
+            sys.stdout.flush()
+        except BrokenPipeError:  # of `qpass ... | head`: what is left to print goes nowhere, when Python ends too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 1
         except NoArgsIsHelpError as error:
             click.echo(error.ctx.get_help() if error.ctx is not None else "", err=True)
             code = error.exit_code

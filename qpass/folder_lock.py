@@ -18,7 +18,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Keeps other runs out of a folder until the block ends.
 
     Args:
-        folder: Where the lock file lies; it must exist.
+        folder: Where the lock file lies.
 
     Raises:
         DataError: If another run holds it, named by its process, or the lock file cannot be written.

@@ -70,6 +70,7 @@ def test_another_process_is_refused_until_it_is_dead(tmp_path: Path) -> None:
         pass
 
 
-def test_a_folder_that_is_missing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be written to"), alone_in(tmp_path / "missing"):
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written to"), alone_in(tmp_path / "file"):
         pass

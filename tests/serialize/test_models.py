@@ -312,7 +312,8 @@ def check_random(shape: Any, recipe: dict[str, Any], output: str) -> None:
     x = torch.randn(8, shape.tokens, 6, generator=torch.Generator().manual_seed(shape.seed))
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
-        graph = qpass.quantize_graph(Wrapped(build(shape), output).eval(), [x], recipe, progress=False)
+        inner = {**recipe, "rules": {f"inner.{pattern}": change for pattern, change in recipe.get("rules", {}).items()}}
+        graph = qpass.quantize_graph(Wrapped(build(shape), output).eval(), [x], inner, progress=False)
         again = qpass.load(qpass.save(graph, Path(folder) / "m.qpass"))
         for batch in (x, x[:1], torch.cat([x, x])[:11]):
             for first, second in zip(pytree.tree_leaves(graph(batch)), pytree.tree_leaves(again(batch)), strict=True):

@@ -43,16 +43,21 @@ def write_model(model: ir.Model, path: Path, *, external_bytes: int = EXTERNAL_D
         external_bytes: Total size of the initializers from which they are kept outside.
 
     Raises:
-        LoweringError: If onnx.checker refuses the model.
+        LoweringError: If onnx.checker refuses the model, or the disk is full.
     """
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     data = f"{path.name}.data" if size > external_bytes else None
-    with draft_of(path) as draft:
-        ir.save(model, draft, external_data=data)
-        try:
-            onnx.checker.check_model(str(draft), full_check=data is None)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            first = next(iter(str(error).splitlines()), "")
-            raise LoweringError(
-                f"onnx.checker refuses the lowered graph: {first}", where=path.name, hint="report this"
-            ) from error
+    try:
+        with draft_of(path) as draft:
+            ir.save(model, draft, external_data=data)
+            _check(draft, path.name, full=data is None)
+    except OSError as error:
+        raise LoweringError(f"cannot be written ({error.strerror})", where=str(path)) from error
+
+
+def _check(draft: Path, name: str, *, full: bool) -> None:
+    try:
+        onnx.checker.check_model(str(draft), full_check=full)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise LoweringError(f"onnx.checker refuses the lowered graph: {first}", where=name, hint="report this") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,10 @@ from qpass.errors import LoweringError
 
 _TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
 
+#: After this time a run is ended: a file may hold a loop without end.
+RUN_SECONDS = 300
+#: Elements of an input that is made up to time a file.
+LARGEST_INPUT = 2**30
 #: Weights from this size on lie beside an optimised graph.
 _BESIDE_BYTES = 2**20
 
@@ -100,13 +106,21 @@ class OrtSession:
         """Returns every output by name.
 
         Raises:
-            LoweringError: If onnxruntime fails.
+            LoweringError: If onnxruntime fails, or is not done after ``RUN_SECONDS``.
         """
+        options = ort.RunOptions()
+        watch = threading.Timer(RUN_SECONDS, lambda: setattr(options, "terminate", True))
+        watch.daemon = True
+        watch.start()
         try:
-            results = self.session.run(None, dict(inputs))
+            results = self.session.run(None, dict(inputs), options)
         except Exception as error:  # onnxruntime's exception types differ between versions
+            if options.terminate:
+                raise LoweringError(f"is not done after {RUN_SECONDS} seconds", where=self._where) from error
             first = next(iter(str(error).splitlines()), "")
             raise LoweringError(f"onnxruntime {ort.__version__} cannot run it: {first[:500]}", where=self._where) from error
+        finally:
+            watch.cancel()
         return dict(zip(self.output_names, results, strict=True))
 
     def __call__(self, *tensors: Tensor) -> Tensor:
@@ -123,11 +137,21 @@ class OrtSession:
         return {name: value for name, value in feed.items() if name in self.input_names}
 
     def random_feed(self, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
-        """Returns seeded random inputs, the first unknown dim of each taken as the batch and the others as 1."""
+        """Returns seeded random inputs, the first unknown dim of each taken as the batch and the others as 1.
+
+        Raises:
+            LoweringError: If they have more than ``LARGEST_INPUT`` elements.
+        """
         generator = np.random.default_rng(seed)
         feed = {}
         for value in self.session.get_inputs():
             shape = [d if isinstance(d, int) else (batch if i == 0 else 1) for i, d in enumerate(value.shape)]
+            if math.prod(shape) > LARGEST_INPUT:
+                raise LoweringError(
+                    f"input {value.name} has the shape {tuple(shape)}",
+                    where=self._where,
+                    expected=f"at most {LARGEST_INPUT} elements",
+                )
             dtype: Any = _TYPES.get(value.type, np.float32)
             random = generator.standard_normal(shape) if dtype is np.float32 else np.ones(shape)
             feed[value.name] = random.astype(dtype)

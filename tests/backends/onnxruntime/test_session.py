@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from qpass.backends.onnxruntime import session as session_module
+from qpass.backends.onnxruntime.session import OrtSession
+from qpass.errors import LoweringError
+
+
+def file(path: Path, nodes: list[onnx.NodeProto], *, size: int = 3, kind: int = TensorProto.FLOAT) -> Path:
+    """Writes a graph from x to y."""
+    values = [helper.make_tensor_value_info(name, kind, ["batch", size]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "graph", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
+def endless(path: Path) -> Path:
+    """Writes a graph whose loop never ends."""
+    value = lambda name, kind, shape: helper.make_tensor_value_info(name, kind, shape)  # noqa: E731
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["still_on"]), helper.make_node("Identity", ["v"], ["w"])],
+        "body",
+        [value("i", TensorProto.INT64, []), value("on", TensorProto.BOOL, []), value("v", TensorProto.FLOAT, ["batch", 3])],
+        [value("still_on", TensorProto.BOOL, []), value("w", TensorProto.FLOAT, ["batch", 3])],
+    )
+    true = helper.make_node("Constant", [], ["true"], value=helper.make_tensor("t", TensorProto.BOOL, [], [True]))
+    return file(path, [true, helper.make_node("Loop", ["", "true", "x"], ["y"], body=body)])
+
+
+def test_a_run_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "RUN_SECONDS", 1)
+    with pytest.raises(LoweringError, match=r"endless\.onnx: is not done after 1 seconds"):
+        OrtSession(endless(tmp_path / "endless.onnx")).run({"x": np.zeros((1, 3), np.float32)})
+
+
+def test_inputs_are_not_made_up_without_a_bound(tmp_path: Path) -> None:
+    path = file(tmp_path / "huge.onnx", [helper.make_node("Relu", ["x"], ["y"])], size=2**34)
+    with pytest.raises(LoweringError, match=r"huge\.onnx: input x has the shape \(1, 17179869184\)"):
+        OrtSession(path).random_feed(1)
+
+
+def test_inputs_of_a_type_that_is_not_made_up_are_refused(tmp_path: Path) -> None:
+    path = file(tmp_path / "text.onnx", [helper.make_node("Identity", ["x"], ["y"])], kind=TensorProto.STRING)
+    session = OrtSession(path)
+    with pytest.raises(LoweringError, match=r"text\.onnx: onnxruntime .* cannot run it"):
+        session.run(session.random_feed(1))
