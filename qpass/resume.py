@@ -72,7 +72,7 @@ def claimed_folder(folder: Path, facts: Mapping[str, Any]) -> Iterator[None]:
 
     Raises:
         ConfigError: If it cannot be made, or is another run's; the message names everything that differs.
-        DataError: If another run writes there now.
+        DataError: If another run writes there now, or it cannot be written to.
     """
     path = folder / RECORD
     try:
@@ -82,7 +82,7 @@ def claimed_folder(folder: Path, facts: Mapping[str, Any]) -> Iterator[None]:
     with alone_in(folder):
         known = _known(path)
         if known is None:
-            _write(path, facts)
+            write_whole(path, json.dumps(facts, indent=1))
         elif known != facts:
             raise ConfigError(
                 f"holds blocks of another run, whose {' and '.join(_differences(known, facts))}",
@@ -102,13 +102,6 @@ def _known(path: Path) -> Any:
         raise ConfigError(
             f"its {RECORD} is damaged: {error}", where=f"checkpoint_dir {path.parent}", hint=f"delete {path}"
         ) from error
-
-
-def _write(path: Path, facts: Mapping[str, Any]) -> None:
-    try:
-        write_whole(path, json.dumps(facts, indent=1))
-    except OSError as error:
-        raise ConfigError(f"cannot be written ({error.strerror})", where=f"checkpoint_dir {path.parent}") from error
 
 
 def _differences(known: Any, facts: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from qpass.errors import DataError
+
 #: Ends the name of the folder that holds a draft, behind the file's own and before the process and some letters at random.
 _DRAFT = ".draft-"
 
@@ -38,10 +40,13 @@ def write_whole(path: Path, text: str) -> None:
     """Writes a text in UTF-8.
 
     Raises:
-        OSError: If it cannot be written; what lay there stays.
+        DataError: If it cannot be written; what lay there stays.
     """
-    with draft_of(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+    try:
+        with draft_of(path) as draft:
+            draft.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot be written ({error.strerror})", where=str(path)) from error
 
 
 def remove_drafts(folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from qpass.errors import DataError
 from qpass.whole_file import draft_of, remove_drafts, write_whole
 
 
@@ -43,6 +44,6 @@ def test_what_a_killed_process_leaves_is_no_file_and_can_be_removed(tmp_path: Pa
     assert names(tmp_path) == [".draft"], "and nothing else"
 
 
-def test_a_folder_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="missing.*cannot be written .No such file"):
         write_whole(tmp_path / "missing" / "f", "text")
