@@ -45,5 +45,5 @@ def test_what_a_killed_process_leaves_is_no_file_and_can_be_removed(tmp_path: Pa
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="missing.*cannot be written .No such file"):
+    with pytest.raises(DataError, match=r"missing.*cannot be written .No such file"):
         write_whole(tmp_path / "missing" / "f", "text")
