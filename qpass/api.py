@@ -28,12 +28,13 @@ from qpass.report import QuantReport
 from qpass.resume import check_agreement, claimed_folder, run_facts
 from qpass.serialize import load_graph, save_graph
 from qpass.storage import DEFAULT_GIB, Storage, bytes_of
-from qpass.torch_modes import default_modes, kept_random_state
+from qpass.torch_modes import in_known_state
 
 if TYPE_CHECKING:
     from qpass.backends.onnxruntime import LatencyReport, VerifyReport
 
 
+@in_known_state
 def quantize_graph(
     model: nn.Module,
     calib_loader: Iterable[Batch],
@@ -51,7 +52,8 @@ def quantize_graph(
 ) -> fx.GraphModule:
     """Quantizes a float model after training, from calibration data alone.
 
-    The caller's grad mode, inference mode and autocast do not matter, and are left as they are.
+    The caller's modes do not matter, and are left as they are: grad and inference mode, autocast, default type and device, and
+    torch's own random state. Threads that call functions of qpass at the same time take turns.
 
     Where torch.distributed is initialized, every process calls this with the same arguments and gets the same network; each
     does its share of the work (see docs/scaling.md).
@@ -81,7 +83,7 @@ def quantize_graph(
             images and texts in CLIP. With ``submodules``, a mapping of their names to such mappings.
         device: Where to trace, calibrate and learn; None uses the model's own device. Batches are moved there. The result is on
             the model's own device in any case.
-        seed: Seeds torch's generators while this runs, 0 to 2**32 - 1; the same gives the same bits on the same machine.
+        seed: Seeds everything that is drawn, 0 to 2**32 - 1; the same gives the same bits on the same machine.
         checkpoint_dir: Where recipes that learn save each finished block. The same call with the same folder resumes after the
             last one and gives bit-identical results. A folder of another model, calibration data, config or seed is refused
             before any work is done, and so is one that another run writes to meanwhile. None saves nothing.
@@ -123,8 +125,7 @@ def quantize_graph(
     try:
         if device is not None:
             model.to(device)
-        with default_modes(), kept_random_state(), ExitStack() as held:
-            torch.manual_seed(seed)
+        with ExitStack() as held:
             folder = None if checkpoint_dir is None or config.reconstruction is None else Path(checkpoint_dir)
             processes = Processes.current()
             if folder is not None or processes.size > 1:
@@ -149,6 +150,7 @@ def quantize_graph(
             model.to(restore)
 
 
+@in_known_state
 def export_onnx(
     qmodel: nn.Module,
     path: str | Path,
@@ -191,6 +193,7 @@ def export_onnx(
     return export_quantized(graph, path, opset=opset, target=target, weight_type=weight_type)
 
 
+@in_known_state
 def verify_onnx(qmodel: nn.Module, path: str | Path, inputs: Batch, *, strict: bool = True) -> VerifyReport:
     """Proves that onnxruntime computes from the file what torch computes from the graph.
 
@@ -224,6 +227,7 @@ def verify_onnx(qmodel: nn.Module, path: str | Path, inputs: Batch, *, strict: b
     return verify(graph, path, model_inputs(inputs, graph).to("cpu"), strict=strict)
 
 
+@in_known_state
 def onnxruntime_model(qmodel: nn.Module, path: str | Path, *, threads: int = 0) -> nn.Module:
     """Returns a model that is called as ``qmodel`` is, and computes with onnxruntime.
 
@@ -242,6 +246,7 @@ def onnxruntime_model(qmodel: nn.Module, path: str | Path, *, threads: int = 0) 
     return run_parts(qmodel if _has_parts(qmodel) else _quantized(qmodel, "onnxruntime_model"), Path(path), threads=threads)
 
 
+@in_known_state
 def benchmark_latency(
     path_or_model: str | Path | fx.GraphModule,
     *,
@@ -280,6 +285,7 @@ def quantization_report(qmodel: fx.GraphModule) -> QuantReport:
     return info(_quantized(qmodel, "quantization_report"))["report"]  # type: ignore[no-any-return]
 
 
+@in_known_state
 def save(qmodel: fx.GraphModule, path: str | Path) -> Path:
     """Writes a quantized graph to one safetensors file (no pickle, no code), whole or not at all.
 
@@ -292,6 +298,7 @@ def save(qmodel: fx.GraphModule, path: str | Path) -> Path:
     return save_graph(on_cpu(_quantized(qmodel, "save")), Path(path))
 
 
+@in_known_state
 def load(path: str | Path) -> fx.GraphModule:
     """Reads what ``save`` wrote. Nothing in the file is executed.
 

@@ -14,7 +14,6 @@ from torch.nn.parameter import is_lazy
 from qpass.data import ModelInputs
 from qpass.errors import TraceError, UnsupportedError
 from qpass.refusals import refuse_scripted
-from qpass.torch_modes import default_modes
 
 
 def check_model(model: nn.Module) -> None:
@@ -59,15 +58,13 @@ def in_float32(model: nn.Module) -> tuple[nn.Module, Callable[[ModelInputs], Mod
         message = f"the model has weights of {names}: it is quantized from float32, which the result takes and gives"
         warnings.warn(message, stacklevel=3)
         model = copy.deepcopy(model).float()
-    with default_modes():
-        if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
-            model = copy.deepcopy(model)
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        model = copy.deepcopy(model)
 
     def ordinary(leaf: object) -> object:
         if not isinstance(leaf, Tensor):
             return leaf
-        with default_modes():  # a copy made in inference mode would be an inference tensor again
-            leaf = leaf.clone() if leaf.is_inference() else leaf.detach()
-            return leaf.float() if kinds and leaf.is_floating_point() else leaf
+        leaf = leaf.clone() if leaf.is_inference() else leaf.detach()
+        return leaf.float() if kinds and leaf.is_floating_point() else leaf
 
     return model, lambda batch: ModelInputs(*pytree.tree_map(ordinary, tuple(batch)))

@@ -2,27 +2,78 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: Devices whose autocast is switched off.
 AUTOCAST_DEVICES = ("cpu", "cuda")
-#: Held by the one thread that uses what all threads share: torch's random state, its exporters, the filters of warnings.
-ALONE = threading.RLock()
+#: Held by the one thread that uses what all threads share: torch's exporters and flags, and the filters of warnings.
+SHARED_STATE = threading.RLock()
+
+
+def in_known_state(function: Callable[P, R]) -> Callable[P, R]:
+    """Lets a public function run in torch's default modes, and one thread at a time in all such functions.
+
+    A thread that calls one waits for the others. What it calls on the way, such as the caller's loader, must not wait for
+    another thread that calls one too.
+    """
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with SHARED_STATE, default_modes():
+            return function(*args, **kwargs)
+
+    return run
 
 
 @contextmanager
 def default_modes() -> Iterator[None]:
-    """Switches derivatives on and inference mode and autocast off; the caller's modes come back at the end.
+    """Enters torch's default modes; the caller's come back at the end.
 
-    Learning and Hessians need derivatives, and tensors made in inference mode can never have any. Autocast would round what is
-    measured and traced.
+    Derivatives are on: learning and Hessians need them, and tensors made in inference mode can never have any. Autocast, other
+    default types and devices, and coarse float32 products are off: they would change what is measured and traced. So are modes
+    that take over torch's functions, such as ``torch.device("meta")`` as a context and ``FakeTensorMode``.
     """
-    with torch.inference_mode(False), torch.enable_grad(), no_autocast():
+    with _no_takeover(), torch.inference_mode(False), torch.enable_grad(), no_autocast(), _default_flags():
         yield
+
+
+@contextmanager
+def _no_takeover() -> Iterator[None]:
+    """Takes the modes of this thread that intercept functions or operators from their stacks."""
+    count = torch._C._len_torch_function_stack()
+    taken = [torch._C._pop_torch_function_stack() for _ in range(count)]
+    try:
+        with _disable_current_modes():
+            yield
+    finally:
+        for mode in reversed(taken):
+            torch._C._push_on_torch_function_stack(mode)
+
+
+@contextmanager
+def _default_flags() -> Iterator[None]:
+    """Sets flags of the whole process that change results, where they are not at their defaults."""
+    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    changed = (dtype, precision) != (torch.float32, "highest")
+    if changed:
+        torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        if changed:
+            torch.set_default_dtype(dtype)
+            torch.set_float32_matmul_precision(precision)
 
 
 @contextmanager
@@ -34,14 +85,43 @@ def no_autocast() -> Iterator[None]:
         yield
 
 
+class _Draws(TorchDispatchMode):
+    """Notices operators that draw from torch's own generators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.any = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See ``TorchDispatchMode``."""
+        kwargs = kwargs or {}
+        self.any = self.any or (torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _draws(operator: Any, args: Any, kwargs: Any) -> bool:
+    """Tells whether a call of an operator that may draw does: dropout with a share of 0, or outside of training, does not."""
+    names = [argument.name for argument in operator._schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    share = given.get("dropout_p", given.get("dropout", 0.0 if "dropout_p" in names else 1.0))
+    return given.get("generator") is None and share != 0 and given.get("train", given.get("training", True)) is not False
+
+
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Restores the random state of the CPU and of every GPU at the end; no other thread is in such a block meanwhile.
+    """Restores the random state of the CPU and of every GPU at the end, if this thread has drawn from it.
 
-    ``torch.manual_seed`` seeds all GPUs, so all are restored. They are named: otherwise torch warns where there are several.
+    If it has not, the state is left alone: another thread may draw meanwhile, and would be given the same numbers again.
     """
     accelerator = torch.accelerator.current_accelerator()
-    kind = "cuda" if accelerator is None else accelerator.type
-    devices = range(torch.get_device_module(kind).device_count())
-    with ALONE, torch.random.fork_rng(devices=devices, device_type=kind):
-        yield
+    module = torch.get_device_module("cuda" if accelerator is None else accelerator.type)
+    before = torch.get_rng_state(), [module.get_rng_state(index) for index in range(module.device_count())]
+    draws = _Draws()
+    try:
+        with draws:
+            yield
+    finally:
+        if draws.any:
+            torch.set_rng_state(before[0])
+            for index, state in enumerate(before[1]):
+                module.set_rng_state(state, index)

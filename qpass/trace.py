@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-import io
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -24,10 +22,11 @@ from qpass.given_masks import given_masks
 from qpass.graph import copy_tensors, info, record_shapes
 from qpass.input_dims import Dims, exported_dims, given_dims, larger_dims
 from qpass.one_row import why_not_one_row
+from qpass.quiet import quiet_thread
 from qpass.refusals import refuse_flex_attention, refuse_transforms
 from qpass.size_lines import TRIED_SIZES, SizeLines, line_of, size_lines
 from qpass.tensor_names import rename_tensors
-from qpass.torch_modes import ALONE, kept_random_state
+from qpass.torch_modes import SHARED_STATE, kept_random_state
 from qpass.undisturbed import undisturbed
 
 #: Rows of the example batch: torch.export takes a size of 1 for a constant.
@@ -67,15 +66,8 @@ def trace(
         ConfigError: If ``dynamic_shapes`` does not fit the inputs.
     """
     kwargs = dict(kwargs or {})
-    with (
-        ALONE,
-        undisturbed(model),
-        given_masks(),
-        warnings.catch_warnings(),
-        redirect_stdout(io.StringIO()),
-        redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")  # and torch.export prints its partial graph when it fails
+    with SHARED_STATE, undisturbed(model, captured=True), given_masks(), warnings.catch_warnings(), quiet_thread():
+        warnings.simplefilter("ignore")
         order = list(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
         kwargs = dict(sorted(kwargs.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
         graph_module, reason = _open_graph(model, args, kwargs, open_sizes, dynamic_shapes)
@@ -131,7 +123,8 @@ def _fixed_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     args, kwargs = copy_tensors((args, kwargs))
     own_args, own_kwargs = copy_tensors((args, kwargs))
     try:
-        model(*own_args, **own_kwargs)
+        with kept_random_state():
+            model(*own_args, **own_kwargs)
     except Exception as error:  # whatever a model raises for inputs that it does not take
         raise _does_not_run(model, args, kwargs, error) from error
     try:
@@ -208,7 +201,8 @@ def _example_that_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str
         example = pytree.tree_map(lambda leaf, sizes=sizes: _resized(leaf, sizes), (args, kwargs))
         try:
             own_args, own_kwargs = copy_tensors(example)
-            model(*own_args, **own_kwargs)
+            with kept_random_state():
+                model(*own_args, **own_kwargs)
             return example  # type: ignore[no-any-return]
         except Exception as raised:  # whatever a model raises for inputs that it does not take
             error = raised

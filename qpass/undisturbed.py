@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -14,16 +14,17 @@ from qpass.torch_modes import kept_random_state
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module, *, captured: bool = False) -> Iterator[None]:
     """Puts a model into eval mode and float32, and restores it and the random state afterwards.
 
     Args:
         model: Run inside, without gradients. What a run changes in it is restored: see ``Snapshot``.
+        captured: Whether torch.export captures it inside, which takes no modes around it: runs keep the random state themselves.
     """
     before = Snapshot(model)
     model.eval()
     try:
-        with without_autocast(), kept_random_state(), torch.no_grad():
+        with without_autocast(), nullcontext() if captured else kept_random_state(), torch.no_grad():
             yield
     finally:
         before.restore()

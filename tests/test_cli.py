@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 
 import qpass
 from qpass.cli import main
-from qpass.graph import info
 from qpass.folder_lock import alone_in
+from qpass.graph import info
 from tests.models import small_vit
 
 MODEL = "tests.models:small_vit"

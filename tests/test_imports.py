@@ -12,7 +12,7 @@ import qpass
 ROOT = Path(qpass.__file__).parent
 #: Layers from the ground up; a module may import its own layer and those before it.
 LAYERS = (
-    ("errors", "folder_lock", "torch_modes", "version", "whole_file"),
+    ("errors", "folder_lock", "quiet", "torch_modes", "version", "whole_file"),
     (
         "arguments",
         "calls",

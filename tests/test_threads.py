@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,3 +80,110 @@ def test_threads_quantize_at_the_same_time(threads: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert (sys.stdout, sys.stderr) == (out, err)
     assert Mixed(0)(data(0)).isfinite().all()
+
+
+class Transformer(nn.Module):
+    """One block of attention, which a recipe may learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)])
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks[0](x).mean(1))
+
+
+RECIPES: dict[str, Any] = {
+    "w8a8": "w8a8",
+    "w4a4": "w4a4",
+    "learned": {"preset": "aiqvit-w4a4", "reconstruction": {"ranks": [2], "search_steps": 2, "steps": 4, "batch_size": 4}},
+}
+
+
+def transformer() -> Transformer:
+    torch.manual_seed(3)
+    return Transformer().eval()
+
+
+def whole_way(
+    recipe: Any, model: nn.Module, folder: Path, beside: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> tuple[bytes, str]:
+    """Quantizes, writes, verifies and loads; returns the graph's file and the verdict.
+
+    Args:
+        recipe: The recipe.
+        model: The model.
+        folder: For the files.
+        beside: What else goes on meanwhile, except while torch exports: its exporter restores the random state itself.
+    """
+    x = torch.randn(8, 5, 16, generator=torch.Generator().manual_seed(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with beside():
+            graph = qpass.quantize_graph(model, [x], recipe, progress=False)
+        path = qpass.export_onnx(graph, folder / "m.onnx")
+        with beside():
+            report = qpass.verify_onnx(graph, path, x)
+            again = qpass.load(qpass.save(graph, folder / "m.qpass"))
+    assert torch.equal(again(x), graph(x))
+    return (folder / "m.qpass").read_bytes(), report.verdict
+
+
+class Neighbour(threading.Thread):
+    """Draws random numbers, makes tensors and prints as long as another thread works."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.ended, self.drawn, self.kinds, self.printed = threading.Event(), list[float](), set[torch.dtype](), 0
+
+    def run(self) -> None:
+        torch.manual_seed(11)
+        while not self.ended.wait(0.001):
+            self.drawn.append(torch.rand(()).item())
+            self.kinds.add(torch.ones(1).dtype)
+            print("neighbour")
+            self.printed += 1
+
+
+@contextmanager
+def neighbour() -> Iterator[None]:
+    """Lets a neighbour work meanwhile, and checks that it noticed nothing."""
+    thread = Neighbour()
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.ended.set()
+        thread.join()
+    torch.manual_seed(11)
+    assert thread.drawn == [torch.rand(()).item() for _ in thread.drawn]
+    assert thread.kinds == {torch.float32}
+    assert thread.printed > 10
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_thread_that_draws_and_prints_changes_nothing_and_notices_nothing(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = transformer()
+    alone = whole_way(RECIPES[recipe], model, tmp_path)
+    capsys.readouterr()
+    assert whole_way(RECIPES[recipe], model, tmp_path, neighbour) == alone
+    assert set(capsys.readouterr().out.split()) == {"neighbour"}
+
+
+def test_a_run_that_starts_meanwhile_changes_nothing(tmp_path: Path) -> None:
+    models = [transformer(), transformer()]
+    folders = [tmp_path / name for name in ("alone", "first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    alone = whole_way("w4a4", models[0], folders[0])
+
+    def later(delay: float) -> tuple[bytes, str]:
+        time.sleep(delay)
+        return whole_way("w4a4", models[delay > 0], folders[1 + (delay > 0)])
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(later, (0.0, 0.3)))
+    assert found == [alone, alone]

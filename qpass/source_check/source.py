@@ -58,7 +58,7 @@ class Source:
         self._name = type(model).__name__
         self._calls = _calls(graph_module, batches)
         with undisturbed(model):
-            self._outputs = [_call(model, inputs, seed) for seed, inputs in enumerate(self._calls[:-1])]
+            self._outputs = [_call(model, inputs) for inputs in self._calls[:-1]]
             with recorded_outputs(model, Storage() if storage is None else storage) as self._modules:
                 self._outputs.append(_call(model, self._calls[-1]))
         self._seen = SourceCheck(samples=sum(map(batch_size, self._calls[1:])), error=0.0, bound=LEAST_BOUND, passes=())
@@ -166,9 +166,8 @@ def _two_rows(single: Sequence[ModelInputs], layout: Layout) -> ModelInputs:
     return joined if batch_size(joined, layout) == 2 else repeat_rows(single[0], 2, layout)
 
 
-def _call(model: Any, inputs: ModelInputs, seed: int = 0) -> Any:
-    """Runs a model on copies, with random numbers of a seed."""
-    torch.manual_seed(seed)
+def _call(model: Any, inputs: ModelInputs) -> Any:
+    """Runs a model on copies."""
     args, kwargs = copy_tensors(tuple(inputs))
     return copy_tensors(model(*args, **kwargs))
 

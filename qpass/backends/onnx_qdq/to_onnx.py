@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import re
 import warnings
 from typing import Any
@@ -20,7 +19,8 @@ from qpass.input_dims import dims_to_export
 from qpass.nn import QuantizedLayer
 from qpass.outputs import keep_tensor_outputs, output_names
 from qpass.quantizers import Quantizer
-from qpass.torch_modes import ALONE
+from qpass.quiet import quiet_thread
+from qpass.torch_modes import SHARED_STATE
 
 #: Domain of the nodes that stand for qpass modules until they are lowered.
 DOMAIN = "qpass"
@@ -56,7 +56,7 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
     args, kwargs = example_inputs(graph_module)
     shapes = dims_to_export(graph_module)
     try:
-        with ALONE, warnings.catch_warnings(), _quiet(), torch.no_grad():
+        with SHARED_STATE, warnings.catch_warnings(), quiet_thread(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 opaque,
@@ -115,17 +115,3 @@ def _name(graph_module: fx.GraphModule, model: ir.Model) -> None:
         value.name = f"{value.name}_inner_{index}"
     for value, name in zip((*inputs, *outputs), names, strict=True):
         value.name = name
-
-
-class _quiet:
-    """Keeps the exporter's log lines and prints off the terminal."""
-
-    def __enter__(self) -> None:
-        self._loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-        self._levels = [logger.level for logger in self._loggers]
-        for logger in self._loggers:
-            logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        for logger, level in zip(self._loggers, self._levels, strict=True):
-            logger.setLevel(level)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qpass.backends.onnxruntime.perturbed import MORE_PAIRS, PAIRS, Perturbed, signed_seeds
 from qpass.backends.onnxruntime.tolerance import differences, envelope, kinds
@@ -66,7 +66,7 @@ class TorchRun:
             flat = flat_inputs(graph_module, *inputs)
             self.outputs = leaves(recorder.run(*flat))
             self.quantizers, self.inputs, self.codes = recorder.quantizers, recorder.inputs, recorder.codes
-            with float64_by_default():
+            with Float64ByDefault():
                 double = _ForcedDouble(widened(graph_module) if wide is None else wide, self.codes)
                 self.exact_outputs = leaves(double.run(*flat_inputs(graph_module, *in_float64(inputs))))
             self.exact = double.inputs
@@ -183,7 +183,7 @@ class _ForcedDouble(fx.Interpreter):
 
 
 def widened(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Returns a copy that computes in float64 throughout, to be run in ``float64_by_default``.
+    """Returns a copy that computes in float64 throughout, to be run in ``Float64ByDefault``.
 
     What the graph casts to float32 it casts to float64.
     """
@@ -197,15 +197,25 @@ def widened(graph_module: fx.GraphModule) -> fx.GraphModule:
     return double
 
 
-@contextmanager
-def float64_by_default() -> Iterator[None]:
-    """Makes float64 what a graph computes without a type: ``torch.zeros(n)``, the quotient of two integers."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+class Float64ByDefault(TorchDispatchMode):
+    """Makes float64 what a graph computes without a type: ``torch.zeros(n)``, the quotient of two integers.
+
+    Only in this thread: torch's own default type is that of the whole process.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See ``TorchDispatchMode``."""
+        kwargs = dict(kwargs or {})
+        result = func(*args, **kwargs)
+        if not isinstance(result, Tensor) or result.dtype is not torch.float32:
+            return result  # a graph in float64 has float32 only where a type was left out
+        if any(argument.name == "dtype" for argument in func._schema.arguments) and kwargs.get("dtype") is None:
+            return func(*args, **{**kwargs, "dtype": torch.float64})
+        return func(*pytree.tree_map(_as_double, args), **pytree.tree_map(_as_double, kwargs))
+
+
+def _as_double(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, Tensor) and not leaf.is_floating_point() and leaf.dtype != torch.bool else leaf
 
 
 def in_float64(inputs: ModelInputs) -> ModelInputs:

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from qpass.backends.onnxruntime.perturbed import MORE_PAIRS, Perturbed, signed_seeds
-from qpass.backends.onnxruntime.torch_run import distance, float64_by_default, in_float64, leaves, misplaced, widened
+from qpass.backends.onnxruntime.torch_run import Float64ByDefault, distance, in_float64, leaves, misplaced, widened
 from qpass.data import ModelInputs
 from qpass.graph import flat_inputs
 from qpass.quantizers import Quantizer
@@ -62,7 +62,7 @@ class OwnError:
         double = in_float64(inputs)
         with torch.no_grad():
             wide = widened(graph_module) if wide is None else wide
-            with float64_by_default():
+            with Float64ByDefault():
                 runs = [leaves(wide(*double.args, **double.kwargs))]
             for seed, move in enumerate(_MOVES):
                 runs.append(leaves(_MovedTies(graph_module, tie, move, seed).run(*self._flat)))

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.backends.onnxruntime.output_check import OutputCheck, check_freely, whole_run
-from qpass.backends.onnxruntime.torch_run import float64_by_default, widened
+from qpass.backends.onnxruntime.torch_run import Float64ByDefault, widened
 from qpass.backends.onnxruntime.uncertainty import Uncertainty
 from qpass.backends.onnxruntime.verification import RuntimeCheck, VerifyReport
 from qpass.errors import LoweringError, VerifyError
@@ -111,7 +111,7 @@ def test_tensors_without_a_type_are_float64_in_the_float64_run(tmp_path: Path) -
     thirds = [n for n in graph.graph.nodes if "arange" in n.name or "full" in n.name or "zeros" in n.name]
     assert thirds, "they are not constants"
     wide = widened(graph)
-    with float64_by_default():
+    with Float64ByDefault():
         assert wide(x.double()).dtype == torch.float64
     assert torch.get_default_dtype() == torch.float32
 
@@ -122,7 +122,7 @@ def test_the_free_run_is_held_to_what_torch_is_uncertain_of(
     """Both figures of the report, computed here from the file, the graph, and the graph in float64 and with moved ties."""
     x, torchs = images.numpy(), quantized(images).double()
     wide = widened(quantized)
-    with torch.no_grad(), float64_by_default():
+    with torch.no_grad(), Float64ByDefault():
         distances = [float((wide(images.double()) - torchs).norm())]
     for seed, move in enumerate((1.0, -1.0, None, None, None)):
         distances.append(float((_moved(quantized, images, move, seed) - torchs).norm()))
