@@ -130,7 +130,8 @@ def quantize_graph(
             processes = Processes.current()
             if folder is not None or processes.size > 1:
                 facts = run_facts(model, batches, config, seed, processes.size)
-                check_agreement(processes, {**facts, "checkpoint_dir": folder is not None, "max_memory": max_memory})
+                given = {"checkpoint_dir": folder is not None, "max_memory": max_memory, "submodules": submodules}
+                check_agreement(processes, {**facts, **given, "dynamic_shapes": repr(dynamic_shapes)})
             if folder is not None and processes.first:
                 held.enter_context(claimed_folder(folder, facts))
             options = RunOptions(

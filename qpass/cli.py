@@ -292,7 +292,7 @@ def report(folder: Path, as_json: bool) -> None:
     try:
         data = QuantReport.from_json(path.read_text(encoding="utf-8"))
         table, summary, page = _layer_table(data), str(data), data.to_html()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"cannot be read: {error}", where=str(path)) from error
     if as_json:
         click.echo(data.to_json())

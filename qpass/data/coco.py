@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from qpass.data.decode import decode_image
 from qpass.errors import DataError
+from qpass.quiet import quiet_thread
 
 
 class CocoImages(Sequence[tuple[Tensor, dict[str, Tensor]]]):
@@ -42,7 +41,7 @@ class CocoImages(Sequence[tuple[Tensor, dict[str, Tensor]]]):
         except ImportError as error:
             raise DataError("pycocotools is not installed", where="coco", hint="pip install 'qpass[detection]'") from error
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints how long it took
+            with quiet_thread():  # it prints how long it took
                 self._coco = COCO(str(path))
             self._numbers = sorted(self._coco.imgs)
         except Exception as error:  # json's errors, missing keys, wrong types
@@ -56,10 +55,10 @@ class CocoImages(Sequence[tuple[Tensor, dict[str, Tensor]]]):
         number = self._numbers[index]
         path = self._folder / self._coco.imgs[number]["file_name"]
         try:
-            with Image.open(path) as file:
-                pixels = np.asarray(file.convert("RGB"))
+            content = path.read_bytes()
         except OSError as error:
             raise DataError(f"cannot be read: {error}", where=str(path), expected="an image") from error
+        pixels = np.asarray(decode_image(content, "RGB", str(path)))
         found = self._coco.imgToAnns[number]
         boxes = torch.tensor([thing["bbox"] for thing in found], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]

@@ -204,13 +204,15 @@ def _text(path: Path) -> str:
 
 
 def _unpack(archive: zipfile.ZipFile, name: str, where: str, most: int) -> bytes:
-    """Returns an entry of at most so many bytes, whatever size the archive gives it."""
+    """Returns an entry of at most so many bytes, by the size that the archive gives and by what it really unpacks to."""
     try:
-        with archive.open(name) as file:
-            content = file.read(most + 1)
+        content = None
+        if archive.getinfo(name).file_size <= most:
+            with archive.open(name) as file:
+                content = file.read(most + 1)
     except Exception as error:  # zipfile lets zlib's, struct's and its own errors through
         raise DataError(f"cannot be read: {error}", where=where, hint="pack the images again") from error
-    if len(content) > most:
+    if content is None or len(content) > most:
         raise DataError("unpacks to more", where=where, expected=f"at most {most} bytes")
     return content
 

@@ -112,7 +112,7 @@ def _read(path: Path, parse: Callable[[str], Any], source: str) -> Any:
         raise DataError("no such file", where=str(path), expected="the data set's own layout", hint=source)
     try:
         return parse(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot be read: {error}", where=str(path)) from error
 
 
