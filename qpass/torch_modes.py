@@ -88,6 +88,8 @@ def no_autocast() -> Iterator[None]:
 class _Draws(TorchDispatchMode):
     """Notices operators that draw from torch's own generators."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         self.any = False
@@ -95,7 +97,10 @@ class _Draws(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """See ``TorchDispatchMode``."""
         kwargs = kwargs or {}
-        self.any = self.any or (torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args, kwargs))
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            self.any = True  # what its body calls does not come by here
+        else:
+            self.any = self.any or (torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args, kwargs))
         return func(*args, **kwargs)
 
 

@@ -41,6 +41,13 @@ def test_the_random_state_of_every_gpu_is_restored(gpus: dict[int, torch.Tensor]
     assert torch.equal(torch.get_rng_state(), cpu)
 
 
+def test_what_a_branch_draws_is_noticed() -> None:
+    before = torch.get_rng_state()
+    with kept_random_state(), torch.no_grad():
+        torch.cond(torch.tensor(True), lambda x: x * torch.rand(3), lambda x: x + 1, (torch.ones(3),))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_state_that_is_not_drawn_from_is_left_alone() -> None:
     with kept_random_state():
         state = torch.Generator().manual_seed(5).get_state()

@@ -203,6 +203,8 @@ class Float64ByDefault(TorchDispatchMode):
     Only in this thread: torch's own default type is that of the whole process.
     """
 
+    supports_higher_order_operators = True  # a branch or loop runs its body in this mode
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """See ``TorchDispatchMode``."""
         kwargs = dict(kwargs or {})
