@@ -19,7 +19,7 @@ def undisturbed(model: nn.Module, *, captured: bool = False) -> Iterator[None]:
 
     Args:
         model: Run inside, without gradients. What a run changes in it is restored: see ``Snapshot``.
-        captured: Whether torch.export captures it inside, which takes no modes around it: runs keep the random state themselves.
+        captured: Whether torch.export captures it inside. That takes no modes around it: runs keep the random state themselves.
     """
     before = Snapshot(model)
     model.eval()
