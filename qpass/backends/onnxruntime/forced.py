@@ -133,7 +133,7 @@ def _value_before(model: onnx.ModelProto, name: str, found: RoundingNode) -> tup
         nodes = [helper.make_node("DequantizeLinear", inputs[i : i + 3], [factors[i // 3]]) for i in (0, 3)]
         return f"{name}.product", [*nodes, helper.make_node("MatMul", factors, [f"{name}.product"])]
     clip = next((node for node in model.graph.node if inputs[0] in node.output and node.op_type == "Clip"), None)
-    own = clip is not None and clip.output[0].startswith(name.removesuffix(CODES + VALUE) + ".")
+    own = clip is not None and clip.name.startswith(name.removesuffix(CODES + VALUE) + ".")
     return (clip.input[0] if clip is not None and own else inputs[0]), []
 
 
