@@ -66,8 +66,8 @@ class TorchRun:
             flat = flat_inputs(graph_module, *inputs)
             self.outputs = leaves(recorder.run(*flat))
             self.quantizers, self.inputs, self.codes = recorder.quantizers, recorder.inputs, recorder.codes
+            double = _ForcedDouble(widened(graph_module) if wide is None else wide, self.codes)
             with Float64ByDefault():
-                double = _ForcedDouble(widened(graph_module) if wide is None else wide, self.codes)
                 self.exact_outputs = leaves(double.run(*flat_inputs(graph_module, *in_float64(inputs))))
             self.exact = double.inputs
         self._tried, self._reach = dict[str, int](), dict[str, Reach]()
@@ -209,15 +209,22 @@ class Float64ByDefault(TorchDispatchMode):
         """See ``TorchDispatchMode``."""
         kwargs = dict(kwargs or {})
         result = func(*args, **kwargs)
-        if not isinstance(result, Tensor) or result.dtype is not torch.float32:
-            return result  # a graph in float64 has float32 only where a type was left out
+        if not isinstance(result, Tensor) or result.dtype is not torch.float32 or _reads_floats(args, kwargs):
+            return result
         if any(argument.name == "dtype" for argument in func._schema.arguments) and kwargs.get("dtype") is None:
             return func(*args, **{**kwargs, "dtype": torch.float64})
-        return func(*pytree.tree_map(_as_double, args), **pytree.tree_map(_as_double, kwargs))
+        if kwargs.get("dtype") is torch.float32:
+            return result  # what is asked for
+        wide = func(*pytree.tree_map(_as_double, args), **pytree.tree_map(_as_double, kwargs))
+        return wide.double()  # a product of a bool and a number is float32 even then
+
+
+def _reads_floats(args: Any, kwargs: Any) -> bool:
+    return any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in pytree.tree_leaves((args, kwargs)))
 
 
 def _as_double(leaf: Any) -> Any:
-    return leaf.double() if isinstance(leaf, Tensor) and not leaf.is_floating_point() and leaf.dtype != torch.bool else leaf
+    return leaf.double() if isinstance(leaf, Tensor) and leaf.dtype != torch.bool else leaf
 
 
 def in_float64(inputs: ModelInputs) -> ModelInputs:
