@@ -198,13 +198,13 @@ def export_onnx(
 def verify_onnx(qmodel: nn.Module, path: str | Path, inputs: Batch, *, strict: bool = True) -> VerifyReport:
     """Proves that onnxruntime computes from the file what torch computes from the graph.
 
-    Twice, with optimisations off and as shipped. First layer by layer, each fed with torch's codes: codes must be equal save
-    for counted ties, and every output must be torch's within what float32 rounding explains. With optimisations off the values
-    that are rounded to codes are compared too, and random codes try every weight. Then as a whole: outputs may differ from
-    torch's by no more than torch in float32 differs from torch in float64 and from itself with ties falling otherwise (times
-    1.5). Ties cascade, and no fixed tolerance holds for every network. Where they move an output as far as its input does,
-    the whole run proves nothing. The report's ``verdict`` says so, and likewise where the comparison with the caller's model
-    proves nothing, or rounding decides what a layer gives.
+    Twice, with optimisations off and as shipped. First layer by layer, each fed with torch's codes: codes must be equal
+    save for counted ties, and every output must be torch's within what float32 rounding explains. With optimisations off
+    the values that are rounded to codes and the outputs of all quantized layers are compared too, and random codes try
+    every weight. Then as a whole: outputs may differ from torch's by no more than torch in float32 differs from torch in
+    float64 and from itself with ties falling otherwise (times 1.5). Ties cascade, and no fixed tolerance holds for every
+    network. Where they move an output as far as its input does, the whole run proves nothing. The report's ``verdict`` says
+    so, and likewise where the comparison with the caller's model proves nothing, or rounding decides what a layer gives.
 
     Args:
         qmodel: What ``quantize_graph`` returned.

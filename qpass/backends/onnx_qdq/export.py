@@ -12,6 +12,7 @@ from torch import fx
 
 from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, explain, explain_weight_type, ir_version_for, takes_wide_int8
 from qpass.backends.onnx_qdq.emit import CONTRIB_DOMAIN, Emitter
+from qpass.backends.onnx_qdq.layer_outputs import MARK, name_layer_outputs, take_marks
 from qpass.backends.onnx_qdq.lowerings import lowering_of
 from qpass.backends.onnx_qdq.pack_weights import pack_weights
 from qpass.backends.onnx_qdq.separate_outputs import separate_outputs
@@ -108,6 +109,8 @@ def _has_wide_products(graph_module: fx.GraphModule) -> bool:
 def lower(graph_module: fx.GraphModule, model: ir.Model, target: Target) -> None:
     """Replaces every ``qpass::`` node by standard operators and applies the target's rewrite rules, in place."""
     graph = model.graph
+    output_names = [value.name for value in graph.outputs]
+    take_marks(graph, [node for node in graph if (node.domain, node.op_type) == (DOMAIN, MARK)])
     for node in list(graph):
         if node.domain == DOMAIN:
             name = node.attributes["module"].as_string()
@@ -119,6 +122,7 @@ def lower(graph_module: fx.GraphModule, model: ir.Model, target: Target) -> None
     for rule in target.rules:
         rule(graph)
         remove_unread(model)  # what a rule leaves behind would count as a reader for the next one
+    name_layer_outputs(graph, output_names)
     separate_outputs(graph)
     model.opset_imports.update({node.domain: 1 for node in graph if node.domain == CONTRIB_DOMAIN})
     for step in (ShareInitializers(), common.RemoveUnusedOpsetsPass()):

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, fx, nn
 
+from qpass.backends.onnx_qdq.layer_outputs import layer_outputs, mark_layer_outputs
 from qpass.backends.onnx_qdq.simplify import simplify
 from qpass.errors import LoweringError
 from qpass.graph import aten, calls, example_inputs, input_name, shape_of
@@ -49,6 +50,7 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
     for path, module in list(opaque.named_modules()):
         if isinstance(module, (Quantizer, QuantizedLayer)) and "." not in path:
             setattr(opaque, path, _Opaque(path, module))
+    mark_layer_outputs(opaque, layer_outputs(graph_module), DOMAIN)
     opaque.eval()
     without_input_check(opaque)
     keep_tensor_outputs(opaque)

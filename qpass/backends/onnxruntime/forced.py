@@ -7,7 +7,7 @@ reference's codes at each quantizer, every layer is compared on the same input a
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,9 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from qpass.backends.onnx_qdq.layer_outputs import OUTPUT
 from qpass.backends.onnx_qdq.lowerings import CODES
+from qpass.backends.onnxruntime.excerpt import excerpt
 from qpass.backends.onnxruntime.rounding_node import FileConstants, RoundingNode, offset_of, rounding_nodes, wrong_constants
 from qpass.errors import VerifyError
 from qpass.quantizers import Quantizer
@@ -38,6 +40,7 @@ class CodesOfFile:
 
     Attributes:
         folder: Where weights beside the file lie.
+        layer_outputs: The value that each quantized layer gives, by the layer's name.
 
     Raises:
         VerifyError: If the file cannot be read, lacks the codes of a quantizer, or has codes that the graph has not.
@@ -48,6 +51,8 @@ class CodesOfFile:
         self._model, self._quantizers, self._codes = _read(path), quantizers, codes
         self._constants = FileConstants(self._model, self.folder)
         self._nodes = rounding_nodes(self._model, self._constants, codes)
+        named = [node for node in self._model.graph.node if node.name.endswith(OUTPUT)]
+        self.layer_outputs = {node.name.removesuffix(OUTPUT): str(node.output[0]) for node in named}
 
     def forced(self, *, values: bool = False) -> onnx.ModelProto:
         """Returns the model with, for each quantizer ``q``, an input ``q.codes`` and an output ``q.codes.computed``.
@@ -76,6 +81,24 @@ class CodesOfFile:
         for name, found in self._nodes.items():
             model.graph.output.append(helper.make_tensor_value_info(name + CODES, found.type, None))
         return model
+
+    def excerpt(self, values: Sequence[str]) -> onnx.ModelProto:
+        """Returns the operators that give these values, with an input ``q.codes`` for each quantizer ``q`` before them."""
+        given = [helper.make_tensor_value_info(name + CODES, found.type, None) for name, found in self._nodes.items()]
+        return excerpt(self._model, values, given)
+
+    def input_of(self, name: str, layer: str) -> str:
+        """Returns the value that a layer reads.
+
+        Args:
+            name: The layer's name among ``layer_outputs``.
+            layer: What begins the names of the nodes that were made for it.
+        """
+        producers = {value: node for node in self._model.graph.node for value in node.output}
+        value = self.layer_outputs[name]
+        while value in producers and producers[value].name.startswith((f"{layer}.", name + OUTPUT)):
+            value = producers[value].input[0]
+        return value
 
     def feed(self, codes: Mapping[str, Tensor] | None = None) -> dict[str, np.ndarray]:
         """Returns torch's codes, or others, as inputs of the forced model."""

@@ -42,6 +42,7 @@ class TorchRun:
         encode: Returns the codes that a quantizer gives for an input; None lets it compute them.
 
     Attributes:
+        given: The call.
         quantizers: The quantizers by name, in the order in which they are called.
         inputs: What each of them was given, in float32.
         codes: What each of them gave.
@@ -60,7 +61,7 @@ class TorchRun:
         wide: fx.GraphModule | None = None,
         encode: Encode | None = None,
     ) -> None:
-        self._graph_module, self._given = graph_module, inputs
+        self._graph_module, self.given = graph_module, inputs
         recorder = _Recorder(graph_module, encode)
         with torch.no_grad():
             flat = flat_inputs(graph_module, *inputs)
@@ -81,7 +82,7 @@ class TorchRun:
             self.bounds = self._bounds()
 
     def _moved_outputs(self, seeds: range) -> list[list[np.ndarray]]:
-        flat = flat_inputs(self._graph_module, *self._given)
+        flat = flat_inputs(self._graph_module, *self.given)
         with torch.no_grad():
             return [leaves(Perturbed(self._graph_module, *each, codes=self.codes).run(*flat)) for each in signed_seeds(seeds)]
 
@@ -97,7 +98,7 @@ class TorchRun:
             quantizers: Their names.
             pairs: How many pairs of runs to try at least.
         """
-        flat = flat_inputs(self._graph_module, *self._given)
+        flat = flat_inputs(self._graph_module, *self.given)
         for start in sorted({self._tried.get(name, 0) for name in quantizers}):
             names = [name for name in quantizers if self._tried.get(name, 0) == start]
             for each in signed_seeds(range(start, pairs)):

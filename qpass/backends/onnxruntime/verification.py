@@ -13,6 +13,7 @@ from torch import fx
 from qpass.backends.onnx_qdq.lowerings import CODES
 from qpass.backends.onnxruntime.forced import COMPUTED, CodesOfFile
 from qpass.backends.onnxruntime.layer_check import TIE_TOLERANCE, LayerCheck, check_layers, distances
+from qpass.backends.onnxruntime.layer_output_check import LayerOutputCheck, LayerOutputs
 from qpass.backends.onnxruntime.output_check import ERROR_RATIO, OutputCheck, check_freely, check_output, joined, whole_run
 from qpass.backends.onnxruntime.random_run import RandomRun
 from qpass.backends.onnxruntime.rounding_node import EXPECTED_FILE
@@ -36,12 +37,13 @@ class RuntimeCheck:
     Attributes:
         name: ``"as written"`` (optimisations off) or ``"as shipped"`` (onnxruntime's default).
         layers: The check of each quantizer.
-        outputs: The check of each output.
+        outputs: The check of each output of the network.
         flipped_share: Share of codes that differ when the file runs freely, ties having cascaded.
         sqnr_db: Signal over error of the float outputs against torch, in dB, each output scaled to its own size.
         error_ratio: Error against torch in float32, over the uncertainty of torch in float32: its greatest distance to
             itself in float64 and to itself with ties falling at random.
         top1_agreement: Share of samples with the same greatest output, or None where outputs are not (batch, classes).
+        layer_outputs: The check of each quantized layer and product, as written.
     """
 
     name: str
@@ -51,11 +53,13 @@ class RuntimeCheck:
     sqnr_db: float
     error_ratio: float
     top1_agreement: float | None
+    layer_outputs: tuple[LayerOutputCheck, ...] = ()
 
     @property
     def failures(self) -> list[str]:
         """What is out of bounds, in words."""
-        found = [layer.failure for layer in self.layers if layer.failure]
+        found = [layer.failure for layer in self.layer_outputs if layer.failure]
+        found += [layer.failure for layer in self.layers if layer.failure]
         found += [failure for output in self.outputs for failure in output.failures]
         if not self.error_ratio <= ERROR_RATIO:
             found.append(
@@ -139,6 +143,7 @@ class VerifyReport:
 def _lines(check: RuntimeCheck) -> list[str]:
     layers, outputs = check.layers, check.outputs
     off = max([0.0, *(layer.off for layer in layers), *(output.off for output in outputs)])
+    between = check.layer_outputs
     top1 = "" if check.top1_agreement is None else f", same top-1 {check.top1_agreement:.1%}"
     vague = ", ".join(output.name for output in outputs if not output.informative)
     lines = [
@@ -150,6 +155,13 @@ def _lines(check: RuntimeCheck) -> list[str]:
         f"    running freely: {check.flipped_share:.2%} of codes flipped, output {check.sqnr_db:.1f} dB, "
         f"error {check.error_ratio:.2f} x torch's own{top1}",
     ]
+    if between:
+        farthest = max(layer.off for layer in between)
+        lines.insert(
+            1,
+            f"    {len(between)} layers, {sum(layer.values for layer in between)} values of their outputs (for given codes); "
+            f"greatest error {farthest:.2f} x what float32 explains",
+        )
     if vague:
         lines.append(f"    running freely proves nothing of {vague}: ties alone move it as far as its input does")
     return lines + [f"    {failure}" for failure in check.failures]
@@ -173,12 +185,15 @@ class Verification:
         wide = widened(graph_module)
         self._reference = TorchRun(graph_module, inputs, wide=wide)
         self._random = RandomRun(graph_module, inputs, wide)
+        self._layers = LayerOutputs(wide)
         self._own = OwnError(graph_module, inputs, self._reference.outputs, tie=TIE_TOLERANCE, wide=wide)
 
     def of(self, path: str | Path, *, strict: bool = True) -> VerifyReport:
         """Compares a file; see ``qpass.verify_onnx``."""
         codes = CodesOfFile(path, self._reference.quantizers, self._reference.codes)
-        comparison = _Comparison(self._graph_module, path, self._fed, self._reference, self._random, self._own, codes)
+        comparison = _Comparison(
+            self._graph_module, path, self._fed, self._reference, self._random, self._own, codes, self._layers
+        )
         try:
             checks = tuple(comparison.check(optimized=optimized) for optimized in (False, True))
         except LoweringError as error:
@@ -191,17 +206,18 @@ class Verification:
             checks,
             source_checks=() if source is None else (str(source),),
             source_informative=source is None or source.informative,
-            left_out=self._left_out(),
+            left_out=self._left_out(codes),
         )
         if strict and not report.passed:
             failures = "; ".join(failure for check in checks for failure in check.failures[:3])
             raise VerifyError(failures, where=str(path), hint=OVERFLOW if OrtSession(path).overflows else "")
         return report
 
-    def _left_out(self) -> tuple[str, ...]:
-        compared = "source_check" in info(self._graph_module)
+    def _left_out(self, codes: CodesOfFile) -> tuple[str, ...]:
+        compared, unnamed = "source_check" in info(self._graph_module), self._layers.missing(codes)
         return (
             *([] if compared else ["the graph was not compared with the caller's model"]),
+            *([f"layers whose outputs the file does not name: {', '.join(unnamed)}"] if unnamed else []),
             *filter(None, [self._random.left_out]),
         )
 
@@ -217,6 +233,7 @@ class _Comparison:
     random: RandomRun
     own: OwnError
     codes: CodesOfFile
+    layer_outputs: LayerOutputs
 
     def check(self, *, optimized: bool) -> RuntimeCheck:
         """Runs the file in one way."""
@@ -240,7 +257,15 @@ class _Comparison:
             sqnr_db=decibels,
             error_ratio=ratio,
             top1_agreement=_top1(found[0], expected[0]) if found else None,
+            layer_outputs=() if optimized else tuple(self._layer_outputs()),
         )
+
+    def _layer_outputs(self) -> list[LayerOutputCheck]:
+        """Compares what every layer gives, for torch's codes and for random ones."""
+        runs = [(self.reference, self.inputs)]
+        if self.random.run is not None:
+            runs.append((self.random.run, self.random.inputs))
+        return self.layer_outputs.check(self.codes, runs)
 
     def _freely(self, outputs: Sequence[OutputCheck], found: Sequence[np.ndarray]) -> tuple[list[OutputCheck], float, float]:
         """Adds to the checks of outputs what they are when the file runs freely; returns what ``whole_run`` does as well."""

@@ -1,0 +1,124 @@
+"""Names for what quantized layers give, so that a file's layers can be compared with the graph's one by one.
+
+In the graph that is exported a node ``qpass::Output`` stands behind each of these values. Lowering takes the node away and
+names the value after it; rewrite rules keep the names of what they replace. In the file the *node* that computes the value has
+the name, since values have short ones.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, fx
+
+from qpass.graph import MOVEMENT_OPS, aten, called_module, is_call, shape_of
+from qpass.nn import QuantizedLayer
+from qpass.passes.add_residual import sum_with_residual
+from qpass.quantizers import Quantizer
+
+#: Ends the name of the node that computes what a layer gives.
+OUTPUT = ".output"
+#: The operator that marks it until the graph is lowered, and the attribute with the name.
+MARK, _NAME = "Output", "name"
+#: Products of two activations, and what scales them by a constant.
+PRODUCTS = (aten.matmul.default, aten.bmm.default)
+SCALINGS = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
+
+
+def layer_outputs(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
+    """Returns the nodes that give what quantized layers and integer products give, by name, in order of execution.
+
+    A layer with a branch beside it is one with the branch, as they may be one product in the file. The constant scale behind
+    a product of activations belongs to it. A product that is only quantized is left out: what its quantizer rounds is compared.
+    """
+    nodes = list(graph_module.graph.nodes)
+    layers = [node for node in nodes if isinstance(called_module(graph_module, node), QuantizedLayer)]
+    calls = Counter(str(node.target) for node in layers)
+    ends = {node: sum_with_residual(graph_module, node) for node in layers}
+    branches = {end.args[1] for node, end in ends.items() if end is not node}
+    found = {
+        str(node.target) if calls[str(node.target)] == 1 else node.name: ends[node] for node in layers if node not in branches
+    }
+    products = [node for node in nodes if is_call(node, *PRODUCTS) and all(quantizer_of(graph_module, x) for x in node.args)]
+    found |= {node.name: _scaled(node) for node in products if not _is_only_quantized(graph_module, node)}
+    place = {node: index for index, node in enumerate(nodes)}
+    return dict(sorted(found.items(), key=lambda item: place[item[1]]))
+
+
+def quantizer_of(graph_module: fx.GraphModule, x: Any) -> Quantizer | None:
+    """Returns the quantizer that gives a value, perhaps moved since, or None."""
+    while is_call(x, *MOVEMENT_OPS):
+        x = x.args[0]
+    module = called_module(graph_module, x)
+    return module if isinstance(module, Quantizer) else None
+
+
+def _scaled(product: fx.Node) -> fx.Node:
+    """Returns the last of the constant scalings behind a product."""
+    node = product
+    while len(node.users) == 1:
+        (reader,) = node.users
+        if not is_call(reader, *SCALINGS) or reader.args[0] is not node or not _is_number(reader.args[1]):
+            break
+        node = reader
+    return node
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, fx.Node):
+        return value.op == "get_attr" and shape_of(value) in ((), (1,))
+    return isinstance(value, (int, float))
+
+
+def _is_only_quantized(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    return bool(node.users) and all(
+        isinstance(called_module(graph_module, user), Quantizer)
+        or (is_call(user, *MOVEMENT_OPS) and _is_only_quantized(graph_module, user))
+        for user in node.users
+    )
+
+
+def mark_layer_outputs(graph_module: fx.GraphModule, outputs: Mapping[str, fx.Node], domain: str) -> None:
+    """Puts a node behind each of these values, in place.
+
+    Args:
+        graph_module: A copy of a quantized graph that is to be exported.
+        outputs: ``layer_outputs`` of the graph.
+        domain: Of the node in the exported graph.
+    """
+    nodes = {node.name: node for node in graph_module.graph.nodes}
+    for name, original in outputs.items():
+        node = nodes[original.name]
+        with graph_module.graph.inserting_after(node):
+            mark = graph_module.graph.call_function(_marked, (node, name, domain))
+        node.replace_all_uses_with(mark, delete_user_cb=lambda user, mark=mark: user is not mark)
+    graph_module.recompile()
+
+
+def _marked(x: Tensor, name: str, domain: str) -> Tensor:
+    return torch.onnx.ops.symbolic(f"{domain}::{MARK}", (x,), {_NAME: name}, dtype=x.dtype, shape=x.shape, version=1)
+
+
+def take_marks(graph: ir.Graph, marks: Iterable[ir.Node]) -> None:
+    """Removes the nodes of ``mark_layer_outputs`` and names the values before them, in place. Outputs lose their own names."""
+    for mark in marks:
+        (value,) = mark.inputs
+        assert value is not None
+        ir.convenience.replace_all_uses_with(mark.outputs[0], value, replace_graph_outputs=True)
+        if value.producer() is not None:
+            value.name = mark.attributes[_NAME].as_string() + OUTPUT
+        graph.remove(mark, safe=True)
+
+
+def name_layer_outputs(graph: ir.Graph, outputs: Sequence[str | None]) -> None:
+    """Names the nodes that compute marked values after them, and gives the graph's outputs their names back, in place."""
+    for node in graph:
+        for value in node.outputs:
+            if value.name and value.name.endswith(OUTPUT):
+                node.name = value.name
+    for value, name in zip(graph.outputs, outputs, strict=True):
+        value.name = name

@@ -1,0 +1,135 @@
+"""What quantized layers and integer products give for given codes, in float64, and how far float32 may be from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from qpass.backends.onnx_qdq.layer_outputs import PRODUCTS, SCALINGS, quantizer_of
+from qpass.backends.onnxruntime.perturbed import behind_quantizers
+from qpass.backends.onnxruntime.tolerance import ROUNDING
+from qpass.data import ModelInputs
+from qpass.graph import called_module, flat_inputs, is_call
+from qpass.nn import QuantizedLayer
+from qpass.quantizers import Log2, Quantizer
+
+#: A product of floats may be off by so many roundings of the sum of its terms' magnitudes, where these have either sign. Where
+#: all n terms have one sign, or the first half cancels the second, the error grows as sqrt(n).
+SUM_ROUNDINGS = 12.0
+#: Of the result: a rescaling, a bias, and two conversions.
+OWN_ROUNDINGS = 4.0
+
+
+class Exact(NamedTuple):
+    """What a layer gives.
+
+    Attributes:
+        value: In float64.
+        slack: How far a float32 result may be from it, value by value, in float32.
+    """
+
+    value: Tensor
+    slack: Tensor
+
+
+class ExactOutputs:
+    """The outputs of a few layers of a graph.
+
+    Args:
+        wide: A ``widened`` graph.
+        ends: Nodes of ``layer_outputs(wide)`` that are asked for.
+        inputs: One call of the graph.
+        codes: What every quantizer gives.
+    """
+
+    def __init__(
+        self, wide: fx.GraphModule, ends: Collection[fx.Node], inputs: ModelInputs, codes: Mapping[str, Tensor]
+    ) -> None:
+        self._wide = wide
+        factors = [node for end in ends for node in factors_of(wide, end) if quantizer_of(wide, node)]
+        self._run = _Moves(wide, behind_quantizers(wide, factors), codes)
+        with torch.no_grad():
+            self._run.run(*flat_inputs(wide, *inputs))
+
+    def of(self, end: fx.Node, x: Tensor | None = None) -> Exact:
+        """Returns what one of the ends gives.
+
+        Args:
+            end: The node.
+            x: What its layer reads, where that is not codes.
+        """
+        with torch.no_grad():
+            value, slack = self._sum(end, None if x is None else x.double())
+            return Exact(value, slack.add_(value.abs(), alpha=OWN_ROUNDINGS).mul_(ROUNDING))
+
+    def _sum(self, end: Any, x: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns a value, and in float32 what its sums may be off by, in roundings."""
+        layer = called_module(self._wide, end)
+        if isinstance(layer, QuantizedLayer):
+            return self._layer(layer, end.args[0], x)
+        if is_call(end, *PRODUCTS):
+            a, b = (self._run.env[node] for node in end.args)
+            product = a @ b
+            return product, _slack(product, self._magnitude(end.args[0], a) @ self._magnitude(end.args[1], b), a.shape[-1])
+        if is_call(end, *SCALINGS):
+            value, slack = self._sum(end.args[0], x)
+            number = self._run.fetch_attr(str(end.args[1].target)) if isinstance(end.args[1], fx.Node) else end.args[1]
+            return end.target(value, number), end.target(slack, abs(number))
+        first, second = (self._sum(node, x) for node in end.args)  # a layer and its branch
+        return first[0] + second[0], first[1] + second[1]
+
+    def _layer(self, layer: QuantizedLayer, node: fx.Node, x: Tensor | None) -> tuple[Tensor, Tensor]:
+        x = self._run.env[node] if x is None else x
+        weight = layer.quantized_weight()
+        product = layer.product(x, weight)
+        slack = _slack(product, layer.product(self._magnitude(node, x), weight.abs().float()), weight[0].numel())
+        if layer.bias is None:
+            return product, slack
+        is_image = weight.dim() > 2
+        return product + layer.bias.reshape([-1, *[1] * (product.dim() - 2)] if is_image else [-1]), slack
+
+    def _magnitude(self, node: fx.Node, x: Tensor) -> Tensor:
+        """Returns magnitudes of a factor, in float32. What logarithmic codes stand for is off by as much as its exponent."""
+        quantizer, magnitude = quantizer_of(self._wide, node), x.abs()
+        if isinstance(quantizer, Log2):
+            exponent = (magnitude / quantizer.scale).log().abs().nan_to_num(posinf=0.0)
+            magnitude = magnitude * (1 + exponent / SUM_ROUNDINGS)
+        return magnitude.float()
+
+
+def factors_of(graph_module: fx.GraphModule, end: Any) -> list[fx.Node]:
+    """Returns the activations that the products of an end of ``layer_outputs`` read."""
+    if isinstance(called_module(graph_module, end), QuantizedLayer):
+        return [end.args[0]]
+    if is_call(end, *PRODUCTS):
+        return list(end.args)
+    inner = end.args[:1] if is_call(end, *SCALINGS) else end.args
+    return [node for part in inner for node in factors_of(graph_module, part)]
+
+
+def _slack(product: Tensor, magnitudes: Tensor, terms: int) -> Tensor:
+    root = math.sqrt(terms)
+    return magnitudes.mul_(SUM_ROUNDINGS + root / 8).add_(product.abs(), alpha=root)
+
+
+class _Moves(fx.Interpreter):
+    """Runs what lies between quantizers and the layers that read them, and keeps it."""
+
+    def __init__(self, wide: fx.GraphModule, needed: Collection[fx.Node], codes: Mapping[str, Tensor]) -> None:
+        super().__init__(wide, garbage_collect_values=False)
+        self._needed, self._codes = needed, codes
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs a node that is needed."""
+        return super().run_node(n) if n.op in ("placeholder", "output") or n in self._needed else None
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A quantizer gives what its codes stand for."""
+        module = self.fetch_attr(str(target))
+        if isinstance(module, Quantizer):
+            return module.decode(self._codes[str(target)])
+        return super().call_module(target, args, kwargs)
