@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -66,12 +67,16 @@ def trace(
         ConfigError: If ``dynamic_shapes`` does not fit the inputs.
     """
     kwargs = dict(kwargs or {})
-    with SHARED_STATE, undisturbed(model, captured=True), given_masks(), warnings.catch_warnings(), quiet_thread():
-        warnings.simplefilter("ignore")
+    with SHARED_STATE, undisturbed(model, captured=True) as as_it_came, given_masks(), _quiet():
         order = list(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
         kwargs = dict(sorted(kwargs.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
-        graph_module, reason = _open_graph(model, args, kwargs, open_sizes, dynamic_shapes)
+        example = _example_that_runs(model, args, kwargs)
+        as_it_came()
+        graph_module, reason = _open_graph(model, (args, kwargs), example, open_sizes, dynamic_shapes, as_it_came)
         if graph_module is None:
+            as_it_came()
+            _check_runs(model, args, kwargs)
+            as_it_came()
             graph_module = _fixed_graph(model, args, kwargs)
     if reason:
         rows = batch_size(info(graph_module)["example"])
@@ -83,16 +88,27 @@ def trace(
     return graph_module
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings(), quiet_thread():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _open_graph(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], open_sizes: Sequence[tuple[int, ...]], dynamic_shapes: Any
+    model: nn.Module,
+    call: tuple[Any, Any],
+    example: tuple[Any, Any],
+    open_sizes: Sequence[tuple[int, ...]],
+    dynamic_shapes: Any,
+    as_it_came: Callable[[], None],
 ) -> tuple[fx.GraphModule | None, str]:
     """Returns a graph whose rows are open and no reason, or no graph and the reason why they cannot be."""
-    example = _example_that_runs(model, args, kwargs)
     given = given_dims(model, *example, dynamic_shapes)
     wants_rows = any(own is None or 0 in own for own in given)
     if not wants_rows:  # dynamic_shapes opens other dims alone
-        example = own_args, own_kwargs = copy_tensors((args, kwargs))
-        given = given_dims(model, own_args, own_kwargs, dynamic_shapes)
+        example = copy_tensors(call)
+        given = given_dims(model, *example, dynamic_shapes)
     with size_lines() as lines:
         try:
             program = export_open(model, *example, open_sizes=open_sizes, dynamic_shapes=dynamic_shapes)
@@ -110,6 +126,7 @@ def _open_graph(
     else:
         bound = bool(conditions(program))
         graph_module = _graph(program, model, example, given)
+        as_it_came()  # a forward leaves symbolic tensors behind when it is captured
         reason = why_not_one_row(model, graph_module, lines, rows_only=bound, larger=larger_dims(given))
     if not reason:
         return graph_module, ""
@@ -118,15 +135,18 @@ def _open_graph(
     return None, reason
 
 
-def _fixed_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.GraphModule:
-    """Returns the graph for calls with the sizes of one."""
-    args, kwargs = copy_tensors((args, kwargs))
+def _check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     own_args, own_kwargs = copy_tensors((args, kwargs))
     try:
         with kept_random_state():
             model(*own_args, **own_kwargs)
     except Exception as error:  # whatever a model raises for inputs that it does not take
         raise _does_not_run(model, args, kwargs, error) from error
+
+
+def _fixed_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.GraphModule:
+    """Returns the graph for calls with the sizes of one."""
+    args, kwargs = copy_tensors((args, kwargs))
     try:
         program = torch.export.export(model, args, kwargs, strict=False)
     except Exception as error:  # torch.export raises many kinds
