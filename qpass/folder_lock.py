@@ -31,7 +31,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         raise DataError(
             f"another run writes here, {_holder(path)}",
             where=str(folder),
-            hint="wait for its end, or give another folder",
+            hint=f"wait for its end, or give another folder; if there is no such run, delete {path}",
         ) from error
     except OSError as error:
         raise DataError(f"cannot be written to ({error.strerror})", where=str(folder)) from error

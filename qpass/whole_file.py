@@ -52,8 +52,8 @@ def write_whole(path: Path, text: str) -> None:
 def remove_drafts(folder: Path) -> None:
     """Removes the drafts of processes that were killed while they wrote into this folder; others keep theirs."""
     for draft in folder.glob(f".*{_DRAFT}*"):
-        owner = draft.name.rpartition(_DRAFT)[2].partition("-")[0]
-        if owner.isdecimal() and int(owner) != os.getpid() and not _runs(int(owner)):
+        owner, dash, _ = draft.name.rpartition(_DRAFT)[2].partition("-")
+        if dash and owner.isdecimal() and int(owner) != os.getpid() and not _runs(int(owner)):
             shutil.rmtree(draft, ignore_errors=True)
 
 

@@ -13,15 +13,23 @@ from torch import Tensor, fx, nn
 
 from qpass.calls import CheckedCodeGen
 from qpass.config import QuantConfig
-from qpass.errors import DataError, QPassError
+from qpass.errors import DataError
 from qpass.graph import info
 from qpass.input_check import check_is_as_added
 from qpass.records import record
 from qpass.report import QuantReport
 from qpass.serialize.facts import decode_facts, encode_facts
-from qpass.serialize.limits import EXAMPLE_ELEMENTS, HEADER_CHARACTERS, check_depth, dotted_path, example_shape, identifier
+from qpass.serialize.limits import (
+    EXAMPLE_BYTES,
+    HEADER_CHARACTERS,
+    check_counts,
+    check_depth,
+    dotted_path,
+    example_shape,
+    identifier,
+)
 from qpass.serialize.modules import decode_module, encode_module
-from qpass.serialize.nodes import Targets, decode_nodes, encode_node
+from qpass.serialize.nodes import Targets, check_resolved, decode_nodes, encode_node
 from qpass.serialize.regions import add_regions, encode_regions
 from qpass.serialize.tensors import below, decode_kinds, digest_of, from_file, kinds_of, put_tensor, tensors_of, to_file
 from qpass.serialize.trees import decode_inputs, decode_tree, encode_inputs, encode_tree
@@ -37,7 +45,6 @@ _FIELDS = {
     *("in_names", "in_spec", "out_spec"),
 }
 _EXPECTED = "a file that qpass.save wrote"
-_READ_ERRORS = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, SyntaxError)
 
 
 def save_graph(graph_module: fx.GraphModule, path: Path) -> Path:
@@ -62,7 +69,7 @@ def load_graph(path: Path) -> fx.GraphModule:
     except DataError as error:
         what = f"{error.where}: {error.what}" if error.where else error.what
         raise DataError(what, where=str(path), expected=error.expected or _EXPECTED, hint=error.hint) from error
-    except (QPassError, *_READ_ERRORS) as error:
+    except Exception as error:  # whatever torch and Python raise for data that is none of ours
         raise DataError(f"its graph cannot be read: {error}", where=str(path), expected=_EXPECTED) from error
 
 
@@ -124,11 +131,12 @@ def _decode_example(data: Any, spec: Any) -> Any:
     """
     if not isinstance(data, list) or not all(isinstance(leaf, dict) for leaf in data):
         raise DataError("is no list of inputs", where="example", expected=_EXPECTED)
-    leaves, room = list[Any](), EXAMPLE_ELEMENTS
+    leaves, room = list[Any](), EXAMPLE_BYTES
     for leaf in data:
         if set(leaf) == {"shape", "dtype"}:
-            leaf = torch.zeros(example_shape(leaf["shape"], room, "example"), dtype=decode(leaf["dtype"], {}, "example"))
-            room -= leaf.numel()
+            dtype = decode(leaf["dtype"], {}, "example")
+            leaf = torch.zeros(example_shape(leaf["shape"], dtype.itemsize, room, "example"), dtype=dtype)
+            room -= leaf.nbytes
         elif set(leaf) == {"value"}:
             leaf = decode(leaf["value"], {}, "example")
         else:
@@ -140,20 +148,23 @@ def _decode_example(data: Any, spec: Any) -> Any:
 def _rebuild(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> fx.GraphModule:
     if set(header) != _FIELDS or not isinstance(header["modules"], dict) or not isinstance(header["config"], dict):
         raise DataError("has other fields", where="header", expected=f"{sorted(_FIELDS)}")
-    kinds = decode_kinds(header["kinds"])
+    check_counts(header, tensors)
+    kinds = decode_kinds(header["kinds"], tensors)
     own = from_file(tensors, kinds["complex"])
     root = nn.Module()
     for name, description in header["modules"].items():
         root.add_module(dotted_path(name, "modules"), decode_module(description, below(name, own), name))
     add_regions(root, header["regions"], own, kinds)
+    elsewhere = header["modules"].keys() | header["regions"].keys()
     for name, tensor in own.items():
-        if name.partition(".")[0] not in header["modules"] | header["regions"]:
+        if name.partition(".")[0] not in elsewhere:
             put_tensor(root, name, tensor, kinds)
-    graph = decode_nodes(header["nodes"], Targets(own.keys() | header["regions"].keys(), header["modules"].keys()))
+    graph = decode_nodes(header["nodes"], Targets(own.keys(), header["regions"].keys(), header["modules"].keys()))
     in_names, in_spec = decode_inputs(header["in_spec"], header["in_names"])
     graph.set_codegen(CheckedCodeGen(fx.graph._PyTreeInfo(in_names, in_spec, decode_tree(header["out_spec"], "out_spec"))))
     graph.lint()
     graph_module = fx.GraphModule(root, graph, class_name=identifier(header["class"], "class"))
+    check_resolved(graph_module)
     report = record(QuantReport, header["report"], "report")
     info(graph_module).update(
         stage="frozen",

@@ -26,6 +26,8 @@ _NAMES: dict[Any, tuple[str, ...]] = {
 }
 #: Operators that run regions of a graph.
 _REGION_OPERATORS = ("cond", "while_loop", "scan", "map_impl", "associative_scan")
+#: Where their bodies stand among their arguments, and how many there are.
+_BODIES = {"cond": (1, 2), "while_loop": (0, 2), "scan": (0, 1), "map_impl": (0, 1), "associative_scan": (0, 1)}
 _FUNCTIONS: dict[str, Any] = {
     f"{module.__name__}.{name}": getattr(module, name)
     for module, names in _NAMES.items()
@@ -69,6 +71,18 @@ def function_by_name(name: Any, where: str) -> Any:
     if not isinstance(name, str):
         raise DataError(f"calls a {type(name).__name__}", where=where, expected="the name of a function")
     return _FUNCTIONS[name] if name in _FUNCTIONS else operator_by_name(name, where)
+
+
+def takes_keywords(target: Any) -> bool:
+    """Tells whether a call may have keywords: only operators of torch, since ``key`` of Python's ``max`` is called."""
+    return isinstance(target, torch._ops.OpOverload)
+
+
+def bodies(target: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns the arguments that an operator of regions calls."""
+    name = next((name for name, known in _FUNCTIONS.items() if known is target), "")
+    first, count = _BODIES.get(name.removeprefix("higher_order."), (0, 0)) if name.startswith("higher_order.") else (0, 0)
+    return args[first : first + count]
 
 
 def target_name(node: fx.Node) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import keyword
 import math
 import re
+import unicodedata
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from qpass.errors import DataError
@@ -15,15 +17,21 @@ HEADER_CHARACTERS = 2**25
 NODES = 50_000
 #: Levels of lists and mappings inside one another.
 DEPTH = 64
-#: Elements of the example inputs together: 1 GiB of float32.
-EXAMPLE_ELEMENTS = 2**28
+#: Bytes of the example inputs together.
+EXAMPLE_BYTES = 2**30
+#: Tensors of a file, and regions of a graph.
+TENSORS, REGIONS = 100_000, 1_000
 #: Dims of a tensor, as torch itself allows.
 DIMS = 64
 #: The end of a slice that has none is the greatest int64.
 _GREATEST_SIZE = 2**63 - 1
 
 #: One step of a path to a tensor or module: what cannot end the quotes that torch.fx puts around it.
-_STEP = re.compile(r"[^\s\"'\\(){}\[\].]+")
+_STEP = re.compile(r"[^\t\n\r\f\v\"'\\(){}\[\].]+")
+#: What the code of a graph calls by these names.
+_USED = frozenset(
+    {"self", "torch", "torchvision", "operator", "math", "builtins", "qpass", "pytree", "fx_pytree", "flatten_call"}
+)
 
 
 def check_depth(data: Any) -> None:
@@ -50,9 +58,10 @@ def identifier(name: Any, where: str) -> str:
     """Returns a text that becomes a name in code.
 
     Raises:
-        DataError: If it is no identifier.
+        DataError: If it is no identifier, or one that the code uses itself.
     """
-    if not isinstance(name, str) or not name.isascii() or not name.isidentifier() or keyword.iskeyword(name):
+    fits = isinstance(name, str) and name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
+    if not fits or name in _USED:
         raise DataError(f"has the name {_short(name)}", where=where, expected="an identifier of Python")
     return str(name)
 
@@ -64,7 +73,8 @@ def dotted_path(path: Any, where: str) -> str:
         DataError: If it holds what cannot stand in a path.
     """
     steps = path.split(".") if isinstance(path, str) else [""]
-    if not all(map(_STEP.fullmatch, steps)):
+    # Python normalizes identifiers in code, and would read another attribute than the one of this name.
+    if not all(_STEP.fullmatch(step) and unicodedata.normalize("NFKC", step) == step for step in steps):
         raise DataError(f"has the path {_short(path)}", where=where, expected="names with dots between")
     return str(path)
 
@@ -81,21 +91,41 @@ def shape(data: Any, where: str) -> list[int]:
     return list(data)
 
 
-def example_shape(data: Any, room: int, where: str) -> list[int]:
+def example_shape(data: Any, element_bytes: int, room: int, where: str) -> list[int]:
     """Returns the sizes of an example input, which is made when a file is read.
 
     Args:
         data: From the file.
-        room: How many elements it may have.
+        element_bytes: Of its type.
+        room: Bytes that it may have.
         where: What messages name.
 
     Raises:
         DataError: If they are no sizes, or too large.
     """
     sizes = shape(data, where)
-    if math.prod(sizes) > room:
-        raise DataError(f"has the shape {_short(data)}", where=where, expected=f"at most {EXAMPLE_ELEMENTS} elements together")
+    if math.prod(sizes) * element_bytes > room:
+        raise DataError(f"has the shape {_short(data)}", where=where, expected=f"at most {EXAMPLE_BYTES} bytes together")
     return sizes
+
+
+def check_counts(header: Mapping[str, Any], tensors: Collection[str]) -> None:
+    """Refuses a file of more nodes, regions or tensors than any graph has: each takes memory and time when it is built.
+
+    Raises:
+        DataError: If it has.
+    """
+    nodes, waiting, regions = 0, [header], 0
+    while waiting:
+        graph = waiting.pop()
+        own, inner = graph.get("nodes"), graph.get("regions")
+        nodes += len(own) if isinstance(own, list) else 0
+        found = [region for region in inner.values() if isinstance(region, dict)] if isinstance(inner, dict) else []
+        regions += len(found)
+        waiting += found
+    for what, count, most in (("nodes", nodes, NODES), ("regions", regions, REGIONS), ("tensors", len(tensors), TENSORS)):
+        if count > most:
+            raise DataError(f"has {count} {what}", where=what, expected=f"at most {most}")
 
 
 def _short(value: Any) -> str:

@@ -7,12 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from qpass.errors import DataError
+from qpass.nn import QuantizedLayer
 from qpass.passes.plan import Declined, LayerPlan
+from qpass.quantizers import Quantizer
 from qpass.records import record
-from qpass.serialize.functions import function_by_name, target_name
+from qpass.serialize.functions import bodies, function_by_name, takes_keywords, target_name
 from qpass.serialize.limits import NODES, dotted_path, identifier
 from qpass.serialize.values import decode, encode
 
@@ -23,9 +25,10 @@ _FIELDS = {"op", "name", "target", "args", "kwargs", "path", "meta", "plan"}
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What nodes of a graph may read and call: names of its tensors and regions, and of its modules."""
+    """What nodes of a graph may read and call: names of its tensors, of its regions, and of its modules."""
 
-    attributes: Collection[str]
+    tensors: Collection[str]
+    regions: Collection[str]
     modules: Collection[str]
 
 
@@ -77,8 +80,12 @@ def _decode_node(graph: fx.Graph, entry: Mapping[str, Any], nodes: Mapping[str, 
         raise DataError("has no arguments", where=name, expected="a list and a mapping")
     args = tuple(decode(value, nodes, name) for value in entry["args"])
     kwargs = {identifier(key, name): decode(value, nodes, name) for key, value in entry["kwargs"].items()}
-    if (kwargs and op != "call_function") or (args and op in ("placeholder", "get_attr")):
+    if (kwargs and not takes_keywords(target)) or (args and op in ("placeholder", "get_attr")):
         raise DataError(f"is a {op} with arguments", where=name, expected="none")
+    if op == "call_module" and list(map(type, args)) != [fx.Node]:
+        raise DataError("calls a module with other arguments", where=name, expected="one node")
+    if not all(_is_region(node, targets) for node in bodies(target, args)):
+        raise DataError("runs what is no region", where=name, expected="regions of the file")
     node = graph.create_node(op, target, args, kwargs, name=name)
     node.meta["nn_module_stack"] = _module_stack(entry["path"], name)
     node.meta.update({key: _META[key](decode(value, {}, name), name) for key, value in entry["meta"].items()})
@@ -96,7 +103,8 @@ def _input(target: Any, where: str, _: Targets) -> str:
 
 
 def _attribute(target: Any, where: str, targets: Targets) -> str:
-    return _among(dotted_path(target, where), targets.attributes, "tensors", where)
+    names = targets.regions if target in targets.regions else targets.tensors
+    return _among(dotted_path(target, where), names, "tensors", where)
 
 
 def _module(target: Any, where: str, targets: Targets) -> str:
@@ -120,6 +128,27 @@ _TARGETS = {
     "call_module": _module,
     "output": _output,
 }
+
+
+def _is_region(node: Any, targets: Targets) -> bool:
+    return isinstance(node, fx.Node) and node.op == "get_attr" and node.target in targets.regions
+
+
+def check_resolved(graph_module: fx.GraphModule) -> None:
+    """Refuses names that the code of a graph would read as something else: its class has attributes of its own.
+
+    Raises:
+        DataError: Naming the node.
+    """
+    for node in graph_module.graph.nodes:
+        if node.op not in ("get_attr", "call_module"):
+            continue
+        found: Any = graph_module
+        for step in str(node.target).split("."):
+            found = getattr(found, step)
+        kinds = (Quantizer, QuantizedLayer) if node.op == "call_module" else (Tensor, fx.GraphModule)
+        if not isinstance(found, kinds):
+            raise DataError(f"reads a {type(found).__name__}", where=node.name, expected="a tensor or module of the file")
 
 
 def _module_stack(data: Any, where: str) -> dict[str, tuple[str, str]]:

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from qpass.errors import DataError
 from qpass.graph import fetch
 from qpass.serialize.limits import dotted_path
-from qpass.serialize.nodes import Targets, decode_nodes, encode_node
+from qpass.serialize.nodes import Targets, check_resolved, decode_nodes, encode_node
 from qpass.serialize.tensors import below, put_tensor
 
 
@@ -44,10 +44,12 @@ def add_regions(root: nn.Module, regions: Any, tensors: Mapping[str, Tensor], ki
             raise DataError("is no region", where=name, expected="nodes and regions")
         body = nn.Module()
         own = below(name, tensors)
-        inner = {kind: [key.removeprefix(f"{name}.") for key in names] for kind, names in kinds.items()}
+        inner = {kind: {key.removeprefix(f"{name}.") for key in names} for kind, names in kinds.items()}
         for key, tensor in own.items():
             if key.partition(".")[0] not in data["regions"]:
                 put_tensor(body, key, tensor, inner)
         add_regions(body, data["regions"], own, inner)
-        graph = decode_nodes(data["nodes"], Targets(own.keys() | data["regions"].keys(), ()))
-        root.add_module(name, fx.GraphModule(body, graph))
+        graph = decode_nodes(data["nodes"], Targets(own.keys(), data["regions"].keys(), ()))
+        region = fx.GraphModule(body, graph)
+        check_resolved(region)
+        root.add_module(name, region)

@@ -49,8 +49,8 @@ def kinds_of(graph_module: fx.GraphModule) -> dict[str, list[str]]:
     }
 
 
-def decode_kinds(data: Any) -> dict[str, list[str]]:
-    """Returns what ``kinds_of`` gave.
+def decode_kinds(data: Any, tensors: Collection[str]) -> dict[str, set[str]]:
+    """Returns what ``kinds_of`` gave, for the tensors of a file.
 
     Raises:
         DataError: If it is something else.
@@ -58,9 +58,11 @@ def decode_kinds(data: Any) -> dict[str, list[str]]:
     kinds = ("parameters", "transient", "complex")
     if not isinstance(data, dict) or set(data) != set(kinds):
         raise DataError("has other kinds", where="kinds", expected=", ".join(kinds))
-    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in data.values()):
-        raise DataError("has kinds that are no names", where="kinds", expected="lists of texts")
-    return data
+    if not all(
+        isinstance(names, list) and all(isinstance(name, str) and name in tensors for name in names) for names in data.values()
+    ):
+        raise DataError("names other tensors than the file has", where="kinds", expected="lists of their names")
+    return {kind: set(names) for kind, names in data.items()}
 
 
 def to_file(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -92,7 +94,7 @@ def put_tensor(root: nn.Module, name: str, tensor: Tensor, kinds: Mapping[str, A
     """
     *parents, leaf = dotted_path(name, "tensors").split(".")
     for parent in parents:
-        if parent not in dict(root.named_children()):
+        if parent not in root._modules:
             root.add_module(parent, nn.Module())
         root = root.get_submodule(parent)
     if name in kinds["parameters"]:

@@ -117,6 +117,19 @@ CODE: dict[str, Callable[[Header], object]] = {
     "a module's name": lambda h: h["modules"].update({f'a"){HARM}': next(iter(h["modules"].values()))}),
     "another fact": lambda h: h["facts"].update(stage="traced"),
     "another check of inputs": lambda h: next(n for n in h["nodes"] if n["target"] == "qpass.check_inputs")["args"].pop(),
+    "a node named self": lambda h: call(h).update(name="self"),
+    "a node named torch": lambda h: call(h).update(name="torch"),
+    "a method of the graph as a module": lambda h: (
+        h["modules"].update(to_folder=next(iter(h["modules"].values()))),
+        call(h).update(op="call_module", target="to_folder", args=["pwned"]),
+    ),
+    "a key of max": lambda h: call(h).update(target="builtins.max", args=[[1, 2]], kwargs={"key": call(h)["args"][0]}),
+    "a branch that is no region": lambda h: call(h).update(
+        target="higher_order.cond", args=[True, call(h)["args"][0], call(h)["args"][0], {"tuple": [1]}]
+    ),
+    "names of no tensors": lambda h: h["kinds"]["parameters"].append("other"),
+    "no names of inputs": lambda h: h["facts"].update(names=[], dims=[]),
+    "a number beyond floats": lambda h: call(h)["args"].append({"complex": [10**400, 0]}),
     "a plan of another class": lambda h: call(h).update(plan={"kind": "Popen", "fields": {}}),
 }
 
@@ -127,6 +140,49 @@ def test_a_file_runs_nothing(name: str, saved: Path, tmp_path: Path, monkeypatch
     rewrite(saved, lambda header, tensors: CODE[name](header))
     refused(saved)
     assert not Path("pwned").exists()
+
+
+def through(name: str) -> Callable[[Header, dict[str, Tensor]], None]:
+    """Adds a tensor whose name the code reads as something else, and calls exec through it."""
+
+    def change(header: Header, tensors: dict[str, Tensor]) -> None:
+        tensors[name] = torch.zeros(1)
+        header["kinds"]["transient"].append(name)
+        node = {"kwargs": {}, "path": [], "meta": {}, "plan": None}
+        output = header["nodes"].pop()
+        header["nodes"] += [
+            {**node, "op": "get_attr", "name": "g", "target": name, "args": []},
+            *(
+                {**node, "op": "call_function", "name": to, "target": "operator.getitem", "args": [{"node": of_}, key]}
+                for to, of_, key in (("b", "g", "__builtins__"), ("e", "b", "exec"))
+            ),
+            {
+                **node,
+                "op": "call_function",
+                "name": "m",
+                "target": "builtins.max",
+                "args": [[HARM]],
+                "kwargs": {"key": {"node": "e"}},
+            },
+            output,
+        ]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\uff46orward.__\uff47lobals__",  # fullwidth letters, which Python normalizes
+        "_wrapped_call._generate_error_message.__globals__",
+        "storage.__globals__",
+        "forward.__globals__",
+        "recompile.__globals__",
+    ],
+)
+def test_a_tensor_is_what_the_code_reads_by_its_name(name: str, saved: Path) -> None:
+    rewrite(saved, through(name))
+    refused(saved)
 
 
 def _set(name: str, value: Any) -> Callable[[Header, dict[str, Tensor]], None]:
@@ -142,7 +198,13 @@ def _fill(suffix: str, value: float) -> Callable[[Header, dict[str, Tensor]], No
 
 
 def _drop(suffix: str) -> Callable[[Header, dict[str, Tensor]], None]:
-    return lambda header, tensors: tensors.pop(next(name for name in sorted(tensors) if name.endswith(suffix)))
+    def change(header: Header, tensors: dict[str, Tensor]) -> None:
+        name = next(name for name in sorted(tensors) if name.endswith(suffix))
+        del tensors[name]
+        for names in header["kinds"].values():
+            names[:] = [other for other in names if other != name]
+
+    return change
 
 
 def _cast(suffix: str, dtype: torch.dtype) -> Callable[[Header, dict[str, Tensor]], None]:
@@ -208,10 +270,18 @@ def nested(levels: int) -> list[Any]:
 
 LARGE: dict[str, tuple[Callable[[Header], object], str]] = {
     "deep data": (lambda h: h.update(out_spec=nested(500)), "its data is nested"),
-    "many nodes": (lambda h: h.update(nodes=[copy.copy(call(h)) for _ in range(60_000)]), "has no list of nodes"),
-    "a large example": (lambda h: h["example"][0].update(shape=[2**20, 2**20]), "at most 268435456 elements"),
+    "many nodes": (lambda h: h.update(nodes=[copy.copy(call(h)) for _ in range(60_000)]), "has 60000 nodes"),
+    "a large example": (lambda h: h["example"][0].update(shape=[2**20, 2**20]), "at most 1073741824 bytes"),
     "a negative example": (lambda h: h["example"][0].update(shape=[-1, 3]), "has the shape"),
     "an example of many dims": (lambda h: h["example"][0].update(shape=[1] * 100), "has the shape"),
+    "nodes in regions": (
+        lambda h: h.update(regions={f"r{i}": {"nodes": [call(h)] * 20_000, "regions": {}} for i in range(3)}),
+        "has 60030? nodes|has 600[0-9][0-9] nodes",
+    ),
+    "a large example of large numbers": (
+        lambda h: h["example"][0].update(shape=[2**26, 4], dtype={"dtype": "complex128"}),
+        "at most 1073741824 bytes",
+    ),
     "a long header": (lambda h: h["report"].update(model="x" * 2**25), "has a header of"),
 }
 
