@@ -94,6 +94,11 @@ class _Draws(TorchDispatchMode):
         super().__init__()
         self.any = False
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Lets a model that compiles parts of itself, as flex_attention does, run as it would without this mode."""
+        return True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """See ``TorchDispatchMode``."""
         kwargs = kwargs or {}

@@ -51,8 +51,8 @@ try:
     blocks = None if rank == without_folder else folder + "/blocks"
     graph = qpass.quantize_graph(small_vit(), x.split(4), recipe, checkpoint_dir=blocks, progress=False)
 except qpass.QPassError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    os._exit(2)  # gloo may abort when it is torn down after the other process has gone
 qpass.save(graph, __import__("pathlib").Path(folder) / f"{rank}.qpass")
 """
 
