@@ -78,8 +78,8 @@ def _fuzz(minutes: float, seed: int, count: Path) -> None:
     import torch
 
     from tests.serialize.audit import harm
-    from tests.serialize.forging import read, rewrite
-    from tests.serialize.test_hostile import WORDS, places
+    from tests.serialize.forging import WAYS, alter, at, places, read, rewrite
+    from tests.serialize.test_hostile import WORDS
 
     torch.manual_seed(seed)
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 3)).eval()
@@ -97,7 +97,9 @@ def _fuzz(minutes: float, seed: int, count: Path) -> None:
         if not isinstance(header, dict) or not header:
             header = copy.deepcopy(template)
         for _ in range(chance.randint(1, 3)):
-            _change(header, chance, places, (*WORDS, *_pieces(template, chance, places)))
+            piece = copy.deepcopy(at(template, chance.choice(places(template))))  # stands where another belongs
+            if everywhere := places(header)[1:]:
+                alter(header, chance.choice(everywhere), chance.choice(WAYS), chance.choice((*WORDS, piece)))
         changed = json.dumps(header).encode()
         return changed if len(changed) <= max_size else json.dumps(template).encode()
 
@@ -127,30 +129,6 @@ def _fuzz(minutes: float, seed: int, count: Path) -> None:
     atheris.Setup([sys.argv[0], *arguments, "-timeout=60", str(corpus)], run, custom_mutator=mutate)
     os.chdir(count.parent)  # libFuzzer leaves what it found here
     atheris.Fuzz()
-
-
-def _pieces(template: dict[str, Any], chance: random.Random, places: Any) -> list[Any]:
-    """Returns a part of the header itself, to stand where another belongs."""
-    part: Any = template
-    for key in chance.choice(places(template)):
-        part = part[key]
-    return [copy.deepcopy(part)]
-
-
-def _change(header: dict[str, Any], chance: random.Random, places: Any, words: tuple[Any, ...]) -> None:
-    *above, last = chance.choice(places(header)[1:] or [("nodes",)])
-    parent: Any = header
-    for key in above:
-        parent = parent[key]
-    how = chance.choice(("replace", "drop", "rename", "insert"))
-    if how == "replace" or last not in (parent if isinstance(parent, dict) else range(len(parent))):
-        parent[last] = chance.choice(words)
-    elif how == "drop":
-        del parent[last]
-    elif how == "rename" and isinstance(parent, dict):
-        parent[str(chance.choice(words))] = parent.pop(last)
-    elif isinstance(parent, list):
-        parent.insert(last, chance.choice(words))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from torch import fx
 
 from qpass.errors import DataError
 from qpass.graph import info
+from qpass.input_dims import split_multiple
 from qpass.serialize.values import decode, encode
 
 #: Facts that have places of their own in a file.
@@ -52,12 +53,8 @@ def _size(value: Any) -> bool:
 
 
 def _dim(value: Any) -> bool:
-    return _size(value) or (isinstance(value, str) and value.isidentifier()) or _is_multiple(value)
-
-
-def _is_multiple(value: Any) -> bool:
-    factor, star, symbol = value.partition("*") if isinstance(value, str) else ("", "", "")
-    return bool(star) and factor.isdecimal() and int(factor) > 0 and symbol.isidentifier()
+    factor, symbol = split_multiple(value) if isinstance(value, str) else (0, "")
+    return _size(value) or (factor > 0 and symbol.isidentifier())
 
 
 def _several(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -24,21 +24,25 @@ _NAMES: dict[Any, tuple[str, ...]] = {
     builtins: ("abs", "bool", "float", "int", "len", "max", "min", "round", "sum"),
     torch: ("sym_float", "sym_int", "sym_ite", "sym_max", "sym_min", "sym_not", "sym_sqrt", "sym_sum"),
 }
-#: Operators that run regions of a graph.
-_REGION_OPERATORS = ("cond", "while_loop", "scan", "map_impl", "associative_scan")
-#: Where their bodies stand among their arguments, and how many there are.
-_BODIES = {"cond": (1, 2), "while_loop": (0, 2), "scan": (0, 1), "map_impl": (0, 1), "associative_scan": (0, 1)}
+#: Operators that run regions of a graph: where these stand among their arguments, and how many there are.
+_REGION_OPERATORS = {
+    getattr(torch.ops.higher_order, name): place
+    for name, place in {
+        "cond": (1, 2),
+        "while_loop": (0, 2),
+        "scan": (0, 1),
+        "map_impl": (0, 1),
+        "associative_scan": (0, 1),
+    }.items()
+    if hasattr(torch.ops.higher_order, name)
+}
 _FUNCTIONS: dict[str, Any] = {
     f"{module.__name__}.{name}": getattr(module, name)
     for module, names in _NAMES.items()
     for name in names
     if hasattr(module, name)
 }
-_FUNCTIONS |= {
-    f"higher_order.{name}": getattr(torch.ops.higher_order, name)
-    for name in _REGION_OPERATORS
-    if hasattr(torch.ops.higher_order, name)
-}
+_FUNCTIONS |= {f"higher_order.{runner.name()}": runner for runner in _REGION_OPERATORS}
 _FUNCTIONS["qpass.check_inputs"] = check_inputs
 
 
@@ -80,8 +84,7 @@ def takes_keywords(target: Any) -> bool:
 
 def bodies(target: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Returns the arguments that an operator of regions calls."""
-    name = next((name for name, known in _FUNCTIONS.items() if known is target), "")
-    first, count = _BODIES.get(name.removeprefix("higher_order."), (0, 0)) if name.startswith("higher_order.") else (0, 0)
+    first, count = _REGION_OPERATORS.get(target, (0, 0))
     return args[first : first + count]
 
 

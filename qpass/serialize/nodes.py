@@ -15,7 +15,7 @@ from qpass.passes.plan import Declined, LayerPlan
 from qpass.quantizers import Quantizer
 from qpass.records import record
 from qpass.serialize.functions import bodies, function_by_name, takes_keywords, target_name
-from qpass.serialize.limits import NODES, dotted_path, identifier
+from qpass.serialize.limits import dotted_path, identifier
 from qpass.serialize.values import decode, encode
 
 _PLANS: dict[str, type[LayerPlan | Declined]] = {kind.__name__: kind for kind in (LayerPlan, Declined)}
@@ -58,8 +58,8 @@ def decode_nodes(data: Sequence[Mapping[str, Any]], targets: Targets) -> fx.Grap
     Raises:
         DataError: Naming the first node that is not as ``encode_node`` writes it, or reads what is not there.
     """
-    if not isinstance(data, list) or not 0 < len(data) <= NODES:
-        raise DataError("has no list of nodes", where="nodes", expected=f"a list of 1 to {NODES} nodes")
+    if not isinstance(data, list) or not data:
+        raise DataError("has no list of nodes", where="nodes", expected="a list of nodes")
     graph, nodes = fx.Graph(), dict[str, fx.Node]()
     for index, entry in enumerate(data):
         if not isinstance(entry, dict) or set(entry) != _FIELDS:

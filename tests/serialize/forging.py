@@ -36,3 +36,34 @@ def rewrite(path: Path, change: Change, *, forge: bool = True) -> None:
         rest = {key: value for key, value in header.items() if key not in ("format", "digest")}
         header["digest"] = digest_of(tensors, rest)
     path.write_bytes(safetensors.torch.save(tensors, metadata={"qpass": json.dumps(header)}))
+
+
+def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Returns the paths to everything in plain data."""
+    inner = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [path, *(place for key, value in inner for place in places(value, (*path, key)))]
+
+
+def at(data: Any, place: tuple[Any, ...]) -> Any:
+    """Returns what lies at a path in plain data."""
+    for key in place:
+        data = data[key]
+    return data
+
+
+#: What ``alter`` can do.
+WAYS = ("replace", "drop", "rename", "insert")
+
+
+def alter(header: dict[str, Any], place: tuple[Any, ...], how: str, word: Any) -> None:
+    """Changes a header at one place, in one of ``WAYS``, with a word that stands in for what was there."""
+    *above, last = place
+    parent = at(header, tuple(above))
+    if how == "replace":
+        parent[last] = word
+    elif how == "drop":
+        del parent[last]
+    elif how == "rename" and isinstance(parent, dict):
+        parent[str(word)] = parent.pop(last)
+    elif isinstance(parent, list):
+        parent.insert(last, word)

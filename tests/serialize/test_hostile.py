@@ -19,7 +19,7 @@ from torch import Tensor, fx
 import qpass
 from qpass.errors import DataError
 from tests.serialize.audit import harm
-from tests.serialize.forging import read, rewrite
+from tests.serialize.forging import WAYS, alter, places, read, rewrite
 
 HARM = '__import__("os").system("touch pwned")'
 Header = dict[str, Any]
@@ -295,12 +295,6 @@ def test_a_file_takes_no_memory_without_bound(name: str, saved: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # kB
 
 
-def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Returns the paths to everything in plain data."""
-    inner = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    return [path, *(place for key, value in inner for place in places(value, (*path, key)))]
-
-
 #: What stands in for any part of a header: other types, greatest and least values, code, names that exist.
 WORDS = (None, True, 0, -1, 2**63, 1e308, "", "x", HARM, "__class__", "aten.from_file.default", [], {}, [[]], {"node": "x"})
 
@@ -319,24 +313,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Header]:
 @given(
     draw=st.randoms(use_true_random=False),
     word=st.sampled_from(WORDS),
-    how=st.sampled_from(("replace", "drop", "rename", "insert")),
+    how=st.sampled_from(WAYS),
 )
 def test_any_change_of_a_header_is_refused_or_harmless(
     template: tuple[Path, Header], draw: Random, word: Any, how: str
 ) -> None:
     path, header = template[0], copy.deepcopy(template[1])
-    *above, last = draw.choice(places(header)[1:])
-    parent: Any = header
-    for key in above:
-        parent = parent[key]
-    if how == "replace":
-        parent[last] = word
-    elif how == "drop":
-        del parent[last]
-    elif how == "rename" and isinstance(parent, dict):
-        parent[str(word)] = parent.pop(last)
-    elif isinstance(parent, list):
-        parent.insert(last, word)
+    alter(header, draw.choice(places(header)[1:]), how, word)
     rewrite(path, lambda own, _: (own.clear(), own.update(header)))
     with harm() as seen, contextlib.suppress(DataError):
         qpass.load(path)
