@@ -195,7 +195,9 @@ def export_onnx(
 
 
 @in_known_state
-def verify_onnx(qmodel: nn.Module, path: str | Path, inputs: Batch, *, strict: bool = True) -> VerifyReport:
+def verify_onnx(
+    qmodel: nn.Module, path: str | Path, inputs: Batch, *, strict: bool = True, max_memory: float = DEFAULT_GIB
+) -> VerifyReport:
     """Proves that onnxruntime computes from the file what torch computes from the graph.
 
     Twice, with optimisations off and as shipped. First layer by layer, each fed with torch's codes: codes must be equal
@@ -211,6 +213,7 @@ def verify_onnx(qmodel: nn.Module, path: str | Path, inputs: Batch, *, strict: b
         path: What ``export_onnx`` wrote from it.
         inputs: One batch; a handful of real samples is enough. Parts are verified on every form of call that the model makes.
         strict: Raise when a bound is passed; False returns the report all the same.
+        max_memory: GiB of memory for what the layers are given; the rest lies in a temporary file.
 
     Returns:
         The report: ``print`` it; ``passed``, ``verdict``, ``checks`` and ``to_dict()`` for programs.
@@ -218,14 +221,17 @@ def verify_onnx(qmodel: nn.Module, path: str | Path, inputs: Batch, *, strict: b
     Raises:
         VerifyError: If a bound is passed (``strict``), or the file is not this graph's.
         LoweringError: If onnxruntime cannot load the file.
+        ConfigError: If ``max_memory`` is no number from 0.
     """
     from qpass.backends.onnxruntime import verify
     from qpass.backends.parts import verify_parts
 
+    storage = Storage(bytes_of(max_memory))
     if _has_parts(qmodel):
-        return verify_parts(on_cpu(qmodel), Path(path), model_inputs(inputs, qmodel).to("cpu"), strict=strict)
+        call = model_inputs(inputs, qmodel).to("cpu")
+        return verify_parts(on_cpu(qmodel), Path(path), call, strict=strict, storage=storage)
     graph = on_cpu(_quantized(qmodel, "verify_onnx"))
-    return verify(graph, path, model_inputs(inputs, graph).to("cpu"), strict=strict)
+    return verify(graph, path, model_inputs(inputs, graph).to("cpu"), strict=strict, storage=storage)
 
 
 @in_known_state

@@ -214,8 +214,13 @@ def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize
 @click.argument("folder", type=_DATA)
 @click.option("--data", type=_DATA, help="Images to verify on  [default: those it was calibrated on]")
 @click.option("--samples", type=_COUNT, default=8, show_default=True, help="How many images.")
+@click.option(
+    "--max-memory", default=DEFAULT_GIB, show_default=True, help="GiB of memory for what layers are given; the rest in a file."
+)
 @_image_options
-def verify(folder: Path, data: Path | None, samples: int, batch_size: int, crop: int | None, resize: int | None) -> None:
+def verify(
+    folder: Path, data: Path | None, samples: int, batch_size: int, crop: int | None, resize: int | None, max_memory: float
+) -> None:
     """Prove that model.onnx computes what the graph computes, code by code; exit code 2 if it does not."""
     import qpass
     from qpass.data import image_batches, open_images
@@ -230,7 +235,7 @@ def verify(folder: Path, data: Path | None, samples: int, batch_size: int, crop:
     graph = qpass.load(file_in(folder, GRAPH))
     count = samples if info(graph)["dynamic_batch"] else rows_of(info(graph)["example"])
     images = next(iter(image_batches(source, count, limit=count)))[0]
-    result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False)
+    result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False, max_memory=max_memory)
     console.print(str(result), highlight=False)
     if not result.passed:
         raise click.exceptions.Exit(2)

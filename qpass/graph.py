@@ -90,7 +90,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 def _free_name(graph_module: fx.GraphModule, wanted: str) -> str:
     """Returns ``wanted`` with underscores for what no name holds, numbered if the graph has that name already."""
-    name = base = re.sub(r"[^\w-]", "_", wanted)
+    name = base = re.sub(r"[^\w-]", "_", wanted, flags=re.ASCII)
     count = 0
     while hasattr(graph_module, name):
         count += 1

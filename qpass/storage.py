@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -165,6 +165,33 @@ class KeptTensor:
             self._storage._free[self._bytes].append(self._start)  # type: ignore[arg-type]
         elif getattr(self, "_tensor", None) is not None:
             self._storage._give_back(self._bytes)
+
+
+class KeptTensors(MutableMapping[str, Tensor]):
+    """Tensors by name in a ``Storage``; what lies in its file is read anew each time that it is asked for.
+
+    Args:
+        storage: Where they are kept; None keeps all of them in memory.
+    """
+
+    def __init__(self, storage: Storage | None = None) -> None:
+        self._storage, self._kept = storage or Storage(), dict[str, KeptTensor]()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._kept[name].read()
+
+    def __setitem__(self, name: str, tensor: Tensor) -> None:
+        self._kept.pop(name, None)  # its room is free for the new one
+        self._kept[name] = self._storage.keep(tensor)
+
+    def __delitem__(self, name: str) -> None:
+        del self._kept[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
 
 def _runs(index: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -1,16 +1,23 @@
-"""Names of a model's tensors that torch.fx cannot write into code, or that its graphs have taken for themselves."""
+"""Names of a model's tensors and inputs that torch.fx cannot write into code, or that its graphs have taken for themselves."""
 
 from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Collection
+import unicodedata
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import fx, nn
 
+from qpass.errors import TraceError
+
 #: Names of tensors at the top whose nodes would have the name of something else in code or in a file.
 _TAKEN_NODES = ("self", "output")
+#: What the code of a graph calls by these names.
+USED_BY_CODE = frozenset(
+    {"self", "torch", "torchvision", "operator", "math", "builtins", "qpass", "pytree", "fx_pytree", "flatten_call"}
+)
 #: What torch.fx may write between quotes.
 _QUOTABLE = re.compile(r"[^\"'\\\r\n]+")
 
@@ -18,7 +25,8 @@ _QUOTABLE = re.compile(r"[^\"'\\\r\n]+")
 def rename_tensors(program: torch.export.ExportedProgram) -> None:
     """Gives new names to tensors that lie under a keyword, such as the key ``class`` of a ModuleDict, or under ``graph``.
 
-    torch.export accepts such models, and then writes code that is not Python's or that overwrites parts of its graph.
+    torch.export accepts such models, and then writes code that is not Python's or that overwrites parts of its graph. Python
+    also normalizes names in code, and then looks for another one.
     """
     signature = program.graph_signature
     reserved = set(dir(fx.GraphModule(nn.Module(), fx.Graph())))
@@ -39,11 +47,35 @@ def _is_unsafe(name: str, reserved: Collection[str]) -> bool:
     first, *rest = name.split(".")
     if first in reserved or (first in _TAKEN_NODES and not rest):
         return True
-    return any(keyword.iskeyword(part) or not _QUOTABLE.fullmatch(part) for part in (first, *rest))
+    return any(
+        keyword.iskeyword(part) or not _QUOTABLE.fullmatch(part) or unicodedata.normalize("NFKC", part) != part
+        for part in (first, *rest)
+    )
+
+
+def is_identifier(name: str) -> bool:
+    """Tells whether a name may become one in code: ASCII, no keyword, and nothing that the code itself calls so."""
+    return name.isascii() and name.isidentifier() and not keyword.iskeyword(name) and name not in USED_BY_CODE
+
+
+def check_input_names(names: Iterable[str], model: nn.Module) -> None:
+    """Refuses inputs whose names cannot stand in the code of a graph.
+
+    Raises:
+        TraceError: If there are any.
+    """
+    refused = [name for name in names if not is_identifier(name)]
+    if refused:
+        raise TraceError(
+            f"its forward has inputs of the names {refused}",
+            where=type(model).__name__,
+            expected=f"ASCII identifiers other than Python's keywords and {', '.join(sorted(USED_BY_CODE))}",
+            hint="wrap the model in a module whose forward has other names",
+        )
 
 
 def _safe(name: str, taken: Collection[str]) -> str:
-    base = new = re.sub(r"\W", "_", name) + "_tensor"
+    base = new = re.sub(r"\W", "_", name, flags=re.ASCII) + "_tensor"
     count = 0
     while new in taken:
         count += 1

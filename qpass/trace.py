@@ -26,7 +26,7 @@ from qpass.one_row import why_not_one_row
 from qpass.quiet import quiet_thread
 from qpass.refusals import refuse_flex_attention, refuse_transforms
 from qpass.size_lines import TRIED_SIZES, SizeLines, line_of, size_lines
-from qpass.tensor_names import rename_tensors
+from qpass.tensor_names import check_input_names, rename_tensors
 from qpass.torch_modes import SHARED_STATE, kept_random_state
 from qpass.undisturbed import undisturbed
 
@@ -68,7 +68,8 @@ def trace(
     """
     kwargs = dict(kwargs or {})
     with SHARED_STATE, undisturbed(model, captured=True) as as_it_came, given_masks(), _quiet():
-        order = list(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+        order = _bound_names(model, args, kwargs)
+        check_input_names((*order, *kwargs), model)
         kwargs = dict(sorted(kwargs.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
         example = _example_that_runs(model, args, kwargs)
         as_it_came()
@@ -86,6 +87,20 @@ def trace(
         tuple(n for n in wanted if isinstance(sizes[n], str)) for sizes, wanted in zip(dims, open_sizes, strict=False)
     ]
     return graph_module
+
+
+def _bound_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the inputs that are given, in the order of the model's forward."""
+    signature = inspect.signature(model.forward)
+    try:
+        return list(signature.bind(*args, **kwargs).arguments)
+    except TypeError as error:
+        raise TraceError(
+            f"its forward does not take the batch: {error}",
+            where=type(model).__name__,
+            expected=f"the inputs of forward{signature}",
+            hint="of a pair only the first entry is an input; give several inputs as a mapping by name",
+        ) from error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import qpass
 
-KEYS = ("global", "class", "None", "my-key", "0first", "a b", 'quo"te', "back\\slash", "ü")
+KEYS = ("global", "class", "None", "my-key", "0first", "a b", 'quo"te', "back\\slash", "ü", "µ")
 ATTRIBUTES = ("graph", "code", "meta", "recompile", "self", "output", "lambda")
 
 

@@ -122,6 +122,26 @@ def test_inputs_that_do_not_fit_are_named(vit: nn.Module) -> None:
         trace(vit, (torch.randn(4, 1, 5, 5),))
 
 
+def named(name: str) -> nn.Module:
+    """Returns a model whose forward has an input of this name."""
+    scope: dict[str, Any] = {"nn": nn}
+    exec(f"class Named(nn.Linear):\n def forward(self, {name}): return super(Named, self).forward({name})", scope)
+    model: nn.Module = scope["Named"](8, 8)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ["torch", "operator", "math", "größe", "µ"])
+def test_inputs_whose_names_cannot_stand_in_code_are_refused(name: str) -> None:
+    with pytest.raises(TraceError, match=r"Named: its forward has inputs of the names .*wrap the model"):
+        qpass.quantize_graph(named(name), [torch.randn(4, 8)], progress=False)
+
+
+def test_inputs_that_are_missing_are_named() -> None:
+    model, x = Rows(torch.add).eval(), torch.randn(4, 8)
+    with pytest.raises(TraceError, match=r"Rows: .* missing a required argument: 'y'.* forward\(x.*, y.*as a mapping"):
+        qpass.quantize_graph(model, [(x, x)], progress=False)
+
+
 class Rows(nn.Module):
     """Two inputs, put together in a way that ties their rows or does not."""
 

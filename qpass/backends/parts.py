@@ -14,6 +14,7 @@ from qpass.backends.onnxruntime import OrtModule, VerifyReport, verify
 from qpass.data import ModelInputs
 from qpass.errors import LoweringError, VerifyError
 from qpass.parts import call_forms, parts_of, put_back, record_calls
+from qpass.storage import Storage
 
 
 def export_parts(model: nn.Module, folder: Path, *, opset: int | None, target: str, weight_type: str) -> Path:
@@ -31,7 +32,9 @@ def export_parts(model: nn.Module, folder: Path, *, opset: int | None, target: s
     return folder
 
 
-def verify_parts(model: nn.Module, folder: Path, inputs: ModelInputs, *, strict: bool) -> VerifyReport:
+def verify_parts(
+    model: nn.Module, folder: Path, inputs: ModelInputs, *, strict: bool, storage: Storage | None = None
+) -> VerifyReport:
     """Compares each file with its part, on every form of call that the part gets when the model runs on ``inputs``.
 
     Calls of one form have the same sizes behind dim 0 and the same values that are no tensors. Where there are several forms,
@@ -46,7 +49,7 @@ def verify_parts(model: nn.Module, folder: Path, inputs: ModelInputs, *, strict:
         forms = call_forms(part, calls[name])
         for form, call in forms.items():
             where = name if len(forms) == 1 else f"{name} {form}"
-            reports.append(_named(verify(part, _file(folder, name), call, strict=strict), where, name))
+            reports.append(_named(verify(part, _file(folder, name), call, strict=strict, storage=storage), where, name))
     return VerifyReport(
         str(folder),
         len(inputs.args[0]) if inputs.args else 1,

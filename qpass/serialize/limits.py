@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 import math
 import re
 import unicodedata
@@ -10,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from qpass.errors import DataError
+from qpass.tensor_names import is_identifier
 
 #: Characters of a header. That of a ViT-L has 4 million.
 HEADER_CHARACTERS = 2**25
@@ -28,10 +28,6 @@ _GREATEST_SIZE = 2**63 - 1
 
 #: One step of a path to a tensor or module: what cannot end the quotes that torch.fx puts around it.
 _STEP = re.compile(r"[^\t\n\r\f\v\"'\\(){}\[\].]+")
-#: What the code of a graph calls by these names.
-_USED = frozenset(
-    {"self", "torch", "torchvision", "operator", "math", "builtins", "qpass", "pytree", "fx_pytree", "flatten_call"}
-)
 
 
 def check_depth(data: Any) -> None:
@@ -60,8 +56,7 @@ def identifier(name: Any, where: str) -> str:
     Raises:
         DataError: If it is no identifier, or one that the code uses itself.
     """
-    fits = isinstance(name, str) and name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
-    if not fits or name in _USED:
+    if not isinstance(name, str) or not is_identifier(name):
         raise DataError(f"has the name {_short(name)}", where=where, expected="an identifier of Python")
     return str(name)
 

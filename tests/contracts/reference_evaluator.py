@@ -10,6 +10,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from torch import fx
 
+from qpass.backends.onnx_qdq.lowerings import CODES
 from qpass.backends.onnxruntime.forced import COMPUTED, CodesOfFile
 from qpass.backends.onnxruntime.layer_check import check_layers
 from qpass.backends.onnxruntime.output_check import check_output
@@ -35,7 +36,8 @@ def check_with_reference_evaluator(graph: fx.GraphModule, path: Path, inputs: Mo
     runner = evaluator(codes.forced())
     feed = OrtSession(path).feed(named_inputs(graph, inputs)) | codes.feed()
     results = dict(zip(runner.output_names, runner.run(None, feed), strict=True))
-    failed = [layer for layer in check_layers(reference, codes.read(results, COMPUTED)) if not layer.passed]
+    computed = {name: codes.read(name, results[name + CODES + COMPUTED]) for name in reference.codes}
+    failed = [layer for layer in check_layers(reference, computed.__getitem__) if not layer.passed]
     assert not failed, failed
     outputs = {name: value for name, value in results.items() if not name.endswith(COMPUTED)}
     checks = [check_output(name, value, reference, index) for index, (name, value) in enumerate(outputs.items())]

@@ -104,27 +104,16 @@ class CodesOfFile:
         """Returns torch's codes, or others, as inputs of the forced model."""
         found = {}
         for quantizer, given in (self._codes if codes is None else codes).items():
-            stored = given.to(torch.int16) + self._offset(quantizer)
             dtype = helper.tensor_dtype_to_np_dtype(self._nodes[quantizer].type)
-            found[quantizer + CODES] = stored.numpy().astype(dtype)
+            offset = self._offset(quantizer)
+            stored = given if not offset else given.to(torch.int16) + offset
+            found[quantizer + CODES] = stored.numpy().astype(dtype, copy=False)
         return found
 
-    def read(self, results: Mapping[str, np.ndarray], suffix: str = "") -> dict[str, Tensor]:
-        """Returns the codes of each quantizer among a model's outputs as torch has them.
-
-        Args:
-            results: Outputs by name.
-            suffix: ``COMPUTED`` for those of the forced model.
-        """
-        found = {}
-        for quantizer, codes in self._codes.items():
-            stored = torch.from_numpy(results[quantizer + CODES + suffix]).to(torch.int16)
-            found[quantizer] = (stored - self._offset(quantizer)).to(codes.dtype)
-        return found
-
-    def read_values(self, results: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        """Returns what each quantizer rounds, among the outputs of the forced model with values."""
-        return {quantizer: torch.from_numpy(results[quantizer + CODES + VALUE]) for quantizer in self._codes}
+    def read(self, quantizer: str, stored: np.ndarray) -> Tensor:
+        """Returns codes that the file computes for a quantizer as torch has them."""
+        codes, offset = torch.from_numpy(stored), self._offset(quantizer)
+        return (codes if not offset else codes.to(torch.int16) - offset).to(self._codes[quantizer].dtype)
 
     def wrong_constants(self) -> dict[str, str]:
         """Returns what is wrong with the constants of each quantizer, "" where they are the graph's."""

@@ -85,27 +85,26 @@ class LayerCheck:
 
 def check_layers(
     reference: TorchRun,
-    computed: Mapping[str, Tensor],
+    computed: Callable[[str], Tensor],
     cause: Callable[[str], str] = lambda quantizer: "",
     *,
-    values: Mapping[str, Tensor] | None = None,
+    values: Callable[[str], Tensor] | None = None,
     constants: Mapping[str, str] | None = None,
 ) -> tuple[LayerCheck, ...]:
     """Compares what a runtime made of a forced file, fed with torch's codes, with what torch made of them.
 
     Args:
         reference: Torch's run.
-        computed: The codes of each quantizer by the runtime.
+        computed: Returns the codes of a quantizer by the runtime.
         cause: Names the operator that computes what a quantizer is given.
-        values: What the runtime rounds to them, where it was kept.
+        values: Returns what the runtime rounds to them, where it was kept.
         constants: What is wrong with the constants of each quantizer.
     """
     checks = []
-    off = {} if values is None else distances(reference, values)
     for name, quantizer in reference.quantizers.items():
         expected = reference.codes[name]
         x, exact = reference.inputs[name], reference.exact[name]
-        ties, wrong = _compare(quantizer, x, exact, expected, computed[name])
+        ties, wrong = _compare(quantizer, x, exact, expected, computed(name))
         caused_by = cause(name) if ties or wrong else ""
         own_ties = _own_ties(quantizer, x, exact) if ties > _ties_of_any(expected.numel()) else 0
         wrong_constants = (constants or {}).get(name, "")
@@ -117,23 +116,28 @@ def check_layers(
                 own_ties,
                 wrong,
                 caused_by,
-                off.get(name, 0.0),
+                0.0 if values is None else _off(quantizer, x, exact, values(name), None),
                 wrong_constants,
                 _is_informative(x, exact),
             )
         )
+    if values is not None:
+        off = _less_moved({check.quantizer: check.off for check in checks}, reference, values)
+        checks = [replace(check, off=off[check.quantizer]) for check in checks]
     doubtful = [check.quantizer for check in checks if check.wrong]
-    moved = reference.moved_inputs(doubtful, PAIRS + MORE_PAIRS) if doubtful else {}
-    return tuple(_less_chosen(check, reference, computed, moved.get(check.quantizer)) for check in checks)
+    if not doubtful:
+        return tuple(checks)
+    moved = reference.moved_inputs(doubtful, PAIRS + MORE_PAIRS)
+    return tuple(_less_chosen(check, reference, computed, moved) if check.wrong else check for check in checks)
 
 
-def _less_chosen(check: LayerCheck, reference: TorchRun, computed: Mapping[str, Tensor], moved: Reach | None) -> LayerCheck:
+def _less_chosen(
+    check: LayerCheck, reference: TorchRun, computed: Callable[[str], Tensor], moved: Callable[[str], Reach]
+) -> LayerCheck:
     """Counts wrong codes as ties where roundings before the quantizer make them: these turn choices by value."""
-    if moved is None:
-        return check
     name, quantizer = check.quantizer, reference.quantizers[check.quantizer]
     x, exact, expected = reference.inputs[name], reference.exact[name], reference.codes[name]
-    ties, wrong = _compare(quantizer, x, exact, expected, computed[name], moved)
+    ties, wrong = _compare(quantizer, x, exact, expected, computed(name), moved(name))
     own_ties = _own_ties(quantizer, x, exact) if ties > _ties_of_any(expected.numel()) else 0
     return replace(check, ties=ties, wrong=wrong, own_ties=own_ties + check.wrong - wrong)
 
@@ -153,21 +157,34 @@ def _ties_of_any(codes: int) -> float:
     return max(1.0, expected + 3 * math.sqrt(expected))
 
 
-def distances(reference: TorchRun, values: Mapping[str, Tensor]) -> dict[str, float]:
+def distances(reference: TorchRun, values: Callable[[str], Tensor]) -> dict[str, float]:
     """Returns how far what a runtime rounds for each quantizer is from what torch rounds, over what float32 explains.
 
     Args:
         reference: Torch's run.
-        values: What the runtime rounds, all layers before fed with the same codes.
+        values: Returns what the runtime rounds, all layers before fed with the same codes.
     """
-    off = lambda name, moved: _off(  # noqa: E731
-        reference.quantizers[name], reference.inputs[name], reference.exact[name], values[name], moved
-    )
-    found = {name: off(name, None) for name in reference.quantizers}
+    found = {
+        name: _off(quantizer, reference.inputs[name], reference.exact[name], values(name), None)
+        for name, quantizer in reference.quantizers.items()
+    }
+    return _less_moved(found, reference, values)
+
+
+def _less_moved(found: dict[str, float], reference: TorchRun, values: Callable[[str], Tensor]) -> dict[str, float]:
+    """Looks again at what is too far off, beside what roundings before the quantizer make of its input.
+
+    A function may be right to a share of its argument, as GELU where it is almost 0, and roundings turn choices by value.
+    """
     for pairs in (PAIRS, PAIRS + MORE_PAIRS):
         doubtful = [name for name, share in found.items() if share > 1]
-        if doubtful:  # a function may be right to a share of its argument, as GELU where it is almost 0; choices may be turned
-            found |= {name: off(name, moved) for name, moved in reference.moved_inputs(doubtful, pairs).items()}
+        if not doubtful:
+            break
+        moved = reference.moved_inputs(doubtful, pairs)
+        found |= {
+            name: _off(reference.quantizers[name], reference.inputs[name], reference.exact[name], values(name), moved(name))
+            for name in doubtful
+        }
     return found
 
 

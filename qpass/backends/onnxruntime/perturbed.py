@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -32,9 +32,7 @@ class Perturbed(fx.Interpreter):
         sign: 1.0, or -1.0 for the opposite moves.
         codes: The codes that each quantizer gives; None lets it compute them.
         quantizers: Those before which to stop, in place of the outputs; they need ``codes``.
-
-    Attributes:
-        inputs: What each of these quantizers was given.
+        reached: Takes the name of each of these quantizers and what it is given.
     """
 
     def __init__(
@@ -45,9 +43,10 @@ class Perturbed(fx.Interpreter):
         *,
         codes: Mapping[str, Tensor] | None = None,
         quantizers: Collection[str] = (),
+        reached: Callable[[str, Tensor], None] = lambda quantizer, x: None,
     ) -> None:
         super().__init__(graph_module)
-        self._codes, self._sign = codes, sign
+        self._codes, self._sign, self._reached = codes, sign, reached
         self._generator = torch.Generator().manual_seed(seed)
         output = next(node for node in graph_module.graph.nodes if node.op == "output")
         self._ends = {
@@ -55,12 +54,12 @@ class Perturbed(fx.Interpreter):
         }
         ends = self._ends.values() if quantizers else output.all_input_nodes
         self._needed = dict.fromkeys(graph_module.graph.nodes) if codes is None else behind_quantizers(graph_module, ends)
-        self.inputs = dict[str, Tensor]()
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node, or skips it where no end needs it."""
         result = self._run(n)
-        self.inputs |= {name: result for name, end in self._ends.items() if end is n}
+        for name in (name for name, end in self._ends.items() if end is n):
+            self._reached(name, result)
         return result
 
     def _run(self, n: fx.Node) -> Any:

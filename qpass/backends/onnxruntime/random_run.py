@@ -13,6 +13,7 @@ from qpass.graph import flat_inputs, info, ordered_inputs
 from qpass.input_check import named_inputs
 from qpass.input_dims import layout_of, split_multiple
 from qpass.quantizers import Quantizer
+from qpass.storage import Storage
 
 
 class RandomRun:
@@ -26,6 +27,7 @@ class RandomRun:
         graph_module: A quantized graph.
         inputs: One call of it.
         wide: ``widened(graph_module)``.
+        storage: Keeps what quantizers are given; None keeps it in memory.
 
     Attributes:
         inputs: The inputs by name.
@@ -33,14 +35,16 @@ class RandomRun:
         left_out: What was not tried, and why; "" where nothing was left out.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, inputs: ModelInputs, wide: fx.GraphModule) -> None:
+    def __init__(
+        self, graph_module: fx.GraphModule, inputs: ModelInputs, wide: fx.GraphModule, storage: Storage | None = None
+    ) -> None:
         self.run: TorchRun | None = None
         self.left_out = ""
         calls = {"another number of rows": _other_rows(graph_module, inputs), "random codes": inputs}
         for what, call in calls.items():
             try:
                 self.inputs = named_inputs(graph_module, call)
-                self.run = TorchRun(graph_module, call, wide=wide, encode=_RandomCodes())
+                self.run = TorchRun(graph_module, call, wide=wide, encode=_RandomCodes(), storage=storage)
                 return
             except (RuntimeError, IndexError, ValueError, QPassError) as error:  # codes that are taken for indices
                 message = next(iter(str(error).splitlines()), "")

@@ -102,18 +102,23 @@ class OrtSession:
         self.input_names = [value.name for value in self.session.get_inputs()]
         self.output_names = [value.name for value in self.session.get_outputs()]
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns every output by name.
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Returns outputs by name.
+
+        Args:
+            inputs: All inputs by name.
+            outputs: The outputs that are asked for, and nothing else is computed; None runs the whole file.
 
         Raises:
             LoweringError: If onnxruntime fails, or is not done after ``RUN_SECONDS``.
         """
         options = ort.RunOptions()
+        options.only_execute_path_to_fetches = outputs is not None
         watch = threading.Timer(RUN_SECONDS, lambda: setattr(options, "terminate", True))
         watch.daemon = True
         watch.start()
         try:
-            results = self.session.run(None, dict(inputs), options)
+            results = self.session.run(outputs, dict(inputs), options)
         except Exception as error:  # onnxruntime's exception types differ between versions
             if options.terminate:
                 raise LoweringError(f"is not done after {RUN_SECONDS} seconds", where=self._where) from error
@@ -121,7 +126,7 @@ class OrtSession:
             raise LoweringError(f"onnxruntime {ort.__version__} cannot run it: {first[:500]}", where=self._where) from error
         finally:
             watch.cancel()
-        return dict(zip(self.output_names, results, strict=True))
+        return dict(zip(self.output_names if outputs is None else outputs, results, strict=True))
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         """Returns the first output for inputs in order, as torch does."""

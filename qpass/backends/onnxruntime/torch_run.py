@@ -18,6 +18,7 @@ from qpass.backends.onnxruntime.tolerance import differences, envelope, kinds
 from qpass.data import ModelInputs
 from qpass.graph import flat_inputs
 from qpass.quantizers import Quantizer
+from qpass.storage import KeptTensors, Storage
 
 #: Makes codes of an input in place of its quantizer.
 Encode = Callable[[Quantizer, Tensor], Tensor]
@@ -40,6 +41,7 @@ class TorchRun:
         inputs: One call of it.
         wide: ``widened(graph_module)``, where there is one already.
         encode: Returns the codes that a quantizer gives for an input; None lets it compute them.
+        storage: Keeps the inputs of quantizers; None keeps them in memory.
 
     Attributes:
         given: The call.
@@ -60,18 +62,19 @@ class TorchRun:
         *,
         wide: fx.GraphModule | None = None,
         encode: Encode | None = None,
+        storage: Storage | None = None,
     ) -> None:
         self._graph_module, self.given = graph_module, inputs
-        recorder = _Recorder(graph_module, encode)
+        recorder = _Recorder(graph_module, encode, KeptTensors(storage))
         with torch.no_grad():
             flat = flat_inputs(graph_module, *inputs)
             self.outputs = leaves(recorder.run(*flat))
             self.quantizers, self.inputs, self.codes = recorder.quantizers, recorder.inputs, recorder.codes
-            double = _ForcedDouble(widened(graph_module) if wide is None else wide, self.codes)
+            double = _ForcedDouble(widened(graph_module) if wide is None else wide, self.codes, KeptTensors(storage))
             with Float64ByDefault():
                 self.exact_outputs = leaves(double.run(*flat_inputs(graph_module, *in_float64(inputs))))
             self.exact = double.inputs
-        self._tried, self._reach = dict[str, int](), dict[str, Reach]()
+        self._tried, self._low, self._high = dict[str, int](), KeptTensors(storage), KeptTensors(storage)
         self._moved = self._moved_outputs(range(PAIRS))
         self.bounds = self._bounds()
 
@@ -89,8 +92,8 @@ class TorchRun:
     def _bounds(self) -> list[Tensor]:
         return [_bound(*each) for each in zip(self.outputs, self.exact_outputs, zip(*self._moved, strict=True), strict=True)]
 
-    def moved_inputs(self, quantizers: Collection[str], pairs: int = PAIRS) -> dict[str, Reach]:
-        """Returns what rounding can make of the inputs of some quantizers, all before them giving the same codes.
+    def moved_inputs(self, quantizers: Collection[str], pairs: int = PAIRS) -> Callable[[str], Reach]:
+        """Returns a function that gives what rounding can make of a quantizer's input, all before it giving the same codes.
 
         What has been tried is kept: many files may be compared with one run.
 
@@ -102,14 +105,15 @@ class TorchRun:
         for start in sorted({self._tried.get(name, 0) for name in quantizers}):
             names = [name for name in quantizers if self._tried.get(name, 0) == start]
             for each in signed_seeds(range(start, pairs)):
-                run = Perturbed(self._graph_module, *each, codes=self.codes, quantizers=names)
+                run = Perturbed(self._graph_module, *each, codes=self.codes, quantizers=names, reached=self._widen_reach)
                 with torch.no_grad():
                     run.run(*flat)
-                for name, x in run.inputs.items():
-                    low, high = self._reach.get(name, (x, x))
-                    self._reach[name] = Reach(torch.minimum(low, x), torch.maximum(high, x))
             self._tried |= {name: max(start, pairs) for name in names}
-        return {name: self._reach[name] for name in quantizers}
+        return lambda name: Reach(self._low[name], self._high[name])
+
+    def _widen_reach(self, quantizer: str, x: Tensor) -> None:
+        self._low[quantizer] = torch.minimum(self._low.get(quantizer, x), x)
+        self._high[quantizer] = torch.maximum(self._high.get(quantizer, x), x)
 
 
 def _bound(output: np.ndarray, exact: np.ndarray, moved: Sequence[np.ndarray]) -> Tensor:
@@ -152,10 +156,9 @@ def misplaced(a: np.ndarray, b: np.ndarray) -> int:
 class _Recorder(fx.Interpreter):
     """Runs a graph and keeps the input and the codes of every quantizer."""
 
-    def __init__(self, graph_module: fx.GraphModule, encode: Encode | None) -> None:
+    def __init__(self, graph_module: fx.GraphModule, encode: Encode | None, inputs: KeptTensors) -> None:
         super().__init__(graph_module)
-        self._encode = encode
-        self.inputs: dict[str, Tensor] = {}
+        self._encode, self.inputs = encode, inputs
         self.codes: dict[str, Tensor] = {}
         self.quantizers: dict[str, Quantizer] = {}
 
@@ -171,9 +174,9 @@ class _Recorder(fx.Interpreter):
 class _ForcedDouble(fx.Interpreter):
     """Runs a graph of ``widened`` with the codes of the float32 run, and keeps the input of every quantizer."""
 
-    def __init__(self, wide: fx.GraphModule, codes: dict[str, Tensor]) -> None:
+    def __init__(self, wide: fx.GraphModule, codes: dict[str, Tensor], inputs: KeptTensors) -> None:
         super().__init__(wide)
-        self._codes, self.inputs = codes, dict[str, Tensor]()
+        self._codes, self.inputs = codes, inputs
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(str(target))

@@ -12,6 +12,7 @@ from torch import fx
 
 from qpass.backends.onnx_qdq.lowerings import CODES
 from qpass.backends.onnxruntime.forced import COMPUTED, CodesOfFile
+from qpass.backends.onnxruntime.forced_run import ForcedRun
 from qpass.backends.onnxruntime.layer_check import TIE_TOLERANCE, LayerCheck, check_layers, distances
 from qpass.backends.onnxruntime.layer_output_check import LayerOutputCheck, LayerOutputs
 from qpass.backends.onnxruntime.output_check import ERROR_RATIO, OutputCheck, check_freely, check_output, joined, whole_run
@@ -25,6 +26,7 @@ from qpass.data import ModelInputs
 from qpass.errors import LoweringError, VerifyError
 from qpass.graph import info
 from qpass.input_check import named_inputs
+from qpass.storage import Storage
 
 #: So many layers and outputs are named in a verdict.
 _NAMED = 4
@@ -167,9 +169,16 @@ def _lines(check: RuntimeCheck) -> list[str]:
     return lines + [f"    {failure}" for failure in check.failures]
 
 
-def verify(graph_module: fx.GraphModule, path: str | Path, inputs: ModelInputs, *, strict: bool = True) -> VerifyReport:
+def verify(
+    graph_module: fx.GraphModule,
+    path: str | Path,
+    inputs: ModelInputs,
+    *,
+    strict: bool = True,
+    storage: Storage | None = None,
+) -> VerifyReport:
     """Compares a file with its graph; see ``qpass.verify_onnx``."""
-    return Verification(graph_module, inputs).of(path, strict=strict)
+    return Verification(graph_module, inputs, storage).of(path, strict=strict)
 
 
 class Verification:
@@ -178,13 +187,14 @@ class Verification:
     Args:
         graph_module: A quantized graph.
         inputs: One call of it.
+        storage: Keeps what quantizers are given; None keeps it in memory.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
+    def __init__(self, graph_module: fx.GraphModule, inputs: ModelInputs, storage: Storage | None = None) -> None:
         self._graph_module, self._inputs, self._fed = graph_module, inputs, named_inputs(graph_module, inputs)
         wide = widened(graph_module)
-        self._reference = TorchRun(graph_module, inputs, wide=wide)
-        self._random = RandomRun(graph_module, inputs, wide)
+        self._reference = TorchRun(graph_module, inputs, wide=wide, storage=storage)
+        self._random = RandomRun(graph_module, inputs, wide, storage)
         self._layers = LayerOutputs(wide)
         self._own = OwnError(graph_module, inputs, self._reference.outputs, tie=TIE_TOLERANCE, wide=wide)
 
@@ -291,15 +301,16 @@ class _Comparison:
         session = OrtSession(
             self.codes.forced(values=not optimized), folder=self.codes.folder, optimized=optimized, keep_graph=True
         )
-        results = session.run({**session.feed(self.inputs), **self.codes.feed()})
+        run = ForcedRun(self.codes, session, self.inputs, self.reference.codes, names, values=not optimized)
         layers = check_layers(
             self.reference,
-            self.codes.read(results, COMPUTED),
+            run.codes,
             lambda name: _producer(session, name + CODES + COMPUTED),
-            values=None if optimized else self.codes.read_values(results),
+            values=None if optimized else run.value,
             constants=self.codes.wrong_constants(),
         )
-        outputs = [check_output(name, results[name], self.reference, index) for index, name in enumerate(names)]
+        outputs = [check_output(name, run.outputs[name], self.reference, index) for index, name in enumerate(names)]
+        del run
         if not optimized and self.random.run is not None:
             layers, outputs = self._with_random_codes(session, self.random.run, layers, outputs)
         return self._with_suspects(layers, outputs)
@@ -308,9 +319,9 @@ class _Comparison:
         self, session: OrtSession, random: TorchRun, layers: Sequence[LayerCheck], outputs: Sequence[OutputCheck]
     ) -> tuple[tuple[LayerCheck, ...], list[OutputCheck]]:
         """Adds what layers and outputs are for codes that try every weight."""
-        results = session.run({**session.feed(self.random.inputs), **self.codes.feed(random.codes)})
-        off = distances(random, self.codes.read_values(results))
-        others = [check_output(output.name, results[output.name], random, index) for index, output in enumerate(outputs)]
+        run = ForcedRun(self.codes, session, self.random.inputs, random.codes, [each.name for each in outputs], values=True)
+        off = distances(random, run.value)
+        others = [check_output(output.name, run.outputs[output.name], random, index) for index, output in enumerate(outputs)]
         return (
             tuple(replace(layer, off=max(layer.off, off[layer.quantizer])) for layer in layers),
             [joined(output, other) for output, other in zip(outputs, others, strict=True)],
@@ -335,8 +346,10 @@ class _Comparison:
         """Runs the file freely with its codes as outputs; returns which share differs from torch's, and all outputs."""
         session = OrtSession(self.codes.exposed(), folder=self.codes.folder, optimized=optimized)
         results = session.run(session.feed(self.inputs))
-        found = self.codes.read(results)
-        different = sum(int((found[name] != expected).sum()) for name, expected in self.reference.codes.items())
+        different = sum(
+            int((self.codes.read(name, results[name + CODES]) != expected).sum())
+            for name, expected in self.reference.codes.items()
+        )
         total = sum(codes.numel() for codes in self.reference.codes.values())
         return different / total if total else 0.0, results
 

@@ -36,10 +36,10 @@ def compared(x: Tensor, exact: Tensor, moved: Tensor, reach: Reach | None = None
         inputs={"q": x},
         exact={"q": exact},
         codes={"q": quantizer.encode(x)},
-        moved_inputs=lambda names, pairs: dict.fromkeys(names, reach or Reach(x, x)),
+        moved_inputs=lambda names, pairs: lambda name: reach or Reach(x, x),
     )
-    rounded = None if values is None else {"q": values}
-    (check,) = check_layers(reference, {"q": quantizer.encode(moved)}, lambda name: f"made {name}", values=rounded)
+    rounded = None if values is None else lambda name: values
+    (check,) = check_layers(reference, lambda name: quantizer.encode(moved), lambda name: f"made {name}", values=rounded)
     return check
 
 

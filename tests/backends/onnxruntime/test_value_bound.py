@@ -45,9 +45,9 @@ def test_errors_of_a_function_are_a_share_of_its_argument(saturated: tuple[fx.Gr
     name = list(run.quantizers)[-1]
     values = {each: given.clone() for each, given in run.inputs.items()}
     values[name] += 2.0**-23 * torch.sign(torch.randn(values[name].shape, generator=torch.Generator().manual_seed(0)))
-    assert distances(run, values)[name] <= 1, "another erf, right to the last bit of the numbers near 1"
+    assert distances(run, values.__getitem__)[name] <= 1, "another erf, right to the last bit of the numbers near 1"
     values[name] += 1e-4
-    assert distances(run, values)[name] > 1
+    assert distances(run, values.__getitem__)[name] > 1
 
 
 def test_a_wrong_layer_is_found_all_the_same(saturated: tuple[fx.GraphModule, Path, Tensor], tmp_path: Path) -> None:
