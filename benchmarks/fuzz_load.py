@@ -1,8 +1,9 @@
-"""Fuzzes ``qpass.load`` with forged headers, guided by the coverage of qpass, and reports what got through.
+"""Fuzzes ``qpass.load`` with forged headers, guided by the coverage of qpass, calls what loads, and reports what got through.
 
 Run: python benchmarks/fuzz_load.py --minutes 60
 Writes: benchmarks/results/fuzzing.json and .md. Needs atheris (``pip install atheris``) and the development environment.
-A finding is an error that is no DataError, or anything that Python's audit events show: a process, a write, a connection.
+A finding is an error of loading that is no DataError, or anything that Python's audit events show while a file is loaded or
+its graph is called: a process, a write, a connection.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +58,14 @@ def _write(row: dict[str, Any]) -> None:
         "# Fuzzing of qpass.load",
         "",
         "Written by `python benchmarks/fuzz_load.py`. Headers of a saved file are changed, guided by the coverage of qpass, and",
-        "loaded with a digest that fits. A finding is an error that is no DataError, or a process, write or connection.",
+        "loaded with a digest that fits; graphs that load are called. A finding is an error of loading that is no DataError, or a",
+        "process, write or connection at any time.",
         "",
-        "| commit | seed | hours | files | refused | loaded | findings |",
-        "|---|---|---|---|---|---|---|",
+        "| commit | seed | hours | files | refused | loaded | of these answered when called | findings |",
+        "|---|---|---|---|---|---|---|---|",
         *(
             f"| {one['commit']} | {one['seed']} | {one['hours']:.2f} | {one['files']:,} | {one['refused']:,} "
-            f"| {one['files'] - one['refused']:,} | {int(one['crash'])} |"
+            f"| {one['files'] - one['refused']:,} | {one.get('answered', 'not called')} | {int(one['crash'])} |"
             for one in rows
         ),
     ]
@@ -76,7 +79,9 @@ def _fuzz(minutes: float, seed: int, count: Path) -> None:
     with atheris.instrument_imports(include=["qpass.serialize", "qpass.records", "qpass.fields", "qpass.config"]):
         import qpass
     import torch
+    import torchvision  # noqa: F401 (its operators)
 
+    from qpass.serialize.operators import OPERATORS
     from tests.serialize.audit import harm
     from tests.serialize.forging import WAYS, alter, at, places, read, rewrite
     from tests.serialize.test_hostile import WORDS
@@ -85,8 +90,23 @@ def _fuzz(minutes: float, seed: int, count: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 3)).eval()
     graph = qpass.quantize_graph(model, [torch.randn(8, 4)], "w4a4", progress=False)
     path = qpass.save(graph, count.parent / "m.qpass")
-    template, done = read(path)[0], {"files": 0, "refused": 0}
+    template, done = read(path)[0], {"files": 0, "refused": 0, "answered": 0}
+    x = torch.randn(8, 4)
     atheris.instrument_func(qpass.load)
+
+    graph_places = [place for place in places(template) if place and place[0] in ("nodes", "modules", "facts", "in_spec")]
+
+    def exchange(header: dict[str, Any], chance: random.Random) -> None:
+        """Puts one thing where another of its kind is, so that many such graphs load and can be called."""
+        place = chance.choice(graph_places)
+        word: Any = at(template, chance.choice([other for other in graph_places if other[-1] == place[-1]]))
+        if place[-1] == "target" and chance.random() < 0.5:
+            packet = chance.choice(sorted(OPERATORS))
+            word = (
+                f"{packet}.{chance.choice(getattr(getattr(torch.ops, packet.split('.')[0]), packet.split('.')[1]).overloads())}"
+            )
+        with suppress(LookupError, TypeError):  # the place may be gone
+            alter(header, place, "replace", copy.deepcopy(word))
 
     def mutate(data: bytes, max_size: int, draw: int) -> bytes:
         chance = random.Random(draw)
@@ -96,12 +116,23 @@ def _fuzz(minutes: float, seed: int, count: Path) -> None:
             header = copy.deepcopy(template)
         if not isinstance(header, dict) or not header:
             header = copy.deepcopy(template)
+        if chance.random() < 0.5:
+            header = copy.deepcopy(template)
+            exchange(header, chance)
+            return json.dumps(header).encode()
         for _ in range(chance.randint(1, 3)):
             piece = copy.deepcopy(at(template, chance.choice(places(template))))  # stands where another belongs
             if everywhere := places(header)[1:]:
                 alter(header, chance.choice(everywhere), chance.choice(WAYS), chance.choice((*WORDS, piece)))
         changed = json.dumps(header).encode()
         return changed if len(changed) <= max_size else json.dumps(template).encode()
+
+    def answers(loaded: torch.nn.Module) -> bool:
+        try:
+            loaded(x)
+        except Exception:  # a forged graph may be one that torch refuses, in any way
+            return False
+        return True
 
     def run(data: bytes) -> None:
         try:
@@ -114,9 +145,11 @@ def _fuzz(minutes: float, seed: int, count: Path) -> None:
         done["files"] += 1
         with harm() as seen:
             try:
-                qpass.load(path)
+                loaded = qpass.load(path)
             except qpass.DataError:
                 done["refused"] += 1
+            else:
+                done["answered"] += answers(loaded)
         assert not seen, seen
         if done["files"] % 200 == 0:
             count.write_text(json.dumps(done), encoding="utf-8")

@@ -45,5 +45,5 @@ def _holder(path: Path) -> str:
     try:
         pid, host, *_ = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
-        return "or has just ended"
+        return "or one was killed as it began"
     return f"process {pid} on {host}"

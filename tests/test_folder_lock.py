@@ -74,3 +74,19 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written to"), alone_in(tmp_path / "file"):
         pass
+
+
+def test_a_lock_of_a_dead_process_is_taken_over_although_its_number_is_in_use_again(tmp_path: Path) -> None:
+    with alone_in(tmp_path):
+        pid, host, started = (tmp_path / LOCK).read_text(encoding="utf-8").splitlines()
+    (tmp_path / LOCK).write_text(f"{pid}\n{host}\n{int(started) - 1}\n", encoding="utf-8")
+    with alone_in(tmp_path):
+        pass
+
+
+def test_containers_with_the_same_host_name_are_told_apart(tmp_path: Path) -> None:
+    with alone_in(tmp_path):
+        _, host, started = (tmp_path / LOCK).read_text(encoding="utf-8").splitlines()
+    (tmp_path / LOCK).write_text(f"2147483646\n{host}?pidns-f0000001\n{started}\n", encoding="utf-8")
+    with pytest.raises(DataError, match="another run writes here"), alone_in(tmp_path):
+        pass

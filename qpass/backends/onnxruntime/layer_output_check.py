@@ -67,7 +67,8 @@ class LayerOutputs:
             names = found[start : start + _AT_ONCE]
             sources = {name: self._float_input(name, file) for name in names}
             values = [file.layer_outputs[name] for name in names]
-            session = OrtSession(file.excerpt([*values, *filter(None, sources.values())]), folder=file.folder, optimized=False)
+            part = file.excerpt([*values, *filter(None, sources.values())])
+            session = OrtSession(part, folder=file.folder, optimized=False, arena=False)
             compared = [dict(self._compared(session, file, sources, *run)) for run in runs]
             checks += [
                 LayerOutputCheck(

@@ -49,6 +49,7 @@ class OrtSession:
         keep_graph: Keep the optimised graph, for ``operators`` and ``optimized_graph``.
         profile_to: Start of the name of a profile that onnxruntime writes.
         stop_spinning: Threads sleep as soon as a run ends, and take no time from another session that is timed in turn.
+        arena: Whether memory that a run frees is kept for the next one (onnxruntime's default) or returned.
 
     Warns where the file's 8-bit products overflow on this processor.
 
@@ -69,12 +70,14 @@ class OrtSession:
         keep_graph: bool = False,
         profile_to: str | None = None,
         stop_spinning: bool = False,
+        arena: bool = True,
     ) -> None:
         options = ort.SessionOptions()
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = arena
         options.log_severity_level = 4  # what goes wrong is raised
         if folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))

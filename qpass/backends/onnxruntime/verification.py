@@ -247,7 +247,7 @@ class _Comparison:
 
     def check(self, *, optimized: bool) -> RuntimeCheck:
         """Runs the file in one way."""
-        free = OrtSession(self.path, optimized=optimized)
+        free = OrtSession(self.path, optimized=optimized, arena=False)
         names = self._output_names(free)
         layers, outputs = self._forced(names, optimized)
         flipped, results = self._flipped(optimized)
@@ -299,7 +299,11 @@ class _Comparison:
         There random codes are tried, too.
         """
         session = OrtSession(
-            self.codes.forced(values=not optimized), folder=self.codes.folder, optimized=optimized, keep_graph=True
+            self.codes.forced(values=not optimized),
+            folder=self.codes.folder,
+            optimized=optimized,
+            keep_graph=True,
+            arena=False,
         )
         run = ForcedRun(self.codes, session, self.inputs, self.reference.codes, names, values=not optimized)
         layers = check_layers(
@@ -344,7 +348,7 @@ class _Comparison:
 
     def _flipped(self, optimized: bool) -> tuple[float, dict[str, np.ndarray]]:
         """Runs the file freely with its codes as outputs; returns which share differs from torch's, and all outputs."""
-        session = OrtSession(self.codes.exposed(), folder=self.codes.folder, optimized=optimized)
+        session = OrtSession(self.codes.exposed(), folder=self.codes.folder, optimized=optimized, arena=False)
         results = session.run(session.feed(self.inputs))
         different = sum(
             int((self.codes.read(name, results[name + CODES]) != expected).sum())
