@@ -39,10 +39,8 @@ def data(seed: int) -> Tensor:
     return torch.randn(8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def quantized(seed: int) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return qpass.quantize_graph(Mixed(seed).eval(), [data(seed)], "w8a8", progress=False)(data(seed + 1))
+def quantized(model: nn.Module, seed: int) -> Tensor:
+    return qpass.quantize_graph(model, [data(seed)], "w8a8", progress=False)(data(seed + 1))
 
 
 def test_other_threads_keep_their_autocast() -> None:
@@ -66,15 +64,17 @@ def test_other_threads_keep_their_autocast() -> None:
         assert other.result() is torch.float32
 
 
+@pytest.mark.filterwarnings("ignore:Mixed. the batch is fixed")
 @pytest.mark.parametrize("threads", [4])
 def test_threads_quantize_at_the_same_time(threads: int) -> None:
     interval = sys.getswitchinterval()
-    expected = [quantized(seed) for seed in range(threads)]
+    models = [Mixed(seed).eval() for seed in range(threads)]  # their seeds are of the whole process
+    expected = list(map(quantized, models, range(threads)))
     out, err = sys.stdout, sys.stderr
     sys.setswitchinterval(1e-5)
     try:
         with ThreadPoolExecutor(threads) as pool:
-            found = list(pool.map(quantized, range(threads)))
+            found = list(pool.map(quantized, models, range(threads)))
     finally:
         sys.setswitchinterval(interval)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
