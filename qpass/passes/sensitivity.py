@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from qpass.data import ModelInputs
 from qpass.data.rows import batch_size
+from qpass.fill_values import repeated_fills
 from qpass.free_memory import TidyInterpreter
 from qpass.graph import flat_inputs
 from qpass.input_dims import layout_of
@@ -157,6 +158,7 @@ def _probe(output: Any, generator: torch.Generator) -> Tensor:
     parts = []
     for leaf in floats:
         signs = torch.randint(2, leaf.shape, generator=generator).to(leaf) * 2 - 1
-        norm = leaf.detach().double().square().sum().sqrt().clamp_min(1e-30)
-        parts.append((signs * leaf).sum(dtype=torch.float64) / (norm * len(floats) ** 0.5))
+        seen = leaf.isfinite() & ~repeated_fills(leaf)  # masked values have no derivative, and would be all of the norm
+        norm = torch.where(seen, leaf.detach().double(), 0.0).square().sum().sqrt().clamp_min(1e-30)
+        parts.append(torch.where(seen, signs * leaf, 0.0).sum(dtype=torch.float64) / (norm * len(floats) ** 0.5))
     return torch.stack(parts).sum() if parts else torch.zeros(())

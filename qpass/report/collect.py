@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from qpass.data import ModelInputs
 from qpass.data.rows import batch_size
+from qpass.fill_values import fill_values
 from qpass.free_memory import TidyInterpreter
 from qpass.graph import called_module, flat_inputs, get_plan, info, module_path
 from qpass.input_dims import layout_of
@@ -75,7 +76,7 @@ def collect_report(
             for node in quantized.graph.nodes
             if isinstance(plan := get_plan(node), Declined)
         ),
-        output_sqnr_db=sqnr_db(_first_tensor(expected), _first_tensor(output)),
+        output_sqnr_db=_output_sqnr_db(_first_tensor(expected), _first_tensor(output)),
         source_check=info(quantized).get("source_check"),
         sizes=_sizes(reference_graph, quantized),
         reconstruction=info(quantized).get("reconstruction", ()),
@@ -95,6 +96,12 @@ def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
     if noise == 0:
         return 200.0
     return 10 * math.log10(signal / noise) if signal else -200.0
+
+
+def _output_sqnr_db(reference: Tensor, approximation: Tensor) -> float:
+    """Returns ``sqnr_db`` of finite values that no mask fills in: -1e9 would be all of the signal, and has no error."""
+    kept = reference.isfinite() & approximation.isfinite() & ~fill_values(approximation, reference)
+    return sqnr_db(reference[kept], approximation[kept])
 
 
 class _Reference:
@@ -218,4 +225,6 @@ def _sizes(reference_graph: fx.GraphModule, quantized: fx.GraphModule) -> dict[s
 
 
 def _first_tensor(tree: Any) -> Tensor:
-    return next(leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor))
+    """Returns the first tensor of floats, or the first of all where there is none."""
+    tensors = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), tensors[0])

@@ -39,7 +39,8 @@ class NoisyRun(fx.Interpreter):
         if generator is None:
             generator = self._generators[value.device] = torch.Generator(value.device).manual_seed(self._seed)
         errors = torch.rand(value.shape, generator=generator, device=value.device).mul_(2).sub_(1)
-        return value * errors.mul_(COARSER * ROUNDING).add_(1).to(value.dtype)
+        rounded = value * errors.mul_(COARSER * ROUNDING).add_(1).to(value.dtype)
+        return torch.where(rounded.isfinite(), rounded, value)  # a mask's -3.4e38 stays one
 
 
 def _is_float(leaf: Any) -> bool:

@@ -9,13 +9,15 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from qpass.fill_values import fill_values
 
-def output_error(found: Any, expected: Any) -> float:
+
+def output_error(found: Any, expected: Any, near: float = 0.0) -> float:
     """Returns the greatest ``tensor_error`` of all values in two nested outputs, infinity if their counts differ."""
     a, b = _values(found), _values(expected)
     if len(a) != len(b):
         return math.inf
-    return max((tensor_error(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
+    return max((tensor_error(x, y, near) for x, y in zip(a, b, strict=True)), default=0.0)
 
 
 def same_shapes(found: Any, expected: Any) -> bool:
@@ -23,11 +25,11 @@ def same_shapes(found: Any, expected: Any) -> bool:
     return [value.shape for value in _values(found)] == [value.shape for value in _values(expected)]
 
 
-def tensor_error(found: Tensor, expected: Tensor) -> float:
-    """Returns the greatest difference, relative to the root mean square of the expected values.
+def tensor_error(found: Tensor, expected: Tensor, near: float = 0.0) -> float:
+    """Returns the greatest difference, relative to the root mean square of the expected values without their fills.
 
     For integers and booleans it is the share of values that differ. It is infinite if shapes differ, or if NaN and infinities
-    are not in the same places.
+    are not in the same places. For ``near`` see ``fill_values``.
     """
     if found.shape != expected.shape:
         return math.inf
@@ -39,7 +41,8 @@ def tensor_error(found: Tensor, expected: Tensor) -> float:
     finite, infinite = expected.isfinite(), expected.isinf()
     if not torch.equal(found.isfinite(), finite) or not torch.equal(found[infinite], expected[infinite]):
         return math.inf
-    found, expected = found[finite], expected[finite]
+    compared = finite & ~fill_values(found, expected, near)
+    found, expected = found[compared], expected[compared]
     if not expected.numel():
         return 0.0
     size = expected.square().mean().sqrt().item()

@@ -18,7 +18,7 @@ from qpass.graph import copy_tensors, describe, flat_inputs, info, module_path, 
 from qpass.input_dims import layout_of, tie_rows
 from qpass.quantizers import Quantizer
 from qpass.source_check.module_outputs import ModuleErrors, recorded_outputs
-from qpass.source_check.noise import ROUNDING, NoisyRun
+from qpass.source_check.noise import COARSER, ROUNDING, NoisyRun
 from qpass.source_check.output_error import output_error, same_shapes
 from qpass.source_check.result import SourceCheck
 from qpass.storage import Storage
@@ -31,6 +31,8 @@ FIRST_ROWS, OTHER_ROWS = 3, 1
 DRAWS, NOISE_RATIO = 2, 2.0
 #: Errors up to this pass without a measured bound. A few hundred operators round by as much, and most networks stay below it.
 LEAST_BOUND = 512 * ROUNDING
+#: What the tried roundings may do to a value that a mask fills in, as a share of it: a few operators move it.
+FILL_ROUNDING = 16 * COARSER * ROUNDING
 
 
 class Source:
@@ -112,7 +114,7 @@ class Source:
         noisy = [_call(run, self._calls[0]) for run in runs]
         if not alike and all(same_shapes(outputs, expected) for outputs in noisy):
             return self._seen.bound
-        return max(self._seen.bound, *(NOISE_RATIO * output_error(outputs, expected) for outputs in noisy))
+        return max(self._seen.bound, *(NOISE_RATIO * output_error(outputs, expected, FILL_ROUNDING) for outputs in noisy))
 
     def _refuse(self, modules: ModuleErrors, step: str, errors: Sequence[float], bound: float, *, again: bool) -> None:
         worst = 1 if again else max(range(len(errors)), key=lambda index: errors[index])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qpass.backends.onnxruntime.tolerance import DECIDED, differences, envelope
-from qpass.backends.onnxruntime.torch_run import TorchRun, distance, misplaced, size
+from qpass.backends.onnxruntime.torch_run import TorchRun, distance, misplaced, size, without_fills
 from qpass.backends.onnxruntime.uncertainty import Uncertainty
 
 #: The whole network: error of onnxruntime against torch in float32, over what torch in float32 itself is uncertain by.
@@ -125,6 +125,7 @@ def check_freely(check: OutputCheck, found: np.ndarray, expected: np.ndarray, ow
         own: How far torch is from itself.
     """
     away = misplaced(found, expected)
+    found, expected = without_fills(found, expected)
     is_wrong = away > ERROR_RATIO * own.misplaced or (found.dtype.kind == "f" and np.isnan(found).any() and not own.nan)
     noise, signal = distance(found, expected), size(expected)
     floor = max(own.distance, signal * 10 ** (-FLOAT32_DB / 20))
@@ -151,12 +152,13 @@ def whole_run(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], own
     Each counts as a share of its size, so that none hides in another's.
     """
     noise = spread = 0.0
-    for found, output, each in zip(outputs, expected, own, strict=True):
+    pairs = [without_fills(*pair) for pair in zip(outputs, expected, strict=True)]
+    for (found, output), each in zip(pairs, own, strict=True):
         signal = size(output)
         if output.dtype.kind == "f" and signal:
             noise += (distance(found, output) / signal) ** 2
             spread += max(each.distance / signal, 10 ** (-FLOAT32_DB / 20)) ** 2
-    count = sum(output.dtype.kind == "f" and size(output) > 0 for output in expected)
+    count = sum(output.dtype.kind == "f" and size(output) > 0 for _, output in pairs)
     return decibels(math.sqrt(noise), math.sqrt(count)), _ratio(math.sqrt(noise), math.sqrt(spread))
 
 

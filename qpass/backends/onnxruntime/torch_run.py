@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from qpass.backends.onnxruntime.perturbed import MORE_PAIRS, PAIRS, Perturbed, signed_seeds
 from qpass.backends.onnxruntime.tolerance import differences, envelope, kinds
 from qpass.data import ModelInputs
+from qpass.fill_values import fill_values
 from qpass.graph import flat_inputs
 from qpass.quantizers import Quantizer
 from qpass.storage import KeptTensors, Storage
@@ -144,6 +145,20 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 def size(a: np.ndarray) -> float:
     """Returns the norm over finite values."""
     return distance(a, np.where(np.isfinite(a), 0, a))
+
+
+def without_fills(found: np.ndarray, expected: np.ndarray, near: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Returns both with 0 for values that a mask fills in: -1e9 would be the size of the output, and allow any error.
+
+    Args:
+        found: What was computed.
+        expected: What should have been.
+        near: See ``fill_values``.
+    """
+    if found.shape != expected.shape or expected.dtype.kind != "f":
+        return found, expected
+    fills = fill_values(torch.from_numpy(found), torch.from_numpy(expected), near).numpy()
+    return np.where(fills, 0, found), np.where(fills, 0, expected)
 
 
 def misplaced(a: np.ndarray, b: np.ndarray) -> int:

@@ -11,13 +11,23 @@ import torch
 from torch import fx
 
 from qpass.backends.onnxruntime.perturbed import MORE_PAIRS, Perturbed, signed_seeds
-from qpass.backends.onnxruntime.torch_run import Float64ByDefault, distance, in_float64, leaves, misplaced, widened
+from qpass.backends.onnxruntime.torch_run import (
+    Float64ByDefault,
+    distance,
+    in_float64,
+    leaves,
+    misplaced,
+    widened,
+    without_fills,
+)
 from qpass.data import ModelInputs
 from qpass.graph import flat_inputs
 from qpass.quantizers import Quantizer
 
 #: Ties fall up together, down together (equal values do), and three times at random: they cascade by chance.
 _MOVES = (1.0, -1.0, None, None, None)
+#: The share of itself that a fill may be moved by: a few roundings of float32.
+_ROUNDED = 1e-5
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,7 @@ class OwnError:
 
 def _joined(known: Uncertainty, output: np.ndarray, others: Sequence[np.ndarray]) -> Uncertainty:
     return Uncertainty(
-        max(known.distance, *(distance(other, output) for other in others)),
+        max(known.distance, *(distance(*without_fills(other, output, _ROUNDED)) for other in others)),
         max(known.misplaced, *(misplaced(other, output) for other in others)),
         known.nan or any(bool(np.isnan(other).any()) for other in (output, *others)),
     )
