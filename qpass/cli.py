@@ -21,7 +21,8 @@ from qpass.storage import DEFAULT_GIB, bytes_of
 from qpass.version import __version__
 from qpass.whole_file import write_whole
 
-console = Console()
+#: Paths and names hold brackets and colons, which are no markup.
+console = Console(markup=False, emoji=False)
 
 
 @click.group(cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"]})

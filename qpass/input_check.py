@@ -91,6 +91,31 @@ def check_is_as_added(graph_module: fx.GraphModule) -> None:
         raise DataError("checks other inputs than the graph has", where="nodes", expected="the check of its own inputs")
 
 
+def check_example(graph_module: fx.GraphModule) -> None:
+    """Refuses a graph whose example inputs, or their names, are none that it takes itself: it is exported with them.
+
+    Raises:
+        DataError: Naming the input.
+    """
+    facts, leaves = info(graph_module), flat_inputs(graph_module, *example_inputs(graph_module))
+    try:
+        check_inputs(leaves, *check_arguments(graph_module))
+    except UnsupportedError as error:
+        raise DataError(error.what, where="example", expected=error.expected) from error
+    if len(set(facts["names"])) != len(facts["names"]):
+        raise DataError("has a name twice", where="facts.names", expected="names that differ")
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if any(leaf.numel() == 0 and 0 not in dims for leaf, dims in zip(tensors, facts["dims"], strict=True)):
+        raise DataError("has no rows", where="example", expected="at least one of every open size")
+    placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
+    for node, leaf in zip(placeholders, leaves, strict=True):
+        shape = node.meta.get("shape")
+        if isinstance(leaf, Tensor) != isinstance(shape, list | tuple) or (
+            isinstance(leaf, Tensor) and len(shape) != leaf.dim()
+        ):
+            raise DataError(f"has the shape {str(shape)[:60]}", where=node.name, expected="the dims of the example input")
+
+
 def named_inputs(graph_module: fx.GraphModule, call: ModelInputs) -> ModelInputs:
     """Checks a call as the graph itself does, and returns its inputs by the names that they have in a file.
 

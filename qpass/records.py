@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from collections.abc import Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -34,7 +35,7 @@ def from_plain(kind: Any, data: Any, where: str) -> Any:
         return _tuple(parts, data, where)
     if origin is not None and issubclass(origin, Mapping):
         return _mapping(parts, data, where)
-    if kind is float and type(data) is int:
+    if kind is float and type(data) is int and abs(data) < 2**1000:
         return float(data)
     if type(data) is not kind:
         raise DataError(f"is a {type(data).__name__}", where=where, expected=kind.__name__)
@@ -49,12 +50,17 @@ def record(kind: type[T], data: Any, where: str) -> T:
     """
     if not isinstance(data, Mapping):
         raise DataError(f"is a {type(data).__name__}", where=where, expected=f"the fields of {kind.__name__}")
-    hints, fields = get_type_hints(kind), {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints, fields = _hints(kind), {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     needed = [name for name, field in fields.items() if field.default is field.default_factory is dataclasses.MISSING]
     unknown, missing = [name for name in data if name not in fields], [name for name in needed if name not in data]
     if unknown or missing:
         raise DataError(f"has the fields {sorted(data)}", where=where, expected=f"{sorted(fields)}")
     return kind(**{name: from_plain(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _one_of(kinds: tuple[Any, ...], data: Any, where: str) -> Any:

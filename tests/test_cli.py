@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from torch import fx
 
 import qpass
 from qpass.cli import main
@@ -369,3 +370,14 @@ class TestBadInput:
         assert_refused(run("verify", tmp_path), "has no settings.json")
         assert_refused(run("report", tmp_path), "has no report.json")
         assert_refused(run("bench", tmp_path / "m.onnx"), "no such file")
+
+
+def test_brackets_in_names_are_no_markup(quantized: fx.GraphModule, tmp_path: Path) -> None:
+    data = json.loads(qpass.quantization_report(quantized).to_json())
+    data["model"] = "Net[/red]:smile:"
+    data["layers"][0]["path"] = "blocks[0]"
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    result = run("report", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "Net[/red]:smile:" in result.output
+    assert "blocks[0]" in result.output

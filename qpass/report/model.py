@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qpass.passes.allocate_bits import Allocated
+from qpass.plain_data import check_plain
 from qpass.reconstruction.record import BlockRecord
 from qpass.records import record
+from qpass.report.checks import check_rows
 from qpass.source_check import SourceCheck
 
 
@@ -140,7 +142,19 @@ class QuantReport:
         Raises:
             DataError: Naming the field that is missing, unknown or of another type.
         """
-        return record(cls, json.loads(text), "report")
+        return cls.from_plain(json.loads(text))
+
+    @classmethod
+    def from_plain(cls, data: Any) -> QuantReport:
+        """Reads what ``to_json`` wrote, from data that was parsed already.
+
+        Raises:
+            DataError: Naming the field that is missing, unknown, of another type, or that no report has.
+        """
+        check_plain(data, "report")
+        report = record(cls, data, "report")
+        check_rows(report)
+        return report
 
     def to_html(self) -> str:
         """Returns one standalone page with plots."""

@@ -31,6 +31,7 @@ _STYLE = {
     "grid.color": "#e6e6e6",
     "axes.axisbelow": True,
     "font.size": 9,
+    "text.parse_math": False,  # a $ in a path is a $
     "svg.fonttype": "none",
     "svg.hashsalt": "qpass",
 }

@@ -54,7 +54,7 @@ def _size(value: Any) -> bool:
 
 def _dim(value: Any) -> bool:
     factor, symbol = split_multiple(value) if isinstance(value, str) else (0, "")
-    return _size(value) or (factor > 0 and symbol.isidentifier())
+    return _size(value) or (0 < factor < 2**31 and symbol.isidentifier())
 
 
 def _several(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:

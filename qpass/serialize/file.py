@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from qpass.calls import CheckedCodeGen
 from qpass.config import QuantConfig
 from qpass.errors import DataError
 from qpass.graph import info
-from qpass.input_check import check_is_as_added
-from qpass.records import record
+from qpass.input_check import check_example, check_is_as_added
+from qpass.plain_data import check_plain, check_text
+from qpass.quantizers import Quantizer
 from qpass.report import QuantReport
 from qpass.serialize.facts import decode_facts, encode_facts
 from qpass.serialize.limits import (
@@ -28,10 +29,11 @@ from qpass.serialize.limits import (
     example_shape,
     identifier,
 )
+from qpass.serialize.module_checks import check_activation
 from qpass.serialize.modules import decode_module, encode_module
 from qpass.serialize.nodes import Targets, check_resolved, decode_nodes, encode_node
 from qpass.serialize.regions import add_regions, encode_regions
-from qpass.serialize.tensors import below, decode_kinds, digest_of, from_file, kinds_of, put_tensor, tensors_of, to_file
+from qpass.serialize.tensors import decode_kinds, digest_of, from_file, grouped, kinds_of, put_tensor, tensors_of, to_file
 from qpass.serialize.trees import decode_inputs, decode_tree, encode_inputs, encode_tree
 from qpass.serialize.values import decode, encode
 from qpass.tensor_file import read_tensors, write_tensors
@@ -51,7 +53,7 @@ def save_graph(graph_module: fx.GraphModule, path: Path) -> Path:
     """See ``qpass.save``."""
     tensors, description = to_file(tensors_of(graph_module)), _describe(graph_module)
     header = {"format": FORMAT, "digest": digest_of(tensors, description), **description}
-    write_tensors(path, tensors, header, check=lambda draft: _check_equal(graph_module, load_graph(draft), path))
+    write_tensors(path, tensors, header, check=lambda draft: _check_equal(graph_module, draft, path))
     return path
 
 
@@ -63,6 +65,9 @@ def load_graph(path: Path) -> fx.GraphModule:
     description = {key: value for key, value in header.items() if key not in ("format", "digest")}
     try:
         check_depth(description)
+        check_plain(description, "header")
+        for name in tensors:
+            check_text(name, "tensors")
         if header.get("digest") != digest_of(tensors, description):
             raise DataError("its digest is another", hint="the file is damaged: copy or save it again")
         return _rebuild(description, tensors)
@@ -73,12 +78,17 @@ def load_graph(path: Path) -> fx.GraphModule:
         raise DataError(f"its graph cannot be read: {error}", where=str(path), expected=_EXPECTED) from error
 
 
-def _check_equal(graph_module: fx.GraphModule, again: fx.GraphModule, path: Path) -> None:
+def _check_equal(graph_module: fx.GraphModule, draft: Path, path: Path) -> None:
     """Refuses a file that does not give back what was saved: the same tensors to the bit, the same code, the same facts.
 
     Raises:
-        DataError: Naming the first difference.
+        DataError: Naming the first difference, or what ``load`` would refuse.
     """
+    try:
+        again = load_graph(draft)
+    except DataError as error:
+        what = f"would not be read again: {error.what}"
+        raise DataError(what, where=str(path), expected=error.expected, hint="nothing was written") from error
     before, after = tensors_of(graph_module), tensors_of(again)
     differs = [name for name in before.keys() | after.keys() if digest_of(_only(before, name)) != digest_of(_only(after, name))]
     if not differs and str(graph_module.graph) != str(again.graph):
@@ -90,6 +100,31 @@ def _check_equal(graph_module: fx.GraphModule, again: fx.GraphModule, path: Path
         raise DataError(
             f"{min(differs)} is not read back as it was written", where=str(path), hint="report this; nothing was written"
         )
+
+
+def _check_complete(graph_module: fx.GraphModule, header: Mapping[str, Any], tensors: Collection[str]) -> None:
+    """Refuses a file that holds anything beside the graph that was built from it: what ``save`` writes of that is all there is.
+
+    Raises:
+        DataError: Naming the first tensor or the place of the first entry that differs.
+    """
+    lost = sorted(tensors ^ tensors_of(graph_module).keys())
+    if lost:
+        raise DataError(f"holds {lost[0]}, which no node reads", where="tensors", expected="the tensors of the graph alone")
+    place = _first_difference(header, json.loads(json.dumps(_describe(graph_module))), "")
+    if place is not None:
+        raise DataError("is not what the graph has there", where=place, expected="what qpass.save writes of the graph")
+
+
+def _first_difference(found: Any, expected: Any, place: str) -> str | None:
+    """Returns where two values of plain data differ first, types and NaN included; None where they do not."""
+    if isinstance(found, dict) and isinstance(expected, dict) and list(found) == list(expected):
+        pairs = [(f"{place}.{key}" if place else key, found[key], expected[key]) for key in found]
+    elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        pairs = [(f"{place}[{index}]", one, other) for index, (one, other) in enumerate(zip(found, expected, strict=True))]
+    else:
+        return None if json.dumps(found) == json.dumps(expected) else place
+    return next((inner for name, one, other in pairs if (inner := _first_difference(one, other, name)) is not None), None)
 
 
 def _only(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -135,6 +170,8 @@ def _decode_example(data: Any, spec: Any) -> Any:
     for leaf in data:
         if set(leaf) == {"shape", "dtype"}:
             dtype = decode(leaf["dtype"], {}, "example")
+            if not isinstance(dtype, torch.dtype):
+                raise DataError(f"has the type {str(dtype)[:60]}", where="example", expected="a type of torch")
             leaf = torch.zeros(example_shape(leaf["shape"], dtype.itemsize, room, "example"), dtype=dtype)
             room -= leaf.nbytes
         elif set(leaf) == {"value"}:
@@ -146,26 +183,37 @@ def _decode_example(data: Any, spec: Any) -> Any:
 
 
 def _rebuild(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> fx.GraphModule:
-    if set(header) != _FIELDS or not isinstance(header["modules"], dict) or not isinstance(header["config"], dict):
+    if set(header) != _FIELDS:
         raise DataError("has other fields", where="header", expected=f"{sorted(_FIELDS)}")
+    for name in ("modules", "regions", "config"):
+        if not isinstance(header[name], dict):
+            raise DataError(f"is a {type(header[name]).__name__}", where=name, expected="a mapping")
     check_counts(header, tensors)
     kinds = decode_kinds(header["kinds"], tensors)
     own = from_file(tensors, kinds["complex"])
-    root = nn.Module()
+    root, groups = nn.Module(), grouped(own)
     for name, description in header["modules"].items():
-        root.add_module(dotted_path(name, "modules"), decode_module(description, below(name, own), name))
+        if "." in dotted_path(name, "modules"):
+            raise DataError(f"has the name {name!r}", where="modules", expected="a name without dots")
+        module = decode_module(description, groups.get(name, {}), name)
+        if isinstance(module, Quantizer):
+            check_activation(module, name)
+        root.add_module(name, module)
     add_regions(root, header["regions"], own, kinds)
     elsewhere = header["modules"].keys() | header["regions"].keys()
     for name, tensor in own.items():
         if name.partition(".")[0] not in elsewhere:
             put_tensor(root, name, tensor, kinds)
-    graph = decode_nodes(header["nodes"], Targets(own.keys(), header["regions"].keys(), header["modules"].keys()))
+    readable = [name for name in own if name.partition(".")[0] not in elsewhere]
+    graph = decode_nodes(header["nodes"], Targets(set(readable), header["regions"].keys(), header["modules"].keys()))
     in_names, in_spec = decode_inputs(header["in_spec"], header["in_names"])
-    graph.set_codegen(CheckedCodeGen(fx.graph._PyTreeInfo(in_names, in_spec, decode_tree(header["out_spec"], "out_spec"))))
+    out_spec = decode_tree(header["out_spec"], "out_spec")
+    graph.set_codegen(CheckedCodeGen(fx.graph._PyTreeInfo(in_names, in_spec, out_spec)))
     graph.lint()
+    _check_outputs(graph, out_spec)
     graph_module = fx.GraphModule(root, graph, class_name=identifier(header["class"], "class"))
     check_resolved(graph_module)
-    report = record(QuantReport, header["report"], "report")
+    report = QuantReport.from_plain(header["report"])
     info(graph_module).update(
         stage="frozen",
         config=QuantConfig.from_any(header["config"]),
@@ -175,4 +223,17 @@ def _rebuild(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> fx.Gra
         **decode_facts(header["facts"]),
     )
     check_is_as_added(graph_module)
+    check_example(graph_module)
+    _check_complete(graph_module, header, tensors.keys())
     return graph_module.eval().requires_grad_(False)
+
+
+def _check_outputs(graph: fx.Graph, spec: pytree.TreeSpec) -> None:
+    """Refuses a graph whose output does not have as many values as their structure.
+
+    Raises:
+        DataError: If it does not.
+    """
+    output = next(iter(reversed(graph.nodes)))
+    if len(output.args) != 1 or output.kwargs or len(pytree.tree_leaves(output.args[0])) != spec.num_leaves:
+        raise DataError("gives other values than out_spec has", where=output.name, expected=f"{spec.num_leaves} values")

@@ -19,6 +19,10 @@ NODES = 50_000
 DEPTH = 64
 #: Bytes of the example inputs together.
 EXAMPLE_BYTES = 2**30
+#: Values in the arguments of one node.
+ARGUMENTS = 10_000
+#: Characters of a name, and steps of a path.
+NAME, STEPS = 1_000, 64
 #: Tensors of a file, and regions of a graph.
 TENSORS, REGIONS = 100_000, 1_000
 #: Dims of a tensor, as torch itself allows.
@@ -56,7 +60,7 @@ def identifier(name: Any, where: str) -> str:
     Raises:
         DataError: If it is no identifier, or one that the code uses itself.
     """
-    if not isinstance(name, str) or not is_identifier(name):
+    if not isinstance(name, str) or len(name) > NAME or not is_identifier(name):
         raise DataError(f"has the name {_short(name)}", where=where, expected="an identifier of Python")
     return str(name)
 
@@ -67,9 +71,9 @@ def dotted_path(path: Any, where: str) -> str:
     Raises:
         DataError: If it holds what cannot stand in a path.
     """
-    steps = path.split(".") if isinstance(path, str) else [""]
+    steps = path.split(".") if isinstance(path, str) and len(path) <= NAME else [""]
     # Python normalizes identifiers in code, and would read another attribute than the one of this name.
-    if not all(_STEP.fullmatch(step) and unicodedata.normalize("NFKC", step) == step for step in steps):
+    if len(steps) > STEPS or not all(_STEP.fullmatch(step) and unicodedata.normalize("NFKC", step) == step for step in steps):
         raise DataError(f"has the path {_short(path)}", where=where, expected="names with dots between")
     return str(path)
 
@@ -105,12 +109,12 @@ def example_shape(data: Any, element_bytes: int, room: int, where: str) -> list[
 
 
 def check_counts(header: Mapping[str, Any], tensors: Collection[str]) -> None:
-    """Refuses a file of more nodes, regions or tensors than any graph has: each takes memory and time when it is built.
+    """Refuses a file of more nodes, modules, regions or tensors than any graph has: each takes memory and time.
 
     Raises:
         DataError: If it has.
     """
-    nodes, waiting, regions = 0, [header], 0
+    nodes, waiting, regions, modules = 0, [header], 0, len(header["modules"])
     while waiting:
         graph = waiting.pop()
         own, inner = graph.get("nodes"), graph.get("regions")
@@ -118,9 +122,26 @@ def check_counts(header: Mapping[str, Any], tensors: Collection[str]) -> None:
         found = [region for region in inner.values() if isinstance(region, dict)] if isinstance(inner, dict) else []
         regions += len(found)
         waiting += found
-    for what, count, most in (("nodes", nodes, NODES), ("regions", regions, REGIONS), ("tensors", len(tensors), TENSORS)):
+    found_counts = {"nodes": nodes, "modules": modules, "regions": regions, "tensors": len(tensors)}
+    for (what, count), most in zip(found_counts.items(), (NODES, NODES, REGIONS, TENSORS), strict=True):
         if count > most:
             raise DataError(f"has {count} {what}", where=what, expected=f"at most {most}")
+
+
+def check_size(data: Any, where: str) -> None:
+    """Refuses arguments of more values than any node has: torch goes through them one by one, several times.
+
+    Raises:
+        DataError: If there are more.
+    """
+    waiting, count = [data], 0
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict | list):
+            count += len(item)
+            waiting += item.values() if isinstance(item, dict) else item
+        if count > ARGUMENTS:
+            raise DataError("has too many arguments", where=where, expected=f"at most {ARGUMENTS} values")
 
 
 def _short(value: Any) -> str:

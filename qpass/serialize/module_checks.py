@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from qpass.errors import ConfigError, DataError
@@ -67,6 +68,7 @@ def check_tensors(quantizer: Quantizer, fresh: Mapping[str, Tensor], where: str)
     """
     own = {**dict(quantizer.named_parameters()), **dict(quantizer.named_buffers())}
     per_channel = getattr(quantizer, "axis", None) is not None
+    _require(not getattr(quantizer, "free_zero_point", False), "is True", f"{where}.free_zero_point", "False")
     for name, tensor in own.items():
         place, like = f"{where}.{name}", fresh[name]
         fits = tensor.dim() <= 1 and (per_channel or tensor.numel() == like.numel())
@@ -77,6 +79,16 @@ def check_tensors(quantizer: Quantizer, fresh: Mapping[str, Tensor], where: str)
             _require(bool((tensor > 0).all()), "holds zeros or negative numbers", place, "numbers above 0")
     if (check := _RELATIONS.get(type(quantizer))) is not None:
         check(quantizer, where)
+
+
+def check_activation(quantizer: Quantizer, where: str) -> None:
+    """Refuses a quantizer that a node calls and that has a scale for each channel: integer products take one for a tensor.
+
+    Raises:
+        DataError: If it has.
+    """
+    axis = getattr(quantizer, "axis", None)
+    _require(axis is None, f"is {axis}", f"{where}.axis", "None: one scale for a tensor")
 
 
 def check_layer(
@@ -98,12 +110,16 @@ def check_layer(
     outputs = weight.shape[0] if weight.dim() else 0
     _require(weight.dim() in _DIMS[kind], f"has a weight of {weight.dim()} dims", where, f"{_DIMS[kind]}")
     _require(bias is None or bias.shape == (outputs,), "has a bias of another size", f"{where}.bias", f"({outputs},)")
+    for name, tensor in (("bias", bias), ("weight", None if frozen else weight)):
+        if tensor is not None:
+            _require(tensor.dtype is torch.float32, f"is {tensor.dtype}", f"{where}.{name}", "torch.float32")
+            _require(bool(tensor.isfinite().all()), "holds NaN or infinity", f"{where}.{name}", "finite numbers")
     if quantizer is None:
         _require(not frozen and kind is not ResidualFactor, "has no quantizer", where, "the quantizer of its weight")
-        _require(weight.is_floating_point(), f"is {weight.dtype}", f"{where}.weight", "a float type")
         return
     if not isinstance(quantizer, Uniform):
         raise DataError(f"has a {type(quantizer).__name__}", where=where, expected="Uniform")
+    _require(quantizer.axis in (0, None), f"is {quantizer.axis}", f"{where}.axis", "0, the output channels")
     for name, tensor in (("scale", quantizer.scale), ("zero_point", quantizer.zero_point)):
         _require(tensor.numel() in (1, outputs), f"has {tensor.numel()} values", f"{where}.{name}", f"1 or {outputs}")
     if frozen:
@@ -133,7 +149,7 @@ def _uniform(quantizer: Any, where: str) -> None:
     zero_point, low, high = quantizer.zero_point, quantizer.code_min, quantizer.code_max
     _require(high <= _GREATEST_CODE, f"has codes up to {high}", where, f"at most {_GREATEST_CODE}")
     _require(bool((zero_point == zero_point.round()).all()), "is no whole number", f"{where}.zero_point", "whole numbers")
-    inside = quantizer.free_zero_point or bool(((zero_point >= low) & (zero_point <= high)).all())
+    inside = bool(((zero_point >= low) & (zero_point <= high)).all())
     _require(inside, "is no code", f"{where}.zero_point", f"{low} to {high}")
 
 

@@ -42,9 +42,13 @@ def decode_module(data: Any, tensors: Mapping[str, Tensor], where: str) -> nn.Mo
     Raises:
         DataError: Naming the field or tensor that such a module does not have.
     """
-    if not isinstance(data, dict) or data.get("kind") not in _MODULES:
+    if not isinstance(data, dict) or str(data.get("kind")) not in _MODULES:
         raise DataError("is no module that a file can hold", where=where, expected=f"one of {', '.join(_MODULES)}")
-    kind = _MODULES[data["kind"]]
+    kind = _MODULES[str(data["kind"])]
+    fields = {"kind", "config"} if issubclass(kind, Quantizer) else {"kind", "quantizer", "bias"}
+    fields |= {"groups"} if issubclass(kind, QuantizedConv) else set()
+    if set(data) != fields:
+        raise DataError(f"has the fields {sorted(data)}", where=where, expected=f"{sorted(fields)}")
     if issubclass(kind, Quantizer):
         return _quantizer(kind, decode(data["config"], {}, where), tensors, where)
     assert issubclass(kind, QuantizedLayer)

@@ -15,7 +15,8 @@ from qpass.passes.plan import Declined, LayerPlan
 from qpass.quantizers import Quantizer
 from qpass.records import record
 from qpass.serialize.functions import bodies, function_by_name, takes_keywords, target_name
-from qpass.serialize.limits import dotted_path, identifier
+from qpass.serialize.hidden_names import check_hides_nothing
+from qpass.serialize.limits import check_size, dotted_path, identifier
 from qpass.serialize.values import decode, encode
 
 _PLANS: dict[str, type[LayerPlan | Declined]] = {kind.__name__: kind for kind in (LayerPlan, Declined)}
@@ -68,16 +69,20 @@ def decode_nodes(data: Sequence[Mapping[str, Any]], targets: Targets) -> fx.Grap
         if name in nodes or (entry["op"] == "output") != (index == len(data) - 1):
             raise DataError("stands where it cannot", where=name, expected="names that differ, and one output at the end")
         nodes[name] = _decode_node(graph, entry, nodes, targets)
+    called = [entry["target"] for entry in data if entry["op"] == "call_module"]
+    if len(set(called)) != len(called):
+        raise DataError("calls a module twice", where="nodes", expected="a module of its own for each call")
     return graph
 
 
 def _decode_node(graph: fx.Graph, entry: Mapping[str, Any], nodes: Mapping[str, fx.Node], targets: Targets) -> fx.Node:
     name, op = entry["name"], entry["op"]
-    if op not in _TARGETS:
-        raise DataError(f"is a {op!r}", where=name, expected=f"one of {', '.join(_TARGETS)}")
+    if not isinstance(op, str) or op not in _TARGETS:
+        raise DataError(f"is a {str(op)[:60]!r}", where=name, expected=f"one of {', '.join(_TARGETS)}")
     target = _TARGETS[op](entry["target"], name, targets)
     if not isinstance(entry["args"], list) or not isinstance(entry["kwargs"], dict):
         raise DataError("has no arguments", where=name, expected="a list and a mapping")
+    check_size([entry["args"], entry["kwargs"], entry["meta"], entry["path"]], name)
     args = tuple(decode(value, nodes, name) for value in entry["args"])
     kwargs = {identifier(key, name): decode(value, nodes, name) for key, value in entry["kwargs"].items()}
     if (kwargs and not takes_keywords(target)) or (args and op in ("placeholder", "get_attr")):
@@ -87,11 +92,27 @@ def _decode_node(graph: fx.Graph, entry: Mapping[str, Any], nodes: Mapping[str, 
     if not all(_is_region(node, targets) for node in bodies(target, args)):
         raise DataError("runs what is no region", where=name, expected="regions of the file")
     node = graph.create_node(op, target, args, kwargs, name=name)
+    if any(_is_region(read, targets) and read not in bodies(target, args) for read in node.all_input_nodes):
+        raise DataError("reads a region, which is run and not read", where=name, expected="a tensor")
+    if node.name != name:
+        raise DataError("has the name of something that the code calls", where=name, expected="another name")
     node.meta["nn_module_stack"] = _module_stack(entry["path"], name)
-    node.meta.update({key: _META[key](decode(value, {}, name), name) for key, value in entry["meta"].items()})
-    if (plan := entry["plan"]) is not None:
-        node.meta["qpass"] = record(_PLANS[plan["kind"]], plan["fields"], name)
+    node.meta.update(_known_meta(entry["meta"], name))
+    if entry["plan"] is not None:
+        node.meta["qpass"] = _plan(entry["plan"], name)
     return node
+
+
+def _known_meta(data: Any, where: str) -> dict[str, Any]:
+    if not isinstance(data, dict) or not data.keys() <= _META.keys():
+        raise DataError("has other notes", where=where, expected=f"{sorted(_META)}")
+    return {key: _META[key](decode(value, {}, where), where) for key, value in data.items()}
+
+
+def _plan(data: Any, where: str) -> LayerPlan | Declined:
+    if not isinstance(data, dict) or set(data) != {"kind", "fields"} or str(data["kind"]) not in _PLANS:
+        raise DataError("has no plan that a file can hold", where=where, expected=f"one of {', '.join(_PLANS)}")
+    return record(_PLANS[str(data["kind"])], data["fields"], where)
 
 
 def _function(target: Any, where: str, _: Targets) -> Any:
@@ -103,8 +124,8 @@ def _input(target: Any, where: str, _: Targets) -> str:
 
 
 def _attribute(target: Any, where: str, targets: Targets) -> str:
-    names = targets.regions if target in targets.regions else targets.tensors
-    return _among(dotted_path(target, where), names, "tensors", where)
+    path = dotted_path(target, where)
+    return _among(path, targets.regions if path in targets.regions else targets.tensors, "tensors", where)
 
 
 def _module(target: Any, where: str, targets: Targets) -> str:
@@ -116,8 +137,8 @@ def _output(target: Any, where: str, _: Targets) -> str:
 
 
 def _among(target: Any, names: Collection[str], kind: str, where: str) -> str:
-    if target not in names:
-        raise DataError(f"reads {target!r}", where=where, expected=f"one of the file's {kind}")
+    if not isinstance(target, str) or target not in names:
+        raise DataError(f"reads {str(target)[:60]!r}", where=where, expected=f"one of the file's {kind}")
     return str(target)
 
 
@@ -137,9 +158,12 @@ def _is_region(node: Any, targets: Targets) -> bool:
 def check_resolved(graph_module: fx.GraphModule) -> None:
     """Refuses names that the code of a graph would read as something else: its class has attributes of its own.
 
+    Inputs too have names in that code, and must hide nothing that it uses.
+
     Raises:
         DataError: Naming the node.
     """
+    check_hides_nothing(graph_module.graph)
     for node in graph_module.graph.nodes:
         if node.op not in ("get_attr", "call_module"):
             continue

@@ -11,7 +11,7 @@ from qpass.errors import DataError
 from qpass.graph import fetch
 from qpass.serialize.limits import dotted_path
 from qpass.serialize.nodes import Targets, check_resolved, decode_nodes, encode_node
-from qpass.serialize.tensors import below, put_tensor
+from qpass.serialize.tensors import grouped, put_tensor
 
 
 def encode_regions(graph_module: fx.GraphModule) -> dict[str, Any]:
@@ -38,17 +38,26 @@ def add_regions(root: nn.Module, regions: Any, tensors: Mapping[str, Tensor], ki
     """
     if not isinstance(regions, dict):
         raise DataError(f"is a {type(regions).__name__}", where="regions", expected="a mapping")
+    groups = grouped(tensors)
     for name, data in regions.items():
-        dotted_path(name, "regions")
-        if not isinstance(data, dict) or set(data) != {"nodes", "regions"}:
+        if "." in dotted_path(name, "regions"):
+            raise DataError(f"has the name {name!r}", where="regions", expected="a name without dots")
+        if (
+            not isinstance(data, dict)
+            or set(data) != {"nodes", "regions"}
+            or not isinstance(data["regions"], dict)
+            or not isinstance(data["nodes"], list)
+        ):
             raise DataError("is no region", where=name, expected="nodes and regions")
         body = nn.Module()
-        own = below(name, tensors)
+        own = groups.get(name, {})
         inner = {kind: {key.removeprefix(f"{name}.") for key in names} for kind, names in kinds.items()}
         for key, tensor in own.items():
             if key.partition(".")[0] not in data["regions"]:
                 put_tensor(body, key, tensor, inner)
         add_regions(body, data["regions"], own, inner)
+        if any(isinstance(node, dict) and node.get("target") == "qpass.check_inputs" for node in data["nodes"]):
+            raise DataError("checks inputs", where=name, expected="a region, whose graph has checked them")
         graph = decode_nodes(data["nodes"], Targets(own.keys(), data["regions"].keys(), ()))
         region = fx.GraphModule(body, graph)
         check_resolved(region)

@@ -86,6 +86,16 @@ def below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
 
+def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Returns ``below`` for every first step of the names that have several."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        first, dot, rest = name.partition(".")
+        if dot:
+            groups.setdefault(first, {})[rest] = tensor
+    return groups
+
+
 def put_tensor(root: nn.Module, name: str, tensor: Tensor, kinds: Mapping[str, Any]) -> None:
     """Registers a tensor under a dotted name, with the modules that lie between.
 

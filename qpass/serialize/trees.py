@@ -146,7 +146,10 @@ def _parts(data: Any, where: str) -> tuple[str, list[Any], list[Any]]:
         raise DataError("has other keys than children", where=where, expected="one key for each")
     if kind not in _MAPPINGS and not all(isinstance(key, str) for key in [*keys, *data.get("empty", ())]):
         raise DataError("has keys that are no texts", where=where, expected="names of fields")
-    return kind, children, [decode(key, {}, where) for key in keys]
+    decoded = [decode(key, {}, where) for key in keys]
+    if not all(isinstance(key, str | int | float | None) for key in decoded) or len(set(decoded)) != len(decoded):
+        raise DataError("has keys that a mapping cannot have", where=where, expected="texts or numbers that differ")
+    return kind, children, decoded
 
 
 #: What an entry of each kind has.

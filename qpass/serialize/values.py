@@ -75,7 +75,7 @@ def decode(value: Any, nodes: Mapping[str, fx.Node], where: str) -> Any:
             return make([decode(part, nodes, where) for part in content])
     if kind == "dict" and isinstance(content, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in content):
         return {_hashable(decode(key, nodes, where), where): decode(item, nodes, where) for key, item in content}
-    if kind in _CONSTANTS and content in _CONSTANTS[kind]:
+    if kind in _CONSTANTS and isinstance(content, str | None) and content in _CONSTANTS[kind]:
         return _CONSTANTS[kind][content]
     if kind == "device" and isinstance(content, str) and _DEVICE.fullmatch(content):
         return torch.device(content)
@@ -90,7 +90,20 @@ def _hashable(key: Any, where: str) -> Any:
 
 
 def _complex(parts: Sequence[Any]) -> complex:
-    return complex(*map(float, parts))
+    _all_numbers(parts, "complex")
+    return complex(*parts)
+
+
+def _range(parts: Sequence[Any]) -> range:
+    _all_numbers(parts, "range")
+    if not all(isinstance(part, int) for part in parts) or parts[2] == 0:
+        raise DataError(f"has a range of {str(parts)[:60]}", where="arguments", expected="whole numbers, and a step")
+    return range(*parts)
+
+
+def _all_numbers(parts: Sequence[Any], kind: str) -> None:
+    if not all(type(part) in (int, float) for part in parts):
+        raise DataError(f"has a {kind} of {str(parts)[:60]}", where="arguments", expected="numbers")
 
 
 def _named(kind: type) -> dict[str, Any]:
@@ -101,7 +114,7 @@ def _named(kind: type) -> dict[str, Any]:
 _PARTS: dict[str, tuple[Any, int | None]] = {
     "tuple": (tuple, None),
     "slice": (lambda parts: slice(*parts), 3),
-    "range": (lambda parts: range(*parts), 3),
+    "range": (_range, 3),
     "complex": (_complex, 2),
 }
 #: Constants by kind and name.

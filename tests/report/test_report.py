@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
+import html
+import json
 import math
 import re
 
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import qpass
+from qpass.errors import DataError
 from qpass.report import QuantReport
 from qpass.report.collect import sqnr_db
 
@@ -90,3 +94,32 @@ def test_text_names_what_stayed_float(vit: nn.Module, images: Tensor) -> None:
     graph = qpass.quantize_graph(vit, [images], {"preset": "w8a8", "rules": [{"head": None}]}, progress=False)
     assert "linear head: a rule of the config leaves it in float" in str(qpass.quantization_report(graph))
     assert not math.isnan(qpass.quantization_report(graph).output_sqnr_db)
+
+
+@pytest.mark.parametrize("name", [r"$\frac{$", "<script>alert(1)</script>", "]]></svg><b>", "a[/red]:smile:"])
+def test_names_of_modules_are_shown_as_they_are(quantized: fx.GraphModule, name: str) -> None:
+    report = qpass.quantization_report(quantized)
+    tensors = tuple(dataclasses.replace(row, path=name, quantizer=name) for row in report.tensors)
+    layers = tuple(dataclasses.replace(row, path=name) for row in report.layers)
+    page = dataclasses.replace(report, model=name, tensors=tensors, layers=layers, stayed_float=((name, name, name),)).to_html()
+    shown = html.unescape(page)
+    assert name in shown
+    if "<" in name:
+        assert name not in page
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "match"),
+    [
+        ("samples", 10**30, "a number beyond 64 bits"),
+        ("model", "\x1b[31m", "texts without control characters"),
+        ("model", "\ud800", "texts without control characters"),
+        ("config", {}, r"report\.config\.name: is no text"),
+        ("layers", [["x"]], "layers"),
+    ],
+)
+def test_reports_that_nobody_wrote_are_refused(quantized: fx.GraphModule, field: str, value: object, match: str) -> None:
+    data = json.loads(qpass.quantization_report(quantized).to_json())
+    data[field] = value
+    with pytest.raises(DataError, match=match):
+        QuantReport.from_json(json.dumps(data))
