@@ -6,12 +6,18 @@ import re
 import traceback
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from qpass.errors import QPassError, TraceError, UnsupportedError, first_line
 
 #: Parts of torch.export's messages -> what the forward does, and what to do about it. The first that is found counts.
 _KINDS = (
+    (
+        r"Found <class .*> in (output|input|inputs), which is not a known type",
+        "it returns an object whose tensors torch.export does not see",
+        "return a tensor, tuple, NamedTuple or dict; or call torch.export.register_dataclass on a dataclass before",
+    ),
     (
         r"specialized integer from data-dependent",
         "it makes a Python number of a tensor's values",
@@ -41,6 +47,8 @@ _KINDS = (
 )
 #: Files of torch through which an error of torch.func comes.
 _TRANSFORMS = {("_functorch", file) for file in ("apis.py", "eager_transforms.py", "vmap.py")}
+#: Where functions lie that take the model as their first argument and are no part of it.
+_NOT_THE_MODEL = (Path(torch.__file__).parent, Path(__file__).parent)
 _OTHER_HINT = "a part of it may be captured all the same: pass submodules=('backbone', ...)"
 
 
@@ -48,7 +56,8 @@ def explain(error: Exception, model: nn.Module) -> QPassError:
     """Names the innermost module of the model that was running, its source line, and what can be done."""
     where, message = _where(error, model), first_line(error)
     frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    if "functorch" in message or any(Path(file).parts[-2:] in _TRANSFORMS for file in frames):
+    said = re.sub(r"https?://\S+", "", message)  # torch's advice on outputs has a link to functorch
+    if "functorch" in said or any(Path(file).parts[-2:] in _TRANSFORMS for file in frames):
         return UnsupportedError(
             "a transform of torch.func, such as vmap or grad",
             where=where,
@@ -61,13 +70,17 @@ def explain(error: Exception, model: nn.Module) -> QPassError:
     return TraceError(f"torch.export cannot capture the model: {message}", where=where, hint=_OTHER_HINT)
 
 
+def _is_ours(file: str) -> bool:
+    return any(Path(file).is_relative_to(folder) for folder in _NOT_THE_MODEL)
+
+
 def _where(error: Exception, model: nn.Module) -> str:
     paths = {id(module): path for path, module in model.named_modules()}
     where = type(model).__name__
     for frame, line in traceback.walk_tb(error.__traceback__):
         code = frame.f_code
         owner = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
-        if isinstance(owner, nn.Module) and id(owner) in paths and "torch/nn/modules" not in code.co_filename:
+        if isinstance(owner, nn.Module) and id(owner) in paths and not _is_ours(code.co_filename):
             path = paths[id(owner)] or "(itself)"
             where = f"{type(model).__name__}, module {path}, {Path(code.co_filename).name}:{line}"
     return where

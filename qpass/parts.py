@@ -102,12 +102,23 @@ def trace_part(
         facts["sizes"] = sorted({key.sizes for key in held})
     facts["free"] = _free_inputs(graph_module, [examples[key] for key in held])
     if len(used) < len(calls):
-        reason = "its sizes cannot be open" if len(alike) == len(set(keys)) else "it is not always called with the same inputs"
+        sizes = _texts(key.sizes for key in held)
         warnings.warn(
-            f"{name}: {reason}: it holds for {_texts(key.sizes for key in held)}, which {len(used)} of {len(calls)} calls have",
-            stacklevel=5,
+            f"{name}: {_reason(keys, common)}: it holds for {sizes}, which {len(used)} of {len(calls)} calls have", stacklevel=5
         )
     return graph_module, used
+
+
+def _reason(keys: Sequence[CallKey], common: CallKey) -> str:
+    """Says in what calls differ from the most frequent ones, first of all in what no size explains."""
+    if any(key.structure != common.structure for key in keys):
+        return "it is not always called with the same inputs"
+    names = [name for name, is_tensor in common.structure if not is_tensor]
+    found = {name: dict.fromkeys(key.constants[index] for key in keys) for index, name in enumerate(names)}
+    differing = [f"{name} is {' or '.join(values)}" for name, values in found.items() if len(values) > 1]
+    if differing:
+        return f"values that are no tensors differ between its calls ({', '.join(differing)}) and are constants of a graph"
+    return "its sizes cannot be open"
 
 
 def _key(call: ModelInputs, module: nn.Module) -> CallKey:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -132,6 +134,21 @@ def test_module_and_line_are_named(run: Callable[..., Tensor]) -> None:
 def test_transforms_are_refused_by_name(transform: Callable[..., Tensor]) -> None:
     model = Whole(lambda part, x, _: part.head(transform(part, x).mean(1)))
     with pytest.raises(UnsupportedError, match=r"a transform of torch\.func, such as vmap.*whole batch"):
+        qpass.quantize_graph(model.eval(), [call(0)], "w8a8", progress=False)
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+
+
+@pytest.mark.parametrize("answer", [Answer, lambda y: {"logits": {y}}], ids=["dataclass", "set"])
+def test_an_output_whose_tensors_are_not_seen_is_named(answer: Callable[[Tensor], Any]) -> None:
+    """torch's message has a link to functorch, and was taken for one of its transforms."""
+    model = Whole(lambda part, x, _: answer(part.head(part.layer(x).mean(1))))
+    with pytest.raises(
+        TraceError, match=r"^Whole: .*returns an object .*(Answer|set).*NamedTuple or dict; .*register_dataclass"
+    ):
         qpass.quantize_graph(model.eval(), [call(0)], "w8a8", progress=False)
 
 

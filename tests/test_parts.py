@@ -165,6 +165,28 @@ def test_sizes_that_cannot_be_open_are_left_out_with_a_warning() -> None:
         quantized(torch.randn(2, 6, 8))
 
 
+def test_values_that_differ_between_calls_of_one_size_are_named() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor, scale: float = 1.0, name: str = "a") -> Tensor:
+            return self.layer(x) * scale
+
+    class Caller(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Scaled()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.part(self.part(self.part(x, 1.0, "a"), 2.0, "b"), 2.0, "a")
+
+    differ = r"part: values that are no tensors differ between its calls \(scale is 1\.0 or 2\.0.*\).*, which 1 of 3 calls have"
+    with pytest.warns(UserWarning, match=differ):
+        qpass.quantize_graph(Caller().eval(), [torch.randn(2, 4, 8)], submodules=["part"], progress=False)
+
+
 class Writes(nn.Module):
     """A part that scales its input in place."""
 

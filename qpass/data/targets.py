@@ -22,7 +22,7 @@ def needless_targets(model: nn.Module, kwargs: Mapping[str, Any]) -> set[str]:
     """Returns the inputs named like targets without which the model returns the same, but for a loss.
 
     Args:
-        model: A copy of it runs twice where there are such names.
+        model: A copy of it runs a few times where there are such names.
         kwargs: A call of it.
     """
     names = {name for name in kwargs if _may_be_left_out(model, name) and any(word in name.lower() for word in _WORDS)}
@@ -33,9 +33,23 @@ def needless_targets(model: nn.Module, kwargs: Mapping[str, Any]) -> set[str]:
     for candidates in (names, *({name} for name in sorted(names) if len(names) > 1)):
         rest = {name: value for name, value in kwargs.items() if name not in candidates}
         found = _outputs(model, rest)
-        if found and (expected is None or _within(found, expected)):
+        if found and (expected is None or _within(found, expected)) and not _reads(model, kwargs, candidates, found):
             return candidates
     return set()
+
+
+def _reads(model: nn.Module, kwargs: Mapping[str, Any], names: set[str], found: Iterable[Tensor]) -> bool:
+    """Tells whether the model gives something else for other values: those of the call may be what it takes by default."""
+    others = {name: pytree.tree_map(_other, value) if name in names else value for name, value in kwargs.items()}
+    outputs = _outputs(model, others)
+    return outputs is not None and not _within(found, outputs)
+
+
+def _other(leaf: Any) -> Any:
+    """Returns zeros for a tensor, which are classes and places as well, and ones for zeros."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return torch.zeros_like(leaf) if leaf.any() else torch.ones_like(leaf)
 
 
 def _may_be_left_out(model: nn.Module, name: str) -> bool:

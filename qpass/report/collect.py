@@ -76,7 +76,7 @@ def collect_report(
             for node in quantized.graph.nodes
             if isinstance(plan := get_plan(node), Declined)
         ),
-        output_sqnr_db=_output_sqnr_db(_first_tensor(expected), _first_tensor(output)),
+        output_sqnr_db=_output_sqnr_db(expected, output),
         source_check=info(quantized).get("source_check"),
         sizes=_sizes(reference_graph, quantized),
         reconstruction=info(quantized).get("reconstruction", ()),
@@ -98,10 +98,17 @@ def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
     return 10 * math.log10(signal / noise) if signal else -200.0
 
 
-def _output_sqnr_db(reference: Tensor, approximation: Tensor) -> float:
+def _output_sqnr_db(expected: Any, found: Any) -> float:
+    """Returns the lowest figure of all outputs of floats; without one, that of the first tensor."""
+    pairs = list(zip(_tensors(expected), _tensors(found), strict=True))
+    figures = [_sqnr_of_output(*pair) for pair in pairs if pair[0].is_floating_point()]
+    return min((figure for figure in figures if not math.isnan(figure)), default=math.nan) if figures else sqnr_db(*pairs[0])
+
+
+def _sqnr_of_output(reference: Tensor, approximation: Tensor) -> float:
     """Returns ``sqnr_db`` of finite values that no mask fills in: -1e9 would be all of the signal, and has no error."""
     kept = reference.isfinite() & approximation.isfinite() & ~fill_values(approximation, reference)
-    return sqnr_db(reference[kept], approximation[kept])
+    return sqnr_db(reference[kept], approximation[kept]) if kept.any() else math.nan
 
 
 class _Reference:
@@ -224,7 +231,5 @@ def _sizes(reference_graph: fx.GraphModule, quantized: fx.GraphModule) -> dict[s
     return {"weights, float32": before, "weights, stored": stored}
 
 
-def _first_tensor(tree: Any) -> Tensor:
-    """Returns the first tensor of floats, or the first of all where there is none."""
-    tensors = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-    return next((tensor for tensor in tensors if tensor.is_floating_point()), tensors[0])
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -91,7 +91,7 @@ class QuantReport:
         layers: Every quantized layer, in order.
         blocks: Every transformer block found, in order.
         stayed_float: (kind, module path, reason) of each layer that could have been quantized and was not.
-        output_sqnr_db: Signal over error of the network's output, in dB.
+        output_sqnr_db: Signal over error of the network's output, in dB; of several outputs, the lowest.
         source_check: How near the float graph was to the given model, before anything was quantized.
         sizes: Bytes by name: weights as float32, weights as stored, and files once they are known.
         reconstruction: What was learned of each block, where the recipe learns.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,13 @@ def output_error(found: Any, expected: Any, near: float = 0.0) -> float:
 def same_shapes(found: Any, expected: Any) -> bool:
     """Tells whether two nested outputs have as many values, of the same shapes."""
     return [value.shape for value in _values(found)] == [value.shape for value in _values(expected)]
+
+
+def has_values(calls: Sequence[Any]) -> bool:
+    """Tells whether every output of floats that is not empty has a finite value in one of several calls at least."""
+    columns = zip(*map(_values, calls), strict=False)
+    floats = [[value for value in column if value.is_floating_point() and value.numel()] for column in columns]
+    return all(any(bool(value.isfinite().any()) for value in column) for column in floats if column)
 
 
 def tensor_error(found: Tensor, expected: Tensor, near: float = 0.0) -> float:

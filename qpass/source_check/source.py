@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from qpass.input_dims import layout_of, tie_rows
 from qpass.quantizers import Quantizer
 from qpass.source_check.module_outputs import ModuleErrors, recorded_outputs
 from qpass.source_check.noise import COARSER, ROUNDING, NoisyRun
-from qpass.source_check.output_error import output_error, same_shapes
+from qpass.source_check.output_error import has_values, output_error, same_shapes
 from qpass.source_check.result import SourceCheck
 from qpass.storage import Storage
 from qpass.torch_modes import kept_random_state
@@ -63,7 +64,15 @@ class Source:
             self._outputs = [_call(model, inputs) for inputs in self._calls[:-1]]
             with recorded_outputs(model, Storage() if storage is None else storage) as self._modules:
                 self._outputs.append(_call(model, self._calls[-1]))
-        self._seen = SourceCheck(samples=sum(map(batch_size, self._calls[1:])), error=0.0, bound=LEAST_BOUND, passes=())
+        valued = has_values(self._outputs)
+        if not valued:
+            warnings.warn(
+                f"{self._name}: an output of the model is NaN or infinite throughout on calibration samples: nothing can be "
+                "compared with it; look for masks that leave nothing, and for inputs out of range",
+                stacklevel=2,
+            )
+        samples = sum(map(batch_size, self._calls[1:]))
+        self._seen = SourceCheck(samples=samples, error=0.0, bound=LEAST_BOUND, passes=(), valued=valued)
         #: Paths of modules whose outputs the graph gives; rotations and folds change some rightly.
         self._agreeing = set(self._modules)
         if (error := output_error(self._outputs[1], self._outputs[0])) > LEAST_BOUND:

@@ -60,6 +60,17 @@ def test_labels_that_the_outputs_depend_on_are_inputs() -> None:
     assert needless_targets(Prompted(), {"x": X, "input_labels": LABELS}) == set()
 
 
+@pytest.mark.parametrize("value", [0, 1])
+def test_labels_that_are_what_the_model_takes_by_default_are_inputs(value: int) -> None:
+    """Calibration data may have one kind of point only; the graph has to take the others."""
+
+    class Points(Prompted):
+        def forward(self, x: Tensor, input_labels: Tensor | None = None) -> Tensor:
+            return super().forward(x, torch.full((len(x),), value) if input_labels is None else input_labels)
+
+    assert needless_targets(Points(), {"x": X, "input_labels": torch.full((4,), value)}) == set()
+
+
 def test_labels_that_forward_demands_are_inputs() -> None:
     class Demanding(nn.Module):
         def forward(self, x: Tensor, labels: Tensor) -> Tensor:

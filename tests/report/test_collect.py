@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import Tensor, fx, nn
 
+import qpass
 from qpass.config import QuantConfig
 from qpass.data import ModelInputs
 from qpass.graph import called_module
@@ -58,3 +60,26 @@ def test_figures_are_those_of_two_whole_runs() -> None:
     assert [layer.sqnr_db for layer in report.layers] == errors
     assert len(errors) == 3
     assert report.output_sqnr_db == sqnr_db(*outputs)
+
+
+def test_of_several_outputs_the_worst_counts() -> None:
+    class Outputs(nn.Module):
+        """What it was given, whole numbers, and what it computes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            y = self.layer(x)
+            return x, y.argmax(-1), y
+
+    batch = ModelInputs((torch.randn(8, TOKENS, WIDTH, generator=torch.Generator().manual_seed(0)),), {})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Outputs().eval()
+    graph = qpass.quantize_graph(model, [batch.args[0]], "w4a8", progress=False)
+    with torch.no_grad():
+        assert qpass.quantization_report(graph).output_sqnr_db == pytest.approx(
+            sqnr_db(model(*batch.args)[2], graph(*batch.args)[2]), abs=0.5
+        )

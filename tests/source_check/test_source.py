@@ -256,3 +256,31 @@ def test_the_model_is_left_as_it_was(vit: nn.Module, images: Tensor) -> None:
 def test_plain_data_comes_back() -> None:
     check = SourceCheck(samples=4, error=1e-6, bound=1e-5, passes=("trace",))
     assert record(SourceCheck, {"samples": 4, "error": 1e-6, "bound": 1e-5, "passes": ["trace"]}, "check") == check
+
+
+def test_an_output_that_is_nan_throughout_is_said_to_prove_nothing(tmp_path: Path) -> None:
+    class Blind(nn.Module):
+        """A second output that is a mean over nothing, as masks make it that leave none."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = self.layer(x)
+            return y, y.masked_fill(y == y, float("-inf")).softmax(-1)
+
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="Blind: an output of the model is NaN or infinite throughout"):
+        graph = qpass.quantize_graph(Blind().eval(), [x], "w8a8", progress=False)
+    check = info(graph)["source_check"]
+    assert not check.informative
+    assert "not informative: an output is NaN or infinite throughout" in str(qpass.quantization_report(graph))
+    verified = qpass.verify_onnx(graph, qpass.export_onnx(graph, tmp_path / "m.onnx"), x)
+    assert verified.verdict == "layers proven, whole run and comparison with the model not informative"
+
+
+def test_an_output_that_is_infinite_in_places_proves_something() -> None:
+    source, graph = source_of(Call(lambda m, x: x.masked_fill(x > 0, float("-inf"))).eval(), torch.randn(4, 3))
+    source.check(graph, "trace")
+    assert info(graph)["source_check"].informative

@@ -14,11 +14,11 @@ from torch import Tensor, fx, nn
 from qpass.backends.onnx_qdq.layer_outputs import layer_outputs, mark_layer_outputs
 from qpass.backends.onnx_qdq.simplify import simplify
 from qpass.errors import LoweringError
-from qpass.graph import aten, calls, example_inputs, input_name, shape_of
+from qpass.graph import aten, calls, dtype_of, example_inputs, input_name, shape_of
 from qpass.input_check import without_input_check
 from qpass.input_dims import dims_to_export
 from qpass.nn import QuantizedLayer
-from qpass.outputs import keep_tensor_outputs, output_names
+from qpass.outputs import keep_tensor_outputs, output_leaves, output_names
 from qpass.quantizers import Quantizer
 from qpass.quiet import quiet_thread
 from qpass.torch_modes import SHARED_STATE
@@ -44,8 +44,9 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
     """Exports a graph; a float graph has no ``qpass::`` nodes.
 
     Raises:
-        LoweringError: If torch's exporter refuses the graph.
+        LoweringError: If torch's exporter refuses the graph, or an input or output is complex.
     """
+    _refuse_complex(graph_module)
     opaque = fx.GraphModule(copy.deepcopy(graph_module), copy.deepcopy(graph_module.graph))
     for path, module in list(opaque.named_modules()):
         if isinstance(module, (Quantizer, QuantizedLayer)) and "." not in path:
@@ -77,6 +78,23 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
         raise _explain(graph_module, error) from error
     _name(graph_module, model)
     return model
+
+
+def _refuse_complex(graph_module: fx.GraphModule) -> None:
+    """Refuses complex inputs and outputs: torch's exporter makes real numbers of them, in another shape."""
+    given = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
+    for kind, leaves in (("input", given), ("output", output_leaves(graph_module))):
+        for leaf in leaves:
+            dtype = dtype_of(leaf) if isinstance(leaf, fx.Node) else None
+            if dtype is not None and dtype.is_complex:
+                raise LoweringError(
+                    f"an {kind} of complex numbers",
+                    where=f"{type(graph_module).__name__}, {leaf.name}",
+                    expected="real numbers: onnxruntime has no others",
+                    hint="pass torch.view_as_real of it, and take torch.view_as_complex inside"
+                    if kind == "input"
+                    else "return torch.view_as_real of it",
+                )
 
 
 def _drop_idle_squeezes(graph_module: fx.GraphModule) -> None:

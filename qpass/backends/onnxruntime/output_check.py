@@ -36,8 +36,8 @@ class OutputCheck:
             torch in float32 is uncertain of.
         sqnr_db: Signal over error, the file running freely, in dB.
         error_ratio: Error of the file running freely over torch's own uncertainty; 0 for outputs that are no floats.
-        informative: Whether the free run proves anything: a file that ignores its input would be farther from torch than the
-            bound allows.
+        informative: Whether the free run proves anything: some values are finite, and a file that ignores its input would be
+            farther from torch than the bound allows.
         suspects: Layers that only this output and other wrong ones depend on.
     """
 
@@ -135,8 +135,15 @@ def check_freely(check: OutputCheck, found: np.ndarray, expected: np.ndarray, ow
         misplaced=max(away, 1) if is_wrong else 0,
         sqnr_db=decibels(noise, signal),
         error_ratio=_ratio(noise, floor) if is_float else 0.0,
-        informative=not is_float or not own.distance or ERROR_RATIO * own.distance < _of_the_input(expected),
+        informative=not is_float or _proves(expected, own),
     )
+
+
+def _proves(expected: np.ndarray, own: Uncertainty) -> bool:
+    """Tells whether a free run that is within its bound proves anything of an output of floats."""
+    if expected.size and not np.isfinite(expected).any():
+        return False
+    return not own.distance or ERROR_RATIO * own.distance < _of_the_input(expected)
 
 
 def decibels(noise: float, signal: float) -> float:

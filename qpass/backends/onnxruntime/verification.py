@@ -80,8 +80,7 @@ class VerifyReport:
         samples: How many rows were run.
         checks: One for each way of running a file.
         source_checks: How each graph was compared with the caller's model, in words.
-        source_informative: Whether these comparisons prove anything: False where roundings alone change an output by as much
-            as its size.
+        source_informative: Whether these comparisons prove anything: see ``SourceCheck.informative``.
         left_out: What was not done, and why, in words.
     """
 
@@ -99,7 +98,7 @@ class VerifyReport:
 
     @property
     def informative(self) -> bool:
-        """Whether the free run proves anything: False where torch is as uncertain of an output as the output varies."""
+        """Whether the free run proves anything: False where torch is as uncertain of an output as it varies, or all is NaN."""
         return all(output.informative for check in self.checks for output in check.outputs)
 
     @property

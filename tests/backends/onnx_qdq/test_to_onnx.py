@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qpass
+
+
+class Complex(nn.Module):
+    def __init__(self, run: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.layer, self.run = nn.Linear(6, 4), run
+
+    def forward(self, x: Tensor, phase: Tensor) -> Any:
+        return self.run(self.layer(x), phase)
+
+
+@pytest.mark.parametrize(
+    ("run", "is_complex", "message"),
+    [
+        (lambda y, phase: {"wave": torch.complex(y, phase)}, False, "an output of complex numbers.*view_as_real"),
+        (lambda y, phase: y * phase.real, True, "phase: an input of complex numbers.*view_as_real"),
+    ],
+    ids=["output", "input"],
+)
+def test_complex_inputs_and_outputs_are_refused_by_name(
+    run: Callable[[Tensor, Tensor], Any], is_complex: bool, message: str, tmp_path: Path
+) -> None:
+    """The file had real numbers of another shape in their place, and was then called wrong."""
+    x, phase = torch.randn(8, 6), torch.randn(8, 4)
+    batch = {"x": x, "phase": torch.complex(phase, phase) if is_complex else phase}
+    graph = qpass.quantize_graph(Complex(run).eval(), [batch], "w8a8", progress=False)
+    graph(**batch)
+    with pytest.raises(qpass.LoweringError, match=message):
+        qpass.export_onnx(graph, tmp_path / "m.onnx")
+
+
+def test_complex_numbers_inside_are_exported(tmp_path: Path) -> None:
+    def turned(y: Tensor, phase: Tensor) -> Tensor:
+        return torch.view_as_real(torch.complex(y, y) * torch.polar(torch.ones_like(phase), phase)).flatten(1)
+
+    batch = {"x": torch.randn(8, 6), "phase": torch.randn(8, 4)}
+    graph = qpass.quantize_graph(Complex(turned).eval(), [batch], "w8a8", progress=False)
+    assert qpass.verify_onnx(graph, qpass.export_onnx(graph, tmp_path / "m.onnx"), batch).passed
