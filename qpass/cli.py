@@ -16,6 +16,7 @@ from rich.table import Table
 from qpass.arguments import SEEDS, usable_device
 from qpass.command_group import OneLineGroup
 from qpass.errors import ConfigError, DataError
+from qpass.plain_data import printable
 from qpass.presets import POLISHES, PRESETS, SCHEDULES
 from qpass.storage import DEFAULT_GIB, bytes_of
 from qpass.version import __version__
@@ -237,7 +238,7 @@ def verify(
     count = samples if info(graph)["dynamic_batch"] else rows_of(info(graph)["example"])
     images = next(iter(image_batches(source, count, limit=count)))[0]
     result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False, max_memory=max_memory)
-    console.print(str(result), highlight=False)
+    console.print(printable(str(result)), highlight=False)
     if not result.passed:
         raise click.exceptions.Exit(2)
 
@@ -246,7 +247,7 @@ def _explain(file: Path, batches: tuple[int, ...], threads: tuple[int, ...], run
     from qpass.backends.onnxruntime import explain
 
     found = [explain(file, batch=batch, threads=count, runs=runs) for count in threads for batch in batches]
-    click.echo(json.dumps([each.to_dict() for each in found], indent=1) if as_json else "\n\n".join(map(str, found)))
+    click.echo(json.dumps([each.to_dict() for each in found], indent=1) if as_json else printable("\n\n".join(map(str, found))))
 
 
 @main.command()
@@ -283,7 +284,7 @@ def bench(
         _explain(file, batches or (1,), threads or (1,), runs, as_json)
         return
     result = qpass.benchmark_latency(file, baseline=baseline, batches=batches or (1, 8), threads=threads or (1, 2), runs=runs)
-    click.echo(json.dumps(result.to_dict(), indent=1) if as_json else str(result))
+    click.echo(json.dumps(result.to_dict(), indent=1) if as_json else printable(str(result)))
 
 
 @main.command()

@@ -61,8 +61,10 @@ def owned_folder(folder: Path, *, keeps_blocks: bool, discard: bool) -> Iterator
     """
     blocks = folder / BLOCKS
     with alone_in(folder):
+        if blocks.is_symlink() or (blocks.exists() and not blocks.is_dir()):
+            raise DataError("is no folder", where=str(blocks), hint="move it away: learned blocks are kept there")
         if discard:
-            shutil.rmtree(blocks, ignore_errors=True)
+            _discard(blocks)
         elif blocks.exists() and not keeps_blocks:
             raise DataError(
                 "holds blocks of a run that learns and has not finished",
@@ -74,6 +76,15 @@ def owned_folder(folder: Path, *, keeps_blocks: bool, discard: bool) -> Iterator
         if keeps_blocks:
             shutil.rmtree(blocks, ignore_errors=True)
         remove_drafts(folder)
+
+
+def _discard(blocks: Path) -> None:
+    try:
+        shutil.rmtree(blocks)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise DataError(f"cannot be deleted ({error.strerror})", where=str(error.filename or blocks)) from error
 
 
 def read_settings(folder: Path) -> Settings:

@@ -381,3 +381,14 @@ def test_brackets_in_names_are_no_markup(quantized: fx.GraphModule, tmp_path: Pa
     assert result.exit_code == 0, result.output
     assert "Net[/red]:smile:" in result.output
     assert "blocks[0]" in result.output
+
+
+def test_names_in_an_onnx_file_do_not_move_the_cursor(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    for index, node in enumerate(model.graph.node):
+        node.name = f"\x1b]0;{index}\x07{node.name}"
+    onnx.save(model, tmp_path / "m.onnx")
+    result = run("bench", tmp_path / "m.onnx", "--explain", "--runs", 2)
+    assert result.exit_code == 0, result.output
+    assert "\x1b" not in result.output
+    assert "\\x1b]0;" in result.output

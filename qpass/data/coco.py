@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qpass.data.decode import decode_image
+from qpass.data.decode import decode_image, image_bytes
 from qpass.errors import DataError
 from qpass.quiet import quiet_thread
 
@@ -54,11 +54,7 @@ class CocoImages(Sequence[tuple[Tensor, dict[str, Tensor]]]):
         """Returns one image and its target."""
         number = self._numbers[index]
         path = self._folder / self._coco.imgs[number]["file_name"]
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"cannot be read: {error}", where=str(path), expected="an image") from error
-        pixels = np.asarray(decode_image(content, "RGB", str(path)))
+        pixels = np.asarray(decode_image(image_bytes(path), "RGB", str(path)))
         found = self._coco.imgToAnns[number]
         boxes = torch.tensor([thing["bbox"] for thing in found], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from qpass.data.decode import check_pixels, decode_image
+from qpass.data.decode import LARGEST_IMAGE, check_pixels, decode_image, image_bytes
 from qpass.data.labels import read_labels
 from qpass.errors import DataError
 from qpass.fields import check_fields, number, optional, refuse, several, whole
 
-#: Bytes of an image file, and of a table of labels; what is larger is none that anybody calibrates on.
-LARGEST_IMAGE, LARGEST_TABLE = 2**28, 2**26
+#: Bytes of a table of labels.
+LARGEST_TABLE = 2**26
 #: Pixels of a side of what a network takes.
 LARGEST_SIDE = 8192
 _CHECKS = {
@@ -162,7 +162,7 @@ def _open_folder(path: Path, transform: ImageTransform) -> ImageSource:
         classes = sorted({file.parent.name for file in files})
         labels = [classes.index(file.parent.name) for file in files]
     return ImageSource(
-        str(path), [str(file) for file in files], labels, lambda i: transform.decode(_file(files[i]), str(files[i]))
+        str(path), [str(file) for file in files], labels, lambda i: transform.decode(image_bytes(files[i]), str(files[i]))
     )
 
 
@@ -196,6 +196,8 @@ def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:
 
 def _text(path: Path) -> str:
     try:
+        if not path.is_file():
+            raise DataError("is no file", where=str(path), expected="a table in UTF-8")
         if path.stat().st_size > LARGEST_TABLE:
             raise DataError(f"has {path.stat().st_size} bytes", where=str(path), expected=f"at most {LARGEST_TABLE}")
         return path.read_text(encoding="utf-8")
@@ -215,12 +217,6 @@ def _unpack(archive: zipfile.ZipFile, name: str, where: str, most: int) -> bytes
     if content is None or len(content) > most:
         raise DataError("unpacks to more", where=where, expected=f"at most {most} bytes")
     return content
-
-
-def _file(path: Path) -> bytes:
-    if (size := path.stat().st_size) > LARGEST_IMAGE:
-        raise DataError(f"has {size} bytes", where=str(path), expected=f"an image of at most {LARGEST_IMAGE}")
-    return path.read_bytes()
 
 
 def _open_array(path: Path) -> ImageSource:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 import qpass.data.images as images_module
 from qpass.data import ImageTransform, image_batches, open_images
+from qpass.data.decode import decode_image, image_bytes
 from qpass.errors import ConfigError, DataError
 
 TRANSFORM = ImageTransform(crop=4, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -285,3 +287,55 @@ def test_what_is_called_an_image_and_is_no_file_is_refused(make: Callable[[Path]
     make(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"a\.png: is no file; expected an image"):
         open_images(tmp_path, ImageTransform())
+
+
+def tiff(pixels: bytes, *, bits: int, photometric: int) -> bytes:
+    """Returns a gray image of 4 x 2 pixels as a TIFF, which PIL itself does not write in these ways."""
+    tags = [(256, 4), (257, 2), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 2), (279, len(pixels))]
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "bits", "photometric", "expected"),
+    [
+        (struct.pack("<8H", *[64 * 257] * 8), 16, 1, 64),
+        (struct.pack("<8H", *[64 * 257] * 8), 16, 0, 191),
+        (bytes([64] * 8), 8, 0, 191),
+        (bytes([0x40, 0x04, 0x00] * 4), 12, 1, 64),
+    ],
+)
+def test_gray_is_scaled_by_its_bits_and_by_what_is_white(pixels: bytes, bits: int, photometric: int, expected: int) -> None:
+    image = decode_image(tiff(pixels, bits=bits, photometric=photometric), "L", "a.tif")
+    assert np.asarray(image).tolist() == [[expected] * 4] * 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n",
+        b"P5 2 2 255\n" + bytes(4),
+        b"<svg/>",
+        b"",
+    ],
+)
+def test_content_of_other_kinds_starts_no_other_program(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: started.append(a))
+    monkeypatch.setattr("subprocess.Popen", lambda *a, **k: started.append(a))
+    with pytest.raises(DataError, match=r"a\.png: is not a readable image; expected JPEG"):
+        decode_image(content, "RGB", "a.png")
+    assert started == []
+
+
+def test_a_pipe_in_the_place_of_a_table_is_refused(folder: Path) -> None:
+    os.mkfifo(folder / "labels.csv")
+    with pytest.raises(DataError, match=r"labels\.csv: is no file"):
+        open_images(folder, TRANSFORM)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe.png", "missing.png", ""])
+def test_what_annotations_name_is_read_within_bounds(folder: Path, name: str) -> None:
+    os.mkfifo(folder / "pipe.png")
+    with pytest.raises(DataError, match="is no file"):
+        image_bytes(folder / name)
