@@ -11,6 +11,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from qpass.float32_products import full_products
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -63,17 +65,15 @@ def _no_takeover() -> Iterator[None]:
 @contextmanager
 def _default_flags() -> Iterator[None]:
     """Sets flags of the whole process that change results, where they are not at their defaults."""
-    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
-    changed = (dtype, precision) != (torch.float32, "highest")
-    if changed:
+    dtype = torch.get_default_dtype()
+    if dtype is not torch.float32:
         torch.set_default_dtype(torch.float32)
-        torch.set_float32_matmul_precision("highest")
     try:
-        yield
+        with full_products():
+            yield
     finally:
-        if changed:
+        if dtype is not torch.float32:
             torch.set_default_dtype(dtype)
-            torch.set_float32_matmul_precision(precision)
 
 
 @contextmanager
