@@ -12,13 +12,18 @@ from torch import Tensor
 
 from qpass.fill_values import fill_values
 
+#: A channel counts as no smaller than this share of its tensor: one that is always about 0 holds roundings alone.
+LEAST_CHANNEL = 1e-3
+#: So many values tell the size of a channel; a few may all be small by chance.
+CHANNEL_VALUES = 16
 
-def output_error(found: Any, expected: Any, near: float = 0.0) -> float:
+
+def output_error(found: Any, expected: Any, near: float = 0.0, *, channels: bool = False) -> float:
     """Returns the greatest ``tensor_error`` of all values in two nested outputs, infinity if their counts differ."""
     a, b = _values(found), _values(expected)
     if len(a) != len(b):
         return math.inf
-    return max((tensor_error(x, y, near) for x, y in zip(a, b, strict=True)), default=0.0)
+    return max((tensor_error(x, y, near, channels=channels) for x, y in zip(a, b, strict=True)), default=0.0)
 
 
 def same_shapes(found: Any, expected: Any) -> bool:
@@ -33,11 +38,18 @@ def has_values(calls: Sequence[Any]) -> bool:
     return all(any(bool(value.isfinite().any()) for value in column) for column in floats if column)
 
 
-def tensor_error(found: Tensor, expected: Tensor, near: float = 0.0) -> float:
+def tensor_error(found: Tensor, expected: Tensor, near: float = 0.0, *, channels: bool = False) -> float:
     """Returns the greatest difference, relative to the root mean square of the expected values without their fills.
 
     For integers and booleans it is the share of values that differ. It is infinite if shapes differ, or if NaN and infinities
-    are not in the same places. For ``near`` see ``fill_values``.
+    are not in the same places.
+
+    Args:
+        found: What was computed.
+        expected: What should have been.
+        near: See ``fill_values``.
+        channels: Whether each channel, in dim 1 or in the last one, has a size of its own: in a tensor of boxes in pixels and
+            of scores, the boxes would hide the scores' errors.
     """
     if found.shape != expected.shape:
         return math.inf
@@ -50,11 +62,19 @@ def tensor_error(found: Tensor, expected: Tensor, near: float = 0.0) -> float:
     if not torch.equal(found.isfinite(), finite) or not torch.equal(found[infinite], expected[infinite]):
         return math.inf
     compared = finite & ~fill_values(found, expected, near)
-    found, expected = found[compared], expected[compared]
-    if not expected.numel():
+    if not compared.any():
         return 0.0
-    size = expected.square().mean().sqrt().item()
-    return (found - expected).abs().max().item() / (size or 1.0)
+    squares = torch.where(compared, expected.square(), 0.0)
+    difference = torch.where(compared, (found - expected).abs(), 0.0)
+    size = (squares.sum() / compared.sum()).sqrt().item() or 1.0
+    error = difference.max().item() / size
+    for dim in {1, expected.dim() - 1} if channels and expected.dim() > 1 else ():
+        others = [other for other in range(expected.dim()) if other != dim]
+        counts = compared.sum(others)
+        sizes = (squares.sum(others) / counts.clamp(min=1)).sqrt().clamp(min=LEAST_CHANNEL * size)
+        sizes = torch.where(counts < CHANNEL_VALUES, size, sizes)
+        error = max(error, (difference.amax(others) / sizes).max().item())
+    return error
 
 
 def _double(tensor: Tensor) -> Tensor:

@@ -99,11 +99,11 @@ class Source:
             runs = [network] * (len(self._calls) - 1) + [_Flat(network, modules)]
             outputs = [_call(run, inputs) for run, inputs in zip(runs, self._calls, strict=True)]
             again = output_error(outputs[1], outputs[0]) > LEAST_BOUND
-            errors = [output_error(*pair) for pair in zip(outputs, self._outputs, strict=True)]
+            errors = [output_error(*pair, channels=True) for pair in zip(outputs, self._outputs, strict=True)]
             bound = self._seen.bound
             if max(errors) > bound and not again:
                 alike = all(same_shapes(*pair) for pair in zip(outputs, self._outputs, strict=True))
-                bound = self._bound(network, outputs[0], alike=alike)
+                bound = self._bound(network, outputs, alike=alike)
         if again or max(errors) > bound:
             self._refuse(modules, step, errors, bound, again=again)
         self._agreeing = {module_path(node) for node in modules.agreeing}
@@ -111,19 +111,21 @@ class Source:
         self._seen = replace(self._seen, error=error, bound=bound, passes=passes)
         info(graph_module)["source_check"] = self._seen
 
-    def _bound(self, network: fx.GraphModule, expected: Any, *, alike: bool) -> float:
-        """Returns the greatest error that roundings explain: the graph's own sensitivity, measured.
+    def _bound(self, network: fx.GraphModule, expected: Sequence[Any], *, alike: bool) -> float:
+        """Returns the greatest error that roundings explain: the graph's own sensitivity, measured on each different call.
 
         Args:
             network: The graph.
-            expected: What it gives without roundings.
+            expected: What it gives for every call without roundings.
             alike: Whether outputs have the model's shapes. If not, no bound holds unless roundings change shapes as well.
         """
+        different = sorted({0, len(self._calls) - 1})
         runs = [_Flat(network, NoisyRun(network, seed)) for seed in range(DRAWS)]
-        noisy = [_call(run, self._calls[0]) for run in runs]
-        if not alike and all(same_shapes(outputs, expected) for outputs in noisy):
+        pairs = [(_call(run, self._calls[index]), expected[index]) for index in different for run in runs]
+        if not alike and all(same_shapes(*pair) for pair in pairs):
             return self._seen.bound
-        return max(self._seen.bound, *(NOISE_RATIO * output_error(outputs, expected, FILL_ROUNDING) for outputs in noisy))
+        moved = [output_error(*pair, FILL_ROUNDING, channels=True) for pair in pairs]
+        return max(self._seen.bound, NOISE_RATIO * max(moved))
 
     def _refuse(self, modules: ModuleErrors, step: str, errors: Sequence[float], bound: float, *, again: bool) -> None:
         worst = 1 if again else max(range(len(errors)), key=lambda index: errors[index])

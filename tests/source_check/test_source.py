@@ -17,6 +17,8 @@ from qpass.graph import aten, calls, fetch, info, module_path
 from qpass.passes import Canonicalize, FoldLayerNorm, Pass, RotateHeads
 from qpass.records import record
 from qpass.source_check import Source, SourceCheck
+from qpass.source_check.output_error import output_error
+from qpass.source_check.source import LEAST_BOUND
 from qpass.storage import Storage
 from qpass.trace import trace
 from tests.live_bytes import LiveBytes
@@ -283,4 +285,50 @@ def test_an_output_that_is_nan_throughout_is_said_to_prove_nothing(tmp_path: Pat
 def test_an_output_that_is_infinite_in_places_proves_something() -> None:
     source, graph = source_of(Call(lambda m, x: x.masked_fill(x > 0, float("-inf"))).eval(), torch.randn(4, 3))
     source.check(graph, "trace")
+    assert info(graph)["source_check"].informative
+
+
+@pytest.mark.parametrize("dim", [1, -1])
+def test_a_large_channel_hides_no_error_in_a_small_one(dim: int) -> None:
+    """Boxes in pixels beside scores: the scores were allowed to be off by some hundredths."""
+
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                self.box, self.score = nn.Linear(6, 4), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([640 * self.box(x).sigmoid(), self.score(x).sigmoid()], -1).transpose(-1, dim)
+
+    model = Detector().eval()
+    source, graph = source_of(model, torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(1)))
+    source.check(graph, "trace")
+    assert info(graph)["source_check"].bound == LEAST_BOUND
+    with torch.no_grad():
+        next(p for name, p in graph.named_parameters() if "score" in name and p.dim() == 2)[0] *= 1.01
+    with pytest.raises(SourceError, match=r"after a pass .*differs from the given model"):
+        source.check(graph, "a pass")
+
+
+def test_a_single_value_near_zero_is_no_channel() -> None:
+    """Of one row, every logit would be a channel of its own; the difference is one of roundings."""
+    expected = torch.tensor([[1.0, -0.5, 1e-4, 2.0]])
+    found = expected + 1e-7
+    assert output_error(found, expected, channels=True) == output_error(found, expected) < LEAST_BOUND
+
+
+def test_a_channel_of_roundings_alone_is_no_matter() -> None:
+    def function(module: nn.Module, x: Tensor) -> Tensor:
+        y = x.exp().sin()
+        return torch.stack([y, y * 3 / 3 - y], -1)
+
+    source, graph = source_of(Call(function).eval(), torch.randn(4, 50, generator=torch.Generator().manual_seed(0)))
+    for node in calls(graph, aten.sin.default):  # another order of roundings
+        with graph.graph.inserting_after(node):
+            moved = graph.graph.call_function(aten.mul.Tensor, (node, 1 + 2.0**-23))
+        node.replace_all_uses_with(moved, delete_user_cb=lambda user, moved=moved: user is not moved)
+    graph.recompile()
+    source.check(graph, "a pass")
     assert info(graph)["source_check"].informative
