@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import fx
+from torch import Tensor, fx
 
 from qpass.backends.onnx_qdq.lowerings import CODES
 from qpass.backends.onnxruntime.forced import COMPUTED, CodesOfFile
@@ -24,7 +24,7 @@ from qpass.backends.onnxruntime.torch_run import TorchRun, leaves, widened
 from qpass.backends.onnxruntime.uncertainty import OwnError
 from qpass.data import ModelInputs
 from qpass.errors import LoweringError, VerifyError
-from qpass.graph import info
+from qpass.graph import dtype_of, flat_inputs, info, input_name
 from qpass.input_check import named_inputs
 from qpass.storage import Storage
 
@@ -180,6 +180,23 @@ def verify(
     return Verification(graph_module, inputs, storage).of(path, strict=strict)
 
 
+def _refuse_inputs(graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
+    """Refuses inputs that nothing can be verified with: without a row, or of another float type than the graph computes in.
+
+    Raises:
+        VerifyError: Naming the input.
+    """
+    nodes = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
+    given = [pair for pair in zip(nodes, flat_inputs(graph_module, *inputs), strict=True) if isinstance(pair[1], Tensor)]
+    for node, value in given:
+        where, expected = f"verify_onnx, input {input_name(node)!r}", dtype_of(node)
+        if not any(tensor.numel() for _, tensor in given):
+            raise VerifyError("has no row", where=where, expected="at least one", hint="pass a few samples")
+        if value.is_floating_point() and expected is not None and expected.is_floating_point and value.dtype != expected:
+            kind, wanted = (str(dtype).removeprefix("torch.") for dtype in (value.dtype, expected))
+            raise VerifyError(f"is {kind}", where=where, expected=wanted, hint=f"pass x.to(torch.{wanted})")
+
+
 class Verification:
     """What torch makes of a graph and one call of it, once for all files that are compared with it.
 
@@ -190,6 +207,7 @@ class Verification:
     """
 
     def __init__(self, graph_module: fx.GraphModule, inputs: ModelInputs, storage: Storage | None = None) -> None:
+        _refuse_inputs(graph_module, inputs)
         self._graph_module, self._inputs, self._fed = graph_module, inputs, named_inputs(graph_module, inputs)
         wide = widened(graph_module)
         self._reference = TorchRun(graph_module, inputs, wide=wide, storage=storage)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -229,3 +230,19 @@ def test_verification_changes_nothing(quantized: fx.GraphModule, exported: Path,
     qpass.verify_onnx(quantized, exported, images)
     assert exported.read_bytes() == content
     assert all(torch.equal(tensor, before[name]) for name, tensor in quantized.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[:0], "verify_onnx, input 'x': has no row; expected at least one"),
+        (lambda x: x.double(), r"verify_onnx, input 'x': is float64; expected float32; pass x\.to\(torch\.float32\)"),
+    ],
+    ids=["no row", "float64"],
+)
+def test_inputs_that_nothing_can_be_verified_with_are_refused(
+    change: Callable[[Tensor], Tensor], message: str, quantized: fx.GraphModule, exported: Path, images: Tensor
+) -> None:
+    """Both ended in an error of torch."""
+    with pytest.raises(VerifyError, match=message):
+        qpass.verify_onnx(quantized, exported, change(images))
