@@ -12,13 +12,21 @@ NOT_FOR_INFERENCE = (
     *("_embedding_bag", "_embedding_bag_forward_only", "_grouped_mm", "_native_batch_norm_legit_functional", "_unique"),
     *("_scaled_dot_product_efficient_attention", "_scaled_dot_product_flash_attention", "_unique2", "cross_entropy_loss"),
     *("_scaled_dot_product_flash_attention_for_cpu", "embedding_renorm", "fake_quantize_per_channel_affine", "logdet"),
+    *("_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "native_batch_norm"),  # read beyond their arguments
     *("fake_quantize_per_tensor_affine", "mse_loss", "nll_loss", "nll_loss_forward", "normal_functional", "tensor"),
 )
 #: Operators that read, write, print, or change what they are given.
 HARMFUL = (
     *("aten.from_file.default", "aten.add_.Tensor", "aten.add.out", "aten.set_.source_Tensor", "aten._print.default"),
     *("profiler._record_function_enter.default", "aten.save.default", "aten._assert_async.msg", "prim.Print.default"),
-    *("aten.resize_.default", "aten.manual_seed.default", "aten.record_stream.default", "c10d_functional.wait_tensor.default"),
+    *(
+        "aten._reshape_alias.default",
+        "aten.native_batch_norm.default",
+        "aten.resize_.default",
+        "aten.manual_seed.default",
+        "aten.record_stream.default",
+        "c10d_functional.wait_tensor.default",
+    ),
 )
 
 
