@@ -26,9 +26,9 @@ from qpass.backends.onnx_qdq import export_float
 from qpass.backends.onnxruntime import OrtSession
 from qpass.backends.onnxruntime.latency import benchmark, describe_machine
 from qpass.config import SOFTMAX_PERCENTILES, QuantConfig
-from qpass.evaluate import Accuracy, evaluate_top1
-from qpass.presets import SCALE_LEARNING_RATE
-from qpass.trace import trace
+from qpass.config.presets import SCALE_LEARNING_RATE
+from qpass.evaluation.top1 import Accuracy, evaluate_top1
+from qpass.graph.capture.trace import trace
 
 RESULTS = Path(__file__).parent / "results"
 #: Calibration images of recipes that learn nothing, of those that do, and of the ablation.

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from qpass.data import ImageTransform, image_batches, open_images
-from qpass.models import create_model
+from qpass.zoo.timm_models import create_model
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def modelnet40() -> Task:
         f"Point Transformer (ModelNet40, two of 40 classes), calibrated on {len(objects) - int(evaluated.sum())} test objects and evaluated on\n"
         f"the other {int(evaluated.sum())}; drops come with their paired standard error.",
         create_model(
-            "qpass.point_transformer:PointTransformer", assets() / "point_transformer_modelnet40" / "model.safetensors"
+            "qpass.zoo.point_transformer:PointTransformer", assets() / "point_transformer_modelnet40" / "model.safetensors"
         ),
         objects[~evaluated],
         10,

@@ -30,8 +30,8 @@ from torch import Tensor
 
 import qpass
 from qpass.backends.onnxruntime.latency import describe_machine
-from qpass.distributed import Processes, job
-from qpass.models import create_model
+from qpass.runtime.distributed import Processes, job
+from qpass.zoo.timm_models import create_model
 
 RESULTS = Path(__file__).parent / "results"
 #: GiB in memory in the runs that show the bound: less than half of what either number of images would take.

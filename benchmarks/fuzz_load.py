@@ -76,7 +76,7 @@ def _write(row: dict[str, Any]) -> None:
 def _fuzz(minutes: float, seed: int, count: Path) -> None:
     import atheris
 
-    with atheris.instrument_imports(include=["qpass.serialize", "qpass.records", "qpass.fields", "qpass.config"]):
+    with atheris.instrument_imports(include=["qpass.serialize", "qpass.runtime.records", "qpass.config"]):
         import qpass
     import torch
     import torchvision  # noqa: F401 (its operators)

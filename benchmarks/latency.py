@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import qpass
 from qpass.backends.onnx_qdq import export_float
 from qpass.backends.onnxruntime.latency import Contender, benchmark
-from qpass.trace import trace
+from qpass.graph.capture.trace import trace
 
 #: qpass's files beside other tools, by label: recipe and target.
 FILES = {

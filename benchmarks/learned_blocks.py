@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qpass.reconstruction.record import BlockRecord
-from qpass.records import record
+from qpass.runtime.records import record
 
 #: b2 that AIQViT (arXiv 2502.04628) reports for DeiT-T at W4A4, blocks 0 to 11; its b1 are .01 to .02.
 PAPER_B2 = (0.17, 0.21, 0.21, 0.13, 0.11, 0.12, 0.13, 0.11, 0.09, 0.05, 0.09, 0.11)

@@ -15,7 +15,7 @@ import transformers
 from position_models import POSITION_MODELS
 from torch import Tensor, nn
 
-from qpass.point_transformer import PointTransformer, PointTransformerSegmentation
+from qpass.zoo.point_transformer import PointTransformer, PointTransformerSegmentation
 
 Inputs = Tensor | dict[str, Tensor]
 

@@ -20,11 +20,11 @@ from pictures import picture, save
 
 from qpass.config import SOFTMAX_PERCENTILES, QuantConfig
 from qpass.data import ModelInputs
+from qpass.graph.capture.trace import trace
 from qpass.observers import ProductObserver
 from qpass.passes import Annotate, Canonicalize
 from qpass.passes.calibrate import Listener, fitted_by_product, listen
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, Quantizer, ShiftLog2, Tan, Uniform
-from qpass.trace import trace
 
 RESULTS = Path(__file__).parent / "results"
 BITS = (3, 4, 6, 8)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 from training import train, write_weights
 
-from qpass.detectors import mask_rcnn
+from qpass.zoo.mask_rcnn import mask_rcnn
 
 WEIGHTS = Path(__file__).parent / "weights" / "shapes_mask_rcnn.safetensors"
 

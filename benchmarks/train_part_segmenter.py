@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from training import train, write_weights
 
-from qpass.point_transformer import PointTransformerSegmentation
+from qpass.zoo.point_transformer import PointTransformerSegmentation
 
 WEIGHTS = Path(__file__).parent / "weights" / "solids_point_transformer.safetensors"
 

@@ -30,9 +30,9 @@ import qpass
 from qpass.backends.onnxruntime.latency import describe_machine
 from qpass.config import QuantConfig
 from qpass.data import CocoImages, open_shapenet_part
-from qpass.detectors import PARTS
-from qpass.evaluate_detection import evaluate_detection
-from qpass.evaluate_parts import evaluate_parts
+from qpass.evaluation.detection import evaluate_detection
+from qpass.evaluation.part_segmentation import evaluate_parts
+from qpass.zoo.mask_rcnn import PARTS
 
 RESULTS = Path(__file__).parent / "results"
 CALIBRATION, EVALUATION = 128, 400

@@ -19,8 +19,8 @@ import qpass
 from qpass.backends.onnx_qdq import export_float
 from qpass.backends.onnxruntime import OrtSession
 from qpass.backends.onnxruntime.latency import benchmark, describe_machine
-from qpass.evaluate import evaluate_top1
-from qpass.trace import trace
+from qpass.evaluation.top1 import evaluate_top1
+from qpass.graph.capture.trace import trace
 
 RESULTS = Path(__file__).parent / "results"
 CALIBRATION_IMAGES = 128

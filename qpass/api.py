@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from qpass.already_quantized import refuse_quantized
-from qpass.arguments import check_seed, usable_device
+from qpass.compiler.resume import check_agreement, claimed_folder, run_facts
+from qpass.compiler.run import RunOptions, quantize_model, quantize_submodules
 from qpass.config import QuantConfig
 from qpass.data import Batch, KeptBatches, checked_batches
 from qpass.data.batches import example_call, model_inputs
-from qpass.device import on_cpu, to_device
-from qpass.distributed import Processes
 from qpass.errors import QPassError
-from qpass.float_model import check_model, in_float32
-from qpass.graph import device_of, info
-from qpass.input_dims import dims_left_open
-from qpass.parts import parts_of
-from qpass.quantize import RunOptions, quantize_model, quantize_submodules
+from qpass.graph.capture.already_quantized import refuse_quantized
+from qpass.graph.capture.float_model import check_model, in_float32
+from qpass.graph.device import on_cpu, to_device
+from qpass.graph.edit import device_of, info
+from qpass.graph.parts import parts_of
+from qpass.graph.signature.input_dims import dims_left_open
 from qpass.report import QuantReport
-from qpass.resume import check_agreement, claimed_folder, run_facts
+from qpass.runtime.arguments import check_seed, usable_device
+from qpass.runtime.distributed import Processes
+from qpass.runtime.storage import DEFAULT_GIB, Storage, bytes_of
+from qpass.runtime.torch_modes import in_known_state
 from qpass.serialize import load_graph, save_graph
-from qpass.storage import DEFAULT_GIB, Storage, bytes_of
-from qpass.torch_modes import in_known_state
 
 if TYPE_CHECKING:
     from qpass.backends.onnxruntime import LatencyReport, VerifyReport
@@ -282,7 +282,7 @@ def benchmark_latency(
         ConfigError: If a float model is given beside a file, or counts are not positive.
         LoweringError: If a file cannot be made or loaded.
     """
-    from qpass.benchmark import benchmark_pair
+    from qpass.backends.benchmark import benchmark_pair
 
     return benchmark_pair(path_or_model, baseline, batches=batches, threads=threads, runs=runs, show_progress=progress)
 
@@ -310,7 +310,7 @@ def load(path: str | Path) -> fx.GraphModule:
     """Reads what ``save`` wrote. Nothing in the file is executed.
 
     The graph gives what the saved one gave. Lists, tuples, dicts and named tuples are rebuilt. A file must not name classes to
-    import, so dataclasses and outputs of transformers come back as a ``qpass.named_outputs.NamedOutputs``, whose fields are
+    import, so dataclasses and outputs of transformers come back as a ``qpass.graph.signature.named_outputs.NamedOutputs``, whose fields are
     read alike: ``out.logits``, ``out["logits"]``, ``out[0]``.
 
     Raises:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from qpass.graph import info
+from qpass.graph.edit import info
 from qpass.progress import StepBar
 
 #: For recipes ``wXaY``: weights are rounded to nearest and make up for nothing.

@@ -14,7 +14,7 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
-from qpass.graph import flat_inputs
+from qpass.graph.edit import flat_inputs
 from qpass.nn import QuantizedLayer
 
 #: The one change that no input can tell: a table of runs of codes gets one more row at its end, which no index reaches.

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.errors import CalibrationError, ConfigError, QPassError
-from qpass.input_check import check_inputs
+from qpass.graph.signature.input_check import check_inputs
 from qpass.nn import QuantizedLinear
 from qpass.quantizers import LogSqrt2, Quantizer, Uniform
 from tests.models import Branching, MaskedAttention, small_vit

@@ -11,12 +11,12 @@ from torch import fx, nn
 import qpass
 from qpass.backends.onnxruntime import OrtSession
 from qpass.data import ImageTransform, image_batches, open_images
-from qpass.evaluate import evaluate_top1
-from qpass.graph import info
-from qpass.models import create_model
+from qpass.evaluation.top1 import evaluate_top1
+from qpass.graph.capture.trace import trace
+from qpass.graph.edit import info
 from qpass.observers import HistogramObserver
 from qpass.passes import Annotate, Calibrate, Canonicalize
-from qpass.trace import trace
+from qpass.zoo.timm_models import create_model
 
 
 @pytest.fixture(scope="module")

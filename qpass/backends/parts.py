@@ -13,8 +13,8 @@ from qpass.backends.onnx_qdq import export_quantized
 from qpass.backends.onnxruntime import OrtModule, VerifyReport, verify
 from qpass.data import ModelInputs
 from qpass.errors import LoweringError, VerifyError
-from qpass.parts import call_forms, parts_of, put_back, record_calls
-from qpass.storage import Storage
+from qpass.graph.parts import call_forms, parts_of, put_back, record_calls
+from qpass.runtime.storage import Storage
 
 
 def export_parts(model: nn.Module, folder: Path, *, opset: int | None, target: str, weight_type: str) -> Path:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qpass.data.decode import decode_image, image_bytes
 from qpass.errors import DataError
-from qpass.quiet import quiet_thread
+from qpass.runtime.quiet import quiet_thread
 
 
 class CocoImages(Sequence[tuple[Tensor, dict[str, Tensor]]]):

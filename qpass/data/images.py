@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from qpass.config.fields import check_fields, number, optional, refuse, several, whole
 from qpass.data.decode import LARGEST_IMAGE, check_pixels, decode_image, image_bytes
 from qpass.data.labels import read_labels
 from qpass.errors import DataError
-from qpass.fields import check_fields, number, optional, refuse, several, whole
 
 #: Bytes of a table of labels.
 LARGEST_TABLE = 2**26

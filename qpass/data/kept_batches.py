@@ -10,7 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from qpass.data.batches import ModelInputs
-from qpass.storage import KeptTensor, Storage
+from qpass.runtime.storage import KeptTensor, Storage
 
 
 class KeptBatches(Sequence[ModelInputs]):

@@ -12,7 +12,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from qpass.data.structure import forward_parameters
-from qpass.torch_modes import kept_random_state
+from qpass.runtime.torch_modes import kept_random_state
 
 #: A target has one of these in its name. So have some inputs (SAM's ``input_labels``): the model tells which it is.
 _WORDS = ("label", "target", "start_positions", "end_positions", "return_loss")

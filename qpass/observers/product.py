@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qpass.quantizers import Quantizer
-from qpass.storage import KeptTensor, Storage
+from qpass.runtime.storage import KeptTensor, Storage
 
 #: A sample of A, and the B that it is multiplied by.
 Pair = tuple[Tensor, Tensor]

@@ -2,16 +2,16 @@
 
 from qpass.passes.add_residual import AddResidual
 from qpass.passes.allocate_bits import AllocateBits
+from qpass.passes.analysis.blocks import RequireBlocks
+from qpass.passes.analysis.reference import KeepReference
 from qpass.passes.annotate import Annotate
 from qpass.passes.base import STAGES, Pass, check_joins
-from qpass.passes.blocks import RequireBlocks
 from qpass.passes.calibrate import Calibrate
 from qpass.passes.canonicalize import Canonicalize
 from qpass.passes.compensate_layers import CompensateLayers
 from qpass.passes.fold_layer_norm import FoldLayerNorm
 from qpass.passes.freeze import Freeze
 from qpass.passes.insert_quantizers import InsertQuantizers
-from qpass.passes.reference import KeepReference
 from qpass.passes.refit import RefitQuantizers
 from qpass.passes.rotate_heads import RotateHeads
 from qpass.passes.rotate_residual import RotateResidual

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from qpass.data import ModelInputs
-from qpass.graph import add_module, aten, called_module, calls, copy_origin, copy_result, get_plan, is_call
+from qpass.graph.edit import add_module, aten, called_module, calls, copy_origin, copy_result, get_plan, is_call
 from qpass.nn import QuantizedLinear, ResidualFactor
+from qpass.passes.analysis.side_by_side import SideBySide
 from qpass.passes.base import Pass
 from qpass.passes.plan import LayerPlan
-from qpass.passes.side_by_side import SideBySide
 from qpass.progress import track
 from qpass.quantizers import Quantizer, Uniform
-from qpass.storage import Storage
+from qpass.runtime.storage import Storage
 
 #: Codes of the branch's value are 8 bits around this zero point, or the input's where that is near the middle too.
 _MIDDLE, _NEAR_MIDDLE = 128, range(64, 193)

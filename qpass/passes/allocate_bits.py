@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from qpass.allocation import Options, allocate, least_cost
-from qpass.budget_config import LIMITS, BudgetConfig
+from qpass.config.budget import LIMITS, BudgetConfig
 from qpass.data import ModelInputs
 from qpass.data.rows import Layout, batch_size, split_rows
 from qpass.errors import ConfigError
-from qpass.graph import info
-from qpass.input_dims import layout_of, takes_any_rows
+from qpass.graph.edit import info
+from qpass.graph.signature.input_dims import layout_of, takes_any_rows
 from qpass.nn import QuantizedLayer
+from qpass.passes.analysis.bit_widths import WidthOptions, megabytes_beside_weights, width_options
+from qpass.passes.analysis.reference import float_reference
+from qpass.passes.analysis.sensitivity import NodeError, output_errors
+from qpass.passes.analysis.token_weights import ROWS_OF_A_PROBE
 from qpass.passes.base import Pass
-from qpass.passes.reference import float_reference
-from qpass.passes.sensitivity import NodeError, output_errors
-from qpass.passes.token_weights import ROWS_OF_A_PROBE
-from qpass.passes.width_options import WidthOptions, megabytes_beside_weights, width_options
 from qpass.quantizers import Quantizer
-from qpass.storage import Storage
+from qpass.runtime.storage import Storage
+from qpass.solvers.bit_allocation import Options, allocate, least_cost
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import fx
 
 from qpass.config import QuantConfig, QuantSpec
 from qpass.errors import ConfigError, nearest
-from qpass.functionalize import is_region, region_linears
-from qpass.graph import (
+from qpass.graph.capture.functionalize import is_region, region_linears
+from qpass.graph.edit import (
     MOVEMENT_OPS,
     argument,
     aten,
@@ -26,9 +26,9 @@ from qpass.graph import (
     set_plan,
     shape_of,
 )
+from qpass.passes.analysis.positions import float_products
 from qpass.passes.base import Pass
 from qpass.passes.plan import Declined, LayerPlan, OperandPlan
-from qpass.passes.positions import float_products
 from qpass.passes.rules.decompose_attention import attention_declined
 from qpass.passes.rules.matmul_from_einsum import einsum_declined
 

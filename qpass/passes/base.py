@@ -10,8 +10,8 @@ from typing import ClassVar
 from torch import fx
 
 from qpass.errors import QPassError
-from qpass.functionalize import refuse_writes
-from qpass.graph import finish, get_plan, info
+from qpass.graph.capture.functionalize import refuse_writes
+from qpass.graph.edit import finish, get_plan, info
 
 #: The stages of a graph, in order.
 STAGES = ("traced", "canonical", "annotated", "calibrated", "quantized", "fitted", "frozen")

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
-from qpass.distributed import ALONE, Processes
-from qpass.free_memory import TidyInterpreter
-from qpass.graph import describe, flat_inputs, get_plan, info
+from qpass.graph.edit import describe, flat_inputs, get_plan, info
 from qpass.observers import HistogramObserver, ProductObserver
+from qpass.passes.analysis.sources import planned_operands, quantization_point
+from qpass.passes.analysis.statistics import STATISTICS
 from qpass.passes.base import Pass
 from qpass.passes.fold_layer_norm import foldable_layer_norms
 from qpass.passes.plan import LayerPlan
-from qpass.passes.sources import planned_operands, quantization_point
-from qpass.passes.statistics import STATISTICS
 from qpass.progress import track
-from qpass.storage import Storage
+from qpass.runtime.distributed import ALONE, Processes
+from qpass.runtime.free_memory import TidyInterpreter
+from qpass.runtime.storage import Storage
 
 #: A channel of a LayerNorm has fewer samples and needs fewer bins; there may be thousands of channels.
 CHANNEL_BINS = 1024

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from torch import fx
 
 from qpass.errors import QPassError
-from qpass.graph import describe, dtype_of, finish, record_shapes, shape_of
+from qpass.graph.capture.refusals import refuse_half
+from qpass.graph.edit import describe, dtype_of, finish, record_shapes, shape_of
 from qpass.passes.base import Pass
 from qpass.passes.rules import RULES
-from qpass.refusals import refuse_half
 
 #: More rounds than any model needs; rules that do not converge are a bug, not a long model.
 MAX_ROUNDS = 20

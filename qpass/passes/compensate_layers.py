@@ -11,19 +11,19 @@ import torch
 from torch import fx
 
 from qpass.data import ModelInputs
-from qpass.distributed import ALONE, Processes
-from qpass.graph import called_module, info
+from qpass.graph.edit import called_module, info
 from qpass.nn import QuantizedConv, QuantizedLayer, ResidualFactor
+from qpass.passes.analysis.layer_data import LayerData
+from qpass.passes.analysis.reference import reference_of
+from qpass.passes.analysis.side_by_side import SideBySide
+from qpass.passes.analysis.token_weights import token_weights
 from qpass.passes.base import Pass
-from qpass.passes.layer_data import LayerData
-from qpass.passes.reference import reference_of
-from qpass.passes.side_by_side import SideBySide
-from qpass.passes.token_weights import token_weights
 from qpass.progress import track
 from qpass.quantizers import Quantizer
-from qpass.ridge import absorb_input_error
-from qpass.rounding import compensate_rounding
-from qpass.storage import Storage
+from qpass.runtime.distributed import ALONE, Processes
+from qpass.runtime.storage import Storage
+from qpass.solvers.gptq import compensate_rounding
+from qpass.solvers.ridge import absorb_input_error
 
 #: Candidates for GPTAQ's α: how far a layer follows the float network's inputs.
 DRIFT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)

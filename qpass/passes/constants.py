@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qpass.graph import ancestors, fetch
+from qpass.graph.edit import ancestors, fetch
 
 
 def constant_nodes(graph_module: fx.GraphModule) -> set[fx.Node]:

@@ -8,7 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from qpass.graph import add_constant, add_module, argument, aten, called_module, get_constant, get_plan, info, is_call, shape_of
+from qpass.graph.edit import (
+    add_constant,
+    add_module,
+    argument,
+    aten,
+    called_module,
+    get_constant,
+    get_plan,
+    info,
+    is_call,
+    shape_of,
+)
 from qpass.nn import QuantizedLinear
 from qpass.passes.base import Pass
 from qpass.passes.plan import LayerPlan

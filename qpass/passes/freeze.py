@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from qpass.errors import QPassError
-from qpass.graph import describe
+from qpass.graph.edit import describe
 from qpass.nn import QuantizedLayer
 from qpass.passes.base import Pass
 from qpass.passes.fold_layer_norm import channel_wise_norms

@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import fx
 
 from qpass.config import QuantSpec
-from qpass.graph import add_module, argument, copy_origin, copy_result, get_constant, get_plan, info, replace, set_plan
+from qpass.graph.edit import add_module, argument, copy_origin, copy_result, get_constant, get_plan, info, replace, set_plan
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear
+from qpass.passes.analysis.fitted import channel_quantizer, tensor_quantizer, weight_quantizer
+from qpass.passes.analysis.sources import planned_operands, quantization_point
 from qpass.passes.base import Pass
-from qpass.passes.fitted import channel_quantizer, tensor_quantizer, weight_quantizer
 from qpass.passes.fold_layer_norm import foldable_layer_norms
 from qpass.passes.plan import LayerPlan
-from qpass.passes.sources import planned_operands, quantization_point
 
 _LAYERS: dict[str, type[QuantizedLayer]] = {
     "linear": QuantizedLinear,

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
-from qpass.distributed import ALONE, Processes
-from qpass.graph import TRANSPOSES, called_module, describe, device_of, is_call, shape_of
+from qpass.graph.edit import TRANSPOSES, called_module, describe, device_of, is_call, shape_of
 from qpass.observers import HistogramObserver, ProductObserver
+from qpass.passes.analysis.side_by_side import SideBySide
+from qpass.passes.analysis.sources import quantizer_node
+from qpass.passes.analysis.statistics import forget_statistics
 from qpass.passes.base import Pass
 from qpass.passes.calibrate import CHANNEL_BINS, fitted_by_product, merge_histograms, merge_products
 from qpass.passes.fold_layer_norm import channel_wise_norms
-from qpass.passes.side_by_side import SideBySide
-from qpass.passes.sources import quantizer_node
-from qpass.passes.statistics import forget_statistics
 from qpass.progress import track
 from qpass.quantizers import Criterion, Quantizer
-from qpass.storage import Storage
+from qpass.runtime.distributed import ALONE, Processes
+from qpass.runtime.storage import Storage
 
 
 class RefitQuantizers(Pass):

@@ -11,11 +11,11 @@ import math
 import torch
 from torch import Tensor, fx
 
-from qpass.graph import calls, info, module_path, shape_of
+from qpass.graph.edit import calls, info, module_path, shape_of
+from qpass.passes.analysis.channels import channels_from, channels_into
+from qpass.passes.analysis.layer_weights import LayerWeights
 from qpass.passes.annotate import MATMULS, is_softmax, source_of
 from qpass.passes.base import Pass
-from qpass.passes.channels import channels_from, channels_into
-from qpass.passes.layer_weights import LayerWeights
 
 
 class RotateHeads(Pass):

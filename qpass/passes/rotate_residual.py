@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from qpass.graph import add_constant, argument, aten, calls, get_constant, info, module_path
+from qpass.graph.edit import add_constant, argument, aten, calls, get_constant, info, module_path
+from qpass.passes.analysis.layer_weights import LayerWeights
+from qpass.passes.analysis.residual_stream import NotAStream, ResidualStream
 from qpass.passes.base import Pass
 from qpass.passes.constants import constant_value
-from qpass.passes.layer_weights import LayerWeights
-from qpass.passes.residual_stream import NotAStream, ResidualStream
 from qpass.passes.rotate_heads import cosine_transform
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qpass.distributed import ALONE, Processes
-from qpass.graph import get_plan
+from qpass.config.reconstruction import ReconstructionConfig
+from qpass.graph.edit import get_plan
 from qpass.nn import CompensatedLinear, QuantizedLinear, ResidualFactor
 from qpass.passes.add_residual import tie_residual_scales
 from qpass.quantizers import DynamicFocus, Uniform
@@ -18,7 +18,7 @@ from qpass.reconstruction.learner import BlockLearner
 from qpass.reconstruction.record import BlockRecord
 from qpass.reconstruction.samples import batches_of
 from qpass.reconstruction.segments import Segment
-from qpass.reconstruction_config import ReconstructionConfig
+from qpass.runtime.distributed import ALONE, Processes
 
 
 class LearnableBlock:

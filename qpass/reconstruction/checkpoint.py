@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from qpass.distributed import ALONE, Processes
 from qpass.errors import ConfigError, DataError
-from qpass.tensor_file import digest, read_tensors, write_tensors
+from qpass.runtime.distributed import ALONE, Processes
+from qpass.runtime.tensor_file import digest, read_tensors, write_tensors
 
 _HINT = "delete it: the block is learned again"
 

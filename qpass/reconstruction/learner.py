@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qpass.distributed import ALONE, Processes
+from qpass.config.reconstruction import ReconstructionConfig
 from qpass.nn import CompensatedLinear
 from qpass.quantizers import DynamicFocus, Quantizer, Uniform
 from qpass.reconstruction.curriculum import Curriculum
-from qpass.reconstruction_config import ReconstructionConfig
+from qpass.runtime.distributed import ALONE, Processes
 
 #: Weight of the newest loss in the running mean that early stopping looks at, and the improvement that it counts.
 _SMOOTHING, _IMPROVEMENT = 0.02, 0.99

@@ -16,25 +16,25 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
+from qpass.config.reconstruction import ReconstructionConfig
 from qpass.data import ModelInputs
 from qpass.data.rows import batch_size, has_own_rows
-from qpass.distributed import ALONE, Processes
 from qpass.errors import UnsupportedError
-from qpass.graph import flat_inputs, info
-from qpass.input_dims import layout_of
+from qpass.graph.edit import flat_inputs, info
+from qpass.graph.signature.input_dims import layout_of
+from qpass.passes.analysis.blocks import require_blocks
+from qpass.passes.analysis.reference import reference_of
 from qpass.passes.base import Pass
-from qpass.passes.blocks import require_blocks
-from qpass.passes.reference import reference_of
 from qpass.progress import StepBar
 from qpass.reconstruction.block import LearnableBlock
 from qpass.reconstruction.checkpoint import BlockCheckpoints
 from qpass.reconstruction.record import BlockRecord
 from qpass.reconstruction.samples import SampleStore, advance
 from qpass.reconstruction.segments import Segment, cut_into_segments
-from qpass.reconstruction_config import ReconstructionConfig
-from qpass.records import record
-from qpass.storage import Storage
-from qpass.tensor_file import digest
+from qpass.runtime.distributed import ALONE, Processes
+from qpass.runtime.records import record
+from qpass.runtime.storage import Storage
+from qpass.runtime.tensor_file import digest
 
 
 class Reconstruct(Pass):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qpass.errors import UnsupportedError
 from qpass.reconstruction.segments import Segment
-from qpass.storage import KeptTensor, Storage
+from qpass.runtime.storage import KeptTensor, Storage
 
 
 class SampleStore:

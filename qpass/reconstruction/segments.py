@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from qpass.graph import module_path
-from qpass.passes.blocks import find_blocks
+from qpass.graph.edit import module_path
+from qpass.passes.analysis.blocks import find_blocks
 from qpass.passes.constants import constant_nodes
 
 

@@ -13,17 +13,17 @@ from torch import Tensor, fx
 
 from qpass.data import ModelInputs
 from qpass.data.rows import batch_size
-from qpass.fill_values import fill_values
-from qpass.free_memory import TidyInterpreter
-from qpass.graph import called_module, flat_inputs, get_plan, info, module_path
-from qpass.input_dims import layout_of
+from qpass.graph.edit import called_module, flat_inputs, get_plan, info, module_path
+from qpass.graph.fill_values import fill_values
+from qpass.graph.signature.input_dims import layout_of
 from qpass.nn import QuantizedLayer
 from qpass.passes.add_residual import sum_with_residual
-from qpass.passes.blocks import find_blocks
+from qpass.passes.analysis.blocks import find_blocks
 from qpass.passes.plan import Declined, LayerPlan
 from qpass.quantizers import Quantizer, Uniform
 from qpass.report.model import BlockRow, LayerRow, QuantReport, TensorRow
-from qpass.storage import KeptTensor, Storage
+from qpass.runtime.free_memory import TidyInterpreter
+from qpass.runtime.storage import KeptTensor, Storage
 
 #: Bins of the histograms in the report.
 HISTOGRAM_BINS = 60

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from qpass.graph.source_check import SourceCheck
 from qpass.passes.allocate_bits import Allocated
-from qpass.plain_data import check_plain
 from qpass.reconstruction.record import BlockRecord
-from qpass.records import record
 from qpass.report.checks import check_rows
-from qpass.source_check import SourceCheck
+from qpass.runtime.plain_data import check_plain
+from qpass.runtime.records import record
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 from torch import fx
 
 from qpass.errors import DataError
-from qpass.graph import info
-from qpass.input_dims import split_multiple
+from qpass.graph.edit import info
+from qpass.graph.signature.input_dims import split_multiple
 from qpass.serialize.values import decode, encode
 
 #: Facts that have places of their own in a file.

@@ -11,14 +11,15 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
-from qpass.calls import CheckedCodeGen
 from qpass.config import QuantConfig
 from qpass.errors import DataError
-from qpass.graph import info
-from qpass.input_check import check_example, check_is_as_added
-from qpass.plain_data import check_plain, check_text
+from qpass.graph.edit import info
+from qpass.graph.signature.calls import CheckedCodeGen
+from qpass.graph.signature.input_check import check_example, check_is_as_added
 from qpass.quantizers import Quantizer
 from qpass.report import QuantReport
+from qpass.runtime.plain_data import check_plain, check_text
+from qpass.runtime.tensor_file import read_tensors, write_tensors
 from qpass.serialize.facts import decode_facts, encode_facts
 from qpass.serialize.limits import (
     EXAMPLE_BYTES,
@@ -36,7 +37,6 @@ from qpass.serialize.regions import add_regions, encode_regions
 from qpass.serialize.tensors import decode_kinds, digest_of, from_file, grouped, kinds_of, put_tensor, tensors_of, to_file
 from qpass.serialize.trees import decode_inputs, decode_tree, encode_inputs, encode_tree
 from qpass.serialize.values import decode, encode
-from qpass.tensor_file import read_tensors, write_tensors
 
 #: Raised with every change of the format.
 FORMAT = 7

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from qpass.errors import DataError
-from qpass.input_check import check_inputs
+from qpass.graph.signature.input_check import check_inputs
 from qpass.serialize.operators import is_allowed, operator_by_name
 
 #: Functions of Python and torch that torch.export leaves in graphs: arithmetic on sizes, comparisons, parts of tuples.

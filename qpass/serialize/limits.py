@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from qpass.errors import DataError
-from qpass.tensor_names import is_identifier
+from qpass.graph.capture.tensor_names import is_identifier
 
 #: Characters of a header. That of a ViT-L has 4 million.
 HEADER_CHARACTERS = 2**25

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qpass.config.fields import Check, choice, flag, number, optional, several, text, whole
+from qpass.config.spec import CODE_ZERO
 from qpass.errors import ConfigError, DataError
-from qpass.fields import Check, choice, flag, number, optional, several, text, whole
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor
-from qpass.quant_spec import CODE_ZERO
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, Quantizer, ShiftLog2, Tan, Uniform
 
 _GREATEST_CODE = 255

@@ -13,7 +13,7 @@ from qpass.errors import DataError
 from qpass.nn import QuantizedLayer
 from qpass.passes.plan import Declined, LayerPlan
 from qpass.quantizers import Quantizer
-from qpass.records import record
+from qpass.runtime.records import record
 from qpass.serialize.functions import bodies, function_by_name, takes_keywords, target_name
 from qpass.serialize.hidden_names import check_hides_nothing
 from qpass.serialize.limits import check_size, dotted_path, identifier

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from qpass.errors import DataError
-from qpass.graph import fetch
+from qpass.graph.edit import fetch
 from qpass.serialize.limits import dotted_path
 from qpass.serialize.nodes import Targets, check_resolved, decode_nodes, encode_node
 from qpass.serialize.tensors import grouped, put_tensor

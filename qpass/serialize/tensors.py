@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from qpass.errors import DataError
-from qpass.graph import fetch
+from qpass.graph.edit import fetch
+from qpass.runtime.tensor_file import digest
 from qpass.serialize.limits import dotted_path
-from qpass.tensor_file import digest
 
 #: Tensors that safetensors has no type for are kept as others of the same bytes.
 _AS_REAL = (torch.complex64, torch.complex128)

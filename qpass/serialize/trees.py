@@ -10,7 +10,7 @@ import torch
 import torch.utils._pytree as pytree
 
 from qpass.errors import DataError
-from qpass.named_outputs import NamedOutputs
+from qpass.graph.signature.named_outputs import NamedOutputs
 from qpass.serialize.limits import identifier
 from qpass.serialize.values import decode, encode
 

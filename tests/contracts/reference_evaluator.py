@@ -17,7 +17,7 @@ from qpass.backends.onnxruntime.output_check import check_output
 from qpass.backends.onnxruntime.session import OrtSession
 from qpass.backends.onnxruntime.torch_run import TorchRun
 from qpass.data import ModelInputs
-from qpass.input_check import named_inputs
+from qpass.graph.signature.input_check import named_inputs
 
 
 class GatherElements(OpRun):

@@ -23,8 +23,8 @@ from qpass.backends.onnxruntime import OrtSession
 from qpass.cli import _saved_transform
 from qpass.data import CocoImages, ImageTransform, image_batches, open_images
 from qpass.errors import QPassError
-from qpass.models import create_model
 from qpass.report import QuantReport
+from qpass.zoo.timm_models import create_model
 from tests.models import small_vit
 
 CROP = ImageTransform(crop=8)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from qpass.compiler.pipeline import pipeline
 from qpass.config import QuantConfig
 from qpass.data import ModelInputs
 from qpass.errors import QPassError
-from qpass.graph import info
+from qpass.graph.capture.trace import trace
+from qpass.graph.edit import info
 from qpass.passes import STAGES, Pass, check_joins
 from qpass.passes.base import fingerprint
-from qpass.pipeline import pipeline
-from qpass.trace import trace
 from tests.learning import UNCOMPENSATED
 
 LEARNING = {"ranks": [2, 4], "search_steps": 2, "steps": 2, "batch_size": 4}

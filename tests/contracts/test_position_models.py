@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import qpass
-from qpass.passes.positions import ANGLES, POSITIONS
+from qpass.passes.analysis.positions import ANGLES, POSITIONS
 
 
 class Rotary(nn.Module):

@@ -5,7 +5,7 @@ import torch
 
 from qpass.observers import ProductObserver
 from qpass.quantizers import Uniform
-from qpass.storage import Storage
+from qpass.runtime.storage import Storage
 from tests.live_bytes import LiveBytes
 
 

@@ -10,15 +10,15 @@ from torch import Tensor, fx, nn
 import qpass
 from qpass.backends.onnxruntime import OrtSession
 from qpass.backends.onnxruntime.latency import fusion_of
+from qpass.compiler.pipeline import pipeline
 from qpass.data import ModelInputs
-from qpass.graph import info
+from qpass.graph.capture.trace import trace
+from qpass.graph.edit import info
 from qpass.nn import ResidualFactor
 from qpass.passes import AddResidual
 from qpass.passes.add_residual import gram, low_rank
-from qpass.passes.reference import float_reference
-from qpass.pipeline import pipeline
+from qpass.passes.analysis.reference import float_reference
 from qpass.quantizers import Uniform
-from qpass.trace import trace
 from tests.learning import UNCOMPENSATED
 
 LEARNING = {"ranks": [4], "steps": 30, "batch_size": 8, "precision": "float32"}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import qpass
-from qpass.budget_config import BudgetConfig
+from qpass.config.budget import BudgetConfig
 from qpass.data import ModelInputs
 from qpass.data.rows import batch_size
 from qpass.errors import ConfigError

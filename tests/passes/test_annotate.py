@@ -6,10 +6,10 @@ from torch import Tensor, fx, nn
 
 from qpass.config import QuantConfig
 from qpass.errors import ConfigError
-from qpass.graph import get_plan
+from qpass.graph.capture.trace import trace
+from qpass.graph.edit import get_plan
 from qpass.passes import Annotate, Canonicalize
 from qpass.passes.plan import Declined, LayerPlan
-from qpass.trace import trace
 from tests.models import MaskedAttention
 
 

@@ -11,11 +11,11 @@ from torch import Tensor, fx, nn
 import qpass
 from qpass.config import QuantConfig
 from qpass.data import ModelInputs
-from qpass.graph import aten, calls
+from qpass.graph.capture.trace import trace
+from qpass.graph.edit import aten, calls
 from qpass.passes import Annotate, Calibrate, Canonicalize, FoldLayerNorm, InsertQuantizers, RefitQuantizers
+from qpass.passes.analysis.reference import float_reference
 from qpass.passes.fold_layer_norm import channel_wise_norms
-from qpass.passes.reference import float_reference
-from qpass.trace import trace
 from tests.learning import UNCOMPENSATED
 
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from qpass.data import ModelInputs
-from qpass.graph import aten, calls
-from qpass.passes.sensitivity import Probe, output_errors
-from qpass.passes.token_weights import token_weights
-from qpass.storage import Storage
-from qpass.trace import trace
+from qpass.graph.capture.trace import trace
+from qpass.graph.edit import aten, calls
+from qpass.passes.analysis.sensitivity import Probe, output_errors
+from qpass.passes.analysis.token_weights import token_weights
+from qpass.runtime.storage import Storage
 from tests.live_bytes import LiveBytes
 
 TOKENS, WIDTH, ROWS = 256, 16, 4
@@ -62,8 +62,8 @@ def _none(x: Tensor) -> Tensor:
 
 def test_free_memory_is_returned_on_the_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    monkeypatch.setattr("qpass.free_memory.BETWEEN_RETURNS", 0)
-    monkeypatch.setattr("qpass.free_memory.return_free_memory", lambda: events.append("return"))
+    monkeypatch.setattr("qpass.runtime.free_memory.BETWEEN_RETURNS", 0)
+    monkeypatch.setattr("qpass.runtime.free_memory.return_free_memory", lambda: events.append("return"))
     graph, nodes, (batch,) = network(2)
     Probe(graph, set(nodes)).run(batch, lambda node, gradient: events.append("read"))
     first = events.index("read")
@@ -73,7 +73,7 @@ def test_free_memory_is_returned_on_the_way_back(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("gib", [None, 0])
 def test_derivatives_are_those_of_one_run_back(gib: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qpass.storage.SMALL_BYTES", 1)
+    monkeypatch.setattr("qpass.runtime.storage.SMALL_BYTES", 1)
     graph, nodes, batches = network(2)
     found = token_weights(graph, nodes, batches, storage=Storage(gib))
     assert list(found) == nodes

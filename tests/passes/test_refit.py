@@ -7,9 +7,9 @@ from torch import Tensor, fx, nn
 
 from qpass.config import QuantConfig
 from qpass.data import ModelInputs
+from qpass.graph.capture.trace import trace
 from qpass.passes import Annotate, Calibrate, Canonicalize, InsertQuantizers, RefitQuantizers
 from qpass.quantizers import Uniform
-from qpass.trace import trace
 
 
 def quantized(model: nn.Module, batches: list[ModelInputs], config: object) -> fx.GraphModule:

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from qpass.graph import aten, calls, get_constant, info
+from qpass.graph.capture.trace import trace
+from qpass.graph.edit import aten, calls, get_constant, info
 from qpass.passes import Canonicalize, RotateResidual
 from qpass.passes.rotate_residual import rotation_around_ones
-from qpass.trace import trace
 from tests.models import small_vit
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qpass.errors import ConfigError, DataError
 from qpass.reconstruction.checkpoint import BlockCheckpoints
-from qpass.tensor_file import read_tensors, write_tensors
+from qpass.runtime.tensor_file import read_tensors, write_tensors
 
 TENSORS = {"layer.codes": torch.arange(12, dtype=torch.int8).reshape(3, 4), "layer.scale": torch.rand(3) + 0.1}
 RECORD = {"path": "blocks.0", "error_before": 0.5, "error_after": 0.25, "steps": 3}

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.errors import UnsupportedError
-from qpass.graph import info
+from qpass.graph.edit import info
 from qpass.passes import Calibrate
 from qpass.quantizers import Quantizer
 from qpass.reconstruction.record import BlockRecord

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qpass.config.reconstruction import ReconstructionConfig
 from qpass.nn import CompensatedLinear, QuantizedLinear
 from qpass.quantizers import Uniform
 from qpass.reconstruction.learner import BlockLearner
-from qpass.reconstruction_config import ReconstructionConfig
 
 SAMPLES = 40
 

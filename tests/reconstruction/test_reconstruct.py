@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.errors import ConfigError, UnsupportedError
-from qpass.graph import info
+from qpass.graph.edit import info
 from qpass.quantizers import DynamicFocus
 from qpass.reconstruction.record import BlockRecord
 from tests.learning import check_report_compares_with, killed_at

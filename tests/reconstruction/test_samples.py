@@ -5,7 +5,7 @@ import torch
 
 from qpass.errors import UnsupportedError
 from qpass.reconstruction.samples import SampleStore
-from qpass.storage import Storage
+from qpass.runtime.storage import Storage
 
 CPU = torch.device("cpu")
 

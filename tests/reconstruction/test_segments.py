@@ -5,15 +5,15 @@ import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
+from qpass.compiler.pipeline import pipeline
 from qpass.config import QuantConfig
 from qpass.data import ModelInputs
-from qpass.passes.blocks import find_blocks
-from qpass.pipeline import pipeline
-from qpass.point_transformer import PointTransformer
+from qpass.graph.capture.trace import trace
+from qpass.passes.analysis.blocks import find_blocks
 from qpass.reconstruction.samples import SampleStore, advance
 from qpass.reconstruction.segments import cut_into_segments
-from qpass.storage import Storage
-from qpass.trace import trace
+from qpass.runtime.storage import Storage
+from qpass.zoo.point_transformer import PointTransformer
 from tests.models import small_vit
 
 

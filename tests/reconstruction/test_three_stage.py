@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.errors import ConfigError
-from qpass.graph import info
+from qpass.graph.edit import info
 from qpass.nn import QuantizedLayer
 from qpass.quantizers import Uniform
 from qpass.reconstruction.block import LearnableBlock

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, fx, nn
 
 import qpass
+from qpass.compiler.pipeline import pipeline
 from qpass.config import QuantConfig
 from qpass.data import ModelInputs
-from qpass.graph import called_module
+from qpass.graph.capture.trace import trace
+from qpass.graph.edit import called_module
 from qpass.nn import QuantizedLinear
 from qpass.passes import Freeze
-from qpass.passes.reference import float_reference
-from qpass.pipeline import pipeline
+from qpass.passes.analysis.reference import float_reference
 from qpass.report.collect import collect_report, sqnr_db
-from qpass.trace import trace
 from tests.live_bytes import LiveBytes
 
 TOKENS, WIDTH = 128, 256

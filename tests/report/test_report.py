@@ -42,7 +42,7 @@ def test_rows_of_a_vit(quantized: fx.GraphModule, vit: nn.Module, images: Tensor
 
 def test_a_block_is_compared_with_the_model_s_own(vit: nn.Module, quantized: fx.GraphModule, images: Tensor) -> None:
     """Independent of the report's way: a hook on the model, and the residual sum in the quantized graph."""
-    from qpass.passes.blocks import find_blocks
+    from qpass.passes.analysis.blocks import find_blocks
 
     kept: list[Tensor] = []
     handle = vit.blocks[0].register_forward_hook(lambda module, inputs, output: kept.append(output))

@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 
 import qpass
 from qpass.errors import DataError
-from qpass.named_outputs import NamedOutputs
+from qpass.graph.signature.named_outputs import NamedOutputs
 from qpass.serialize import file as serialize_file
 from qpass.serialize.functions import function_by_name, name_of
 from qpass.serialize.trees import decode_tree, encode_tree

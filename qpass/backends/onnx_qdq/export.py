@@ -22,7 +22,7 @@ from qpass.backends.onnx_qdq.targets import Target, target_by_name
 from qpass.backends.onnx_qdq.to_onnx import DOMAIN, to_onnx
 from qpass.backends.onnx_qdq.write import check_writable, write_model
 from qpass.errors import LoweringError
-from qpass.graph import info
+from qpass.graph.edit import info
 from qpass.quantizers import Quantizer, Uniform
 from qpass.version import __version__
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, fx
 
-from qpass.graph import MOVEMENT_OPS, aten, called_module, is_call, shape_of
+from qpass.graph.edit import MOVEMENT_OPS, aten, called_module, is_call, shape_of
 from qpass.nn import QuantizedLayer
 from qpass.passes.add_residual import sum_with_residual
 from qpass.quantizers import Quantizer

@@ -14,14 +14,14 @@ from torch import Tensor, fx, nn
 from qpass.backends.onnx_qdq.layer_outputs import layer_outputs, mark_layer_outputs
 from qpass.backends.onnx_qdq.simplify import simplify
 from qpass.errors import LoweringError
-from qpass.graph import aten, calls, dtype_of, example_inputs, input_name, shape_of
-from qpass.input_check import without_input_check
-from qpass.input_dims import dims_to_export
+from qpass.graph.edit import aten, calls, dtype_of, example_inputs, input_name, shape_of
+from qpass.graph.signature.input_check import without_input_check
+from qpass.graph.signature.input_dims import dims_to_export
+from qpass.graph.signature.outputs import keep_tensor_outputs, output_leaves, output_names
 from qpass.nn import QuantizedLayer
-from qpass.outputs import keep_tensor_outputs, output_leaves, output_names
 from qpass.quantizers import Quantizer
-from qpass.quiet import quiet_thread
-from qpass.torch_modes import SHARED_STATE
+from qpass.runtime.quiet import quiet_thread
+from qpass.runtime.torch_modes import SHARED_STATE
 
 #: Domain of the nodes that stand for qpass modules until they are lowered.
 DOMAIN = "qpass"

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from qpass.errors import LoweringError
-from qpass.whole_file import draft_of
+from qpass.runtime.atomic_write import draft_of
 
 #: protobuf's limit is 2 GiB; larger weights lie beside the file.
 EXTERNAL_DATA_BYTES = 2**31 - 2**24

@@ -13,7 +13,7 @@ from qpass.backends.onnx_qdq.layer_outputs import PRODUCTS, SCALINGS, quantizer_
 from qpass.backends.onnxruntime.perturbed import behind_quantizers
 from qpass.backends.onnxruntime.tolerance import ROUNDING
 from qpass.data import ModelInputs
-from qpass.graph import called_module, flat_inputs, is_call
+from qpass.graph.edit import called_module, flat_inputs, is_call
 from qpass.nn import QuantizedLayer
 from qpass.quantizers import Log2, Quantizer
 

@@ -13,8 +13,8 @@ from qpass.backends.onnxruntime.session import OrtSession
 from qpass.data import ModelInputs
 from qpass.data.rows import batch_size
 from qpass.errors import VerifyError
-from qpass.input_check import named_inputs
-from qpass.outputs import is_tensor_output, output_leaves, output_spec, value_of
+from qpass.graph.signature.input_check import named_inputs
+from qpass.graph.signature.outputs import is_tensor_output, output_leaves, output_spec, value_of
 
 
 class OrtModule(nn.Module):

@@ -10,7 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from qpass.backends.onnxruntime.tolerance import MOVE
-from qpass.graph import MOVEMENT_OPS, aten, called_module, is_call
+from qpass.graph.edit import MOVEMENT_OPS, aten, called_module, is_call
 from qpass.quantizers import Quantizer
 
 #: Runs with random signs, each with its opposite: of two opposite moves one crosses a threshold that lies between them.

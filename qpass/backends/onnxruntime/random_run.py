@@ -9,11 +9,11 @@ from qpass.backends.onnxruntime.torch_run import TorchRun
 from qpass.data import ModelInputs
 from qpass.data.rows import with_rows
 from qpass.errors import QPassError
-from qpass.graph import flat_inputs, info, ordered_inputs
-from qpass.input_check import named_inputs
-from qpass.input_dims import layout_of, split_multiple
+from qpass.graph.edit import flat_inputs, info, ordered_inputs
+from qpass.graph.signature.input_check import named_inputs
+from qpass.graph.signature.input_dims import layout_of, split_multiple
 from qpass.quantizers import Quantizer
-from qpass.storage import Storage
+from qpass.runtime.storage import Storage
 
 
 class RandomRun:

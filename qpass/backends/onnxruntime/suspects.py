@@ -8,7 +8,7 @@ import torch.utils._pytree as pytree
 from torch import fx
 
 from qpass.backends.onnxruntime.perturbed import behind_quantizers
-from qpass.graph import called_module, module_path
+from qpass.graph.edit import called_module, module_path
 from qpass.nn import QuantizedLayer
 from qpass.quantizers import Quantizer
 

@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from qpass.backends.onnxruntime.perturbed import MORE_PAIRS, PAIRS, Perturbed, signed_seeds
 from qpass.backends.onnxruntime.tolerance import differences, envelope, kinds
 from qpass.data import ModelInputs
-from qpass.fill_values import fill_values
-from qpass.graph import flat_inputs
+from qpass.graph.edit import flat_inputs
+from qpass.graph.fill_values import fill_values
 from qpass.quantizers import Quantizer
-from qpass.storage import KeptTensors, Storage
+from qpass.runtime.storage import KeptTensors, Storage
 
 #: Makes codes of an input in place of its quantizer.
 Encode = Callable[[Quantizer, Tensor], Tensor]

@@ -21,7 +21,7 @@ from qpass.backends.onnxruntime.torch_run import (
     without_fills,
 )
 from qpass.data import ModelInputs
-from qpass.graph import flat_inputs
+from qpass.graph.edit import flat_inputs
 from qpass.quantizers import Quantizer
 
 #: Ties fall up together, down together (equal values do), and three times at random: they cascade by chance.

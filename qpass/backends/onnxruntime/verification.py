@@ -24,9 +24,9 @@ from qpass.backends.onnxruntime.torch_run import TorchRun, leaves, widened
 from qpass.backends.onnxruntime.uncertainty import OwnError
 from qpass.data import ModelInputs
 from qpass.errors import LoweringError, VerifyError
-from qpass.graph import dtype_of, flat_inputs, info, input_name
-from qpass.input_check import named_inputs
-from qpass.storage import Storage
+from qpass.graph.edit import dtype_of, flat_inputs, info, input_name
+from qpass.graph.signature.input_check import named_inputs
+from qpass.runtime.storage import Storage
 
 #: So many layers and outputs are named in a verdict.
 _NAMED = 4

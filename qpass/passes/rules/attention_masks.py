@@ -11,7 +11,7 @@ import math
 import torch
 from torch import fx
 
-from qpass.graph import add_constant, aten, call_like, device_of, dtype_of, get_constant, is_call, is_open, shape_of
+from qpass.graph.edit import add_constant, aten, call_like, device_of, dtype_of, get_constant, is_call, is_open, shape_of
 
 #: Operators whose results are finite: no -inf passes through them.
 _FINITE = (

@@ -9,7 +9,7 @@ import math
 
 from torch import fx
 
-from qpass.graph import argument, aten, call_like, calls, dtype_of, replace, shape_of
+from qpass.graph.edit import argument, aten, call_like, calls, dtype_of, replace, shape_of
 from qpass.passes.rules.attention_masks import apply_causal_mask, apply_mask
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from qpass.graph import END_OF_DIM, argument, aten, calls, dtype_of, is_call, replace
+from qpass.graph.edit import END_OF_DIM, argument, aten, calls, dtype_of, is_call, replace
 
 _ALWAYS = (
     aten.dropout.default,

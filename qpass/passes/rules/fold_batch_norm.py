@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from qpass.graph import COPIES, RESHAPES, TRANSPOSES, aten, calls, get_constant, is_call, replace, shape_of
-from qpass.passes.channels import moved
-from qpass.passes.layer_weights import LayerWeights
+from qpass.graph.edit import COPIES, RESHAPES, TRANSPOSES, aten, calls, get_constant, is_call, replace, shape_of
+from qpass.passes.analysis.channels import moved
+from qpass.passes.analysis.layer_weights import LayerWeights
 
 
 def fold_batch_norm(graph_module: fx.GraphModule) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import fx
 
-from qpass.graph import aten, calls, dtype_of, get_constant, is_call, replace, shape_of
-from qpass.passes.layer_weights import LayerWeights
+from qpass.graph.edit import aten, calls, dtype_of, get_constant, is_call, replace, shape_of
+from qpass.passes.analysis.layer_weights import LayerWeights
 
 
 def fold_channel_scale(graph_module: fx.GraphModule) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from qpass.graph import add_constant, fetch, replace
+from qpass.graph.edit import add_constant, fetch, replace
 from qpass.passes.constants import evaluate, is_function
 from qpass.passes.rules.constant_forms import kept_operators
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from qpass.graph import add_constant, aten, calls
+from qpass.graph.edit import add_constant, aten, calls
 from qpass.passes.constants import constant_value
 
 _INDEXED = (aten.index.Tensor, aten.index_put.default)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from qpass.graph import add_constant, argument, aten, call_like, calls, dtype_of, get_constant, is_call, replace
+from qpass.graph.edit import add_constant, argument, aten, call_like, calls, dtype_of, get_constant, is_call, replace
 
 
 def linear_from_matmul(graph_module: fx.GraphModule) -> int:

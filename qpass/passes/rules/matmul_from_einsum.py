@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from qpass.graph import aten, call_like, calls, get_constant, is_open, replace, shape_of
+from qpass.graph.edit import aten, call_like, calls, get_constant, is_open, replace, shape_of
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from qpass.graph import aten, call_like, calls, replace, shape_of
+from qpass.graph.edit import aten, call_like, calls, replace, shape_of
 
 
 def matrix_from_vector(graph_module: fx.GraphModule) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from qpass.graph import argument, aten, call_like, calls, replace, shape_of
+from qpass.graph.edit import argument, aten, call_like, calls, replace, shape_of
 
 _BY_WORD = {op.padding: op.default for op in (aten.conv1d, aten.conv2d, aten.conv3d)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from qpass.graph import aten, calls
+from qpass.graph.edit import aten, calls
 
 
 def reshape_from_view(graph_module: fx.GraphModule) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from qpass.graph import argument, aten, call_like, calls, dtype_of, is_call, replace, shape_of
+from qpass.graph.edit import argument, aten, call_like, calls, dtype_of, is_call, replace, shape_of
 
 
 def softmax_from_exp(graph_module: fx.GraphModule) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from qpass.graph import aten, call_like, calls, replace
+from qpass.graph.edit import aten, call_like, calls, replace
 
 
 def split_baddbmm(graph_module: fx.GraphModule) -> int:

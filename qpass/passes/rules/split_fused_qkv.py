@@ -10,7 +10,7 @@ import operator
 
 from torch import fx
 
-from qpass.graph import aten, call_like, calls, is_call, replace, shape_of
+from qpass.graph.edit import aten, call_like, calls, is_call, replace, shape_of
 
 _RESHAPES = (aten.reshape.default, aten.view.default)
 

@@ -10,7 +10,7 @@ import qpass
 from qpass.backends.onnx_qdq import export_float
 from qpass.backends.onnxruntime.latency import LatencyReport, LatencyRow, benchmark
 from qpass.errors import ConfigError, LoweringError
-from qpass.trace import trace
+from qpass.graph.capture.trace import trace
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import qpass
 from qpass.backends.onnxruntime.verification import Verification
 from qpass.data import ModelInputs
 from qpass.errors import VerifyError
-from qpass.parts import parts_of, record_calls
+from qpass.graph.parts import parts_of, record_calls
+from tests.graph.test_parts import Shell
+from tests.graph.test_parts import images as pictures
 from tests.models import ManyOutputs
 from tests.tampering import NO_CHANGE, Tampering, tamperings
-from tests.test_parts import Shell
-from tests.test_parts import images as pictures
 
 Case = tuple[fx.GraphModule, Path, ModelInputs]
 #: Of which changes one in so many is tried in every run; all of them nightly.

@@ -15,7 +15,7 @@ from qpass.backends.onnxruntime.session import OrtSession
 from qpass.backends.onnxruntime.torch_run import TorchRun
 from qpass.data import ModelInputs
 from qpass.errors import VerifyError
-from qpass.storage import Storage
+from qpass.runtime.storage import Storage
 from tests.backends.onnxruntime.test_outputs import changed
 from tests.live_bytes import LiveBytes
 

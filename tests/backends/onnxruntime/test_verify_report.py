@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 import qpass
 from qpass.backends.onnxruntime.output_check import OutputCheck
 from qpass.backends.onnxruntime.verification import RuntimeCheck, VerifyReport
-from qpass.graph import info
+from qpass.graph.edit import info
 
 
 def test_it_says_with_which_error_the_graph_was_compared_with_the_model(

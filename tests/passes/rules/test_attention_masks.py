@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import qpass
-from qpass.graph import aten, calls, info, is_call
+from qpass.graph.capture.trace import trace
+from qpass.graph.edit import aten, calls, info, is_call
 from qpass.passes import Canonicalize
-from qpass.trace import trace
 
 HIDE = -math.inf
 

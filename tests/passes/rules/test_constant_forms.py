@@ -16,11 +16,11 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.backends.onnx_qdq.export import export_float
-from qpass.graph import aten, calls
+from qpass.graph.capture.trace import trace
+from qpass.graph.edit import aten, calls
 from qpass.passes import Canonicalize
 from qpass.passes.rules import constant_forms
 from qpass.passes.rules.constant_forms import NODE_BYTES, SMALL_BYTES
-from qpass.trace import trace
 
 TOKENS, HEADS, WINDOWS = 36, 6, 16
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import qpass
-from qpass.graph import aten, calls
+from qpass.graph.capture.trace import trace
+from qpass.graph.edit import aten, calls
 from qpass.passes import Canonicalize
 from qpass.passes.rules.matmul_from_einsum import einsum_declined
-from qpass.trace import trace
 
 SIZES = {"b": 2, "n": 3, "m": 4, "h": 2, "d": 3, "e": 2, "k": 3}
 

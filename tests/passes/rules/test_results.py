@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from qpass.errors import QPassError
-from qpass.graph import add_constant, aten, call_like, calls, dtype_of, replace, shape_of
+from qpass.graph.capture.trace import trace
+from qpass.graph.edit import add_constant, aten, call_like, calls, dtype_of, replace, shape_of
 from qpass.passes import Canonicalize
 from qpass.passes.rules import RULES
-from qpass.trace import trace
 
 
 class Sum(nn.Module):

@@ -13,8 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from qpass.graph.capture.trace import trace
 from qpass.passes import Canonicalize
-from qpass.trace import trace
 
 SIZES = st.integers(1, 3)
 FEW = settings(max_examples=10, deadline=None, derandomize=True)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from qpass.graph import aten, calls, finish, record_shapes
+from qpass.graph.capture.trace import trace
+from qpass.graph.edit import aten, calls, finish, record_shapes
 from qpass.passes import Canonicalize
 from qpass.passes.rules.decompose_attention import decompose_attention
 from qpass.passes.rules.drop_no_ops import drop_no_ops
@@ -20,7 +21,6 @@ from qpass.passes.rules.linear_from_matmul import linear_from_matmul
 from qpass.passes.rules.reshape_from_view import reshape_from_view
 from qpass.passes.rules.split_baddbmm import split_baddbmm
 from qpass.passes.rules.split_fused_qkv import split_fused_qkv
-from qpass.trace import trace
 
 
 class Call(nn.Module):

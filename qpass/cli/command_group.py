@@ -1,0 +1,49 @@
+"""A group of commands whose errors are one line on standard error, with exit code 2; bugs keep their traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+from click.exceptions import NoArgsIsHelpError
+
+from qpass.errors import QPassError
+from qpass.runtime.plain_data import printable
+
+
+class OneLineGroup(click.Group):
+    """Prints what qpass and click raise on purpose, and what files and folders do, as ``error: ...``."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        """See ``click.Command.main``."""
+        run: Any = super().main
+        if not standalone_mode:
+            return run(*args, standalone_mode=False, **kwargs)
+        try:
+            code = run(*args, standalone_mode=False, **kwargs)
+            sys.stdout.flush()
+        except BrokenPipeError:  # of `qpass ... | head`: what is left to print goes nowhere, when Python ends too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 1
+        except NoArgsIsHelpError as error:
+            click.echo(error.ctx.get_help() if error.ctx is not None else "", err=True)
+            code = error.exit_code
+        except click.Abort:
+            click.echo("aborted", err=True)
+            code = 1
+        except (QPassError, click.ClickException, OSError) as error:
+            click.echo(f"error: {_one_line(error)}", err=True)
+            code = 2
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, click.ClickException):
+        text = error.format_message()
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error) or type(error).__name__
+    return printable(" ".join(text.split()))

@@ -1,0 +1,124 @@
+"""The folder that ``qpass quantize`` writes: names of its files, and its settings, checked when they are read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from qpass.config.fields import check_fields, instance, text
+from qpass.data import ImageTransform
+from qpass.errors import ConfigError, DataError, check_keys
+from qpass.runtime.atomic_write import remove_drafts, write_whole
+from qpass.runtime.folder_lock import alone_in
+
+MODEL, GRAPH, FLOAT, REPORT, FIGURES, SETTINGS = (
+    "model.onnx", "model.qpass", "float.onnx", "report.html", "report.json", "settings.json",
+)  # fmt: skip
+#: Where blocks that were learned are kept until all is written.
+BLOCKS = "blocks"
+
+_CHECKS = {"model": text, "calibration": text, "transform": instance(ImageTransform, "a mapping")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the other commands need to know of a run.
+
+    Attributes:
+        model: The model's name.
+        calibration: Path of the calibration images; empty for none.
+        transform: Preprocessing of images.
+    """
+
+    model: str
+    calibration: str
+    transform: ImageTransform
+
+    def __post_init__(self) -> None:
+        check_fields(self, _CHECKS)
+
+    def write(self, folder: Path) -> None:
+        """Writes the settings into the folder."""
+        write_whole(folder / SETTINGS, json.dumps(asdict(self), indent=1))
+
+
+@contextmanager
+def owned_folder(folder: Path, *, keeps_blocks: bool, discard: bool) -> Iterator[None]:
+    """Keeps an output folder for one run until the block ends, and then removes what that run kept there on the way.
+
+    Args:
+        folder: The folder; it must exist.
+        keeps_blocks: Whether the run keeps blocks that it learns in ``BLOCKS``.
+        discard: Whether to delete blocks that another run left there.
+
+    Raises:
+        DataError: If another run writes there now, or has left blocks that this run would not use.
+    """
+    blocks = folder / BLOCKS
+    with alone_in(folder):
+        if blocks.is_symlink() or (blocks.exists() and not blocks.is_dir()):
+            raise DataError("is no folder", where=str(blocks), hint="move it away: learned blocks are kept there")
+        if discard:
+            _discard(blocks)
+        elif blocks.exists() and not keeps_blocks:
+            raise DataError(
+                "holds blocks of a run that learns and has not finished",
+                where=str(blocks),
+                expected="an output folder of its own for each run",
+                hint="give another --output; or --discard deletes them; or the command of that run finishes it",
+            )
+        yield
+        if keeps_blocks:
+            shutil.rmtree(blocks, ignore_errors=True)
+        remove_drafts(folder)
+
+
+def _discard(blocks: Path) -> None:
+    try:
+        shutil.rmtree(blocks)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise DataError(f"cannot be deleted ({error.strerror})", where=str(error.filename or blocks)) from error
+
+
+def read_settings(folder: Path) -> Settings:
+    """Reads the settings of a folder.
+
+    Raises:
+        DataError: If there are none, or a value is missing or odd.
+    """
+    path = file_in(folder, SETTINGS)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return Settings(**_known(data, "settings", Settings) | {"transform": _transform(data["transform"])})
+    except (ConfigError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else error
+        raise DataError(f"is damaged: {what}", where=str(path), hint="quantize again") from error
+
+
+def _transform(data: Any) -> ImageTransform:
+    return ImageTransform(**_known(data, "transform", ImageTransform))
+
+
+def _known(data: Any, where: str, kind: Any) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ConfigError(f"got a {type(data).__name__}", where=where, expected="a mapping")
+    check_keys(data, (field.name for field in fields(kind)), where)
+    return data
+
+
+def file_in(folder: Path, name: str) -> Path:
+    """Returns the path of a file of the folder.
+
+    Raises:
+        DataError: If it is not there.
+    """
+    if not (folder / name).is_file():
+        raise DataError(f"has no {name}", where=str(folder), expected="the --output folder of 'qpass quantize'")
+    return folder / name

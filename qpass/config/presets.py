@@ -1,0 +1,185 @@
+"""The recipes by name: ``w8a8`` and its kin, and one family for each published method."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+from qpass.config import ACTIVATION_PERCENTILES, SOFTMAX_PERCENTILES, WEIGHT_PERCENTILES, QuantConfig, QuantSpec
+from qpass.config.budget import BudgetConfig
+from qpass.config.fields import choice, text
+from qpass.config.reconstruction import ReconstructionConfig
+from qpass.errors import ConfigError, nearest
+
+#: Names that documentation and error messages list; any widths from 2 to 8 are understood.
+PRESETS = (
+    "w8a8", "w6a6", "w4a8", "w4a4", "w3a3",
+    "aiqvit-w6a6", "aiqvit-w4a8", "aiqvit-w4a4", "aiqvit-w3a3",
+    "aiqvit-lsq-w6a6", "aiqvit-lsq-w4a8", "aiqvit-lsq-w4a4", "aiqvit-lsq-w3a3",
+    "ias-vit-w6a6", "ias-vit-w4a8", "ias-vit-w4a4", "ias-vit-w3a3",
+    "dopq-vit-w6a6", "dopq-vit-w4a8", "dopq-vit-w4a4", "dopq-vit-w3a3",
+    "repq-vit-w8a8", "repq-vit-w6a6", "repq-vit-w4a8", "repq-vit-w4a4", "repq-vit-w3a3",
+)  # fmt: skip
+
+#: Samples that ranges are fitted on where far more of them are learned from.
+RANGE_SAMPLES = 128
+
+#: Rate of learned activation scales, as a share of the scale. Chosen on training images held back from calibration, where
+#: 1e-3 learns too little and 2e-2 fits the calibration images alone.
+SCALE_LEARNING_RATE = 5e-3
+
+#: Rate of three-stage learning in a fifth of the steps: on images held back from calibration it keeps more than 1e-4.
+#: The paper's is for the whole length.
+QUICK_THREE_STAGE_RATE = 4e-4
+
+#: How long blocks are learned: as long as the paper does, or so that a DeiT-T takes under half an hour on two cores.
+SCHEDULES = {
+    "full": ReconstructionConfig(),
+    "quick": ReconstructionConfig(search_steps=60, steps=400, batch_size=32, curriculum_interval=100),
+}
+LEARNED_SCALE_SCHEDULES = {
+    name: dataclasses.replace(schedule, scale_learning_rate=SCALE_LEARNING_RATE) for name, schedule in SCHEDULES.items()
+}
+#: The same for three-stage learning; at 6 bits and above the paper takes a fifth of the steps.
+THREE_STAGES = ReconstructionConfig(
+    weights="full", steps=1000, batch_size=64, learning_rate=4e-5, curriculum=False, order="three-stage", loss="squared"
+)
+THREE_STAGE_SCHEDULES = {
+    "full": THREE_STAGES,
+    "quick": dataclasses.replace(THREE_STAGES, steps=200, batch_size=32, learning_rate=QUICK_THREE_STAGE_RATE),
+}
+
+#: What recipes in closed form may learn afterwards: weights, biases and activation scales, a few hundred steps a block.
+POLISHES = {
+    "quick": ReconstructionConfig(
+        weights="full", steps=150, batch_size=32, learning_rate=4e-4, scale_learning_rate=SCALE_LEARNING_RATE,
+        curriculum=False, loss="squared",
+    ),
+}  # fmt: skip
+
+
+def preset(name: str, *, schedule: str | None = None, polish: str | None = None) -> QuantConfig:
+    """Returns the recipe of that name.
+
+    ``wXaY`` is ours: in closed form, and uniform everywhere, so that every matmul runs on an integer kernel. LayerNorm scales
+    are folded per channel, the channels of attention heads and of the residual stream are turned. Weights are rounded with
+    error feedback that weighs tokens by what they do to the output, and have a zero point below 6 bits. Below 8 bits weights
+    also make up for the quantization of their inputs, and inputs of products have Y bits or 8, where the output gains most by
+    it: Y + 1 in the mean over all multiply-adds. ``budget: null`` is Y bits everywhere. The network's input keeps 8 bits. At
+    ``w8a8`` plain rounding does as well.
+
+    Published methods: ``repq-vit-wXaY`` (RepQ-ViT, arXiv 2212.08254) has the same fold, and a base-sqrt(2) logarithm for the
+    Softmax output. ``aiqvit-wXaY`` (AIQViT, arXiv 2502.04628) has dynamic focusing for the Softmax output, and low-rank
+    compensated weights learned block by block. ``ias-vit-wXaY`` (I&S-ViT, arXiv 2311.10126) has a shifted logarithm for the
+    Softmax output, and blocks learned in three stages. ``dopq-vit-wXaY`` (DopQ-ViT, arXiv 2408.03291) has a tangent for the
+    Softmax output and the median of LayerNorm scales; it learns as I&S-ViT does, since the paper's schedule was not to be had.
+
+    ``aiqvit-lsq-wXaY`` is ours: AIQViT, and the scales of activations are learned too, by LSQ's gradient (arXiv 1902.08153).
+
+    Args:
+        name: One of ``PRESETS``, or the same with other widths from 2 to 8.
+        schedule: ``"quick"`` or ``"full"``, how long recipes learn; None is ``"quick"``.
+        polish: ``"quick"``: blocks of ``wXaY`` are learned for a few hundred steps each, from the closed form on; None learns
+            nothing there.
+
+    Raises:
+        ConfigError: If no recipe has that name, if a schedule is given to one that does not learn, or polish to one that does.
+    """
+    name = text(name, "preset")
+    match = re.fullmatch(r"(?:(.+)-)?w([2-8])a([2-8])", name)
+    if match is None or (match[1] or "") not in _FAMILIES:
+        raise ConfigError(f"no preset is called {name!r}", where="config", hint=nearest(name, PRESETS))
+    schedules, build = _FAMILIES[match[1] or ""]
+    if schedule is not None and not schedules:
+        raise ConfigError(f"{name!r} learns nothing", where="schedule", hint="leave it out")
+    if schedule is not None:
+        choice(tuple(schedules))(schedule, "schedule")
+    if polish is not None and schedules:
+        raise ConfigError(f"{name!r} learns as it is", where="polish", hint="leave it out")
+    if polish is not None:
+        choice(tuple(POLISHES))(polish, "polish")
+    config = build(int(match[2]), int(match[3]), schedules.get(schedule or "quick"))
+    if polish is not None:
+        learning, name = POLISHES[polish], f"{name}, polish {polish}"
+        config = dataclasses.replace(config, reconstruction=learning, range_samples=RANGE_SAMPLES)
+    return dataclasses.replace(config, name=f"{name}, full schedule" if schedule == "full" else name)
+
+
+def _uniform(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> QuantConfig:
+    whole = min(weight_bits, activation_bits) == 8
+    return QuantConfig(
+        weight=QuantSpec(bits=weight_bits, symmetric=weight_bits >= 6, percentiles=(*WEIGHT_PERCENTILES, 1.0)),
+        activation=QuantSpec(bits=activation_bits),
+        post_softmax=QuantSpec(bits=activation_bits, percentiles=SOFTMAX_PERCENTILES, criterion="output"),
+        network_input=QuantSpec(bits=8),
+        rotate_heads=not whole,
+        rotate_residual=not whole,
+        weight_rounding="nearest" if weight_bits == 8 else "error-feedback",
+        compensate_activations=activation_bits < 8,
+        token_weights="equal" if whole else "hessian",
+        budget=None if activation_bits == 8 else _wider_where_it_matters(activation_bits),
+        calibrate_on="float" if whole else "quantized",
+    )
+
+
+def _wider_where_it_matters(activation_bits: int) -> BudgetConfig:
+    """Returns the budget of a bit more in the mean: 8 bits, free where codes live in bytes, for what loses most.
+
+    An 8-bit code is two of 4 bits with one weight: where only 4 by 4 bits are multiplied, such a tensor takes two products.
+    That is the price of two intervals with codes of their own, which give less.
+    """
+    return BudgetConfig(activation_bits=activation_bits + 1, activation_widths=(activation_bits, 8))
+
+
+def _repq_vit(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> QuantConfig:
+    logarithm = QuantSpec(bits=activation_bits, quantizer="log-sqrt2", percentiles=ACTIVATION_PERCENTILES)
+    return _published(weight_bits, logarithm)
+
+
+def _aiqvit(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> QuantConfig:
+    # The other readings lower the blocks' error on images held back by less than a hundredth, and cost speed.
+    focus = QuantSpec(bits=activation_bits, quantizer="dynamic-focus", criterion="output", code_zero="snapped")
+    return _published(weight_bits, focus, reconstruction=learning, range_samples=RANGE_SAMPLES)
+
+
+def _ias_vit(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> QuantConfig:
+    shifted = QuantSpec(bits=activation_bits, quantizer="shift-log2", exponent_round=True, tabulated=True)
+    learning = _fewer_steps(weight_bits, activation_bits, learning)
+    return _published(weight_bits, shifted, reconstruction=learning, range_samples=64)
+
+
+def _dopq_vit(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> QuantConfig:
+    tangent = QuantSpec(bits=activation_bits, quantizer="tan", criterion="output", tabulated=True)
+    learning = _fewer_steps(weight_bits, activation_bits, learning)
+    return _published(weight_bits, tangent, reconstruction=learning, range_samples=RANGE_SAMPLES, fold_layer_norm="median")
+
+
+def _fewer_steps(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> ReconstructionConfig:
+    """Returns the learning of I&S-ViT at these widths: a fifth of the steps from 6 bits on."""
+    assert learning is not None
+    return dataclasses.replace(learning, steps=learning.steps // 5) if min(weight_bits, activation_bits) >= 6 else learning
+
+
+def _published(weight_bits: int, post_softmax: QuantSpec, **more: Any) -> QuantConfig:
+    """Returns what the published methods have in common, which is RepQ-ViT's."""
+    return QuantConfig(
+        weight=QuantSpec(bits=weight_bits, percentiles=WEIGHT_PERCENTILES),
+        activation=QuantSpec(bits=post_softmax.bits, percentiles=ACTIVATION_PERCENTILES),
+        post_softmax=post_softmax,
+        network_input=QuantSpec(bits=8, percentiles=ACTIVATION_PERCENTILES),
+        calibrate_on="quantized",
+        **more,
+    )
+
+
+_Build = Callable[[int, int, ReconstructionConfig | None], QuantConfig]
+_FAMILIES: dict[str, tuple[dict[str, ReconstructionConfig], _Build]] = {
+    "": ({}, _uniform),
+    "repq-vit": ({}, _repq_vit),
+    "aiqvit": (SCHEDULES, _aiqvit),
+    "aiqvit-lsq": (LEARNED_SCALE_SCHEDULES, _aiqvit),
+    "ias-vit": (THREE_STAGE_SCHEDULES, _ias_vit),
+    "dopq-vit": (THREE_STAGE_SCHEDULES, _dopq_vit),
+}

@@ -1,0 +1,256 @@
+"""What to quantize, how, and to how many bits: ``QuantSpec``, ``QuantConfig``, YAML in and out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qpass.config.budget import BudgetConfig
+from qpass.config.fields import check_fields, choice, flag, instance, optional, text, whole
+from qpass.config.recipe_file import read_recipe
+from qpass.config.reconstruction import ReconstructionConfig
+from qpass.config.rules import Rules, apply_rules, as_rules, changed_spec
+from qpass.config.spec import (
+    ACTIVATION_PERCENTILES,
+    CODE_ZERO,
+    SOFTMAX_PERCENTILES,
+    SPEC_FIELDS,
+    TENSOR_ROLES,
+    WEIGHT_PERCENTILES,
+    QuantSpec,
+    check_role,
+)
+from qpass.errors import ConfigError, check_keys
+from qpass.runtime.atomic_write import write_whole
+
+FOLD_TARGETS = ("mean", "median")
+CALIBRATION_GRAPHS = ("float", "quantized")
+WEIGHT_ROUNDINGS = ("nearest", "error-feedback")
+TOKEN_WEIGHTS = ("equal", "hessian")
+POINTWISE_CONVOLUTIONS = ("weights", "all")
+
+_CHECKS = {
+    "name": text,
+    **{role: instance(QuantSpec, "a QuantSpec") for role in SPEC_FIELDS},
+    "fold_layer_norm": optional(choice(FOLD_TARGETS, expected="'mean', 'median'")),
+    **dict.fromkeys(("rotate_heads", "rotate_residual", "compensate_activations"), flag),
+    "pointwise_convolutions": choice(POINTWISE_CONVOLUTIONS),
+    "weight_rounding": choice(WEIGHT_ROUNDINGS),
+    "token_weights": choice(TOKEN_WEIGHTS),
+    "calibrate_on": choice(CALIBRATION_GRAPHS),
+    "rules": lambda value, _: as_rules(value),
+    "budget": optional(instance(BudgetConfig, "a BudgetConfig")),
+    "range_samples": optional(whole(1, expected="a whole number above 0")),
+    "reconstruction": optional(instance(ReconstructionConfig, "a ReconstructionConfig")),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantConfig:
+    """The whole recipe for one model.
+
+    Attributes:
+        name: A label that reports show.
+        weight: Weights of Linears and patch embeddings, one scale for each output channel.
+        activation: Inputs of Linears and of attention matmuls, one scale for each tensor.
+        post_softmax: The Softmax output where it enters the matmul with V.
+        network_input: Inputs of layers that read the network's own input (the patch embedding); 8 bits in every preset.
+        fold_layer_norm: Target of the channel-wise LayerNorm scales, ``"mean"`` (RepQ-ViT), ``"median"``
+            (DopQ-ViT), or None to quantize LayerNorm outputs per tensor.
+        rotate_heads: Turn the channels of every attention head before anything is quantized, which the weights around it take
+            back (see ``qpass.passes.RotateHeads``).
+        rotate_residual: Turn the channels of the residual stream, which the weights around it take back too (see
+            ``qpass.passes.RotateResidual``).
+        pointwise_convolutions: What is quantized of a 1x1 convolution: ``"weights"`` alone, its product stays float, since on a
+            CPU the way from images to matrices and back costs more than integers save; or ``"all"``, for other hardware.
+        weight_rounding: ``"nearest"``, or ``"error-feedback"``: column by column, the error of each made up for by those still
+            to come, in the metric of the layer's inputs (GPTQ, GPTAQ; see ``qpass.passes.CompensateLayers``).
+        compensate_activations: Let each layer's weight make up for the quantization of its own input, by ridge regression
+            before it is rounded (ERQ; see ``qpass.passes.CompensateLayers``).
+        token_weights: How much the tokens of a layer's output count in these two: all ``"equal"``, or each by what an error in
+            it does to the network's output (``"hessian"``, the diagonal of a Hessian from one backward pass).
+        calibrate_on: ``"float"`` fits every range on the float network; ``"quantized"`` fits them again on what the
+            quantized network before them gives (a second run of the data), as RepQ-ViT's published code does.
+        rules: Ordered ``{glob on module path: {role: change}}``; a later rule wins. A change is a mapping of
+            QuantSpec fields, or None to leave that tensor in float. The rule ``{"head": None}`` leaves the layer in float.
+        budget: Limits within which each tensor's width is chosen; None keeps the widths above. What a rule or its role gives
+            another width than ``activation`` or ``weight`` keeps it, and does not count in the means.
+        range_samples: How many calibration samples ranges are fitted on, spread evenly; None takes all.
+        reconstruction: How blocks are learned afterwards, or None to leave them as calibrated.
+
+    Example:
+        >>> QuantConfig.from_any("w4a4").with_rules({"head": {"weight": {"bits": 8}}}).resolve("head", "weight").bits
+        8
+    """
+
+    name: str = "custom"
+    weight: QuantSpec = field(default_factory=lambda: QuantSpec(percentiles=(*WEIGHT_PERCENTILES, 1.0), symmetric=True))
+    activation: QuantSpec = field(default_factory=QuantSpec)
+    post_softmax: QuantSpec = field(default_factory=QuantSpec)
+    network_input: QuantSpec = field(default_factory=QuantSpec)
+    fold_layer_norm: str | None = "mean"
+    rotate_heads: bool = False
+    rotate_residual: bool = False
+    pointwise_convolutions: str = "weights"
+    weight_rounding: str = "nearest"
+    compensate_activations: bool = False
+    token_weights: str = "equal"
+    calibrate_on: str = "float"
+    rules: Rules = ()
+    budget: BudgetConfig | None = None
+    range_samples: int | None = None
+    reconstruction: ReconstructionConfig | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, _CHECKS)
+        for role in SPEC_FIELDS:
+            check_role(getattr(self, role), role, role)
+        self._check_rules()
+        self._check_learning()
+        self._check_residuals()
+
+    def _check_rules(self) -> None:
+        """Refuses a bad value or combination here, and not in the middle of the work."""
+        for pattern, _ in self.rules:
+            for role in TENSOR_ROLES:
+                self.resolve(pattern, role)
+            self.resolve(pattern, "activation", reads_network_input=True)
+
+    def _check_learning(self) -> None:
+        if self.reconstruction is None or self.reconstruction.order == "fold-first":
+            return
+        for name, usual in (("weight_rounding", "nearest"), ("compensate_activations", False)):
+            if (value := getattr(self, name)) != usual:
+                raise ConfigError(
+                    f"{name}={value!r} with order={self.reconstruction.order!r}",
+                    where=name,
+                    expected=f"{usual!r}, or order='fold-first': others learn before LayerNorm scales are folded",
+                )
+
+    def _check_residuals(self) -> None:
+        weights = [self.weight, *(self.resolve(pattern, "weight") for pattern, _ in self.rules)]
+        if self.weight_rounding != "nearest" and any(spec is not None and spec.residual_rank for spec in weights):
+            raise ConfigError(
+                f"weight_rounding={self.weight_rounding!r} with a residual_rank",
+                where="weight_rounding",
+                expected="'nearest': the branch makes up for the rounding of single weights",
+                hint="set weight_rounding: nearest beside the rank",
+            )
+
+    def resolve(self, path: str, role: str, *, reads_network_input: bool = False) -> QuantSpec | None:
+        """Returns the spec of one tensor after all rules, or None where a rule leaves it in float.
+
+        Args:
+            path: Module path of the layer, as in ``model.named_modules()``, or the pattern of a rule.
+            role: ``"weight"``, ``"activation"`` or ``"post_softmax"``.
+            reads_network_input: Whether the layer reads the network's input.
+
+        Raises:
+            ConfigError: If the rules together give a spec that is not valid, or that a tensor of this role cannot have.
+        """
+        # A glob with brackets does not match itself.
+        matches = lambda pattern: pattern == path or fnmatchcase(path, pattern)  # noqa: E731
+        base = self.network_input if reads_network_input and role == "activation" else getattr(self, role)
+        spec, where = apply_rules(self.rules, base, role, matches)
+        if spec is not None:
+            check_role(spec, role, where)
+        return spec
+
+    def with_rules(self, *rules: Mapping[str, Any]) -> QuantConfig:
+        """Returns a copy with these rules after the present ones."""
+        return dataclasses.replace(self, rules=(*self.rules, *as_rules(list(rules))))
+
+    @classmethod
+    def from_any(cls, config: QuantConfig | Mapping[str, Any] | str | Path) -> QuantConfig:
+        """Takes a config, a preset's name, a path of a YAML file or a mapping.
+
+        Raises:
+            ConfigError: If it is none of these, or holds an unknown key or a bad value.
+        """
+        from qpass.config.presets import preset  # presets build on this module
+
+        if isinstance(config, cls):
+            return config
+        if isinstance(config, Mapping):
+            return cls._from_mapping(config)
+        if isinstance(config, Path) or (isinstance(config, str) and config.endswith((".yaml", ".yml"))):
+            return cls.from_yaml(config)
+        if isinstance(config, str):
+            return preset(config)
+        raise ConfigError(f"got {type(config).__name__}", where="config", expected="a preset's name, a QuantConfig or YAML")
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> QuantConfig:
+        """Reads a YAML file. The key ``preset`` starts from a preset; other keys are this class's fields."""
+        data = read_recipe(Path(path))
+        try:
+            return cls._from_mapping(data)
+        except ConfigError as error:
+            where = f"{path}, {error.where}" if error.where else str(path)
+            raise ConfigError(error.what, where=where, expected=error.expected, hint=error.hint) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data that ``from_any`` reads back to an equal config."""
+        data = dataclasses.asdict(dataclasses.replace(self, rules=()))
+        for role in SPEC_FIELDS:
+            data[role]["percentiles"] = list(data[role]["percentiles"])
+        if data["reconstruction"] is not None:
+            data["reconstruction"]["ranks"] = list(data["reconstruction"]["ranks"])
+        for name in ("activation_widths", "weight_widths") if data["budget"] is not None else ():
+            data["budget"][name] = list(data["budget"][name])
+        data["rules"] = [{pattern: _plain(change)} for pattern, change in self.rules]
+        return data
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """Returns the config as YAML, and writes it where a path is given."""
+        text = yaml.safe_dump(self.to_dict(), sort_keys=False)
+        if path is not None:
+            write_whole(Path(path), text)
+        return text
+
+    @classmethod
+    def _from_mapping(cls, data: Mapping[str, Any]) -> QuantConfig:
+        from qpass.config.presets import preset  # presets build on this module
+
+        data = dict(data)
+        learning = {key: value for key in ("schedule", "polish") if (value := data.pop(key, None)) is not None}
+        if learning and "preset" not in data:
+            raise ConfigError("needs a preset", where=next(iter(learning)), expected="preset: such as aiqvit-w4a4 or w4a4")
+        base = cls()
+        if "preset" in data:
+            base = preset(data.pop("preset"), **learning)
+        # A preset and its learning are taken out above, and named among the keys that may have been meant.
+        check_keys(data, [*(f.name for f in dataclasses.fields(cls)), "preset", "schedule", "polish"], "config")
+        for role in SPEC_FIELDS:
+            if role in data:
+                data[role] = changed_spec(getattr(base, role), data[role], role)
+        if isinstance(data.get("budget"), Mapping):
+            data["budget"] = BudgetConfig.from_mapping(data["budget"], base.budget)
+        if isinstance(data.get("reconstruction"), Mapping):
+            data["reconstruction"] = ReconstructionConfig.from_mapping(data["reconstruction"], base.reconstruction)
+        if "rules" in data:
+            data["rules"] = (*base.rules, *as_rules(data["rules"]))
+        return dataclasses.replace(base, **data)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+__all__ = [
+    "ACTIVATION_PERCENTILES",
+    "CODE_ZERO",
+    "SOFTMAX_PERCENTILES",
+    "TENSOR_ROLES",
+    "WEIGHT_PERCENTILES",
+    "QuantConfig",
+    "QuantSpec",
+]

@@ -1,0 +1,108 @@
+"""How one tensor is quantized, ``QuantSpec``, and which specs a tensor may have in its role."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qpass.config.fields import check_fields, choice, flag, number, several, whole
+from qpass.errors import ConfigError
+
+QUANTIZER_NAMES = ("uniform", "log2", "log-sqrt2", "dynamic-focus", "shift-log2", "tan")
+CRITERIA = ("tensor", "output")
+CODE_ZERO = ("affine", "zero", "snapped")
+
+#: Clip ranges tried for activations and for weights (methods of RepQ-ViT). 1.0 is the full range.
+ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
+WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999)
+
+#: A few great values make most of the squared error of a Softmax output and little of the output's: clip further down.
+SOFTMAX_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0)
+
+#: The tensors of a layer that a rule may change.
+TENSOR_ROLES = ("weight", "activation", "post_softmax")
+#: The fields of a config that hold a spec.
+SPEC_FIELDS = (*TENSOR_ROLES, "network_input")
+
+_CHECKS = {
+    "bits": whole(2, 8),
+    "quantizer": choice(QUANTIZER_NAMES, noun="quantizer"),
+    "symmetric": flag,
+    "percentiles": several(number(lambda p: 0.5 < p <= 1, ""), "numbers in (0.5, 1]"),
+    "criterion": choice(CRITERIA, noun="criterion"),
+    "code_zero": choice(("best", *CODE_ZERO), noun="reading"),
+    "exponent_round": flag,
+    "tabulated": flag,
+    "residual_rank": whole(0, expected="a whole number, 0 for none"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantSpec:
+    """How one tensor is quantized.
+
+    Attributes:
+        bits: Width of the codes, 2 to 8.
+        quantizer: ``"uniform"``, or for Softmax outputs ``"log2"``, ``"log-sqrt2"``, ``"dynamic-focus"``, ``"shift-log2"`` or
+            ``"tan"`` (see ``qpass.quantizers``).
+        symmetric: Signed codes around zero point 0 (uniform only). Weights gain nothing from a zero
+            point at 8 bits and much at 4.
+        percentiles: Clip ranges tried when fitting, each in (0.5, 1]; the one with the least error wins.
+        criterion: That error: ``"tensor"``, of the tensor itself, or ``"output"``, of the product that the tensor enters
+            (attention times V; for the Softmax output only).
+        code_zero: What the codes of ``"dynamic-focus"`` stand for: ``"affine"``, ``"zero"``, ``"snapped"`` (see
+            ``qpass.quantizers.DynamicFocus``), or ``"best"``, the one with the least error, for each tensor on its own.
+        exponent_round: Whether ``"shift-log2"`` rounds exponents to whole numbers, as I&S-ViT does.
+        tabulated: Deploy the quantizer of a Softmax output as a table over 256 cells of equal ratio (see
+            ``qpass.quantizers.LookUp``), whose cost does not depend on the formula; thresholds move to edges of cells.
+        residual_rank: Rank of a branch beside a Linear that makes up for the rounding of its weight and stays at inference
+            (see ``qpass.passes.AddResidual``); 0 for none. Of use to weights of 2 or 3 bits.
+
+    Raises:
+        ConfigError: If a field has a value of another type or out of range, or two fields do not go together.
+    """
+
+    bits: int = 8
+    quantizer: str = "uniform"
+    symmetric: bool = False
+    percentiles: tuple[float, ...] = (*ACTIVATION_PERCENTILES, 1.0)
+    criterion: str = "tensor"
+    code_zero: str = "best"
+    exponent_round: bool = False
+    tabulated: bool = False
+    residual_rank: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, _CHECKS)
+        if self.symmetric and self.quantizer != "uniform":
+            raise ConfigError(
+                f"symmetric=True does not go with quantizer={self.quantizer!r}",
+                where="symmetric",
+                hint="leave it out: only uniform codes have a zero point to fix",
+            )
+        if self.tabulated and self.quantizer in ("uniform", "dynamic-focus"):
+            raise ConfigError(
+                f"tabulated=True does not go with quantizer={self.quantizer!r}",
+                where="tabulated",
+                hint="leave it out: codes of equal steps are cheaper as they are",
+            )
+
+
+def check_role(spec: QuantSpec, role: str, where: str) -> None:
+    """Refuses a spec that a tensor cannot have in its role.
+
+    Args:
+        spec: The spec.
+        role: One of ``SPEC_FIELDS``.
+        where: What messages name: the field or the rule that the spec comes from.
+
+    Raises:
+        ConfigError: If the quantizer or criterion is for Softmax outputs, or the residual branch for weights.
+    """
+    if role == "weight" and spec.quantizer != "uniform":
+        raise ConfigError(f"quantizer={spec.quantizer!r} on weights", where=where, expected="'uniform'")
+    if role != "post_softmax" and spec.quantizer != "uniform":
+        raise ConfigError(f"quantizer={spec.quantizer!r}", where=where, expected="'uniform': others are for Softmax outputs")
+    if role != "post_softmax" and spec.criterion != "tensor":
+        raise ConfigError("criterion='output'", where=where, expected="'tensor': only the Softmax output has the other")
+    if role != "weight" and spec.residual_rank:
+        raise ConfigError("residual_rank above 0", where=where, expected="0: only a weight has a residual")

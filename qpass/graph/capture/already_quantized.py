@@ -1,0 +1,84 @@
+"""Models that were quantized before, by qpass or by others: quantizing them again would take their rounding for the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, fx, nn
+
+from qpass.errors import UnsupportedError
+from qpass.graph.edit import info
+from qpass.nn import QuantizedLayer
+from qpass.quantizers import Quantizer
+
+#: Packages and modules whose layers round their weights or inputs.
+_OTHERS = (
+    *("torch.ao.nn.quantized", "torch.ao.nn.qat", "torch.ao.nn.sparse.quantized", "torch.ao.nn.quantizable"),
+    *("torch.ao.nn.intrinsic.quantized", "torch.ao.nn.intrinsic.qat", "torch.ao.quantization.fake_quantize"),
+    *("torchao", "bitsandbytes", "optimum.quanto", "auto_gptq", "gptqmodel", "awq", "hqq", "nncf"),
+)
+#: Namespaces of operators on quantized tensors.
+_NAMESPACES = ("quantized", "quantized_decomposed", "torchao", "bitsandbytes", "_quantized")
+#: Types of weights that were rounded.
+_ROUNDED = (torch.int8, torch.uint8, torch.qint8, torch.quint8, torch.qint32)
+
+
+def refuse_quantized(model: nn.Module, parts: Sequence[str] = ()) -> None:
+    """Refuses a model that is quantized already, whole or in part.
+
+    Args:
+        model: The model.
+        parts: Paths of the modules to quantize; empty for the whole model.
+
+    Raises:
+        UnsupportedError: Naming the module, and what quantized it.
+    """
+    known = dict(model.named_modules())
+    for part in [name for name in parts if name in known] or [""]:
+        for path, what in _found(known[part]):
+            raise UnsupportedError(
+                f"is quantized already: {what}",
+                where=".".join(filter(None, (part, path))) or type(model).__name__,
+                expected="a float model",
+                hint="quantize the model that it was made from",
+            )
+
+
+def _found(model: nn.Module) -> Iterator[tuple[str, str]]:
+    for path, module in model.named_modules():
+        if isinstance(module, fx.GraphModule) and _info_of(module).get("stage") == "frozen":
+            yield path, "a graph that qpass made"
+        if isinstance(module, QuantizedLayer | Quantizer):
+            yield path, f"a {type(module).__name__} of qpass"
+        if _is_in(type(module).__module__, _OTHERS):
+            yield path, f"a {type(module).__module__}.{type(module).__name__}"
+        if isinstance(module, fx.GraphModule):
+            yield from ((path, f"it calls {node.target}") for node in module.graph.nodes if _is_quantized_call(node))
+        yield from _rounded_tensors(path, module)
+
+
+def _info_of(graph_module: fx.GraphModule) -> dict[str, object]:
+    """Returns what qpass keeps with a graph, without adding anything to a graph of others."""
+    return info(graph_module) if "qpass" in graph_module.meta else {}
+
+
+def _is_quantized_call(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace in _NAMESPACES
+
+
+def _rounded_tensors(path: str, module: nn.Module) -> Iterator[tuple[str, str]]:
+    for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        full = f"{path}.{name}" if path else name
+        if _is_in(type(tensor.data).__module__, _OTHERS):
+            yield full, f"a {type(tensor.data).__name__}"
+        elif tensor.is_quantized or (tensor.dtype in _ROUNDED and tensor.dim() >= 2 and _is_weight(name, tensor)):
+            yield full, f"values of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _is_weight(name: str, tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter) or "weight" in name.lower()
+
+
+def _is_in(module: str, packages: Sequence[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)

@@ -1,0 +1,38 @@
+"""Autocast regions in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from qpass.runtime.torch_modes import AUTOCAST_DEVICES, no_autocast
+
+
+class _Float32(TorchFunctionMode):
+    """Switches autocast off again before each function that a region of autocast calls.
+
+    A region sets a flag of its thread when it is entered, and sets it back at its end. So nothing of other threads is touched.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See ``TorchFunctionMode``."""
+        if not torch.compiler.is_dynamo_compiling():
+            for device in AUTOCAST_DEVICES:
+                if torch.is_autocast_enabled(device):
+                    torch.set_autocast_enabled(device, False)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Disables every ``torch.autocast`` inside the block, including those inside a model, in this thread.
+
+    A graph is quantized from float32. The dtypes of results under autocast, to which a model may cast others, are then float32
+    as well, and a model and its graph are compared in the same precision.
+    """
+    with no_autocast(), _Float32():
+        yield

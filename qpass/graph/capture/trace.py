@@ -1,0 +1,266 @@
+"""nn.Module -> torch.fx.GraphModule of aten operators, with a dynamic batch where the model allows it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+
+from qpass.data.rows import batch_size
+from qpass.data.structure import named_leaves
+from qpass.errors import QPassError, TraceError, first_line
+from qpass.graph.capture.capture_errors import explain
+from qpass.graph.capture.export_open import ConditionError, conditions, export_open, holds_for_some, squeezed_rows
+from qpass.graph.capture.functionalize import functionalize
+from qpass.graph.capture.given_masks import given_masks
+from qpass.graph.capture.one_row import why_not_one_row
+from qpass.graph.capture.refusals import refuse_flex_attention, refuse_transforms
+from qpass.graph.capture.size_lines import TRIED_SIZES, SizeLines, line_of, size_lines
+from qpass.graph.capture.tensor_names import check_input_names, rename_tensors
+from qpass.graph.capture.undisturbed import undisturbed
+from qpass.graph.edit import copy_tensors, info, record_shapes
+from qpass.graph.signature.input_dims import Dims, exported_dims, given_dims, larger_dims
+from qpass.runtime.quiet import quiet_thread
+from qpass.runtime.torch_modes import SHARED_STATE, kept_random_state
+
+#: Rows of the example batch: torch.export takes a size of 1 for a constant.
+EXAMPLE_ROWS = 2
+#: What a line does that fixes the batch, and what to do about it.
+TAKEN_FOR_CONSTANT = "takes the number of rows for a constant, as len(x), int(x.shape[0]) and loops over x do; write x.shape[0]"
+
+
+def trace(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
+    *,
+    open_sizes: Sequence[tuple[int, ...]] = (),
+    dynamic_shapes: Any = None,
+) -> fx.GraphModule:
+    """Captures a model in eval mode as a graph that shares nothing with it.
+
+    Dim 0 of every tensor is open where the model leaves it open; those that it needs to be equal are one symbol.
+
+    Args:
+        model: Any model that torch.export captures; left as it was.
+        args: Positional example inputs, tensors with the batch first.
+        kwargs: Example inputs by name.
+        open_sizes: For each tensor of the inputs the dims, beside the batch, that shall be open to other sizes.
+        dynamic_shapes: What is open instead, for the inputs that it names: see ``qpass.quantize_graph``.
+
+    Returns:
+        A GraphModule with ``meta["qpass"]`` holding the example inputs, their ``names``, the table of their ``dims`` (see
+        ``qpass.graph.signature.input_dims``), ``dynamic_batch``, which of ``open_sizes`` the model leaves open, and whether these are
+        ``bound_sizes``, of which only some will do. Where the batch cannot be dynamic, a warning says so, names the line that
+        needs it fixed, and the graph holds for batches as large as the example's.
+
+    Raises:
+        TraceError: If the model cannot be captured; names the module, the source line and what to do. Also if it does not
+            leave open what ``dynamic_shapes`` opens.
+        ConfigError: If ``dynamic_shapes`` does not fit the inputs.
+    """
+    kwargs = dict(kwargs or {})
+    with SHARED_STATE, undisturbed(model, captured=True) as as_it_came, given_masks(), _quiet():
+        order = _bound_names(model, args, kwargs)
+        check_input_names((*order, *kwargs), model)
+        kwargs = dict(sorted(kwargs.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+        example = _example_that_runs(model, args, kwargs)
+        as_it_came()
+        graph_module, reason = _open_graph(model, (args, kwargs), example, open_sizes, dynamic_shapes, as_it_came)
+        if graph_module is None:
+            as_it_came()
+            _check_runs(model, args, kwargs)
+            as_it_came()
+            graph_module = _fixed_graph(model, args, kwargs)
+    if reason:
+        rows = batch_size(info(graph_module)["example"])
+        warnings.warn(f"{type(model).__name__}: the batch is fixed at {rows}, it cannot be dynamic: {reason}", stacklevel=3)
+    dims = info(graph_module)["dims"]
+    info(graph_module)["open_sizes"] = [
+        tuple(n for n in wanted if isinstance(sizes[n], str)) for sizes, wanted in zip(dims, open_sizes, strict=False)
+    ]
+    return graph_module
+
+
+def _bound_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the inputs that are given, in the order of the model's forward."""
+    signature = inspect.signature(model.forward)
+    try:
+        return list(signature.bind(*args, **kwargs).arguments)
+    except TypeError as error:
+        raise TraceError(
+            f"its forward does not take the batch: {error}",
+            where=type(model).__name__,
+            expected=f"the inputs of forward{signature}",
+            hint="of a pair only the first entry is an input; give several inputs as a mapping by name",
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings(), quiet_thread():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _open_graph(
+    model: nn.Module,
+    call: tuple[Any, Any],
+    example: tuple[Any, Any],
+    open_sizes: Sequence[tuple[int, ...]],
+    dynamic_shapes: Any,
+    as_it_came: Callable[[], None],
+) -> tuple[fx.GraphModule | None, str]:
+    """Returns a graph whose rows are open and no reason, or no graph and the reason why they cannot be."""
+    given = given_dims(model, *example, dynamic_shapes)
+    wants_rows = any(own is None or 0 in own for own in given)
+    if not wants_rows:  # dynamic_shapes opens other dims alone
+        example = copy_tensors(call)
+        given = given_dims(model, *example, dynamic_shapes)
+    with size_lines() as lines:
+        try:
+            program = export_open(model, *example, open_sizes=open_sizes, dynamic_shapes=dynamic_shapes)
+        except QPassError:
+            raise
+        except Exception as error:  # torch.export raises many kinds
+            if dynamic_shapes is not None:
+                raise _not_open(_all_lines(error), model) from error
+            return None, _why_not_exported(error, lines)
+    if wants_rows and not any(isinstance(sizes[0], str) for sizes in _table(program, model, example, given)[1] if sizes):
+        where = lines.fixing() or "its forward"
+        return None, f"{where} {TAKEN_FOR_CONSTANT}"
+    if line := squeezed_rows(program):
+        reason = f"{line} squeezes an open dim, such as that of the rows, away where its size is 1; name the dims to squeeze"
+    else:
+        bound = bool(conditions(program))
+        graph_module = _graph(program, model, example, given)
+        as_it_came()  # a forward leaves symbolic tensors behind when it is captured
+        reason = why_not_one_row(model, graph_module, lines, rows_only=bound, larger=larger_dims(given))
+    if not reason:
+        return graph_module, ""
+    if dynamic_shapes is not None:
+        raise _not_open(reason, model)
+    return None, reason
+
+
+def _check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    own_args, own_kwargs = copy_tensors((args, kwargs))
+    try:
+        with kept_random_state():
+            model(*own_args, **own_kwargs)
+    except Exception as error:  # whatever a model raises for inputs that it does not take
+        raise _does_not_run(model, args, kwargs, error) from error
+
+
+def _fixed_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.GraphModule:
+    """Returns the graph for calls with the sizes of one."""
+    args, kwargs = copy_tensors((args, kwargs))
+    try:
+        program = torch.export.export(model, args, kwargs, strict=False)
+    except Exception as error:  # torch.export raises many kinds
+        raise explain(error, model) from error
+    return _graph(program, model, (args, kwargs), given_dims(model, args, kwargs, None))
+
+
+def _graph(
+    program: torch.export.ExportedProgram, model: nn.Module, example: tuple[Any, Any], given: Sequence[dict[int, Any] | None]
+) -> fx.GraphModule:
+    """Returns the graph of a program, with what is known of it."""
+    names, dims = _table(program, model, example, given)
+    rename_tensors(program)
+    return _own_graph(
+        program.module(),
+        type(model).__name__,
+        example=example,
+        names=names,
+        dims=dims,
+        dynamic_batch=any(isinstance(sizes[0], str) for sizes in dims if sizes),
+        bound_sizes=holds_for_some(program),
+    )
+
+
+def _table(
+    program: torch.export.ExportedProgram, model: nn.Module, example: tuple[Any, Any], given: Sequence[dict[int, Any] | None]
+) -> tuple[list[str], Dims]:
+    names = [name for name, leaf in named_leaves(*example, model).items() if isinstance(leaf, Tensor)]
+    return names, exported_dims(program, names, given)
+
+
+def _why_not_exported(error: Exception, lines: SizeLines) -> str:
+    """Returns why an export with open rows failed, with the line."""
+    line = lines.branching(TRIED_SIZES[1:]) if isinstance(error, ConditionError) else line_of(error)
+    return f"{line}: {first_line(error)}" if line else first_line(error)
+
+
+def _not_open(reason: str, model: nn.Module) -> TraceError:
+    return TraceError(
+        f"the model does not leave open what dynamic_shapes opens: {reason}",
+        where=type(model).__name__,
+        hint="give torch.export.Dim.AUTO, or leave out, what the model fixes",
+    )
+
+
+def _own_graph(exported: nn.Module, name: str, **kept: Any) -> fx.GraphModule:
+    """Returns a plain functional GraphModule with its own tensors, without torch.export's guards."""
+    assert isinstance(exported, fx.GraphModule)
+    refuse_flex_attention(exported.graph)
+    refuse_transforms(exported.graph)
+    for node in list(exported.graph.nodes):
+        if node.op == "call_module" and str(node.target).startswith("_guards"):
+            exported.graph.erase_node(node)
+    graph_module = fx.GraphModule(copy.deepcopy(exported), exported.graph, class_name=name)
+    graph_module.requires_grad_(False)
+    info(graph_module).update(stage="traced", **kept)
+    graph_module.eval()
+    functionalize(graph_module)
+    with kept_random_state():
+        record_shapes(graph_module)
+    return graph_module
+
+
+def _example_that_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Returns a small example with copied tensors that the model runs on, at best one with ``EXAMPLE_ROWS`` rows.
+
+    A tensor of one row may be one of a kind, or what all rows share: both are tried.
+    """
+    rows = batch_size((args, kwargs))
+    error: Exception = TraceError("")
+    for sizes in ({1: EXAMPLE_ROWS + 1, rows: EXAMPLE_ROWS}, {rows: EXAMPLE_ROWS}, {}):
+        example = pytree.tree_map(lambda leaf, sizes=sizes: _resized(leaf, sizes), (args, kwargs))
+        try:
+            own_args, own_kwargs = copy_tensors(example)
+            with kept_random_state():
+                model(*own_args, **own_kwargs)
+            return example  # type: ignore[no-any-return]
+        except Exception as raised:  # whatever a model raises for inputs that it does not take
+            error = raised
+    raise _does_not_run(model, args, kwargs, error) from error
+
+
+def _does_not_run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> TraceError:
+    shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    return TraceError(
+        f"the model does not run on inputs of shape {shapes}: {first_line(error)}",
+        where=type(model).__name__,
+        expected="example inputs (or calibration batches) that the model's forward takes",
+        hint="pass example_inputs= or transform_fn=; a model of several inputs takes a dict of them",
+    )
+
+
+def _resized(leaf: Any, sizes: Mapping[int, int]) -> Any:
+    """Cuts or repeats a tensor whose dim 0 is one of some sizes."""
+    if not isinstance(leaf, Tensor) or not leaf.dim() or leaf.shape[0] not in sizes:
+        return copy_tensors(leaf)
+    rows = sizes[leaf.shape[0]]
+    return leaf.repeat(-(-rows // leaf.shape[0]), *[1] * (leaf.dim() - 1))[:rows].clone()
+
+
+def _all_lines(error: BaseException) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:1000]

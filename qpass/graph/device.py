@@ -1,0 +1,46 @@
+"""Where a graph lies: its device, and moving it with everything that names a device."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
+
+from qpass.graph.edit import device_of, info
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def to_device(model: M, device: torch.device | str) -> M:
+    """Moves a model in place, with the example inputs of the graphs in it and the devices that their nodes name.
+
+    ``nn.Module.to`` alone leaves ``torch.zeros(..., device="cuda")`` in a graph as it is.
+
+    Returns:
+        The model.
+    """
+    device = torch.device(device)
+    model.to(device)
+    for module in model.modules():
+        if isinstance(module, fx.GraphModule):
+            _move_graph(module, device)
+    return model
+
+
+def on_cpu(model: M) -> M:
+    """Returns the model itself where it lies on the CPU, or a copy that does."""
+    return model if device_of(model).type == "cpu" else to_device(copy.deepcopy(model), "cpu")
+
+
+def _move_graph(graph_module: fx.GraphModule, device: torch.device) -> None:
+    facts = info(graph_module)
+    if "example" in facts:
+        facts["example"] = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), facts["example"])
+    moved = lambda value: device if isinstance(value, torch.device) else value  # noqa: E731
+    for node in graph_module.graph.nodes:
+        node.args, node.kwargs = map_aggregate(node.args, moved), map_aggregate(node.kwargs, moved)
+    graph_module.recompile()

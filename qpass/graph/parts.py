@@ -1,0 +1,217 @@
+"""Parts of a model whose whole cannot be captured: their real inputs, the graphs in their place, the sizes these hold for."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from qpass.data import KeptBatches, ModelInputs
+from qpass.data.rows import batch_size
+from qpass.data.structure import named_leaves, same_constant
+from qpass.graph.capture.trace import trace
+from qpass.graph.capture.undisturbed import undisturbed
+from qpass.graph.edit import flat_inputs, info
+from qpass.graph.signature.input_check import sizes_text
+from qpass.graph.source_check.output_error import output_error
+from qpass.runtime.storage import Storage
+
+#: The greatest error, see ``output_error``, of an output that a graph and its module share.
+SAME_OUTPUT = 1e-4
+
+
+class CallKey(NamedTuple):
+    """What two calls of a part must have in common to be calls of one graph of fixed sizes.
+
+    Attributes:
+        structure: Names of all values, and which of them are tensors.
+        constants: The values that are no tensors, as text.
+        sizes: The shape of every tensor without the batch.
+    """
+
+    structure: tuple[tuple[str, bool], ...]
+    constants: tuple[str, ...]
+    sizes: tuple[tuple[int, ...], ...]
+
+
+def record_calls(
+    model: nn.Module, names: Sequence[str], batches: Sequence[ModelInputs], storage: Storage | None = None
+) -> dict[str, KeptBatches]:
+    """Runs the model and returns what each of its modules was called with, but for calls without a row.
+
+    Args:
+        model: The whole.
+        names: Paths of the modules.
+        batches: Calls of the model.
+        storage: Where the calls lie; None is in memory.
+    """
+    storage = Storage() if storage is None else storage
+    recorded = {name: KeptBatches(storage) for name in names}
+
+    def record(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+            call = ModelInputs(args, dict(kwargs))
+            if batch_size(call):
+                recorded[name].append(call.copied())  # the model may write to it afterwards
+
+        return model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
+
+    handles = [record(name) for name in names]
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                own = batch.copied()
+                model(*own.args, **own.kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return recorded
+
+
+def trace_part(
+    module: nn.Module, name: str, calls: KeptBatches, dynamic_shapes: Any = None
+) -> tuple[fx.GraphModule, KeptBatches]:
+    """Captures a part, open in the sizes that its calls differ in where it can be.
+
+    Args:
+        module: The part.
+        name: Its path in the model.
+        calls: What it was called with.
+        dynamic_shapes: What is open instead: see ``qpass.quantize_graph``.
+
+    Returns:
+        The graph, and the calls that it holds for: where sizes cannot be open, those of the most frequent sizes, and of
+        others where it computes the same. So with values that are no tensors, and inputs that some calls lack.
+    """
+    keys = [_key(call, module) for call in calls]
+    (common, _), *others = Counter(keys).most_common()
+    if not others:
+        return trace(module, *calls[0], dynamic_shapes=dynamic_shapes), calls
+    alike = [key for key in dict.fromkeys(keys) if key.structure == common.structure]
+    examples = {key: calls[keys.index(key)] for key in alike}
+    open_sizes = () if dynamic_shapes is not None else _differing([key.sizes for key in alike])
+    graph_module = trace(module, *examples[common], open_sizes=open_sizes, dynamic_shapes=dynamic_shapes)
+    held = {key for key, call in examples.items() if _holds_for(graph_module, call) and _agree(graph_module, module, call)}
+    used = calls.only([index for index, key in enumerate(keys) if key in held])
+    facts = info(graph_module)
+    if facts["bound_sizes"] or len(used) < len(calls):
+        facts["sizes"] = sorted({key.sizes for key in held})
+    facts["free"] = _free_inputs(graph_module, [examples[key] for key in held])
+    if len(used) < len(calls):
+        sizes = _texts(key.sizes for key in held)
+        warnings.warn(
+            f"{name}: {_reason(keys, common)}: it holds for {sizes}, which {len(used)} of {len(calls)} calls have", stacklevel=5
+        )
+    return graph_module, used
+
+
+def _reason(keys: Sequence[CallKey], common: CallKey) -> str:
+    """Says in what calls differ from the most frequent ones, first of all in what no size explains."""
+    if any(key.structure != common.structure for key in keys):
+        return "it is not always called with the same inputs"
+    names = [name for name, is_tensor in common.structure if not is_tensor]
+    found = {name: dict.fromkeys(key.constants[index] for key in keys) for index, name in enumerate(names)}
+    differing = [f"{name} is {' or '.join(values)}" for name, values in found.items() if len(values) > 1]
+    if differing:
+        return f"values that are no tensors differ between its calls ({', '.join(differing)}) and are constants of a graph"
+    return "its sizes cannot be open"
+
+
+def _key(call: ModelInputs, module: nn.Module) -> CallKey:
+    named = named_leaves(*call, module)
+    structure = tuple((name, isinstance(leaf, Tensor)) for name, leaf in named.items())
+    constants = tuple(repr(leaf) for leaf in named.values() if not isinstance(leaf, Tensor))
+    return CallKey(structure, constants, tuple(tuple(leaf.shape[1:]) for leaf in named.values() if isinstance(leaf, Tensor)))
+
+
+def call_forms(part: nn.Module, calls: Sequence[ModelInputs]) -> dict[str, ModelInputs]:
+    """Returns the first call of each form: sizes behind dim 0, which inputs there are, and values that are no tensors.
+
+    Args:
+        part: The part that is called.
+        calls: What it was called with.
+
+    Returns:
+        Each by its sizes in words, such as ``"(batch, 16, 8)"``; forms of the same sizes are numbered.
+    """
+    first: dict[CallKey, ModelInputs] = {}
+    for call in calls:
+        first.setdefault(_key(call, part), call)
+    found: dict[str, ModelInputs] = {}
+    for key, call in first.items():
+        text = sizes_text(key.sizes)
+        others = sum(name.partition(" form ")[0] == text for name in found)
+        found[f"{text} form {others + 1}" if others else text] = call
+    return found
+
+
+def _free_inputs(graph_module: fx.GraphModule, calls: Sequence[ModelInputs]) -> list[str]:
+    """Returns the inputs whose values, no tensors, differ between calls that a graph holds for: it does not read them."""
+    placeholders = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
+    values = zip(*(flat_inputs(graph_module, *call) for call in calls), strict=True)
+    return [name for name, column in zip(placeholders, values, strict=True) if _differ(column)]
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    return not isinstance(values[0], Tensor) and any(not same_constant(value, values[0]) for value in values)
+
+
+def _agree(graph_module: fx.GraphModule, module: nn.Module, call: ModelInputs) -> bool:
+    """Tells whether a graph gives what its module gives: traced at another size, it may have taken another branch.
+
+    A graph that cannot compute with the sizes raises a plain RuntimeError or IndexError. Their subclasses, and errors of the
+    module itself, say nothing of sizes and are raised: memory that is used up, a failing device, an operator without a kernel.
+    """
+    with undisturbed(module):  # in float32, as it was traced
+        own = call.copied()  # the module may write into it, and calibration reads the call again
+        expected = module(*own.args, **own.kwargs)
+        try:
+            found = graph_module(*call.args, **call.kwargs)
+        except (RuntimeError, IndexError) as error:
+            if type(error) not in (RuntimeError, IndexError) or "can't allocate memory" in str(error):
+                raise
+            return False
+    return output_error(found, expected) <= SAME_OUTPUT
+
+
+def put_back(model: nn.Module, name: str, part: nn.Module) -> None:
+    """Lets another module take the place of the one at a path."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, part)
+
+
+def parts_of(model: nn.Module) -> dict[str, fx.GraphModule]:
+    """Returns the quantized graphs inside a model, by path; a graph itself is not inside."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name and isinstance(module, fx.GraphModule) and info(module).get("stage") == "frozen"
+    }
+
+
+def _holds_for(graph_module: fx.GraphModule, call: ModelInputs) -> bool:
+    """Tells whether a call has the sizes behind dim 0 that a graph is open or fixed for."""
+    tensors = [leaf for leaf in flat_inputs(graph_module, *call) if isinstance(leaf, Tensor)]
+    return all(
+        tensor.dim() == len(dims) and all(isinstance(b, str) or a == b for a, b in zip(tensor.shape[1:], dims[1:], strict=True))
+        for tensor, dims in zip(tensors, info(graph_module)["dims"], strict=True)
+    )
+
+
+def _differing(sizes: Sequence[tuple[tuple[int, ...], ...]]) -> list[tuple[int, ...]]:
+    """Returns, for each tensor of a call, the dims behind the batch in which calls differ."""
+    return [_differing_dims(shapes) for shapes in zip(*sizes, strict=True)]
+
+
+def _differing_dims(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    if len({len(shape) for shape in shapes}) > 1:
+        return ()
+    return tuple(dim for dim, sizes in enumerate(zip(*shapes, strict=True), 1) if len(set(sizes)) > 1)
+
+
+def _texts(all_sizes: Iterable[tuple[tuple[int, ...], ...]]) -> str:
+    return " or ".join(sizes_text(sizes) for sizes in sorted(set(all_sizes)))

@@ -1,0 +1,91 @@
+"""The outputs of a graph: which are tensors, and what the others are."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import fx
+
+from qpass.graph.edit import aten, input_name
+
+#: Operators on tensors that give a number.
+_TO_NUMBER = (
+    aten.sym_size.int,
+    aten.sym_numel.default,
+    aten.sym_stride.int,
+    aten.item.default,
+    aten._local_scalar_dense.default,
+)
+
+
+def output_leaves(graph_module: fx.GraphModule) -> list[Any]:
+    """Returns the outputs, flat: nodes, and values that are constants."""
+    node = next(node for node in graph_module.graph.nodes if node.op == "output")
+    return pytree.tree_leaves(node.args[0])
+
+
+def output_spec(graph_module: fx.GraphModule) -> Any:
+    """Returns how outputs are nested, or None for a single one."""
+    codegen = graph_module.graph._codegen
+    return codegen.pytree_info.out_spec if hasattr(codegen, "pytree_info") else None
+
+
+def is_tensor_output(leaf: Any) -> bool:
+    """Tells whether an output is a tensor; numbers and what is no node are none."""
+    return isinstance(leaf, fx.Node) and not _gives_number(leaf)
+
+
+def value_of(leaf: Any, inputs: Mapping[str, Any]) -> Any:
+    """Returns an output that is no tensor.
+
+    Args:
+        leaf: A constant, or a node that gives a number.
+        inputs: Values of the placeholders, by name.
+    """
+    if not isinstance(leaf, fx.Node):
+        return leaf
+    if leaf.op == "placeholder":
+        return inputs[input_name(leaf)]
+    assert callable(leaf.target)
+    args, kwargs = torch.fx.map_arg((leaf.args, leaf.kwargs), lambda node: value_of(node, inputs))  # type: ignore[arg-type]
+    return leaf.target(*args, **kwargs)
+
+
+def keep_tensor_outputs(graph_module: fx.GraphModule) -> None:
+    """Leaves a graph its tensors for outputs, as a flat tuple, in place."""
+    node = next(node for node in graph_module.graph.nodes if node.op == "output")
+    kept = tuple(leaf for leaf in output_leaves(graph_module) if is_tensor_output(leaf))
+    node.args = (kept,)
+    codegen = graph_module.graph._codegen
+    if hasattr(codegen, "pytree_info"):
+        codegen.pytree_info = codegen.pytree_info._replace(out_spec=pytree.tree_flatten(kept)[1])
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
+
+
+def output_names(graph_module: fx.GraphModule) -> list[str]:
+    """Returns a name for each tensor among the outputs: keys of a dict, else ``output``, or ``output_0``, ``output_1``, ..."""
+    leaves, spec = output_leaves(graph_module), output_spec(graph_module)
+    kept = [index for index, leaf in enumerate(leaves) if is_tensor_output(leaf)]
+    if spec is not None and isinstance(spec.context, (list, tuple)) and spec.type is not tuple and spec.num_children:
+        keys: Sequence[Any] = spec.context[0] if spec.context and isinstance(spec.context[0], (list, tuple)) else spec.context
+        if len(keys) == spec.num_children and all(child.num_leaves in (0, 1) for child in spec.children()):
+            names = [str(key) for key, child in zip(keys, spec.children(), strict=True) if child.num_leaves]
+            return [names[index] for index in kept]
+        nested = [index for key, child in zip(keys, spec.children(), strict=True) for index in [str(key)] * child.num_leaves]
+        if len(kept) == len({nested[index] for index in kept}):  # a number in the shape, say, beside one tensor a key
+            return [nested[index] for index in kept]
+    return [f"output_{index}" for index in range(len(kept))] if len(kept) > 1 else ["output"]
+
+
+def _gives_number(node: fx.Node) -> bool:
+    if node.op != "call_function" or node.target is operator.getitem:
+        return False
+    module = getattr(node.target, "__module__", "")
+    return (
+        node.target in _TO_NUMBER or module in ("_operator", "math") or getattr(node.target, "__name__", "").startswith("sym_")
+    )

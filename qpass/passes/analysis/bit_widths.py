@@ -1,0 +1,166 @@
+"""The tensors and weights of a graph whose widths a budget decides, with a fitted quantizer for each candidate."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from qpass.config import QuantSpec
+from qpass.config.budget import BudgetConfig
+from qpass.graph.edit import called_module, get_plan, info, set_plan, shape_of
+from qpass.nn import QuantizedLayer
+from qpass.passes.analysis.fitted import channel_quantizer, tensor_quantizer, weight_quantizer
+from qpass.passes.analysis.sources import planned_operands, quantizer_node
+from qpass.passes.annotate import source_of
+from qpass.passes.fold_layer_norm import channel_wise_norms
+from qpass.passes.plan import LayerPlan
+from qpass.quantizers import Quantizer
+
+#: Bytes of a node of a file beyond its tensors: names, attributes, and the constants that it shares with none.
+_BYTES_A_NODE = 500
+#: Bits of a value in a file where its code has others: five codes of 3 bits share 16, three of 5 bits do, and 7 are 4 and 3.
+_STORED_BITS = {3: 3.2, 5: 16 / 3, 7: 7.2}
+
+
+@dataclass(frozen=True)
+class WidthOptions:
+    """One quantizer of the graph, or one quantized weight, and what its width may be.
+
+    Attributes:
+        kind: ``"activation"`` or ``"weight"``.
+        target: The quantizer's module, or the layer's.
+        nodes: The calls of that module.
+        readers: The layers that read it, each with the position of the operand; a weight's is the layer itself, and None.
+        spec: As it is planned.
+        size: Multiply-adds that read it, of the example that was traced, or values of the weight.
+        open: Whether the budget decides; else there is one option, which is there already.
+        fits: By width, the fitted quantizer.
+    """
+
+    kind: str
+    target: str
+    nodes: tuple[fx.Node, ...]
+    readers: tuple[tuple[fx.Node, int | None], ...]
+    spec: QuantSpec
+    size: int
+    open: bool
+    fits: Mapping[int, Quantizer]
+
+    @property
+    def path(self) -> str:
+        """Module path of the first layer that reads it."""
+        path: str = get_plan(self.readers[0][0]).path
+        return path
+
+    def costs(self, total: int) -> dict[str, list[float]]:
+        """Returns, by limit, what each option adds to a mean over sizes that add up to ``total``, or to 10^6 bytes."""
+        costs = {}
+        if self.open:
+            costs[f"{self.kind}_bits"] = [self.size * bits / total for bits in self.fits]
+        if self.kind == "weight":
+            costs["file_mb"] = [self.size * _STORED_BITS.get(bits, bits) / 8e6 for bits in self.fits]
+        return costs
+
+    def choose(self, graph_module: fx.GraphModule, bits: int) -> None:
+        """Makes one option what is there and what is planned."""
+        if not self.open:
+            return
+        spec = dataclasses.replace(self.spec, bits=bits)
+        if self.kind == "weight":
+            graph_module.get_submodule(self.target).quantizer = self.fits[bits]
+        else:
+            graph_module.set_submodule(self.target, self.fits[bits])
+        for node, index in self.readers:
+            plan = get_plan(node)
+            if index is None:
+                set_plan(node, dataclasses.replace(plan, weight=spec))
+            else:
+                operands = (dataclasses.replace(o, spec=spec) if o.index == index else o for o in plan.operands)
+                set_plan(node, dataclasses.replace(plan, operands=tuple(operands)))
+
+
+def width_options(graph_module: fx.GraphModule, budget: BudgetConfig) -> list[WidthOptions]:
+    """Returns all activations and then all weights, in order of execution."""
+    return [*_activations(graph_module, budget), *_weights(graph_module, budget)]
+
+
+def megabytes_beside_weights(graph_module: fx.GraphModule) -> float:
+    """Returns about what a file holds beside the codes of quantized weights, rather more than less, in 10^6 bytes."""
+    layers = [module for module in graph_module.modules() if isinstance(module, QuantizedLayer)]
+    weights = {id(layer.weight) for layer in layers if layer.quantizer is not None}
+    constants = [*graph_module.parameters(), *graph_module.buffers()]
+    beside = sum(constant.numel() * constant.element_size() for constant in constants if id(constant) not in weights)
+    return (beside + _BYTES_A_NODE * len(graph_module.graph.nodes)) / 1e6
+
+
+def _activations(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator[WidthOptions]:
+    groups: dict[str, list[tuple[fx.Node, fx.Node, int]]] = {}
+    specs: dict[str, tuple[QuantSpec, bool]] = {}
+    for reader, _, operand in planned_operands(graph_module):
+        node = quantizer_node(reader.args[operand.index])
+        groups.setdefault(str(node.target), []).append((node, reader, operand.index))
+        assert operand.spec is not None
+        specs[str(node.target)] = operand.spec, operand.signed
+    norms = {str(quantizers[0].target): norm for norm, quantizers in channel_wise_norms(graph_module).items()}
+    usual = info(graph_module)["config"].activation.bits
+    for target, readers in groups.items():
+        (spec, signed), point = specs[target], readers[0][0].args[0]
+        decides = budget.activation_bits is not None and spec.bits == usual and spec.quantizer == "uniform"
+        is_open = decides and source_of(point).op != "placeholder"
+        fitted = graph_module.get_submodule(target)
+        assert isinstance(fitted, Quantizer)
+        fits = {} if is_open else {spec.bits: fitted}
+        for bits in budget.activation_widths if is_open else ():
+            wanted = dataclasses.replace(spec, bits=bits)
+            if target in norms:
+                fits[bits] = channel_quantizer(graph_module, norms[target], wanted)
+            else:
+                fits[bits] = tensor_quantizer(graph_module, point, wanted, signed)
+        yield WidthOptions(
+            kind="activation",
+            target=target,
+            nodes=tuple(dict.fromkeys(node for node, _, _ in readers)),
+            readers=tuple((reader, index) for _, reader, index in readers),
+            spec=spec,
+            size=sum(_multiply_adds(graph_module, reader) for _, reader, _ in readers),
+            open=is_open,
+            fits=fits,
+        )
+
+
+def _weights(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator[WidthOptions]:
+    decides = budget.weight_bits is not None or budget.file_mb is not None
+    usual = info(graph_module)["config"].weight.bits
+    for node in graph_module.graph.nodes:
+        layer, plan = _layer(graph_module, node), get_plan(node)
+        if layer is None or layer.quantizer is None or not isinstance(plan, LayerPlan) or plan.weight is None:
+            continue
+        weight, is_open = layer.effective_weight().detach(), decides and plan.weight.bits == usual
+        fits = {} if is_open else {plan.weight.bits: layer.quantizer}
+        for bits in budget.weight_widths if is_open else ():
+            fits[bits] = weight_quantizer(weight, dataclasses.replace(plan.weight, bits=bits))
+        yield WidthOptions(
+            kind="weight",
+            target=str(node.target),
+            nodes=(node,),
+            readers=((node, None),),
+            spec=plan.weight,
+            size=weight.numel(),
+            open=is_open,
+            fits=fits,
+        )
+
+
+def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None:
+    module = called_module(graph_module, node)
+    return module if isinstance(module, QuantizedLayer) else None
+
+
+def _multiply_adds(graph_module: fx.GraphModule, reader: fx.Node) -> int:
+    layer = _layer(graph_module, reader)
+    inner = (shape_of(reader.args[0]) or (1,))[-1] if layer is None else layer.weight_shape[1:].numel()
+    return torch.Size(shape_of(reader) or (1,)).numel() * inner

@@ -1,0 +1,124 @@
+"""Products that compute positions and angles, where an error of 8 bits turns whole periods: they stay float.
+
+Positions: no float input reaches the product, only sizes, constants and whole numbers that are not looked up in a table.
+Angles: the result goes into sine and cosine alone, or, where coordinates are what is multiplied, into an exponential.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx
+
+from qpass.graph.edit import MOVEMENT_OPS, aten, dtype_of, is_call
+
+POSITIONS = "no float input reaches it: positions, or a query that is learned"
+ANGLES = "it computes angles: its result only goes into sin, cos or an exponential of positions"
+
+_PRODUCTS = (aten.linear, aten.matmul, aten.bmm, aten.mm, aten.addmm, aten.baddbmm, aten.conv1d, aten.conv2d, aten.conv3d)
+#: What whole numbers are looked up with: what comes out is data, as the words of a text are.
+_LOOK_UPS = (aten.embedding.default, aten.index.Tensor, aten.index_select.default, aten.gather.default, aten.take.default)
+#: Operators that take no more than the shape of a tensor.
+_OF_SHAPES = (
+    aten.sym_size,
+    aten.zeros_like,
+    aten.ones_like,
+    aten.full_like,
+    aten.empty_like,
+    aten.new_zeros,
+    aten.new_ones,
+    aten.new_full,
+)
+_ANGLE_READERS = (aten.sin.default, aten.cos.default, aten.polar.default)
+#: Operators behind which an angle is an angle still.
+_KEEP_ANGLES = (
+    *(getattr(op, form) for op in (aten.mul, aten.add, aten.sub, aten.div) for form in ("Tensor", "Scalar")),
+    *(aten.neg.default, aten.rsub.Scalar, aten.slice.Tensor, aten.select.int, aten.cat.default, aten.stack.default),
+    *(aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int, operator.getitem),
+    *(aten.to.dtype, aten._to_copy.default, aten.repeat.default, aten.flip.default, aten.index.Tensor),
+    *(aten.pow.Tensor_Scalar, aten.square.default, aten.abs.default),
+    *(aten.sigmoid.default, aten.tanh.default, aten.clamp.default, aten.remainder.Scalar, aten.remainder.Tensor),
+)
+#: An exponential that enters one of these is part of a softmax or a softplus.
+_NORMALIZATIONS = (aten.sum, aten.cumsum, aten.log1p)
+
+
+def float_products(graph_module: fx.GraphModule) -> dict[fx.Node, str]:
+    """Returns the products that compute positions or angles, each with the reason why it stays float."""
+    products = [node for node in graph_module.graph.nodes if _is_product(node)]
+    reached = _reached(graph_module, _is_data_input)
+    if not reached.intersection(products):  # whole numbers are all the data that there is
+        reached = _reached(graph_module, lambda node: node.op == "placeholder")
+    found = {node: POSITIONS for node in products if node not in reached}
+    processed = _behind(products)
+    for node in reversed(products):
+        if node not in found and _only_angles(node, node in processed, found):
+            found[node] = ANGLES
+    return found
+
+
+def _is_product(node: fx.Node) -> bool:
+    return node.op == "call_function" and getattr(node.target, "overloadpacket", None) in _PRODUCTS
+
+
+def _is_data_input(node: fx.Node) -> bool:
+    """Tells whether an input holds measured values, not places: images may come as bytes."""
+    return node.op == "placeholder" and dtype_of(node) not in (torch.int64, torch.int32, torch.bool, None)
+
+
+def _reached(graph_module: fx.GraphModule, is_source: object) -> set[fx.Node]:
+    """Returns the nodes whose values depend on those of inputs that hold data."""
+    reached, numbers = set[fx.Node](), set[fx.Node]()
+    for node in graph_module.graph.nodes:
+        inputs = set(node.all_input_nodes)
+        if getattr(node.target, "overloadpacket", None) in _OF_SHAPES:
+            continue
+        if is_source(node) or inputs & reached or (is_call(node, *_LOOK_UPS) and inputs & numbers):  # type: ignore[operator]
+            reached.add(node)
+        elif node.op == "placeholder" or inputs & numbers:
+            numbers.add(node)
+    return reached
+
+
+def _behind(products: list[fx.Node]) -> set[fx.Node]:
+    """Returns all nodes that read what a product or another such node gives."""
+    behind, stack = set[fx.Node](), list(products)
+    while stack:
+        readers = [user for user in stack.pop().users if user not in behind]
+        behind.update(readers)
+        stack.extend(readers)
+    return behind
+
+
+def _only_angles(product: fx.Node, processed: bool, floats: dict[fx.Node, str]) -> bool:
+    """Tells whether all that becomes of a product are sines, cosines and exponentials, perhaps by way of other such products.
+
+    Args:
+        product: The product.
+        processed: Whether it multiplies what another product gave: then its exponentials are no positions'.
+        floats: Products that are known to stay float.
+    """
+    ends, seen, stack = 0, set[fx.Node](), [product]
+    while stack:
+        for user in stack.pop().users:
+            if user in seen or is_call(user, aten.sym_size.int):
+                continue
+            seen.add(user)
+            if is_call(user, *_ANGLE_READERS) or user in floats or (not processed and _is_free_exponential(user)):
+                ends += 1
+            elif is_call(user, *_KEEP_ANGLES, *MOVEMENT_OPS):
+                stack.append(user)
+            else:
+                return False
+    return ends > 0
+
+
+def _is_free_exponential(node: fx.Node) -> bool:
+    return is_call(node, aten.exp.default, aten.exp2.default) and not any(map(_normalizes, node.users))
+
+
+def _normalizes(node: fx.Node) -> bool:
+    """Tells whether a reader of an exponential makes a softmax, a softplus or, by a number that it adds, a sigmoid of it."""
+    adds_number = is_call(node, aten.add.Tensor) and not all(isinstance(term, fx.Node) for term in node.args)
+    return adds_number or getattr(node.target, "overloadpacket", None) in _NORMALIZATIONS

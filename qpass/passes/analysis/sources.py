@@ -1,0 +1,44 @@
+"""Where in the graph the tensor of an operand is quantized."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from qpass.graph.edit import MOVEMENT_OPS, is_call
+from qpass.passes.plan import LayerPlan, OperandPlan
+
+
+def quantization_point(node: fx.Node, plan: LayerPlan, operand: OperandPlan) -> fx.Node:
+    """Returns the node whose output gets the quantizer of an operand.
+
+    For a matmul that is where the tensor still lies as its producer left it, so that transposes move bytes (lowering notes,
+    rule 3); for a Linear it is the operand itself: its quantizer belongs behind the merge of the heads.
+    """
+    point = node.args[operand.index]
+    assert isinstance(point, fx.Node)
+    if plan.kind != "matmul":
+        return point
+    while is_call(point, *MOVEMENT_OPS) and len(point.users) == 1:
+        point = point.args[0]
+    return point
+
+
+def planned_operands(graph_module: fx.GraphModule) -> list[tuple[fx.Node, LayerPlan, OperandPlan]]:
+    """Returns every operand that is to be quantized, in order of execution."""
+    return [
+        (node, plan, operand)
+        for node in graph_module.graph.nodes
+        if isinstance(plan := node.meta.get("qpass"), LayerPlan)
+        for operand in plan.operands
+        if operand.spec is not None
+    ]
+
+
+def quantizer_node(operand: Any) -> fx.Node:
+    """Returns the quantizer behind an operand, through the movements that lie between."""
+    while operand.op != "call_module":
+        operand = operand.args[0]
+    node: fx.Node = operand
+    return node

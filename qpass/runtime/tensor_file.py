@@ -1,0 +1,88 @@
+"""Files of tensors with a JSON header: safetensors, no pickle, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from qpass.errors import DataError
+from qpass.runtime.atomic_write import draft_of
+
+_KEY = "qpass"
+#: Characters of the longest header; one of safetensors has no more.
+GREATEST_HEADER = 10**8
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    *,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Writes tensors and header.
+
+    Args:
+        path: The file.
+        tensors: By name.
+        header: Plain data for JSON.
+        check: Reads the finished file before it takes its place; what it raises leaves what lay there.
+
+    Raises:
+        DataError: If the path cannot be written; what lay there stays.
+    """
+    kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        with draft_of(path) as draft:
+            draft.write_bytes(safetensors.torch.save(kept, metadata={_KEY: json.dumps(header)}))
+            if check is not None:
+                check(draft)
+    except OSError as error:
+        raise DataError(f"cannot be written ({error.strerror})", where=str(path)) from error
+
+
+def read_tensors(
+    path: Path, *, expected: str, hint: str = "", most: int = GREATEST_HEADER
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Returns header and tensors of a file that ``write_tensors`` wrote.
+
+    Args:
+        path: The file.
+        expected: What the error says should have been there.
+        hint: What the error says to do.
+        most: Characters of the longest header.
+
+    Raises:
+        DataError: If it cannot be read, or has no such header.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+            if text is not None and len(text) > most:
+                raise DataError(f"has a header of {len(text)} characters", where=str(path), expected=f"at most {most}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        header = None if text is None else json.loads(text)
+    except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
+        raise DataError(f"cannot be read: {error}", where=str(path), expected=expected, hint=hint) from error
+    if not isinstance(header, dict):
+        raise DataError("has no header of qpass", where=str(path), expected=expected, hint=hint)
+    return header, tensors
+
+
+def digest(text: str, tensors: Iterable[Tensor]) -> str:
+    """Returns a digest of a text and of the exact values of tensors."""
+    value = hashlib.sha256(text.encode())
+    for tensor in tensors:
+        tensor = tensor.detach().cpu().contiguous()
+        value.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.numel():
+            value.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return value.hexdigest()

@@ -1,6 +1,0 @@
-"""Compares graphs, with quantizers off, with the caller's model. ``verify_onnx`` compares files with graphs."""
-
-from qpass.source_check.result import SourceCheck
-from qpass.source_check.source import Source
-
-__all__ = ["Source", "SourceCheck"]

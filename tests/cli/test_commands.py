@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch import fx
+
+import qpass
+from qpass.cli import main
+from qpass.graph.edit import info
+from qpass.runtime.folder_lock import alone_in
+from tests.models import small_vit
+
+MODEL = "tests.models:small_vit"
+
+#: What a user's own module may hold.
+FACTORIES = """
+import sys
+import torch
+
+VALUE = 5
+READY = torch.nn.Linear(6, 2)
+
+def make(): return torch.nn.Linear(6, 2)
+def wants(width): return torch.nn.Linear(width, 2)
+def number(): return 5
+def raises(): raise RuntimeError("no luck")
+def leaves(): sys.exit(0)
+
+class Inside:
+    make = staticmethod(make)
+"""
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def assert_refused(result: Result, message: str) -> None:
+    """One line on standard error, exit code 2."""
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images labelled by the float model, which so has a top-1 of 100 %."""
+    x = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    np.savez(path, x=x.numpy(), y=small_vit()(x).argmax(1).numpy())
+    return path
+
+
+@pytest.fixture(scope="module")
+def output(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "out"
+    result = run("quantize", MODEL, "--calib", data, "--config", "w8a8", "--output", folder, "--batch-size", 8)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_quantize_writes_everything(output: Path) -> None:
+    names = {"model.onnx", "model.qpass", "float.onnx", "report.html", "report.json", "settings.json"}
+    assert {path.name for path in output.iterdir()} == names
+    sizes = json.loads((output / "report.json").read_text())["sizes"]
+    assert sizes["file model.onnx"] == (output / "model.onnx").stat().st_size
+
+
+def test_a_recipe_that_learns_keeps_its_blocks_and_reports_them(data: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("preset: aiqvit-w4a4\nreconstruction: {ranks: [2, 4], search_steps: 2, steps: 3, batch_size: 4}\n")
+    options = ("--calib", data, "--config", recipe, "--checkpoint-dir", tmp_path / "blocks", "--output", tmp_path / "out")
+    result = run("quantize", MODEL, *options)
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in (tmp_path / "blocks").iterdir()} == {
+        "run.json",
+        "blocks.0.safetensors",
+        "blocks.1.safetensors",
+    }
+    assert not (tmp_path / "out" / "blocks").exists()
+    assert "learned block" in result.output
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Learned blocks" in page
+    assert "The rank that the search chose" in page
+
+
+def test_the_blocks_of_an_unfinished_run_are_kept_from_other_runs(data: Path, tmp_path: Path) -> None:
+    output, recipe = tmp_path / "out", tmp_path / "recipe.yaml"
+    recipe.write_text("preset: aiqvit-w4a4\nreconstruction: {ranks: [2, 4], search_steps: 2, steps: 3, batch_size: 4}\n")
+    (output / "blocks").mkdir(parents=True)
+    (output / "blocks" / "run.json").write_text("{}")
+    (output / "blocks" / "blocks.0.safetensors").write_bytes(b"learned")
+    plain = ("quantize", MODEL, "--calib", data, "--config", "w8a8", "--output", output)
+    refused = run(*plain)
+    assert refused.exit_code == 2
+    assert "blocks: holds blocks of a run that learns and has not finished" in refused.output.replace("\n", " ")
+    assert "--output" in refused.output
+    assert "--discard" in refused.output
+    refused = run("quantize", MODEL, "--calib", data, "--config", recipe, "--output", output)
+    assert refused.exit_code == 2
+    assert "holds blocks of another run" in refused.output.replace("\n", " ")
+    assert (output / "blocks" / "blocks.0.safetensors").read_bytes() == b"learned"
+    assert {path.name for path in output.iterdir()} == {"blocks"}
+    done = run(*plain, "--discard")
+    assert done.exit_code == 0, done.output
+    assert not (output / "blocks").exists()
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(data: Path, tmp_path: Path) -> None:
+    with alone_in(tmp_path):
+        refused = run("quantize", MODEL, "--calib", data, "--config", "w8a8", "--output", tmp_path)
+    assert refused.exit_code == 2
+    assert f"another run writes here, process {os.getpid()}" in refused.output.replace("\n", " ")
+
+
+def test_a_schedule_is_for_recipes_that_learn(data: Path, tmp_path: Path) -> None:
+    result = run("quantize", MODEL, "--calib", data, "--config", "w8a8", "--schedule", "full", "--output", tmp_path / "out")
+    assert result.exit_code != 0
+    assert "'w8a8' learns nothing" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_target_is_named_before_work_starts_and_kept_in_the_file(data: Path, tmp_path: Path) -> None:
+    options = ("--calib", data, "--config", "w8a8", "--output", tmp_path / "out")
+    refused = run("quantize", MODEL, *options, "--target", "openvin")
+    assert refused.exit_code == 2
+    assert "no target is called 'openvin'; did you mean 'openvino'?" in refused.output
+    refused = run("quantize", MODEL, *options, "--weight-type", "int9")
+    assert "no weight type is called 'int9'; did you mean 'int8'?" in refused.output
+    assert not (tmp_path / "out").exists()
+    assert run("quantize", MODEL, *options, "--target", "openvino", "--weight-type", "uint8").exit_code == 0
+    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "out" / "model.onnx").metadata_props}
+    assert (metadata["qpass.target"], metadata["qpass.weight_type"]) == ("openvino", "uint8")
+    wanted = "file for openvino, INFERENCE_PRECISION_HINT=f32; exact on every processor"
+    assert wanted in run("report", tmp_path / "out").output.replace("\n", " ")
+    assert wanted in (tmp_path / "out" / "report.html").read_text()
+    assert run("verify", tmp_path / "out").exit_code == 0
+
+
+def test_evaluate_measures_float_graph_and_file(output: Path, data: Path) -> None:
+    result = run("evaluate", output, "--data", data)
+    assert result.exit_code == 0, result.output
+    rows = {line.split("│")[1].strip(): line.split("│")[2] for line in result.output.splitlines() if line.count("│") == 4}
+    assert rows["float, onnxruntime"].strip().startswith("100.00%")
+    assert rows["quantized, torch"] == rows["quantized, onnxruntime"]
+
+
+def test_verify_passes_and_fails_with_the_exit_code(output: Path, tmp_path: Path) -> None:
+    result = run("verify", output)
+    assert result.exit_code == 0, result.output
+    assert "PASSED" in result.output
+    broken = shutil.copytree(output, tmp_path / "broken")
+    model = onnx.load(broken / "model.onnx")
+    scale = next(t for t in model.graph.initializer if t.name == "gelu_quantizer.scale")
+    scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(1.01), scale.name))
+    onnx.save(model, broken / "model.onnx")
+    result = run("verify", broken)
+    assert result.exit_code == 2
+    assert "FAILED" in result.output
+
+
+def test_verify_says_what_proves_nothing(output: Path, tmp_path: Path) -> None:
+    vague = shutil.copytree(output, tmp_path / "vague")
+    graph = qpass.load(vague / "model.qpass")
+    check = dataclasses.replace(info(graph)["source_check"], bound=1.5)
+    info(graph)["report"] = dataclasses.replace(info(graph)["report"], source_check=check)
+    qpass.save(graph, vague / "model.qpass")
+    result = run("verify", vague)
+    assert result.exit_code == 0
+    said = " ".join(result.output.split())
+    assert "PASSED (file proven, comparison with the model not informative)" in said
+    assert "not informative: roundings alone change an output by as much as its size" in said
+
+
+def test_bench_and_report(output: Path) -> None:
+    result = run("bench", output, "--batch", 2, "--threads", 1, "--runs", 2, "--json")
+    assert result.exit_code == 0, result.output
+    assert [row["name"] for row in json.loads(result.stdout)["rows"]] == ["float", "quantized"]
+    (output / "report.html").unlink()
+    result = run("report", output)
+    assert result.exit_code == 0, result.output
+    assert "blocks.1" in result.output
+    assert (output / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_help_teaches() -> None:
+    text = run("--help").output
+    for command in ("demo", "quantize", "evaluate", "verify", "bench", "report"):
+        assert command in text
+        assert run(command, "--help").exit_code == 0
+
+
+def test_demo(tmp_path: Path) -> None:
+    result = run("demo", "--output", tmp_path / "demo", "--epochs", 2, "--config", "w8a8")
+    assert result.exit_code == 0, result.output
+    row = next(line for line in result.output.splitlines() if "w8a8" in line and "│" in line)
+    assert "yes" in row
+    assert (tmp_path / "demo" / "w8a8" / "model.onnx").exists()
+
+
+class TestBadInput:
+    """Each is refused with one line, and the output folder holds nothing."""
+
+    def check(self, folder: Path, message: str, *arguments: object) -> None:
+        assert_refused(run("quantize", *arguments, "--output", folder / "out"), message)
+        assert not (folder / "out").exists() or list((folder / "out").iterdir()) == []
+
+    def test_unknown_names(self, tmp_path: Path, data: Path) -> None:
+        self.check(tmp_path, "did you mean 'w4a4'?", MODEL, "--calib", data, "--config", "w4a4x")
+        self.check(tmp_path, "no model is called 'deit_tinny_patch16_224'", "deit_tinny_patch16_224", "--calib", data)
+        self.check(tmp_path, "cannot be imported", "tests.models:none", "--calib", data)
+
+    def test_data(self, tmp_path: Path) -> None:
+        self.check(tmp_path, "does not exist", MODEL, "--calib", tmp_path / "none.zip")
+        (tmp_path / "images").mkdir()
+        self.check(tmp_path, "holds no image", MODEL, "--calib", tmp_path / "images")
+        (tmp_path / "images" / "a.png").write_bytes(b"broken")
+        self.check(tmp_path, "a.png: is not a readable image", MODEL, "--calib", tmp_path / "images")
+        np.save(tmp_path / "nan.npy", np.full((4, 3, 32, 32), np.nan, np.float32))
+        self.check(tmp_path, "NaN or infinite values", MODEL, "--calib", tmp_path / "nan.npy")
+        np.save(tmp_path / "shape.npy", np.zeros((4, 1, 5, 5), np.float32))
+        self.check(tmp_path, "does not run on inputs of shape", MODEL, "--calib", tmp_path / "shape.npy")
+
+    def test_a_truncated_checkpoint(self, tmp_path: Path, data: Path) -> None:
+        from safetensors.torch import save_file
+
+        path = tmp_path / "weights.safetensors"
+        save_file(small_vit().state_dict(), path)
+        path.write_bytes(path.read_bytes()[:-50])
+        self.check(tmp_path, "weights.safetensors: cannot be read", MODEL, "--checkpoint", path, "--calib", data)
+        save_file({"head.weight": torch.zeros(2, 2)}, path)
+        self.check(tmp_path, "weights.safetensors: lacks", MODEL, "--checkpoint", path, "--calib", data)
+
+    def test_a_checkpoint_never_runs_code(self, tmp_path: Path, data: Path) -> None:
+        import os
+
+        class Evil:
+            def __reduce__(self) -> tuple[object, tuple[str]]:
+                return os.system, (f"touch {tmp_path}/ran",)
+
+        torch.save({"x": Evil()}, tmp_path / "evil.pth")
+        self.check(tmp_path, "evil.pth: cannot be read", MODEL, "--checkpoint", tmp_path / "evil.pth", "--calib", data)
+        assert not (tmp_path / "ran").exists()
+
+    def test_a_model_that_cannot_be_captured(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "x.npy", np.ones((4, 8), np.float32))
+        self.check(tmp_path, "torch.export cannot capture the model", "tests.models:Branching", "--calib", tmp_path / "x.npy")
+
+    @pytest.mark.parametrize(
+        ("factory", "message"),
+        [
+            ("raises", "mymod:raises(): failed: RuntimeError: no luck"),
+            ("leaves", "mymod:leaves(): failed: SystemExit"),
+            ("number", "mymod:number: gave a int; expected a torch.nn.Module"),
+            ("wants", "mymod:wants(): failed: TypeError"),
+            ("wants --model-arg width", "--model-arg: got 'width'; expected NAME=VALUE"),
+            ("wants --model-arg depth=3", "failed: TypeError"),
+            ("VALUE", "mymod:VALUE: is a int"),
+            ("missing", "mymod:missing: cannot be imported: AttributeError"),
+            ("", "mymod:: cannot be imported"),
+            ("make --device nowhere", "'nowhere' cannot be used"),
+            ("make --max-memory nan", "max_memory: got nan"),
+            ("make --batch-size 0", "Invalid value for '--batch-size'"),
+            ("make --crop -1", "Invalid value for '--crop'"),
+            ("make --seed -1", "Invalid value for '--seed'"),
+            ("make --num-calib x", "Invalid value for '--num-calib'"),
+            ("make --schedule slow", "Invalid value for '--schedule'"),
+            ("make --nonsense", "No such option"),
+        ],
+    )
+    def test_odd_factories_and_options(
+        self, factory: str, message: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name, *options = factory.split(" ")
+        self.in_folder(tmp_path, monkeypatch)
+        self.check(tmp_path, message, f"mymod:{name}", "--calib", data, *options)
+
+    def in_folder(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Makes a module in the current folder, from which a command that was installed imports nothing."""
+        (folder / "mymod.py").write_text(FACTORIES)
+        (folder / "broken.py").write_text("def make(:\n")
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(folder))])
+        monkeypatch.delitem(sys.modules, "mymod", raising=False)
+
+    def test_a_module_that_cannot_be_imported(self, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.in_folder(tmp_path, monkeypatch)
+        self.check(tmp_path, "broken:make: cannot be imported: SyntaxError", "broken:make", "--calib", data)
+        self.check(tmp_path, ":make: cannot be imported", ":make", "--calib", data)
+        self.check(tmp_path, "..up:make: cannot be imported", "..up:make", "--calib", data)
+
+    def test_a_factory_of_the_current_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.in_folder(tmp_path, monkeypatch)
+        np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((8, 6), np.float32))
+        for name in ("mymod:wants", "mymod:make", "mymod:READY", "mymod:Inside.make"):
+            monkeypatch.delitem(sys.modules, "mymod", raising=False)
+            given = ("--model-arg", "width=6") if name == "mymod:wants" else ()
+            result = run("quantize", name, *given, "--calib", "x.npy", "--output", "out")
+            assert result.exit_code == 0, result.output
+        monkeypatch.chdir(tmp_path.parent)
+        assert run("verify", tmp_path / "out").exit_code == 0, "the settings name the data wherever they are read"
+
+    def test_options_of_the_other_commands(self, tmp_path: Path, output: Path, data: Path) -> None:
+        (tmp_path / "file.onnx").write_bytes(b"no model")
+        for message, *arguments in (
+            ("No such command 'quantise'", "quantise"),
+            ("Missing option '--data'", "evaluate", output),
+            ("Missing argument 'MODEL'", "quantize"),
+            ("does not exist", "evaluate", output, "--data", tmp_path / "none"),
+            ("Invalid value for '--batch-size'", "evaluate", output, "--data", data, "--batch-size", "many"),
+            ("Invalid value for '--samples'", "verify", output, "--samples", 0),
+            ("Invalid value for '--threads'", "bench", output, "--threads", 0),
+            ("Invalid value for '--runs'", "bench", output, "--runs", 0),
+            ("cannot load it", "bench", tmp_path / "file.onnx", "--baseline", tmp_path / "file.onnx"),
+            ("no such file", "bench", tmp_path / "none.onnx", "--explain"),
+            ("has no report.json", "report", tmp_path),
+            ("Invalid value for '--epochs'", "demo", "--epochs", 0),
+            ("no preset is called 'w9a9'", "demo", "--config", "w9a9", "--output", tmp_path / "demo"),
+        ):
+            assert_refused(run(*arguments), message)
+
+    def test_data_of_another_shape(self, tmp_path: Path, output: Path) -> None:
+        np.savez(tmp_path / "x.npz", x=np.zeros((4, 3, 16, 16), np.float32), y=np.zeros(4, int))
+        for command in ("evaluate", "verify"):
+            assert_refused(run(command, output, "--data", tmp_path / "x.npz"), "16, 16")
+        np.savez(tmp_path / "y.npz", x=np.zeros((4, 3, 32, 32), np.float32), y=np.array([0, 1, 2, 10]))
+        assert_refused(run("evaluate", output, "--data", tmp_path / "y.npz"), "the label 10; expected labels below 10")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("{}", "[]", "5", "null", "", "{", '{"model": "m"}', '{"model": "m", "calibration": "c", "transform": []}'),
+            *(json.dumps({"model": "m", "calibration": c, "transform": {"crop": 32}}) for c in (None, 5, ["a"], {})),
+            *(
+                json.dumps({"model": "m", "calibration": "c", "transform": {"crop": 32} | change})
+                for change in (
+                    *({"crop": 0}, {"crop": "32"}, {"crop": 4.5}, {"resize": -1}, {"mean": None}, {"mean": [0.5, 0.5]}),
+                    *({"std": [0, 0, 0]}, {"std": "abc"}, {"mean": [float("nan")] * 3}, {"krop": 3}, {"mean": [1]}),
+                )
+            ),
+        ],
+    )
+    def test_settings_that_are_damaged(self, text: str, tmp_path: Path, data: Path) -> None:
+        (tmp_path / "settings.json").write_text(text)
+        assert_refused(run("verify", tmp_path), "settings.json: is damaged")
+        assert_refused(run("evaluate", tmp_path, "--data", data), "settings.json: is damaged")
+
+    def test_a_demo_has_no_calibration_images(self, tmp_path: Path) -> None:
+        (tmp_path / "settings.json").write_text('{"model": "digits", "calibration": "", "transform": {}}')
+        assert_refused(run("verify", tmp_path), "names no calibration images; name images with --data")
+
+    def test_an_output_that_is_a_file(self, tmp_path: Path, data: Path) -> None:
+        (tmp_path / "out").write_text("mine")
+        assert_refused(run("quantize", MODEL, "--calib", data, "--output", tmp_path / "out"), "cannot be made")
+        assert (tmp_path / "out").read_text() == "mine"
+
+    def test_folders_that_quantize_did_not_write(self, tmp_path: Path, data: Path) -> None:
+        assert_refused(run("evaluate", tmp_path, "--data", data), "has no settings.json")
+        assert_refused(run("verify", tmp_path), "has no settings.json")
+        assert_refused(run("report", tmp_path), "has no report.json")
+        assert_refused(run("bench", tmp_path / "m.onnx"), "no such file")
+
+
+def test_brackets_in_names_are_no_markup(quantized: fx.GraphModule, tmp_path: Path) -> None:
+    data = json.loads(qpass.quantization_report(quantized).to_json())
+    data["model"] = "Net[/red]:smile:"
+    data["layers"][0]["path"] = "blocks[0]"
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    result = run("report", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "Net[/red]:smile:" in result.output
+    assert "blocks[0]" in result.output
+
+
+def test_names_in_an_onnx_file_do_not_move_the_cursor(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    for index, node in enumerate(model.graph.node):
+        node.name = f"\x1b]0;{index}\x07{node.name}"
+    onnx.save(model, tmp_path / "m.onnx")
+    result = run("bench", tmp_path / "m.onnx", "--explain", "--runs", 2)
+    assert result.exit_code == 0, result.output
+    assert "\x1b" not in result.output
+    assert "\\x1b]0;" in result.output

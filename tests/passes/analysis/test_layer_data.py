@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from qpass.nn import QuantizedConv, QuantizedLinear
+from qpass.passes.analysis.layer_data import LayerData
+from qpass.quantizers import Uniform
+
+
+def rows(count: int, seed: int) -> Tensor:
+    return torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))
+
+
+LAYER = QuantizedLinear(rows(2, 9), None, None)
+
+
+def test_sums_leave_every_fourth_batch_out_and_a_row_of_weight_two_counts_twice() -> None:
+    x, y = [rows(6, i) for i in range(5)], [rows(6, 10 + i) for i in range(5)]
+    weights = [torch.tensor([1.0, 2, 1, 1, 0, 3], dtype=torch.float64)] * 5
+    sums = LayerData(LAYER, x, y, weights).sums()
+    repeated = [torch.cat([side[i].double().repeat_interleave(weights[i].long(), 0) for i in (0, 1, 2, 4)]) for side in (x, y)]
+    torch.testing.assert_close(sums.gram, repeated[0].T @ repeated[0])
+    torch.testing.assert_close(sums.drift, (repeated[1] - repeated[0]).T @ repeated[0])
+    torch.testing.assert_close(sums.mean, repeated[0].mean(0))
+    torch.testing.assert_close(sums.wanted_mean, repeated[1].mean(0))
+
+
+def test_the_batches_that_judge_choose_the_nearest() -> None:
+    x = [rows(6, i) for i in range(4)]
+    weight = rows(2, 9).double()
+    candidates = torch.stack([weight + 0.2, weight + 0.1, weight - 0.3])
+    chosen, form = LayerData(LAYER, x, x, None).nearest(candidates, weight)
+    assert torch.equal(chosen, candidates[1])
+    assert torch.equal(form, candidates[1])
+    quantizer = Uniform(8, axis=0).fit(weight.float())
+    _, form = LayerData(LAYER, x, x, None).nearest(candidates.float(), weight, quantizer)
+    assert torch.equal(form, quantizer(candidates[1].float()).double())
+
+
+def test_weights_decide_between_candidates_that_serve_different_rows() -> None:
+    x = [torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])] * 4
+    weight = torch.zeros(2, 3, dtype=torch.float64)
+    serves_first, serves_second = weight.clone(), weight.clone()
+    serves_first[:, 1] = serves_second[:, 0] = 1.0
+    for row_weights, best in (([5.0, 1.0], serves_first), ([1.0, 5.0], serves_second)):
+        data = LayerData(LAYER, x, x, [torch.tensor(row_weights, dtype=torch.float64)] * 4)
+        assert torch.equal(data.nearest(torch.stack([serves_first, serves_second]), weight)[0], best)
+
+
+def test_rows_of_a_convolution_are_its_windows() -> None:
+    layer = QuantizedConv(torch.randn(4, 3, 2, 2), None, None)
+    x = torch.randn(2, 3, 4, 6)
+    product = layer.rows(x) @ layer.weight.flatten(1).T  # type: ignore[union-attr]
+    expected = nn.functional.conv2d(x, layer.weight, stride=2).flatten(2).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(product, expected)
