@@ -23,7 +23,10 @@ from qpass.errors import (
     UnsupportedError,
     VerifyError,
 )
+from qpass.runtime import old_paths
 from qpass.version import __version__
+
+old_paths.install()
 
 __all__ = [
     "CalibrationError",

@@ -310,8 +310,8 @@ def load(path: str | Path) -> fx.GraphModule:
     """Reads what ``save`` wrote. Nothing in the file is executed.
 
     The graph gives what the saved one gave. Lists, tuples, dicts and named tuples are rebuilt. A file must not name classes to
-    import, so dataclasses and outputs of transformers come back as a ``qpass.graph.signature.named_outputs.NamedOutputs``, whose fields are
-    read alike: ``out.logits``, ``out["logits"]``, ``out[0]``.
+    import, so dataclasses and outputs of transformers come back as ``qpass.graph.signature.named_outputs.NamedOutputs``,
+    whose fields are read alike: ``out.logits``, ``out["logits"]``, ``out[0]``.
 
     Raises:
         DataError: If the file is missing, damaged, or of another version.

@@ -1,0 +1,21 @@
+"""Recipes: what to quantize, how, and to how many bits."""
+
+from qpass.config.recipe import QuantConfig
+from qpass.config.spec import (
+    ACTIVATION_PERCENTILES,
+    CODE_ZERO,
+    SOFTMAX_PERCENTILES,
+    TENSOR_ROLES,
+    WEIGHT_PERCENTILES,
+    QuantSpec,
+)
+
+__all__ = [
+    "ACTIVATION_PERCENTILES",
+    "CODE_ZERO",
+    "SOFTMAX_PERCENTILES",
+    "TENSOR_ROLES",
+    "WEIGHT_PERCENTILES",
+    "QuantConfig",
+    "QuantSpec",
+]

@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from qpass.config import ACTIVATION_PERCENTILES, SOFTMAX_PERCENTILES, WEIGHT_PERCENTILES, QuantConfig, QuantSpec
 from qpass.config.budget import BudgetConfig
 from qpass.config.fields import choice, text
 from qpass.config.reconstruction import ReconstructionConfig
+from qpass.config.spec import ACTIVATION_PERCENTILES, SOFTMAX_PERCENTILES, WEIGHT_PERCENTILES, QuantSpec
 from qpass.errors import ConfigError, nearest
 
 #: Names that documentation and error messages list; any widths from 2 to 8 are understood.
@@ -60,8 +60,8 @@ POLISHES = {
 }  # fmt: skip
 
 
-def preset(name: str, *, schedule: str | None = None, polish: str | None = None) -> QuantConfig:
-    """Returns the recipe of that name.
+def preset_fields(name: str, *, schedule: str | None = None, polish: str | None = None) -> dict[str, Any]:
+    """Returns the fields of the ``QuantConfig`` that is the recipe of that name.
 
     ``wXaY`` is ours: in closed form, and uniform everywhere, so that every matmul runs on an integer kernel. LayerNorm scales
     are folded per channel, the channels of attention heads and of the residual stream are turned. Weights are rounded with
@@ -100,28 +100,28 @@ def preset(name: str, *, schedule: str | None = None, polish: str | None = None)
         raise ConfigError(f"{name!r} learns as it is", where="polish", hint="leave it out")
     if polish is not None:
         choice(tuple(POLISHES))(polish, "polish")
-    config = build(int(match[2]), int(match[3]), schedules.get(schedule or "quick"))
+    found = build(int(match[2]), int(match[3]), schedules.get(schedule or "quick"))
     if polish is not None:
-        learning, name = POLISHES[polish], f"{name}, polish {polish}"
-        config = dataclasses.replace(config, reconstruction=learning, range_samples=RANGE_SAMPLES)
-    return dataclasses.replace(config, name=f"{name}, full schedule" if schedule == "full" else name)
+        name = f"{name}, polish {polish}"
+        found |= {"reconstruction": POLISHES[polish], "range_samples": RANGE_SAMPLES}
+    return found | {"name": f"{name}, full schedule" if schedule == "full" else name}
 
 
-def _uniform(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> QuantConfig:
+def _uniform(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> dict[str, Any]:
     whole = min(weight_bits, activation_bits) == 8
-    return QuantConfig(
-        weight=QuantSpec(bits=weight_bits, symmetric=weight_bits >= 6, percentiles=(*WEIGHT_PERCENTILES, 1.0)),
-        activation=QuantSpec(bits=activation_bits),
-        post_softmax=QuantSpec(bits=activation_bits, percentiles=SOFTMAX_PERCENTILES, criterion="output"),
-        network_input=QuantSpec(bits=8),
-        rotate_heads=not whole,
-        rotate_residual=not whole,
-        weight_rounding="nearest" if weight_bits == 8 else "error-feedback",
-        compensate_activations=activation_bits < 8,
-        token_weights="equal" if whole else "hessian",
-        budget=None if activation_bits == 8 else _wider_where_it_matters(activation_bits),
-        calibrate_on="float" if whole else "quantized",
-    )
+    return {
+        "weight": QuantSpec(bits=weight_bits, symmetric=weight_bits >= 6, percentiles=(*WEIGHT_PERCENTILES, 1.0)),
+        "activation": QuantSpec(bits=activation_bits),
+        "post_softmax": QuantSpec(bits=activation_bits, percentiles=SOFTMAX_PERCENTILES, criterion="output"),
+        "network_input": QuantSpec(bits=8),
+        "rotate_heads": not whole,
+        "rotate_residual": not whole,
+        "weight_rounding": "nearest" if weight_bits == 8 else "error-feedback",
+        "compensate_activations": activation_bits < 8,
+        "token_weights": "equal" if whole else "hessian",
+        "budget": None if activation_bits == 8 else _wider_where_it_matters(activation_bits),
+        "calibrate_on": "float" if whole else "quantized",
+    }
 
 
 def _wider_where_it_matters(activation_bits: int) -> BudgetConfig:
@@ -133,24 +133,24 @@ def _wider_where_it_matters(activation_bits: int) -> BudgetConfig:
     return BudgetConfig(activation_bits=activation_bits + 1, activation_widths=(activation_bits, 8))
 
 
-def _repq_vit(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> QuantConfig:
+def _repq_vit(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> dict[str, Any]:
     logarithm = QuantSpec(bits=activation_bits, quantizer="log-sqrt2", percentiles=ACTIVATION_PERCENTILES)
     return _published(weight_bits, logarithm)
 
 
-def _aiqvit(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> QuantConfig:
+def _aiqvit(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> dict[str, Any]:
     # The other readings lower the blocks' error on images held back by less than a hundredth, and cost speed.
     focus = QuantSpec(bits=activation_bits, quantizer="dynamic-focus", criterion="output", code_zero="snapped")
     return _published(weight_bits, focus, reconstruction=learning, range_samples=RANGE_SAMPLES)
 
 
-def _ias_vit(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> QuantConfig:
+def _ias_vit(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> dict[str, Any]:
     shifted = QuantSpec(bits=activation_bits, quantizer="shift-log2", exponent_round=True, tabulated=True)
     learning = _fewer_steps(weight_bits, activation_bits, learning)
     return _published(weight_bits, shifted, reconstruction=learning, range_samples=64)
 
 
-def _dopq_vit(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> QuantConfig:
+def _dopq_vit(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> dict[str, Any]:
     tangent = QuantSpec(bits=activation_bits, quantizer="tan", criterion="output", tabulated=True)
     learning = _fewer_steps(weight_bits, activation_bits, learning)
     return _published(weight_bits, tangent, reconstruction=learning, range_samples=RANGE_SAMPLES, fold_layer_norm="median")
@@ -162,19 +162,19 @@ def _fewer_steps(weight_bits: int, activation_bits: int, learning: Reconstructio
     return dataclasses.replace(learning, steps=learning.steps // 5) if min(weight_bits, activation_bits) >= 6 else learning
 
 
-def _published(weight_bits: int, post_softmax: QuantSpec, **more: Any) -> QuantConfig:
+def _published(weight_bits: int, post_softmax: QuantSpec, **more: Any) -> dict[str, Any]:
     """Returns what the published methods have in common, which is RepQ-ViT's."""
-    return QuantConfig(
-        weight=QuantSpec(bits=weight_bits, percentiles=WEIGHT_PERCENTILES),
-        activation=QuantSpec(bits=post_softmax.bits, percentiles=ACTIVATION_PERCENTILES),
-        post_softmax=post_softmax,
-        network_input=QuantSpec(bits=8, percentiles=ACTIVATION_PERCENTILES),
-        calibrate_on="quantized",
+    return {
+        "weight": QuantSpec(bits=weight_bits, percentiles=WEIGHT_PERCENTILES),
+        "activation": QuantSpec(bits=post_softmax.bits, percentiles=ACTIVATION_PERCENTILES),
+        "post_softmax": post_softmax,
+        "network_input": QuantSpec(bits=8, percentiles=ACTIVATION_PERCENTILES),
+        "calibrate_on": "quantized",
         **more,
-    )
+    }
 
 
-_Build = Callable[[int, int, ReconstructionConfig | None], QuantConfig]
+_Build = Callable[[int, int, ReconstructionConfig | None], dict[str, Any]]
 _FAMILIES: dict[str, tuple[dict[str, ReconstructionConfig], _Build]] = {
     "": ({}, _uniform),
     "repq-vit": ({}, _repq_vit),

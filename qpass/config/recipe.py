@@ -13,13 +13,11 @@ import yaml
 
 from qpass.config.budget import BudgetConfig
 from qpass.config.fields import check_fields, choice, flag, instance, optional, text, whole
+from qpass.config.presets import preset_fields
 from qpass.config.recipe_file import read_recipe
 from qpass.config.reconstruction import ReconstructionConfig
 from qpass.config.rules import Rules, apply_rules, as_rules, changed_spec
 from qpass.config.spec import (
-    ACTIVATION_PERCENTILES,
-    CODE_ZERO,
-    SOFTMAX_PERCENTILES,
     SPEC_FIELDS,
     TENSOR_ROLES,
     WEIGHT_PERCENTILES,
@@ -173,8 +171,6 @@ class QuantConfig:
         Raises:
             ConfigError: If it is none of these, or holds an unknown key or a bad value.
         """
-        from qpass.config.presets import preset  # presets build on this module
-
         if isinstance(config, cls):
             return config
         if isinstance(config, Mapping):
@@ -182,7 +178,7 @@ class QuantConfig:
         if isinstance(config, Path) or (isinstance(config, str) and config.endswith((".yaml", ".yml"))):
             return cls.from_yaml(config)
         if isinstance(config, str):
-            return preset(config)
+            return cls(**preset_fields(config))
         raise ConfigError(f"got {type(config).__name__}", where="config", expected="a preset's name, a QuantConfig or YAML")
 
     @classmethod
@@ -216,15 +212,13 @@ class QuantConfig:
 
     @classmethod
     def _from_mapping(cls, data: Mapping[str, Any]) -> QuantConfig:
-        from qpass.config.presets import preset  # presets build on this module
-
         data = dict(data)
         learning = {key: value for key in ("schedule", "polish") if (value := data.pop(key, None)) is not None}
         if learning and "preset" not in data:
             raise ConfigError("needs a preset", where=next(iter(learning)), expected="preset: such as aiqvit-w4a4 or w4a4")
         base = cls()
         if "preset" in data:
-            base = preset(data.pop("preset"), **learning)
+            base = cls(**preset_fields(data.pop("preset"), **learning))
         # A preset and its learning are taken out above, and named among the keys that may have been meant.
         check_keys(data, [*(f.name for f in dataclasses.fields(cls)), "preset", "schedule", "polish"], "config")
         for role in SPEC_FIELDS:
@@ -243,14 +237,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-__all__ = [
-    "ACTIVATION_PERCENTILES",
-    "CODE_ZERO",
-    "SOFTMAX_PERCENTILES",
-    "TENSOR_ROLES",
-    "WEIGHT_PERCENTILES",
-    "QuantConfig",
-    "QuantSpec",
-]

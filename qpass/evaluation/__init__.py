@@ -1,0 +1,1 @@
+"""Accuracy of classifiers, detectors and part segmenters."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from qpass.errors import DataError
-
-if TYPE_CHECKING:
-    from qpass.report.model import QuantReport, TensorRow
+from qpass.report.data import ReportData, TensorRow
 
 _TENSOR_KINDS = ("activation", "weight")
 _LAYER_KINDS = ("linear", "conv1d", "conv2d", "conv3d", "matmul")
@@ -19,7 +16,7 @@ _ROWS, _BINS, _LEVELS, _BLOCKS, _BITS = 20_000, 1_000, 256, 2_000, 64
 _GREATEST = 3.5e38
 
 
-def check_rows(report: QuantReport) -> None:
+def check_rows(report: ReportData) -> None:
     """Refuses a report of more rows, or other values, than ``quantization_report`` gives.
 
     Raises:

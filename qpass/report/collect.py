@@ -21,7 +21,8 @@ from qpass.passes.add_residual import sum_with_residual
 from qpass.passes.analysis.blocks import find_blocks
 from qpass.passes.plan import Declined, LayerPlan
 from qpass.quantizers import Quantizer, Uniform
-from qpass.report.model import BlockRow, LayerRow, QuantReport, TensorRow
+from qpass.report.data import BlockRow, LayerRow, TensorRow
+from qpass.report.model import QuantReport
 from qpass.runtime.free_memory import TidyInterpreter
 from qpass.runtime.storage import KeptTensor, Storage
 

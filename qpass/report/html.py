@@ -7,7 +7,7 @@ from importlib.resources import files
 import jinja2
 from markupsafe import Markup
 
-from qpass.report.model import QuantReport
+from qpass.report.data import ReportData
 from qpass.report.plots import error_by_depth, errors_of_blocks, histograms, ranges_by_depth, ranks_by_depth, widths_by_depth
 from qpass.version import __version__
 
@@ -15,7 +15,7 @@ from qpass.version import __version__
 SHOWN_HISTOGRAMS = 12
 
 
-def render(report: QuantReport) -> str:
+def render(report: ReportData) -> str:
     """Returns the page; it needs no other file and no network."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(files("qpass.report").joinpath("page.html").read_text(encoding="utf-8"))

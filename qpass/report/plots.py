@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from qpass.report.model import QuantReport, TensorRow
+from qpass.report.data import ReportData, TensorRow
 
 matplotlib.use("svg")
 
@@ -37,7 +37,7 @@ _STYLE = {
 }
 
 
-def error_by_depth(report: QuantReport) -> str:
+def error_by_depth(report: ReportData) -> str:
     """SQNR of each layer's output in order of execution, blocks as a line over them."""
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(9.5, 3.4), layout="constrained")
@@ -55,7 +55,7 @@ def error_by_depth(report: QuantReport) -> str:
         return _svg(figure)
 
 
-def ranges_by_depth(report: QuantReport) -> str:
+def ranges_by_depth(report: ReportData) -> str:
     """For each activation the range of its values, and inside it the range that its codes cover."""
     rows = [row for row in report.tensors if row.kind == "activation"]
     with plt.rc_context(_STYLE):
@@ -70,7 +70,7 @@ def ranges_by_depth(report: QuantReport) -> str:
         return _svg(figure)
 
 
-def errors_of_blocks(report: QuantReport) -> str:
+def errors_of_blocks(report: ReportData) -> str:
     """Error of each block's output before and after it was learned, in order."""
     rows = report.reconstruction
     with plt.rc_context(_STYLE):
@@ -86,7 +86,7 @@ def errors_of_blocks(report: QuantReport) -> str:
         return _svg(figure)
 
 
-def widths_by_depth(report: QuantReport) -> str:
+def widths_by_depth(report: ReportData) -> str:
     """What each tensor adds to the output's error at the least width that was tried, coloured by the width that it got."""
     kinds = {kind: [row for row in report.allocation if row.kind == kind and len(row.errors) > 1] for kind in _MARKERS}
     kinds = {kind: rows for kind, rows in kinds.items() if rows}
@@ -107,7 +107,7 @@ def widths_by_depth(report: QuantReport) -> str:
         return _svg(figure)
 
 
-def ranks_by_depth(report: QuantReport) -> str:
+def ranks_by_depth(report: ReportData) -> str:
     """The chosen rank of each compensated Linear: blocks from left to right, the Linears of a block side by side."""
     kinds: dict[str, list[tuple[float, int]]] = {}
     for index, row in enumerate(report.reconstruction):

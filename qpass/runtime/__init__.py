@@ -1,0 +1,1 @@
+"""What long jobs need: storage, processes, atomic files, locks, and torch's modes."""

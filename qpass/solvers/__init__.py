@@ -1,0 +1,1 @@
+"""Numerical methods on plain tensors: GPTQ, ridge regression, allocation of bits."""

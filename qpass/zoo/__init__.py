@@ -1,0 +1,1 @@
+"""Models by name, and the models of benchmarks, tests and the demo."""

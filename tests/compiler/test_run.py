@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import qpass
-from qpass import quantize
+from qpass.compiler import run
 from qpass.compiler.run import RunOptions, rows_within
 from qpass.data import ModelInputs
 from qpass.data.rows import batch_size
@@ -23,11 +23,11 @@ def test_rows_are_those_whose_largest_value_fits() -> None:
 
 @pytest.mark.parametrize(("given", "processes", "used"), [(1, 1, 8), (64, 1, 16), (16, 1, 16), (1, 16, 4)])
 def test_batches_are_evened_out(given: int, processes: int, used: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantize, "VALUE_BYTES", 3 * 32 * 32 * 4 * 16)
+    monkeypatch.setattr(run, "VALUE_BYTES", 3 * 32 * 32 * 4 * 16)
     graph = trace(small_vit(), (torch.randn(2, 3, 32, 32),))
     batches = [ModelInputs((part,), {}) for part in torch.randn(64, 3, 32, 32).split(given)]
     options = RunOptions(processes=Processes(0, processes))
-    found = quantize._suitable_batches(graph, batches, options)
+    found = run._suitable_batches(graph, batches, options)
     assert {batch_size(batch) for batch in found} == {used}
     assert sum(map(batch_size, found)) == 64
 

@@ -1,0 +1,1 @@
+"""From a module to a functional graph of aten operators, with everything in the model left as it was."""

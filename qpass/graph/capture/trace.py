@@ -57,9 +57,9 @@ def trace(
 
     Returns:
         A GraphModule with ``meta["qpass"]`` holding the example inputs, their ``names``, the table of their ``dims`` (see
-        ``qpass.graph.signature.input_dims``), ``dynamic_batch``, which of ``open_sizes`` the model leaves open, and whether these are
-        ``bound_sizes``, of which only some will do. Where the batch cannot be dynamic, a warning says so, names the line that
-        needs it fixed, and the graph holds for batches as large as the example's.
+        ``qpass.graph.signature.input_dims``), ``dynamic_batch``, which of ``open_sizes`` the model leaves open, and whether
+        these are ``bound_sizes``, of which only some will do. Where the batch cannot be dynamic, a warning says so, names the
+        line that needs it fixed, and the graph holds for batches as large as the example's.
 
     Raises:
         TraceError: If the model cannot be captured; names the module, the source line and what to do. Also if it does not

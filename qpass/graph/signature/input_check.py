@@ -26,8 +26,8 @@ def check_inputs(inputs: Sequence[Any], expected: Sequence[Any], held: Sizes, mo
 
     Args:
         inputs: All inputs, flat.
-        expected: Of each input its name, its kind, and the sizes of a tensor (see ``qpass.graph.signature.input_dims``) or the value that a
-            constant has.
+        expected: Of each input its name, its kind, and the sizes of a tensor (see ``qpass.graph.signature.input_dims``) or
+            the value that a constant has.
         held: The sizes behind dim 0 of all tensors together that it holds for; empty for all that ``expected`` allows.
         model: Name of the graph.
 

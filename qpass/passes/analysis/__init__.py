@@ -1,0 +1,1 @@
+"""What passes find out about a graph before they rewrite it."""

@@ -1,0 +1,127 @@
+"""The report's data: rows for tensors, layers and blocks, and what stayed float."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qpass.graph.source_check import SourceCheck
+from qpass.passes.allocate_bits import Allocated
+from qpass.reconstruction.record import BlockRecord
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """One quantized activation or weight.
+
+    Attributes:
+        name: Quantizer (activations) or layer (weights).
+        path: Module path.
+        kind: ``"activation"`` or ``"weight"``.
+        quantizer: Class of the quantizer.
+        bits: Width of the codes.
+        scale: Its scale; the mean over channels where each has its own.
+        zero_point: Its zero point, likewise; None where it has none.
+        low: Least value seen on the sample.
+        high: Greatest value seen on the sample.
+        sqnr_db: Signal over quantization error of this tensor alone, in dB.
+        histogram: Counts of the values in equal bins of [low, high].
+        levels: The values that the quantizer can give (first channel of a weight), at most 256.
+    """
+
+    name: str
+    path: str
+    kind: str
+    quantizer: str
+    bits: int
+    scale: float
+    zero_point: float | None
+    low: float
+    high: float
+    sqnr_db: float
+    histogram: tuple[int, ...] = ()
+    levels: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One quantized layer: its output in the quantized network against the float one.
+
+    Attributes:
+        path: Module path.
+        kind: ``"linear"``, ``"conv1d"``, ``"conv2d"``, ``"conv3d"`` or ``"matmul"``.
+        weight_bits: Width of its weight, None for a matmul or a float weight.
+        input_bits: Widths of its inputs.
+        sqnr_db: Signal over error of its output, errors of all layers before it included, in dB.
+        residual_rank: Rank of the branch that makes up for the rounding of its weight, 0 for none.
+    """
+
+    path: str
+    kind: str
+    weight_bits: int | None
+    input_bits: tuple[int | None, ...]
+    sqnr_db: float
+    residual_rank: int = 0
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """One transformer block: its output in the quantized network against the float one, in dB."""
+
+    path: str
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that ``quantize_graph`` knows of what it did.
+
+    Attributes:
+        model: Class of the model.
+        config: The recipe, as plain data.
+        dynamic_batch: Whether the graph takes any batch size.
+        samples: How many calibration samples the errors were measured on.
+        tensors: Every quantized tensor.
+        layers: Every quantized layer, in order.
+        blocks: Every transformer block found, in order.
+        stayed_float: (kind, module path, reason) of each layer that could have been quantized and was not.
+        output_sqnr_db: Signal over error of the network's output, in dB; of several outputs, the lowest.
+        source_check: How near the float graph was to the given model, before anything was quantized.
+        sizes: Bytes by name: weights as float32, weights as stored, and files once they are known.
+        reconstruction: What was learned of each block, where the recipe learns.
+        unrotated: ("heads" or "residual stream", module path, reason) of what was not turned, where the recipe turns it.
+        allocation: The widths that a budget gave, where the recipe has one.
+        target: The runtime that the file was written for, once it is known.
+        options: Options that this runtime needs to compute what the graph computes.
+        processors: Where the file computes that exactly.
+    """
+
+    model: str
+    config: Mapping[str, Any]
+    dynamic_batch: bool
+    samples: int
+    tensors: tuple[TensorRow, ...]
+    layers: tuple[LayerRow, ...]
+    blocks: tuple[BlockRow, ...]
+    stayed_float: tuple[tuple[str, str, str], ...]
+    output_sqnr_db: float
+    source_check: SourceCheck | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    reconstruction: tuple[BlockRecord, ...] = ()
+    unrotated: tuple[tuple[str, str, str], ...] = ()
+    allocation: tuple[Allocated, ...] = ()
+    target: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    processors: str = ""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many layers of each kind were quantized."""
+        kinds = [layer.kind for layer in self.layers]
+        return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+
+    @property
+    def options_text(self) -> str:
+        """The options in words."""
+        return ", ".join(f"{name}={value}" for name, value in self.options.items()) or "default options"
