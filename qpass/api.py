@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from qpass.compiler.resume import check_agreement, claimed_folder, run_facts
+from qpass.compiler.resume import check_agreement, locked_checkpoint_dir, run_fingerprint
 from qpass.compiler.run import RunOptions, quantize_model, quantize_submodules
 from qpass.config import QuantConfig
 from qpass.data import Batch, KeptBatches, checked_batches
@@ -129,11 +129,11 @@ def quantize_graph(
             folder = None if checkpoint_dir is None or config.reconstruction is None else Path(checkpoint_dir)
             processes = Processes.current()
             if folder is not None or processes.size > 1:
-                facts = run_facts(model, batches, config, seed, processes.size)
+                facts = run_fingerprint(model, batches, config, seed, processes.size)
                 given = {"checkpoint_dir": folder is not None, "max_memory": max_memory, "submodules": submodules}
                 check_agreement(processes, {**facts, **given, "dynamic_shapes": repr(dynamic_shapes)})
             if folder is not None and processes.first:
-                held.enter_context(claimed_folder(folder, facts))
+                held.enter_context(locked_checkpoint_dir(folder, facts))
             options = RunOptions(
                 seed=seed,
                 checkpoint_dir=folder,

@@ -129,7 +129,7 @@ def quantize(
       report.html   errors, ranges and histograms of every layer; report.json the same as data
     """  # noqa: D301 (click reads the backspace)
     import qpass
-    from qpass.backends.onnx_qdq.capabilities import takes_wide_int8
+    from qpass.backends.onnx_qdq.capabilities import use_int8_weights
     from qpass.backends.onnx_qdq.targets import target_by_name
     from qpass.cli.run_folder import BLOCKS, Settings, owned_folder
     from qpass.config import QuantConfig
@@ -139,7 +139,7 @@ def quantize(
 
     # refused before any work is done
     target_by_name(target)
-    takes_wide_int8(weight_type)
+    use_int8_weights(weight_type)
     bytes_of(max_memory)
     factory_arguments = _named(model_args)
     if device is not None:

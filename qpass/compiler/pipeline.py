@@ -17,7 +17,6 @@ from qpass.passes import (
     Annotate,
     Calibrate,
     Canonicalize,
-    CompensateLayers,
     FoldLayerNorm,
     Freeze,
     InsertQuantizers,
@@ -26,10 +25,11 @@ from qpass.passes import (
     RefitQuantizers,
     RequireBlocks,
     ResumeWeightRounding,
+    RidgeAndGPTQ,
     RotateHeads,
     RotateResidual,
     SuspendWeightRounding,
-    check_joins,
+    check_stages,
 )
 from qpass.reconstruction import Reconstruct
 from qpass.runtime.distributed import ALONE, Processes
@@ -77,7 +77,7 @@ def pipeline(
     compensate: list[Pass] = []
     if any(feedback.values()):
         hessian = config.token_weights == "hessian"
-        layers = CompensateLayers(ranges, **feedback, hessian=hessian, seed=seed, **shared)
+        layers = RidgeAndGPTQ(ranges, **feedback, hessian=hessian, seed=seed, **shared)
         compensate = [KeepReference(), layers]
     residual = AddResidual(ranges, storage=storage, show_progress=show_progress)
 
@@ -122,5 +122,5 @@ def pipeline(
         *finish[order](),
         Freeze(),
     ]
-    check_joins(passes)
+    check_stages(passes)
     return passes

@@ -25,7 +25,7 @@ from qpass.version import __version__
 RECORD = "run.json"
 
 
-def run_facts(
+def run_fingerprint(
     model: nn.Module, batches: Iterable[ModelInputs], config: QuantConfig, seed: int, processes: int = 1
 ) -> dict[str, Any]:
     """Returns what the result of a run depends on, by the words that an error names it with.
@@ -67,7 +67,7 @@ def check_agreement(processes: Processes, facts: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def claimed_folder(folder: Path, facts: Mapping[str, Any]) -> Iterator[None]:
+def locked_checkpoint_dir(folder: Path, facts: Mapping[str, Any]) -> Iterator[None]:
     """Makes a folder a run's own, or checks that it is, and keeps other runs out of it until the block ends.
 
     Raises:

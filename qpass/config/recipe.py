@@ -68,9 +68,9 @@ class QuantConfig:
         pointwise_convolutions: What is quantized of a 1x1 convolution: ``"weights"`` alone, its product stays float, since on a
             CPU the way from images to matrices and back costs more than integers save; or ``"all"``, for other hardware.
         weight_rounding: ``"nearest"``, or ``"error-feedback"``: column by column, the error of each made up for by those still
-            to come, in the metric of the layer's inputs (GPTQ, GPTAQ; see ``qpass.passes.CompensateLayers``).
+            to come, in the metric of the layer's inputs (GPTQ, GPTAQ; see ``qpass.passes.RidgeAndGPTQ``).
         compensate_activations: Let each layer's weight make up for the quantization of its own input, by ridge regression
-            before it is rounded (ERQ; see ``qpass.passes.CompensateLayers``).
+            before it is rounded (ERQ; see ``qpass.passes.RidgeAndGPTQ``).
         token_weights: How much the tokens of a layer's output count in these two: all ``"equal"``, or each by what an error in
             it does to the network's output (``"hessian"``, the diagonal of a Hessian from one backward pass).
         calibrate_on: ``"float"`` fits every range on the float network; ``"quantized"`` fits them again on what the

@@ -10,7 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from qpass.data.batches import ModelInputs
-from qpass.runtime.storage import KeptTensor, Storage
+from qpass.runtime.storage import SpilledTensor, Storage
 
 
 class KeptBatches(Sequence[ModelInputs]):
@@ -54,6 +54,6 @@ class KeptBatches(Sequence[ModelInputs]):
             some = KeptBatches(self.storage, self._device)
             some._batches = self._batches[index]
             return some
-        read = lambda leaf: leaf.read() if isinstance(leaf, KeptTensor) else leaf  # noqa: E731
+        read = lambda leaf: leaf.read() if isinstance(leaf, SpilledTensor) else leaf  # noqa: E731
         batch = ModelInputs(*pytree.tree_map(read, self._batches[index]))
         return batch if self._device is None else batch.to(self._device)

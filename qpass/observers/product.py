@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qpass.quantizers import Quantizer
-from qpass.runtime.storage import KeptTensor, Storage
+from qpass.runtime.storage import SpilledTensor, Storage
 
 #: A sample of A, and the B that it is multiplied by.
 Pair = tuple[Tensor, Tensor]
@@ -28,7 +28,7 @@ class ProductObserver:
     def __init__(self, name: str, *, samples: int = 48, rows: int = 32, storage: Storage | None = None) -> None:
         self.name, self.samples, self.rows = name, samples, rows
         self._storage = Storage() if storage is None else storage
-        self._kept: list[tuple[KeptTensor, KeptTensor]] = []
+        self._kept: list[tuple[SpilledTensor, SpilledTensor]] = []
 
     @property
     def pairs(self) -> list[Pair]:

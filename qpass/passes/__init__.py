@@ -5,14 +5,14 @@ from qpass.passes.allocate_bits import AllocateBits
 from qpass.passes.analysis.blocks import RequireBlocks
 from qpass.passes.analysis.reference import KeepReference
 from qpass.passes.annotate import Annotate
-from qpass.passes.base import STAGES, Pass, check_joins
+from qpass.passes.base import STAGES, Pass, check_stages
 from qpass.passes.calibrate import Calibrate
 from qpass.passes.canonicalize import Canonicalize
-from qpass.passes.compensate_layers import CompensateLayers
 from qpass.passes.fold_layer_norm import FoldLayerNorm
 from qpass.passes.freeze import Freeze
 from qpass.passes.insert_quantizers import InsertQuantizers
 from qpass.passes.refit import RefitQuantizers
+from qpass.passes.ridge_and_gptq import RidgeAndGPTQ
 from qpass.passes.rotate_heads import RotateHeads
 from qpass.passes.rotate_residual import RotateResidual
 from qpass.passes.weight_rounding import ResumeWeightRounding, SuspendWeightRounding
@@ -24,7 +24,6 @@ __all__ = [
     "Annotate",
     "Calibrate",
     "Canonicalize",
-    "CompensateLayers",
     "FoldLayerNorm",
     "Freeze",
     "InsertQuantizers",
@@ -33,8 +32,9 @@ __all__ = [
     "RefitQuantizers",
     "RequireBlocks",
     "ResumeWeightRounding",
+    "RidgeAndGPTQ",
     "RotateHeads",
     "RotateResidual",
     "SuspendWeightRounding",
-    "check_joins",
+    "check_stages",
 ]

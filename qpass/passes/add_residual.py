@@ -157,7 +157,7 @@ def low_rank(error: Tensor, metric: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 def _scale_around_middle(t: Tensor, reads: Uniform) -> tuple[Tensor, Tensor]:
     """Returns scale and zero point of t; moves the codes of the tensor that is read so that both have one zero point."""
     if reads.bits < 8:
-        reads.store_zero_at(_MIDDLE)
+        reads.shift_codes(_MIDDLE)
     zero = int(reads.zero_point.item())
     zero = zero if zero in _NEAR_MIDDLE else _MIDDLE
     symmetric = Uniform(8, symmetric=True).to(t.device).fit(t)

@@ -16,7 +16,7 @@ from qpass.graph.signature.input_dims import layout_of, takes_any_rows
 from qpass.nn import QuantizedLayer
 from qpass.passes.analysis.bit_widths import WidthOptions, megabytes_beside_weights, width_options
 from qpass.passes.analysis.reference import float_reference
-from qpass.passes.analysis.sensitivity import NodeError, output_errors
+from qpass.passes.analysis.sensitivity import ErrorFunction, output_errors
 from qpass.passes.analysis.token_weights import ROWS_OF_A_PROBE
 from qpass.passes.base import Pass
 from qpass.quantizers import Quantizer
@@ -140,7 +140,7 @@ def _some(batches: Sequence[ModelInputs], samples: int, rows: int | None, layout
     return parts if wanted >= len(parts) else [parts[index * len(parts) // wanted] for index in range(wanted)]
 
 
-def _error_of(reference: fx.GraphModule, target: str, fit: Quantizer) -> NodeError:
+def _error_of(reference: fx.GraphModule, target: str, fit: Quantizer) -> ErrorFunction:
     layer = reference.get_submodule(target)
     if not isinstance(layer, QuantizedLayer):
         return lambda x: fit(x) - x

@@ -60,7 +60,7 @@ def fingerprint(graph_module: fx.GraphModule) -> str:
     return "\n".join(f"{node.format_node()} {get_plan(node)}" for node in graph_module.graph.nodes)
 
 
-def check_joins(passes: Sequence[Pass]) -> None:
+def check_stages(passes: Sequence[Pass]) -> None:
     """Refuses a list in which one pass gives another stage than the next one takes.
 
     Raises:

@@ -29,7 +29,7 @@ class _RoundClampSTE(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         (rounded,) = ctx.saved_tensors
-        return where_inside(grad, rounded, *ctx.bounds), None, None
+        return ste_mask(grad, rounded, *ctx.bounds), None, None
 
 
 def round_clamp_ste(x: Tensor, least: Tensor | float, greatest: Tensor | float) -> Tensor:
@@ -40,7 +40,7 @@ def round_clamp_ste(x: Tensor, least: Tensor | float, greatest: Tensor | float) 
     return result
 
 
-def where_inside(value: Tensor, rounded: Tensor, least: Tensor | float, greatest: Tensor | float) -> Tensor:
+def ste_mask(value: Tensor, rounded: Tensor, least: Tensor | float, greatest: Tensor | float) -> Tensor:
     """Returns ``value`` where the whole number ``rounded`` lies in [least, greatest], and 0 elsewhere; same shape.
 
     Between numbers by the gradient of a clamp: one pass in place of the several, and slower ones, of a comparison and a mask.

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from qpass.quantizers.base import Criterion, Quantizer, where_inside, with_slope
+from qpass.quantizers.base import Criterion, Quantizer, ste_mask, with_slope
 from qpass.quantizers.search import WeightedRows, least_error
 
 #: Candidates for η.
@@ -92,7 +92,7 @@ class ShiftLog2(Quantizer):
         shifted = x.clamp(min=0) + self.eta
         rounded = self._position(shifted).round_()
         value = self.decode(rounded.clamp(0, self.code_max))
-        return value, where_inside((value + self.eta) / shifted, rounded, 0, self.code_max)
+        return value, ste_mask((value + self.eta) / shifted, rounded, 0, self.code_max)
 
     def _exponent(self, codes: Tensor) -> Tensor:
         exponent = self.low + codes * self.step

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qpass.config import ACTIVATION_PERCENTILES
-from qpass.quantizers.base import Criterion, Quantizer, round_clamp_ste, where_inside
+from qpass.quantizers.base import Criterion, Quantizer, round_clamp_ste, ste_mask
 from qpass.quantizers.search import WeightedRows
 
 #: A row whose range is below this share of the median row's is taken to be constant (a dead channel).
@@ -77,7 +77,7 @@ class Uniform(Quantizer):
         """The least code."""
         return super().code_min if self.signed else self.first_code
 
-    def store_zero_at(self, zero_point: int) -> Self:
+    def shift_codes(self, zero_point: int) -> Self:
         """Moves all codes of one unsigned scale so that this one stands for zero, kept where 8 bits hold them."""
         assert self.axis is None, "one scale"
         assert not self.signed, "unsigned codes"
@@ -195,7 +195,7 @@ class _FakeQuantizeSTE(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # type: ignore[override]
         rounded, residual, scale = ctx.saved_tensors
         to_scale = None if residual is None else (grad * residual).sum_to_size(scale.shape)
-        return where_inside(grad, rounded, *ctx.bounds), to_scale, None, None
+        return ste_mask(grad, rounded, *ctx.bounds), to_scale, None, None
 
 
 def _alive(scale: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qpass.errors import UnsupportedError
 from qpass.reconstruction.segments import Segment
-from qpass.runtime.storage import KeptTensor, Storage
+from qpass.runtime.storage import SpilledTensor, Storage
 
 
 class SampleStore:
@@ -26,7 +26,7 @@ class SampleStore:
 
     def __init__(self, samples: int, storage: Storage) -> None:
         self.samples, self._storage = samples, storage
-        self._rows: dict[str, KeptTensor] = {}
+        self._rows: dict[str, SpilledTensor] = {}
         self._per_sample: dict[str, int] = {}
         self._shared: dict[str, Any] = {}
 

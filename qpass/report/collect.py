@@ -24,7 +24,7 @@ from qpass.quantizers import Quantizer, Uniform
 from qpass.report.data import BlockRow, LayerRow, TensorRow
 from qpass.report.model import QuantReport
 from qpass.runtime.free_memory import TidyInterpreter
-from qpass.runtime.storage import KeptTensor, Storage
+from qpass.runtime.storage import SpilledTensor, Storage
 
 #: Bins of the histograms in the report.
 HISTOGRAM_BINS = 60
@@ -126,7 +126,7 @@ class _Reference:
         self._graph, self._interpreter = graph_module.graph, TidyInterpreter(graph_module)
         self._interpreter.args_iter = iter(self._graph.process_inputs(*flat_inputs(graph_module, *sample)))
         self._nodes, self._reads, self._storage = iter(self._graph.nodes), Counter(reads), storage
-        self._kept = dict[str, KeptTensor]()
+        self._kept = dict[str, SpilledTensor]()
 
     def read(self, name: str) -> Tensor:
         """Returns what a node gives; it is dropped after the last read."""

@@ -45,21 +45,21 @@ class Storage:
         self._end = 0
         self._free: dict[int, list[int]] = defaultdict(list)
 
-    def keep(self, tensor: Tensor) -> KeptTensor:
+    def keep(self, tensor: Tensor) -> SpilledTensor:
         """Keeps a tensor: itself where there is room in memory, else a copy in the file; of one on a GPU a copy on the CPU."""
-        kept = KeptTensor(self, tensor.shape, tensor.dtype, tensor.device, tensor)
+        kept = SpilledTensor(self, tensor.shape, tensor.dtype, tensor.device, tensor)
         if kept.on_disk:
             kept.write(0, tensor)
         return kept
 
-    def allocate(self, shape: Sequence[int], like: Tensor) -> KeptTensor:
+    def allocate(self, shape: Sequence[int], like: Tensor) -> SpilledTensor:
         """Returns room for a tensor on the CPU that is to be written row by row.
 
         Args:
             shape: Its shape.
             like: Has its dtype.
         """
-        return KeptTensor(self, torch.Size(shape), like.dtype, torch.device("cpu"), None)
+        return SpilledTensor(self, torch.Size(shape), like.dtype, torch.device("cpu"), None)
 
     def __deepcopy__(self, memo: Any) -> Storage:
         return self  # a copy of a graph has nothing of its own in it
@@ -101,7 +101,7 @@ class Storage:
             ) from error
 
 
-class KeptTensor:
+class SpilledTensor:
     """A tensor in a ``Storage``; its room is free again when nothing refers to it any more."""
 
     def __init__(
@@ -157,7 +157,7 @@ class KeptTensor:
     def _row_bytes(self) -> int:
         return self._bytes // max(1, self.shape[0]) if self.shape else self._bytes
 
-    def __deepcopy__(self, memo: Any) -> KeptTensor:
+    def __deepcopy__(self, memo: Any) -> SpilledTensor:
         return self
 
     def __del__(self) -> None:
@@ -167,7 +167,7 @@ class KeptTensor:
             self._storage._give_back(self._bytes)
 
 
-class KeptTensors(MutableMapping[str, Tensor]):
+class SpilledTensors(MutableMapping[str, Tensor]):
     """Tensors by name in a ``Storage``; what lies in its file is read anew each time that it is asked for.
 
     Args:
@@ -175,7 +175,7 @@ class KeptTensors(MutableMapping[str, Tensor]):
     """
 
     def __init__(self, storage: Storage | None = None) -> None:
-        self._storage, self._kept = storage or Storage(), dict[str, KeptTensor]()
+        self._storage, self._kept = storage or Storage(), dict[str, SpilledTensor]()
 
     def __getitem__(self, name: str) -> Tensor:
         return self._kept[name].read()

@@ -18,7 +18,7 @@ DAMPING = 0.01
 _BLOCK = 64
 
 
-def compensate_rounding(
+def gptq(
     weight: Tensor,
     quantizer: Quantizer,
     gram: Tensor,

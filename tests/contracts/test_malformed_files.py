@@ -20,7 +20,7 @@ from torch import fx
 
 import qpass
 from qpass.backends.onnxruntime import OrtSession
-from qpass.cli import _saved_transform
+from qpass.cli.commands import _saved_transform
 from qpass.data import CocoImages, ImageTransform, image_batches, open_images
 from qpass.errors import QPassError
 from qpass.report import QuantReport

@@ -15,7 +15,7 @@ from qpass.data import ModelInputs
 from qpass.errors import QPassError
 from qpass.graph.capture.trace import trace
 from qpass.graph.edit import info
-from qpass.passes import STAGES, Pass, check_joins
+from qpass.passes import STAGES, Pass, check_stages
 from qpass.passes.base import fingerprint
 from tests.learning import UNCOMPENSATED
 
@@ -85,7 +85,7 @@ def test_a_pass_refuses_a_graph_at_another_stage(vit: nn.Module, images: Tensor)
 def test_a_list_that_does_not_join_is_refused(images: Tensor) -> None:
     first, _, third, *_ = build("w8a8", images)
     with pytest.raises(QPassError, match="Canonicalize -> Calibrate: gives 'canonical', but the next pass takes 'annotated'"):
-        check_joins([first, third])
+        check_stages([first, third])
 
 
 def test_a_pass_that_hides_a_change_is_caught(vit: nn.Module, images: Tensor) -> None:

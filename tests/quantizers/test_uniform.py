@@ -112,7 +112,7 @@ def test_codes_stored_elsewhere_stand_for_the_same_values(bits: int, low: float,
     quantizer = Uniform(bits, percentiles=(1.0,)).fit(torch.tensor([low, high]))
     x = torch.linspace(-4, 4, 400)
     before, codes = quantizer(x), quantizer.encode(x).int()
-    quantizer.store_zero_at(zero)
+    quantizer.shift_codes(zero)
     again = Uniform(**quantizer.config).set_parameters(quantizer.scale, quantizer.zero_point)
     assert torch.equal(quantizer(x), before)
     assert torch.equal(again(x), before)
@@ -154,7 +154,7 @@ def test_codes_move_towards_a_zero_point_as_far_as_bytes_hold_them(first_code: i
     quantizer = Uniform(4, first_code=first_code).set_parameters(torch.tensor(0.5), torch.tensor(first_code + 3.0))
     values = quantizer.levels()
     nearest = min((zero for zero in range(256) if zero - 3 >= 0 and zero - 3 + 15 <= 255), key=lambda zero: abs(zero - wanted))
-    quantizer.store_zero_at(wanted)
+    quantizer.shift_codes(wanted)
     assert quantizer.zero_point.item() == nearest
     assert (quantizer.code_min, quantizer.code_max) == (nearest - 3, nearest + 12)
     assert torch.equal(quantizer.levels(), values)

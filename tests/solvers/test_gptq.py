@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qpass.quantizers import Quantizer, Uniform
-from qpass.solvers.gptq import compensate_rounding
+from qpass.solvers.gptq import gptq
 
 
 def correlated(rows: int, columns: int, seed: int) -> Tensor:
@@ -22,7 +22,7 @@ def correlated(rows: int, columns: int, seed: int) -> Tensor:
 def round_with_feedback(
     weight: Tensor, quantizer: Quantizer, gram: Tensor, drift: Tensor | None = None, **options: float
 ) -> Tensor:
-    return quantizer(compensate_rounding(weight, quantizer, gram, drift, **options)[0])
+    return quantizer(gptq(weight, quantizer, gram, drift, **options)[0])
 
 
 def error(x: Tensor, rounded: Tensor, wanted: Tensor) -> float:
@@ -97,10 +97,10 @@ def test_shares_are_rounded_as_if_alone() -> None:
     x, weight = correlated(300, 70, 3), torch.randn(9, 70, generator=torch.Generator().manual_seed(0))
     quantizer = Uniform(3, axis=0, signed=True).fit(weight)
     gram, drift = x.T @ x, 0.2 * correlated(300, 70, 4).T @ x
-    together = compensate_rounding(weight, quantizer, gram, drift, shares=(0.0, 0.5, 1.0))
-    alone = [compensate_rounding(weight, quantizer, gram, share * drift)[0] for share in (0.0, 0.5, 1.0)]
+    together = gptq(weight, quantizer, gram, drift, shares=(0.0, 0.5, 1.0))
+    alone = [gptq(weight, quantizer, gram, share * drift)[0] for share in (0.0, 0.5, 1.0)]
     torch.testing.assert_close(together, torch.stack(alone), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(together[0], compensate_rounding(weight, quantizer, gram)[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(together[0], gptq(weight, quantizer, gram)[0], rtol=1e-5, atol=1e-5)
 
 
 def round_by_least_squares(weight: Tensor, quantizer: Quantizer, x: Tensor, drift: Tensor, damping: float) -> Tensor:
@@ -131,6 +131,6 @@ def test_every_column_solves_its_own_least_squares_problem(columns: int, share: 
     x, weight = correlated(400, columns, 5), torch.randn(7, columns, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(400, columns, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     drift, quantizer = 0.1 * x + 0.3 * noise, Uniform(4, axis=0, signed=True).fit(weight)
-    found = compensate_rounding(weight, quantizer, x.T @ x, drift.T @ x, shares=(share,), damping=0.01)[0]
+    found = gptq(weight, quantizer, x.T @ x, drift.T @ x, shares=(share,), damping=0.01)[0]
     expected = round_by_least_squares(weight, quantizer, x, share * drift, 0.01)
     assert (quantizer(found).double() - expected).abs().max() < 1e-5

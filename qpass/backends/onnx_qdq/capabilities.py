@@ -34,7 +34,7 @@ def loads(opset: int, ir_version: int) -> bool:
 
 
 @cache
-def adds_exactly() -> bool:
+def int8_matmul_is_exact() -> bool:
     """Tells whether onnxruntime's products of uint8 and int8 are exact on this machine.
 
     x86 processors before AVX512-VNNI and AVX-VNNI add pairs of such products in 16 bits, where two of 255 x 127 overflow.
@@ -53,7 +53,7 @@ def adds_exactly() -> bool:
     return True
 
 
-def takes_wide_int8(weight_type: str) -> bool:
+def use_int8_weights(weight_type: str) -> bool:
     """Tells whether second factors of 8 bits are to be int8, by what ``export_onnx`` was given.
 
     Raises:
@@ -62,14 +62,14 @@ def takes_wide_int8(weight_type: str) -> bool:
     if weight_type not in WEIGHT_TYPES:
         hint = nearest(str(weight_type), WEIGHT_TYPES)
         raise LoweringError(f"no weight type is called {weight_type!r}", where="export_onnx", hint=hint)
-    return adds_exactly() if weight_type == "auto" else weight_type == "int8"
+    return int8_matmul_is_exact() if weight_type == "auto" else weight_type == "int8"
 
 
 def explain_weight_type(weight_type: str) -> str:
     """Returns why second factors of 8 bits have their type."""
     if weight_type != "auto":
         return f"8-bit factors {weight_type}, as asked for"
-    if takes_wide_int8(weight_type):
+    if use_int8_weights(weight_type):
         return "8-bit factors int8, whose products with uint8 are exact here"
     return "8-bit factors uint8, since sums of uint8 x int8 products overflow here"
 

@@ -14,7 +14,7 @@ CONTRIB_DOMAIN = "com.microsoft"
 
 
 @dataclass(frozen=True)
-class Form:
+class LoweringOptions:
     """What lowerings do in one way or another, by the runtime that the file is for.
 
     Attributes:
@@ -34,12 +34,12 @@ class Emitter:
     Args:
         graph: Graph that initializers are registered with.
         prefix: Start of the names of values and initializers made here.
-        form: What the file's runtime wants.
+        options: What the file's runtime wants.
     """
 
-    def __init__(self, graph: ir.Graph, prefix: str, form: Form = Form()) -> None:
+    def __init__(self, graph: ir.Graph, prefix: str, options: LoweringOptions = LoweringOptions()) -> None:
         self.graph, self.prefix, self.nodes = graph, prefix, list[ir.Node]()
-        self.form = form
+        self.options = options
 
     def op(
         self,

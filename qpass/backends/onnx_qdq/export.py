@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from torch import fx
 
-from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, explain, explain_weight_type, ir_version_for, takes_wide_int8
+from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, explain, explain_weight_type, ir_version_for, use_int8_weights
 from qpass.backends.onnx_qdq.emit import CONTRIB_DOMAIN, Emitter
 from qpass.backends.onnx_qdq.layer_outputs import MARK, name_layer_outputs, take_marks
 from qpass.backends.onnx_qdq.lowerings import lowering_of
@@ -57,8 +57,8 @@ def export_float(graph_module: fx.GraphModule, path: str | Path, *, opset: int |
 
 def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target: Target, weight_type: str) -> Path:
     path = check_writable(path)
-    wide_int8 = takes_wide_int8(weight_type)
-    target = dataclasses.replace(target, form=dataclasses.replace(target.form, wide_int8=wide_int8))
+    wide_int8 = use_int8_weights(weight_type)
+    target = dataclasses.replace(target, lowering=dataclasses.replace(target.lowering, wide_int8=wide_int8))
     opset = PREFERRED_OPSET if opset is None else opset
     ir_version = ir_version_for(opset)
     model = to_onnx(graph_module, opset)
@@ -85,7 +85,7 @@ def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target:
 
 def processors(graph_module: fx.GraphModule, weight_type: str) -> str:
     """Returns in words where a file of that ``weight_type`` computes what the graph computes."""
-    if _has_wide_products(graph_module) and takes_wide_int8(weight_type):
+    if _has_wide_products(graph_module) and use_int8_weights(weight_type):
         return "ARM and x86 with VNNI (--weight-type uint8: on every processor)"
     return "every processor"
 
@@ -115,7 +115,7 @@ def lower(graph_module: fx.GraphModule, model: ir.Model, target: Target) -> None
         if node.domain == DOMAIN:
             name = node.attributes["module"].as_string()
             module = graph_module.get_submodule(name)
-            emit = Emitter(graph, name, target.form)
+            emit = Emitter(graph, name, target.lowering)
             emit.replace(node, lowering_of(module, name)(module, node, emit))
     remove_unread = common.RemoveUnusedNodesPass()
     remove_unread(model)

@@ -76,9 +76,9 @@ def _quantize(x: ir.Value | None, scale: ir.Value, zero_point: ir.Value, quantiz
     dtype = ir.DataType.INT8 if quantizer.signed and not _as_uint8(quantizer, emit) else ir.DataType.UINT8
     name = emit.prefix + CODES
     clips = _needs_clip(x, quantizer)
-    if clips and not emit.form.clips_codes:
+    if clips and not emit.options.clips_codes:
         x = _clip_before(x, scale, zero_point, quantizer, emit)
-    if not (clips and emit.form.clips_codes):
+    if not (clips and emit.options.clips_codes):
         return emit.op("QuantizeLinear", [x, scale, zero_point], name=name, dtype=dtype)
     codes = emit.op("QuantizeLinear", [x, scale, zero_point], dtype=dtype)
     kind = np.int8 if quantizer.signed else np.uint8
@@ -294,7 +294,7 @@ def _weight(layer: QuantizedLayer, emit: Emitter, *, fuses: bool) -> ir.Value:
     codes = _numpy(layer.codes).reshape(len(layer.codes), -1).T  # (in, out)
     zero_point = _codes(quantizer.zero_point, quantizer)
     centred = codes.astype(np.int16) - zero_point
-    if not emit.form.weight_zero_points and np.abs(centred).max() <= _GREATEST_INT8:
+    if not emit.options.weight_zero_points and np.abs(centred).max() <= _GREATEST_INT8:
         codes, zero_point = centred.astype(np.int8), np.zeros_like(zero_point)
     if fuses:  # and becomes the second factor of an integer product
         codes, zero_point = (_stored(array, quantizer, emit) for array in (codes, zero_point))
@@ -311,7 +311,7 @@ def _weight(layer: QuantizedLayer, emit: Emitter, *, fuses: bool) -> ir.Value:
 
 
 def _as_uint8(quantizer: Any, emit: Emitter) -> bool:
-    return quantizer.signed and quantizer.bits == 8 and not emit.form.wide_int8
+    return quantizer.signed and quantizer.bits == 8 and not emit.options.wide_int8
 
 
 def _stored(codes: np.ndarray, quantizer: Uniform, emit: Emitter) -> np.ndarray:

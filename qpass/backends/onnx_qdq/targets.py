@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq import rules
-from qpass.backends.onnx_qdq.emit import Form
+from qpass.backends.onnx_qdq.emit import LoweringOptions
 from qpass.errors import LoweringError, nearest
 
 Rule = Callable[[ir.Graph], int]
@@ -21,7 +21,7 @@ class Target:
     Attributes:
         name: What users call it.
         rules: Rewrite rules, in order: each makes the pattern that the next one looks for.
-        form: What its lowerings do.
+        lowering: What its lowerings do.
         options: Session or compile options, by name, without which the runtime does not compute what the graph computes. They
             are in the file's metadata too.
         unpacks_by_tables: Weights of 2, 3, 5, 6 and 7 bits are packed in forms that the runtime folds as it loads the file.
@@ -29,7 +29,7 @@ class Target:
 
     name: str
     rules: tuple[Rule, ...]
-    form: Form = field(default_factory=Form)
+    lowering: LoweringOptions = field(default_factory=LoweringOptions)
     options: Mapping[str, str] = field(default_factory=dict)
     unpacks_by_tables: bool = True
 
@@ -54,7 +54,7 @@ TARGETS = {
         Target(
             "openvino",
             (rules.log_softmax, rules.dequantize_after_movement),
-            Form(clips_codes=False, weight_zero_points=False),
+            LoweringOptions(clips_codes=False, weight_zero_points=False),
             # Left to itself it computes all that is float in bfloat16, where the processor has it.
             {"INFERENCE_PRECISION_HINT": "f32"},
             unpacks_by_tables=False,

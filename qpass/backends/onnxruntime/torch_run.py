@@ -19,7 +19,7 @@ from qpass.data import ModelInputs
 from qpass.graph.edit import flat_inputs
 from qpass.graph.fill_values import fill_values
 from qpass.quantizers import Quantizer
-from qpass.runtime.storage import KeptTensors, Storage
+from qpass.runtime.storage import SpilledTensors, Storage
 
 #: Makes codes of an input in place of its quantizer.
 Encode = Callable[[Quantizer, Tensor], Tensor]
@@ -66,16 +66,16 @@ class TorchRun:
         storage: Storage | None = None,
     ) -> None:
         self._graph_module, self.given = graph_module, inputs
-        recorder = _Recorder(graph_module, encode, KeptTensors(storage))
+        recorder = _Recorder(graph_module, encode, SpilledTensors(storage))
         with torch.no_grad():
             flat = flat_inputs(graph_module, *inputs)
             self.outputs = leaves(recorder.run(*flat))
             self.quantizers, self.inputs, self.codes = recorder.quantizers, recorder.inputs, recorder.codes
-            double = _ForcedDouble(widened(graph_module) if wide is None else wide, self.codes, KeptTensors(storage))
+            double = _ForcedDouble(widened(graph_module) if wide is None else wide, self.codes, SpilledTensors(storage))
             with Float64ByDefault():
                 self.exact_outputs = leaves(double.run(*flat_inputs(graph_module, *in_float64(inputs))))
             self.exact = double.inputs
-        self._tried, self._low, self._high = dict[str, int](), KeptTensors(storage), KeptTensors(storage)
+        self._tried, self._low, self._high = dict[str, int](), SpilledTensors(storage), SpilledTensors(storage)
         self._moved = self._moved_outputs(range(PAIRS))
         self.bounds = self._bounds()
 
@@ -171,7 +171,7 @@ def misplaced(a: np.ndarray, b: np.ndarray) -> int:
 class _Recorder(fx.Interpreter):
     """Runs a graph and keeps the input and the codes of every quantizer."""
 
-    def __init__(self, graph_module: fx.GraphModule, encode: Encode | None, inputs: KeptTensors) -> None:
+    def __init__(self, graph_module: fx.GraphModule, encode: Encode | None, inputs: SpilledTensors) -> None:
         super().__init__(graph_module)
         self._encode, self.inputs = encode, inputs
         self.codes: dict[str, Tensor] = {}
@@ -189,7 +189,7 @@ class _Recorder(fx.Interpreter):
 class _ForcedDouble(fx.Interpreter):
     """Runs a graph of ``widened`` with the codes of the float32 run, and keeps the input of every quantizer."""
 
-    def __init__(self, wide: fx.GraphModule, codes: dict[str, Tensor], inputs: KeptTensors) -> None:
+    def __init__(self, wide: fx.GraphModule, codes: dict[str, Tensor], inputs: SpilledTensors) -> None:
         super().__init__(wide)
         self._codes, self.inputs = codes, inputs
 

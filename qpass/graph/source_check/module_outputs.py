@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from qpass.graph.edit import module_path
 from qpass.graph.source_check.output_error import tensor_error
 from qpass.runtime.free_memory import TidyInterpreter
-from qpass.runtime.storage import KeptTensor, Storage
+from qpass.runtime.storage import SpilledTensor, Storage
 
 #: The greatest error of a module's output that counts as agreement.
 SAME_MODULE = 1e-4
@@ -21,14 +21,14 @@ MOST_BYTES = 2**28
 
 
 @contextmanager
-def recorded_outputs(model: nn.Module, storage: Storage) -> Iterator[dict[str, KeptTensor]]:
+def recorded_outputs(model: nn.Module, storage: Storage) -> Iterator[dict[str, SpilledTensor]]:
     """Records, by path, the output of every module that is called once and returns one tensor.
 
     Args:
         model: The model, which is called inside.
         storage: Where the outputs lie.
     """
-    found: dict[str, KeptTensor] = {}
+    found: dict[str, SpilledTensor] = {}
     calls: dict[str, int] = {}
     size = 0
 
@@ -66,7 +66,7 @@ class ModuleErrors(TidyInterpreter):
         errors: The error of each node that was compared, in order.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, expected: Mapping[str, KeptTensor]) -> None:
+    def __init__(self, graph_module: fx.GraphModule, expected: Mapping[str, SpilledTensor]) -> None:
         super().__init__(graph_module)
         made = (node for node in graph_module.graph.nodes if node.op.startswith("call"))
         last = {module_path(node): node for node in made}

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from qpass.runtime.storage import KeptTensor, Storage
+from qpass.runtime.storage import SpilledTensor, Storage
 
 
 def saved_in(storage: Storage, module: nn.Module) -> AbstractContextManager[None]:
@@ -37,7 +37,7 @@ class _Saved:
         order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
         in_order = tensor.permute(order)
         self._order = order if in_order.is_contiguous() else list(range(tensor.dim()))
-        self._kept: KeptTensor = storage.keep(tensor.permute(self._order))
+        self._kept: SpilledTensor = storage.keep(tensor.permute(self._order))
 
     def read(self) -> Tensor:
         return self._kept.read().permute([self._order.index(dim) for dim in range(len(self._order))])

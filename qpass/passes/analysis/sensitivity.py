@@ -23,17 +23,17 @@ from qpass.graph.signature.input_dims import layout_of
 from qpass.passes.analysis.saved_tensors import saved_in
 from qpass.progress import track
 from qpass.runtime.free_memory import TidyInterpreter
-from qpass.runtime.storage import KeptTensor, Storage
+from qpass.runtime.storage import SpilledTensor, Storage
 
 #: The error that an option makes at a node, given the node's first input.
-NodeError = Callable[[Tensor], Tensor]
+ErrorFunction = Callable[[Tensor], Tensor]
 #: Takes a node and rᵀ J by what it gives.
 Reader = Callable[[fx.Node, Tensor], None]
 
 
 def output_errors(
     graph_module: fx.GraphModule,
-    errors: Mapping[fx.Node, Sequence[NodeError]],
+    errors: Mapping[fx.Node, Sequence[ErrorFunction]],
     batches: Sequence[ModelInputs],
     *,
     seed: int = 0,
@@ -92,7 +92,7 @@ class Probe:
         self._graph_module, self._nodes, self._keeps_inputs = graph_module, nodes, keep_inputs
         self._generator = torch.Generator().manual_seed(seed)
         self._storage = Storage() if storage is None else storage
-        self._inputs: dict[fx.Node, KeptTensor] = {}
+        self._inputs: dict[fx.Node, SpilledTensor] = {}
 
     def run(self, batch: ModelInputs, read: Reader) -> None:
         """Runs one call; ``read`` is called once for each node, from the last one to the first."""

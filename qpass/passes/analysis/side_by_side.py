@@ -13,7 +13,7 @@ from qpass.data import ModelInputs
 from qpass.graph.edit import flat_inputs
 from qpass.passes.constants import constant_nodes
 from qpass.runtime.free_memory import TidyInterpreter
-from qpass.runtime.storage import KeptTensor, Storage
+from qpass.runtime.storage import SpilledTensor, Storage
 
 
 class SideBySide:
@@ -102,7 +102,7 @@ class _Values(dict[fx.Node, Any]):
         super().__setitem__(node, pytree.tree_map(keep, value))
 
     def __getitem__(self, node: fx.Node) -> Any:
-        read = lambda leaf: leaf.read() if isinstance(leaf, KeptTensor) else leaf  # noqa: E731
+        read = lambda leaf: leaf.read() if isinstance(leaf, SpilledTensor) else leaf  # noqa: E731
         return pytree.tree_map(read, super().__getitem__(node))
 
 

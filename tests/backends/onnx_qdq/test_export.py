@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.backends.onnx_qdq import export_float
-from qpass.backends.onnx_qdq.capabilities import adds_exactly, explain, ir_version_for, loads
+from qpass.backends.onnx_qdq.capabilities import explain, int8_matmul_is_exact, ir_version_for, loads
 from qpass.backends.onnx_qdq.write import write_model
 from qpass.backends.onnxruntime import OrtSession
 from qpass.errors import LoweringError, QPassError
@@ -96,7 +96,7 @@ def test_weights_of_any_width_are_stored_as_integers(bits: int, weight_type: str
     computed = ReferenceEvaluator(exported).run(weights, {"input": x.numpy()})
     stored = [codes.astype(int) + offset for codes in layers.values()]
     assert all(np.array_equal(found, codes) for found, codes in zip(computed, stored, strict=True))
-    if bits < 8 or weight_type == "uint8" or adds_exactly():
+    if bits < 8 or weight_type == "uint8" or int8_matmul_is_exact():
         assert qpass.verify_onnx(graph, path, x).passed
 
 

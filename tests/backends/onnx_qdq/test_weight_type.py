@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, fx, nn
 
 import qpass
-from qpass.backends.onnx_qdq.capabilities import adds_exactly
+from qpass.backends.onnx_qdq.capabilities import int8_matmul_is_exact
 from qpass.backends.onnx_qdq.targets import TARGETS
 from qpass.backends.onnxruntime import OrtSession
 from qpass.errors import LoweringError, VerifyError
@@ -65,7 +65,7 @@ def test_the_products_are_the_same_operators(files: dict[str, Path]) -> None:
 
 def test_int8_is_the_same_network_or_refused(quantized: fx.GraphModule, images: Tensor, files: dict[str, Path]) -> None:
     path = files["int8"]
-    if adds_exactly():
+    if int8_matmul_is_exact():
         assert qpass.verify_onnx(quantized, path, images).passed
         return
     with pytest.warns(UserWarning, match="overflow on this processor"), pytest.raises(VerifyError, match="weight_type='uint8'"):
@@ -80,7 +80,7 @@ def test_the_probe_tells_whether_products_are_exact() -> None:
     session = OrtSession(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
     generator = np.random.default_rng(0)
     for rows in (1, 3, 200):
-        for least, greatest, exact in ((-128, 127, adds_exactly()), (-64, 64, True)):
+        for least, greatest, exact in ((-128, 127, int8_matmul_is_exact()), (-64, 64, True)):
             left = generator.integers(0, 255, (rows, 193), np.uint8, endpoint=True)
             right = generator.integers(least, greatest, (193, 70), np.int8, endpoint=True)
             left[0], right[:, :2] = 255, (least, greatest)
@@ -98,14 +98,14 @@ def test_the_probe_tells_whether_products_are_exact() -> None:
 def test_auto_is_int8_where_that_is_exact_and_the_file_says_why(
     exact: bool, kind: str, reason: str, quantized: fx.GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qpass.backends.onnx_qdq.capabilities.adds_exactly", lambda: exact)
+    monkeypatch.setattr("qpass.backends.onnx_qdq.capabilities.int8_matmul_is_exact", lambda: exact)
     path = qpass.export_onnx(quantized, tmp_path / "m.onnx")
     assert metadata(path)["qpass.weight_type"] == kind
     assert metadata(path)["qpass.format"].endswith(f"; 8-bit factors {reason}")
 
 
 def test_a_session_says_where_a_file_overflows(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qpass.backends.onnxruntime.session.adds_exactly", lambda: False)
+    monkeypatch.setattr("qpass.backends.onnxruntime.session.int8_matmul_is_exact", lambda: False)
     with pytest.warns(UserWarning, match=rf"{re.escape(str(files['int8']))}: sums .* overflow on this processor.*'uint8'"):
         assert OrtSession(files["int8"]).overflows
     with warnings.catch_warnings():
@@ -134,7 +134,7 @@ def test_codes_of_few_bits_may_lie_at_the_end_of_their_byte(vit: nn.Module, imag
     recipe = {role: {"bits": 7} for role in ("activation", "post_softmax", "network_input")}
     graph = qpass.quantize_graph(vit, [images], recipe, progress=False)
     path = qpass.export_onnx(graph, tmp_path / "m.onnx")
-    assert metadata(path)["qpass.weight_type"] == ("int8" if adds_exactly() else "uint8")
+    assert metadata(path)["qpass.weight_type"] == ("int8" if int8_matmul_is_exact() else "uint8")
     assert qpass.verify_onnx(graph, path, images).passed
 
 

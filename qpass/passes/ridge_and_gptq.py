@@ -22,14 +22,14 @@ from qpass.progress import track
 from qpass.quantizers import Quantizer
 from qpass.runtime.distributed import ALONE, Processes
 from qpass.runtime.storage import Storage
-from qpass.solvers.gptq import compensate_rounding
+from qpass.solvers.gptq import gptq
 from qpass.solvers.ridge import absorb_input_error
 
 #: Candidates for GPTAQ's α: how far a layer follows the float network's inputs.
 DRIFT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-class CompensateLayers(Pass):
+class RidgeAndGPTQ(Pass):
     """Goes through the layers in order, each behind those before it; each bias takes the mean of the error that is left.
 
     With ``activations`` a layer's weight makes up for the quantization of its own input (ERQ), with the λ among ``RIDGES`` that
@@ -107,7 +107,7 @@ class CompensateLayers(Pass):
         candidates = target[None]
         if self.rounding and layer.quantizer is not None:
             shares = DRIFT_SHARES if follows and not self.activations else (0.0,)
-            candidates = compensate_rounding(target, layer.quantizer, sums.gram, sums.drift, shares=shares)
+            candidates = gptq(target, layer.quantizer, sums.gram, sums.drift, shares=shares)
         candidate, rounded = data.nearest(candidates, weight, layer.quantizer)
         if layer.bias is not None:
             layer.bias += (sums.wanted_mean @ weight.T - sums.mean @ rounded.T).to(layer.bias.dtype)

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 import qpass
 from qpass.errors import ConfigError
 from qpass.nn import QuantizedConv, QuantizedLayer
-from qpass.passes import compensate_layers
+from qpass.passes import ridge_and_gptq
 from tests.learning import UNCOMPENSATED, check_report_compares_with
 
 
@@ -88,9 +88,9 @@ def test_float_inputs_leave_nothing_to_make_up_for(vit: nn.Module, batches: list
 
 def test_a_share_of_nothing_is_gptq(vit: nn.Module, batches: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the drift the first layer, whose input is the same in both networks, keeps its codes and later ones do not."""
-    monkeypatch.setattr(compensate_layers, "DRIFT_SHARES", (0.0,))
+    monkeypatch.setattr(ridge_and_gptq, "DRIFT_SHARES", (0.0,))
     plain = quantize(vit, batches[:2], weight_rounding="error-feedback")
-    monkeypatch.setattr(compensate_layers, "DRIFT_SHARES", (1.0,))
+    monkeypatch.setattr(ridge_and_gptq, "DRIFT_SHARES", (1.0,))
     drifting = quantize(vit, batches[:2], weight_rounding="error-feedback")
     names = [name for name, module in plain.named_modules() if isinstance(module, QuantizedLayer)]
     same = [torch.equal(plain.get_submodule(n).codes, drifting.get_submodule(n).codes) for n in names]  # type: ignore[arg-type]
