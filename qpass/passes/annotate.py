@@ -154,7 +154,7 @@ class Annotate(Pass):
         for index, operand in enumerate(node.args[:2]):
             role = "post_softmax" if is_softmax(source_of(operand)) else "activation"
             spec: QuantSpec | None = self.config.resolve(path, role)
-            # Integer kernels want uint8 x int8 (lowering notes, rule 1): the second operand is stored signed.
+            # onnxruntime's integer kernels take uint8 x int8, and no int8 x uint8: the second operand is stored signed.
             operands.append(OperandPlan(index=index, spec=spec, signed=index == 1, role=role))
         if all(operand.spec is None for operand in operands):
             return Declined(kind="matmul", path=path, reason="a rule of the config leaves it in float")

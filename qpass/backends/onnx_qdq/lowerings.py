@@ -267,7 +267,7 @@ def _matmul_with_weight(layer: QuantizedLayer, x: ir.Value, emit: Emitter, rank:
     if layer.bias is None:
         return product
     # Where all dims are known, a bias of shape [N] lets onnxruntime rewrite the pair to a float Gemm before it looks at Q and
-    # DQ (lowering notes, rule 2), and fuse it with a Gelu behind it, which takes longer than Add and Gelu.
+    # DQ, and fuse it with a Gelu behind it, which takes longer than Add and Gelu.
     bias = _numpy(layer.bias).reshape([1] * (rank - 1) + [-1])
     return emit.op("Add", [product, emit.constant("bias", bias)])
 
@@ -283,8 +283,8 @@ def _is_dequantized(x: ir.Value) -> bool:
 def _weight(layer: QuantizedLayer, emit: Emitter, *, fuses: bool) -> ir.Value:
     """Returns the weight as a float value of shape (in, out), dequantized from integers in the file.
 
-    Beside a float input a DequantizeLinear would become MatMulNBits, which rounds the input to 8 bits unasked (lowering notes,
-    rule 10): there the same arithmetic is spelled out, and folded when the file is loaded.
+    Beside a float input a DequantizeLinear would become MatMulNBits, which rounds the input to 8 bits unasked. There the
+    same arithmetic is spelled out, and folded when the file is loaded.
     """
     quantizer = layer.quantizer
     if quantizer is None:

@@ -13,8 +13,8 @@ from qpass.passes.plan import LayerPlan, OperandPlan
 def quantization_point(node: fx.Node, plan: LayerPlan, operand: OperandPlan) -> fx.Node:
     """Returns the node whose output gets the quantizer of an operand.
 
-    For a matmul that is where the tensor still lies as its producer left it, so that transposes move bytes (lowering notes,
-    rule 3); for a Linear it is the operand itself: its quantizer belongs behind the merge of the heads.
+    For a matmul that is where the tensor still lies as its producer left it, so that transposes move bytes and not
+    floats. For a Linear it is the operand itself: its quantizer belongs behind the merge of the heads.
     """
     point = node.args[operand.index]
     assert isinstance(point, fx.Node)

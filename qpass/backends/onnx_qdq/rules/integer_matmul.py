@@ -1,6 +1,6 @@
 """MatMul(DQ(a), DQ(b)) -> Mul(Cast(MatMulInteger(a, b)), s_a s_b), for two activations with one scale each.
 
-onnxruntime fuses the QDQ form only with a session option (lowering notes, rule 3); these operators are integer everywhere.
+onnxruntime fuses the QDQ form only with a session option. These operators are integer everywhere.
 Rules behind this one look for Cast and Mul; the last of them makes one DequantizeLinear of these where it can.
 """
 
