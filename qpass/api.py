@@ -20,7 +20,8 @@ from qpass.errors import QPassError
 from qpass.graph.capture.already_quantized import refuse_quantized
 from qpass.graph.capture.float_model import check_model, in_float32
 from qpass.graph.device import on_cpu, to_device
-from qpass.graph.edit import device_of, info
+from qpass.graph.edit import device_of
+from qpass.graph.facts import facts_of
 from qpass.graph.parts import parts_of
 from qpass.graph.signature.input_dims import dims_left_open
 from qpass.report import QuantReport
@@ -289,7 +290,7 @@ def benchmark_latency(
 
 def quantization_report(qmodel: fx.GraphModule) -> QuantReport:
     """Returns what happened to each tensor, layer and block: ``print`` it, or ``to_json()``, ``to_html()``."""
-    return info(_quantized(qmodel, "quantization_report"))["report"]  # type: ignore[no-any-return]
+    return facts_of(_quantized(qmodel, "quantization_report")).report  # type: ignore[no-any-return]
 
 
 @in_known_state
@@ -329,7 +330,7 @@ def _has_parts(qmodel: nn.Module) -> bool:
         return False
     parts = parts_of(qmodel)
     for name, part in parts.items():
-        if not info(part).get("is_part"):
+        if not facts_of(part).is_part:
             raise QPassError(
                 f"got a {type(qmodel).__name__} around a quantized graph",
                 where=name,
@@ -341,7 +342,7 @@ def _has_parts(qmodel: nn.Module) -> bool:
 
 
 def _quantized(qmodel: nn.Module, where: str) -> fx.GraphModule:
-    if not isinstance(qmodel, fx.GraphModule) or info(qmodel).get("stage") != "frozen":
+    if not isinstance(qmodel, fx.GraphModule) or facts_of(qmodel).stage != "frozen":
         hint = f"call it for each part: get_submodule({next(iter(parts_of(qmodel)))!r}), ..." if _has_parts(qmodel) else ""
         expected = "what quantize_graph or load returned"
         raise QPassError(f"got a {type(qmodel).__name__}", where=where, expected=expected, hint=hint)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from qpass.graph.edit import info
+from qpass.graph.facts import facts_of
 from qpass.progress import StepBar
 
 #: For recipes ``wXaY``: weights are rounded to nearest and make up for nothing.
@@ -37,4 +37,4 @@ def check_report_compares_with(model: nn.Module, graph: fx.GraphModule, sample: 
     """Checks the report's figure of the whole network against the float model itself, in float64."""
     expected, actual = model(sample).double(), graph(sample).double()
     sqnr = 10 * torch.log10(expected.square().sum() / (expected - actual).square().sum())
-    assert info(graph)["report"].output_sqnr_db == pytest.approx(sqnr.item(), abs=0.01)
+    assert facts_of(graph).report.output_sqnr_db == pytest.approx(sqnr.item(), abs=0.01)

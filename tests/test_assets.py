@@ -10,12 +10,11 @@ from torch import fx, nn
 
 import qpass
 from qpass.backends.onnxruntime import OrtSession
-from qpass.data import ImageTransform, image_batches, open_images
+from qpass.data import ImageTransform, ModelInputs, image_batches, open_images
 from qpass.evaluation.top1 import evaluate_top1
 from qpass.graph.capture.trace import trace
-from qpass.graph.edit import info
-from qpass.observers import HistogramObserver
 from qpass.passes import Annotate, Calibrate, Canonicalize
+from qpass.passes.analysis.statistics import Statistics
 from qpass.zoo.timm_models import create_model
 
 
@@ -56,17 +55,14 @@ def test_both_verifications_pass(quantized_deit: fx.GraphModule, calibration: to
 
 
 def test_the_model_has_dead_channels_and_they_are_handled(deit: nn.Module, calibration: torch.Tensor) -> None:
-    graph = trace(deit, (calibration,))
-    from qpass.data import ModelInputs
-
+    graph, statistics = trace(deit, (calibration,)), Statistics()
     for step in (
         Canonicalize(),
         Annotate(qpass.QuantConfig.from_any("repq-vit-w4a4")),
-        Calibrate([ModelInputs((calibration[:4],), {})], per_channel=True),
+        Calibrate([ModelInputs((calibration[:4],), {})], statistics, per_channel=True),
     ):
         step(graph)
-    channels: dict[str, HistogramObserver] = info(graph)["channel_statistics"]
-    dead = sum(int((observer.high == observer.low).sum()) for observer in channels.values())
+    dead = sum(int((observer.high == observer.low).sum()) for observer in statistics.channels.values())
     assert dead > 0
     graph = qpass.quantize_graph(deit, [calibration[:4]], "repq-vit-w4a4", progress=False)
     assert graph(calibration[:2]).isfinite().all()

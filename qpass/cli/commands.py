@@ -16,6 +16,7 @@ from rich.table import Table
 from qpass.cli.command_group import OneLineGroup
 from qpass.config.presets import POLISHES, PRESETS, SCHEDULES
 from qpass.errors import ConfigError, DataError
+from qpass.graph.facts import facts_of, update_facts
 from qpass.runtime.arguments import SEEDS, usable_device
 from qpass.runtime.atomic_write import write_whole
 from qpass.runtime.plain_data import printable
@@ -187,7 +188,6 @@ def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize
     from qpass.data import image_batches, open_images
     from qpass.data.rows import batch_size as rows_of
     from qpass.evaluation.top1 import evaluate_together, in_batches_of
-    from qpass.graph.edit import info
     from qpass.progress import track
 
     source = open_images(data, _saved_transform(folder, crop, resize))
@@ -197,8 +197,8 @@ def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize
         "quantized, torch": graph,
         "quantized, onnxruntime": qpass.onnxruntime_model(graph, file_in(folder, MODEL)),
     }
-    if not info(graph)["dynamic_batch"]:
-        rows = rows_of(info(graph)["example"])
+    if not facts_of(graph).dynamic_batch:
+        rows = rows_of(facts_of(graph).example)
         predictors = {name: in_batches_of(rows, predict) for name, predict in predictors.items()}
     batches = track(image_batches(source, batch_size), "evaluate", total=-(-len(source) // batch_size))
     found = evaluate_together(predictors, batches)
@@ -228,14 +228,13 @@ def verify(
     from qpass.cli.run_folder import GRAPH, MODEL, SETTINGS, file_in, read_settings
     from qpass.data import image_batches, open_images
     from qpass.data.rows import batch_size as rows_of
-    from qpass.graph.edit import info
 
     calibration = read_settings(folder).calibration
     if data is None and not calibration:
         raise DataError("names no calibration images", where=str(folder / SETTINGS), hint="name images with --data")
     source = open_images(data or Path(calibration), _saved_transform(folder, crop, resize))
     graph = qpass.load(file_in(folder, GRAPH))
-    count = samples if info(graph)["dynamic_batch"] else rows_of(info(graph)["example"])
+    count = samples if facts_of(graph).dynamic_batch else rows_of(facts_of(graph).example)
     images = next(iter(image_batches(source, count, limit=count)))[0]
     result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False, max_memory=max_memory)
     console.print(printable(str(result)), highlight=False)
@@ -409,7 +408,7 @@ def _write_all(
     from qpass.backends.onnx_qdq.targets import target_by_name
     from qpass.cli.run_folder import FIGURES, FLOAT, GRAPH, MODEL, REPORT
     from qpass.graph.capture.trace import trace
-    from qpass.graph.edit import example_inputs, info
+    from qpass.graph.edit import example_inputs
 
     qpass.export_onnx(qmodel, folder / MODEL, target=target, weight_type=weight_type)
     export_float(trace(network, *example_inputs(qmodel)), folder / FLOAT)
@@ -422,7 +421,7 @@ def _write_all(
         options=target_by_name(target).options,
         processors=processors(qmodel, weight_type),
     )
-    info(qmodel)["report"] = figures
+    update_facts(qmodel, report=figures)
     qpass.save(qmodel, folder / GRAPH)
     write_whole(folder / FIGURES, figures.to_json())
     write_whole(folder / REPORT, figures.to_html())

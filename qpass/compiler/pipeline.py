@@ -31,6 +31,8 @@ from qpass.passes import (
     SuspendWeightRounding,
     check_stages,
 )
+from qpass.passes.analysis.reference import Reference
+from qpass.passes.analysis.statistics import Statistics
 from qpass.reconstruction import Reconstruct
 from qpass.runtime.distributed import ALONE, Processes
 from qpass.runtime.storage import Storage
@@ -40,6 +42,7 @@ def pipeline(
     config: QuantConfig,
     batches: Sequence[ModelInputs],
     *,
+    reference: Reference | None = None,
     layout: Layout = None,
     seed: int = 0,
     checkpoint_dir: Path | None = None,
@@ -52,6 +55,7 @@ def pipeline(
     Args:
         config: The recipe.
         batches: Calls of the model.
+        reference: Gets the float network, where a pass compares with it after weights have changed.
         layout: Which of their tensors go by rows; None tells by size.
         seed: Of what is drawn at random: the rotation of the residual stream, the signs of the budget's probe, and learning.
         checkpoint_dir: Where learned blocks are kept; None keeps none.
@@ -64,7 +68,8 @@ def pipeline(
     """
     shared: dict[str, Any] = {"storage": storage, "processes": processes, "show_progress": show_progress}
     ranges = spread_samples(batches, config.range_samples, layout)
-    fold = [] if config.fold_layer_norm is None else [FoldLayerNorm(config.fold_layer_norm)]
+    statistics, reference = Statistics(), Reference() if reference is None else reference
+    fold = [] if config.fold_layer_norm is None else [FoldLayerNorm(config.fold_layer_norm, reference)]
     if len(ranges) < processes.size:
         raise DistributedError(
             f"{len(ranges)} batches to calibrate on for {processes.size} processes",
@@ -77,8 +82,8 @@ def pipeline(
     compensate: list[Pass] = []
     if any(feedback.values()):
         hessian = config.token_weights == "hessian"
-        layers = RidgeAndGPTQ(ranges, **feedback, hessian=hessian, seed=seed, **shared)
-        compensate = [KeepReference(), layers]
+        layers = RidgeAndGPTQ(ranges, **feedback, reference=reference, hessian=hessian, seed=seed, **shared)
+        compensate = [KeepReference(reference), layers]
     residual = AddResidual(ranges, storage=storage, show_progress=show_progress)
 
     def learn(stage: str, **changes: Any) -> Reconstruct:
@@ -88,6 +93,7 @@ def pipeline(
         return Reconstruct(
             learning,
             batches,
+            reference=reference,
             stage=stage,
             seed=seed,
             checkpoint_dir=folder,
@@ -96,10 +102,10 @@ def pipeline(
 
     finish: dict[str | None, Callable[[], list[Pass]]] = {
         None: lambda: [*fold, *compensate, residual],
-        "fold-first": lambda: [*fold, residual, *(compensate or [KeepReference()]), learn("")],
-        "paper": lambda: [KeepReference(), learn(""), *fold, residual],
+        "fold-first": lambda: [*fold, residual, *(compensate or [KeepReference(reference)]), learn("")],
+        "paper": lambda: [KeepReference(reference), learn(""), *fold, residual],
         "three-stage": lambda: [
-            KeepReference(),
+            KeepReference(reference),
             learn("activations", inputs="float"),
             *fold,
             ResumeWeightRounding(),
@@ -114,11 +120,11 @@ def pipeline(
         *([RotateHeads()] if config.rotate_heads else []),
         Annotate(config),
         *([RequireBlocks()] if order is not None else []),
-        Calibrate(ranges, per_channel=config.fold_layer_norm is not None, **shared),
-        InsertQuantizers(),
-        AllocateBits(config.budget, ranges, seed=seed, storage=storage, show_progress=show_progress),
+        Calibrate(ranges, statistics, per_channel=config.fold_layer_norm is not None, **shared),
+        InsertQuantizers(statistics),
+        AllocateBits(config.budget, ranges, statistics, seed=seed, storage=storage, show_progress=show_progress),
         *([SuspendWeightRounding()] if order == "three-stage" else []),
-        RefitQuantizers(ranges if config.calibrate_on == "quantized" else (), **shared),
+        RefitQuantizers(ranges if config.calibrate_on == "quantized" else (), statistics, **shared),
         *finish[order](),
         Freeze(),
     ]

@@ -20,14 +20,15 @@ from qpass.data import KeptBatches, ModelInputs
 from qpass.data.rows import batch_size, even_batches, split_rows
 from qpass.errors import CalibrationError, ConfigError, UnsupportedError, check_keys, nearest
 from qpass.graph.capture.trace import trace
-from qpass.graph.edit import flat_inputs, info, ordered_inputs, shape_of
+from qpass.graph.edit import flat_inputs, ordered_inputs, shape_of
+from qpass.graph.facts import facts_of, update_facts
 from qpass.graph.parts import put_back, record_calls, trace_part
 from qpass.graph.signature.input_check import add_input_check, check_arguments, check_inputs
 from qpass.graph.signature.input_dims import layout_of, takes_any_rows, tie_rows
 from qpass.graph.source_check import Source
 from qpass.passes import Annotate, Canonicalize
 from qpass.passes.analysis.blocks import find_blocks
-from qpass.passes.analysis.reference import reference_of
+from qpass.passes.analysis.reference import Reference
 from qpass.report.collect import collect_report
 from qpass.runtime.distributed import ALONE, Processes
 from qpass.runtime.free_memory import return_free_memory
@@ -37,8 +38,8 @@ from qpass.runtime.storage import Storage
 LEAST_ROWS, VALUE_BYTES = 8, 2**26
 #: Samples that the report's errors are measured on.
 REPORT_SAMPLES = 8
-#: What passes leave for one another and for the report.
-_ONLY_WHILE_QUANTIZING = ("reference", "reconstruction", "allocation", "unrotated", "layout")
+#: What passes leave for one another and for the report, as it is afterwards.
+_ONLY_WHILE_QUANTIZING: dict[str, Any] = {"reconstruction": (), "allocation": None, "unrotated": (), "layout": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +75,11 @@ def quantize_traced(
 ) -> fx.GraphModule:
     """Runs every pass on a traced graph, in place, compares it with its source, and keeps the report's figures with it."""
     batches = _suitable_batches(graph_module, batches, options)
+    reference = Reference()
     *steps, freeze = pipeline(
         config,
         batches,
+        reference=reference,
         layout=layout_of(graph_module),
         seed=options.seed,
         checkpoint_dir=options.checkpoint_dir,
@@ -88,15 +91,13 @@ def quantize_traced(
     for step in steps:
         step(graph_module)
         if step.keeps_function:
-            source.check(graph_module, type(step).__name__)
+            source.check(graph_module, type(step).__name__, reference.graph)
         return_free_memory()
-    reference = reference_of(graph_module)
+    floats = reference.beside(graph_module)
     freeze(graph_module)
-    info(graph_module)["report"] = collect_report(
-        reference, graph_module, _report_sample(graph_module, batches[0]), options.storage
-    )
-    for key in _ONLY_WHILE_QUANTIZING:
-        info(graph_module).pop(key, None)
+    report = collect_report(floats, graph_module, _report_sample(graph_module, batches[0]), options.storage)
+    update_facts(graph_module, report=report)
+    update_facts(graph_module, **_ONLY_WHILE_QUANTIZING)
     add_input_check(graph_module)
     return graph_module
 
@@ -145,8 +146,8 @@ def _cut(
     layout = layout_of(graph_module)
     first = next((index for index, symbol in enumerate(layout or ()) if symbol), 0)
     sizes = [rows[first] for rows in counts]
-    if not info(graph_module)["dynamic_batch"]:
-        rows = batch_size(info(graph_module)["example"])
+    if not facts_of(graph_module).dynamic_batch:
+        rows = batch_size(facts_of(graph_module).example)
         return _of_fixed_rows(batches, sizes, rows, type(graph_module).__name__), set(sizes) == {rows}
     if not takes_any_rows(graph_module):
         return batches, True
@@ -181,7 +182,7 @@ def _of_fixed_rows(batches: Iterable[ModelInputs], sizes: Sequence[int], rows: i
 
 def rows_within(graph_module: fx.GraphModule, size: int) -> int:
     """Returns how many samples a batch may have so that no single value takes more bytes, at least one."""
-    example = batch_size(info(graph_module)["example"], layout_of(graph_module))
+    example = batch_size(facts_of(graph_module).example, layout_of(graph_module))
     shapes = [shape for node in graph_module.graph.nodes if (shape := shape_of(node)) and node.op != "get_attr"]
     largest = max((torch.Size(shape).numel() * 4 for shape in shapes), default=1)
     return max(1, size * example // max(1, largest))
@@ -226,7 +227,7 @@ def quantize_submodules(
     for name, (part, used) in parts.items():
         recipe = config if name in learning else dataclasses.replace(config, reconstruction=None)
         put_back(model, name, quantize_traced(part, used, recipe, options.inside(name), sources.pop(name)))
-        info(part)["is_part"] = True
+        update_facts(part, is_part=True)
     return model
 
 

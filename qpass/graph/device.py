@@ -10,7 +10,8 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from qpass.graph.edit import device_of, info
+from qpass.graph.edit import device_of
+from qpass.graph.facts import facts_of, update_facts
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -37,9 +38,9 @@ def on_cpu(model: M) -> M:
 
 
 def _move_graph(graph_module: fx.GraphModule, device: torch.device) -> None:
-    facts = info(graph_module)
-    if "example" in facts:
-        facts["example"] = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), facts["example"])
+    if (example := facts_of(graph_module).example) is not None:
+        moved_example = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), example)
+        update_facts(graph_module, example=moved_example)
     moved = lambda value: device if isinstance(value, torch.device) else value  # noqa: E731
     for node in graph_module.graph.nodes:
         node.args, node.kwargs = map_aggregate(node.args, moved), map_aggregate(node.kwargs, moved)

@@ -1,4 +1,4 @@
-"""Small helpers on torch.fx graphs, and the only writer of ``node.meta["qpass"]`` and ``GraphModule.meta["qpass"]``."""
+"""Small helpers on torch.fx graphs, and the only writer of ``node.meta["qpass"]``, which holds a node's plan."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from qpass.errors import QPassError
+from qpass.graph.facts import facts_of
 from qpass.graph.signature.calls import bind_call, flatten_call, input_spec
 from qpass.runtime.free_memory import TidyInterpreter, return_free_memory
 
@@ -234,11 +235,6 @@ def _owners(name: str) -> list[str]:
     return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
-def info(graph_module: fx.GraphModule) -> dict[str, Any]:
-    """Returns what qpass keeps with a graph: stage, config, example inputs, statistics, report."""
-    return graph_module.meta.setdefault("qpass", {})
-
-
 def set_plan(node: fx.Node, plan: Any) -> None:
     """Writes a node's plan."""
     node.meta["qpass"] = plan
@@ -293,5 +289,7 @@ def copy_tensors(inputs: Any) -> Any:
 
 def example_inputs(graph_module: fx.GraphModule) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Returns example inputs (args, kwargs) like those the graph was traced with."""
-    args, kwargs = info(graph_module)["example"]
-    return args, kwargs
+    example = facts_of(graph_module).example
+    assert example is not None, "tracing keeps one"
+    args, kwargs = example
+    return args, dict(kwargs)

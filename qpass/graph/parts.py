@@ -15,7 +15,8 @@ from qpass.data.rows import batch_size
 from qpass.data.structure import named_leaves, same_constant
 from qpass.graph.capture.trace import trace
 from qpass.graph.capture.undisturbed import undisturbed
-from qpass.graph.edit import flat_inputs, info
+from qpass.graph.edit import flat_inputs
+from qpass.graph.facts import facts_of, update_facts
 from qpass.graph.signature.input_check import sizes_text
 from qpass.graph.source_check.output_error import output_error
 from qpass.runtime.storage import Storage
@@ -97,10 +98,9 @@ def trace_part(
     graph_module = trace(module, *examples[common], open_sizes=open_sizes, dynamic_shapes=dynamic_shapes)
     held = {key for key, call in examples.items() if _holds_for(graph_module, call) and _agree(graph_module, module, call)}
     used = calls.only([index for index, key in enumerate(keys) if key in held])
-    facts = info(graph_module)
-    if facts["bound_sizes"] or len(used) < len(calls):
-        facts["sizes"] = sorted({key.sizes for key in held})
-    facts["free"] = _free_inputs(graph_module, [examples[key] for key in held])
+    if facts_of(graph_module).bound_sizes or len(used) < len(calls):
+        update_facts(graph_module, sizes=sorted({key.sizes for key in held}))
+    update_facts(graph_module, free=_free_inputs(graph_module, [examples[key] for key in held]))
     if len(used) < len(calls):
         sizes = _texts(key.sizes for key in held)
         warnings.warn(
@@ -189,7 +189,7 @@ def parts_of(model: nn.Module) -> dict[str, fx.GraphModule]:
     return {
         name: module
         for name, module in model.named_modules()
-        if name and isinstance(module, fx.GraphModule) and info(module).get("stage") == "frozen"
+        if name and isinstance(module, fx.GraphModule) and facts_of(module).stage == "frozen"
     }
 
 
@@ -198,7 +198,7 @@ def _holds_for(graph_module: fx.GraphModule, call: ModelInputs) -> bool:
     tensors = [leaf for leaf in flat_inputs(graph_module, *call) if isinstance(leaf, Tensor)]
     return all(
         tensor.dim() == len(dims) and all(isinstance(b, str) or a == b for a, b in zip(tensor.shape[1:], dims[1:], strict=True))
-        for tensor, dims in zip(tensors, info(graph_module)["dims"], strict=True)
+        for tensor, dims in zip(tensors, facts_of(graph_module).dims, strict=True)
     )
 
 

@@ -11,12 +11,13 @@ from qpass.config.budget import LIMITS, BudgetConfig
 from qpass.data import ModelInputs
 from qpass.data.rows import Layout, batch_size, split_rows
 from qpass.errors import ConfigError
-from qpass.graph.edit import info
+from qpass.graph.facts import facts_of, update_facts
 from qpass.graph.signature.input_dims import layout_of, takes_any_rows
 from qpass.nn import QuantizedLayer
 from qpass.passes.analysis.bit_widths import WidthOptions, megabytes_beside_weights, width_options
 from qpass.passes.analysis.reference import float_reference
 from qpass.passes.analysis.sensitivity import ErrorFunction, output_errors
+from qpass.passes.analysis.statistics import Statistics
 from qpass.passes.analysis.token_weights import ROWS_OF_A_PROBE
 from qpass.passes.base import Pass
 from qpass.quantizers import Quantizer
@@ -53,6 +54,7 @@ class AllocateBits(Pass):
     Args:
         budget: The limits; None leaves everything as it is.
         batches: Calls of the model.
+        statistics: What calibration saw of the tensors.
         seed: Of the signs that the output is probed with.
         storage: Where tensors saved for the backward pass are kept; None keeps them in memory.
         show_progress: Show a bar.
@@ -64,12 +66,13 @@ class AllocateBits(Pass):
         self,
         budget: BudgetConfig | None,
         batches: Sequence[ModelInputs],
+        statistics: Statistics,
         *,
         seed: int = 0,
         storage: Storage | None = None,
         show_progress: bool = False,
     ) -> None:
-        self.budget, self.batches, self.seed = budget, batches, seed
+        self.budget, self.batches, self.statistics, self.seed = budget, batches, statistics, seed
         self.storage, self.show_progress = storage, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
@@ -78,10 +81,10 @@ class AllocateBits(Pass):
         Raises:
             ConfigError: If no choice of widths keeps a limit.
         """
-        if self.budget is None or "allocation" in info(graph_module):
+        if self.budget is None or facts_of(graph_module).allocation is not None:
             return False
         limits = {name: value for name in LIMITS if (value := getattr(self.budget, name)) is not None}
-        tensors = width_options(graph_module, self.budget)
+        tensors = width_options(graph_module, self.statistics, self.budget)
         totals = {kind: sum(t.size for t in tensors if t.kind == kind and t.open) for kind in ("activation", "weight")}
         costs = [tensor.costs(totals[tensor.kind]) for tensor in tensors]
         beside = Options([0.0], {"file_mb": [megabytes_beside_weights(graph_module)]})
@@ -94,7 +97,7 @@ class AllocateBits(Pass):
             bits = list(of)[index]
             tensor.choose(graph_module, bits)
             rows.append(Allocated(tensor.path, tensor.kind, bits, tensor.size, of))
-        info(graph_module)["allocation"] = tuple(rows)
+        update_facts(graph_module, allocation=tuple(rows))
         return True
 
     def _errors(self, graph_module: fx.GraphModule, tensors: Sequence[WidthOptions], samples: int) -> list[dict[int, float]]:

@@ -20,12 +20,12 @@ from qpass.graph.edit import (
     dtype_of,
     get_constant,
     get_plan,
-    info,
     is_call,
     module_path,
     set_plan,
     shape_of,
 )
+from qpass.graph.facts import update_facts
 from qpass.passes.analysis.positions import float_products
 from qpass.passes.base import Pass
 from qpass.passes.plan import Declined, LayerPlan, OperandPlan
@@ -83,7 +83,7 @@ class Annotate(Pass):
             if plan is not None and get_plan(node) != plan:
                 set_plan(node, plan)
                 changed = True
-        info(graph_module)["config"] = self.config
+        update_facts(graph_module, config=self.config)
         if not any(isinstance(plan, LayerPlan) for plan in plans.values()):
             _warn_of_nothing(type(graph_module).__name__, [plan for plan in plans.values() if isinstance(plan, Declined)])
         return changed

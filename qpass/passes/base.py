@@ -11,7 +11,8 @@ from torch import fx
 
 from qpass.errors import QPassError
 from qpass.graph.capture.functionalize import refuse_writes
-from qpass.graph.edit import finish, get_plan, info
+from qpass.graph.edit import finish, get_plan
+from qpass.graph.facts import facts_of, update_facts
 
 #: The stages of a graph, in order.
 STAGES = ("traced", "canonical", "annotated", "calibrated", "quantized", "fitted", "frozen")
@@ -42,7 +43,7 @@ class Pass(ABC):
             QPassError: If the graph is at another stage, the pass changed what it says it did not, or added a call that writes
                 into a tensor.
         """
-        name, stage = type(self).__name__, info(graph_module)["stage"]
+        name, stage = type(self).__name__, facts_of(graph_module).stage
         if stage != self.takes:
             raise QPassError(f"the graph is at stage {stage!r}", where=name, expected=repr(self.takes))
         before = fingerprint(graph_module)
@@ -51,7 +52,7 @@ class Pass(ABC):
         refuse_writes(graph_module)
         if not changed and fingerprint(graph_module) != before:
             raise QPassError("the pass reports no change and changed the graph", where=name, hint="return True from run")
-        info(graph_module)["stage"] = self.gives
+        update_facts(graph_module, stage=self.gives)
         return changed
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
-from qpass.graph.edit import describe, flat_inputs, get_plan, info
+from qpass.graph.edit import describe, flat_inputs, get_plan
 from qpass.observers import HistogramObserver, ProductObserver
 from qpass.passes.analysis.sources import planned_operands, quantization_point
-from qpass.passes.analysis.statistics import STATISTICS
+from qpass.passes.analysis.statistics import Statistics
 from qpass.passes.base import Pass
 from qpass.passes.fold_layer_norm import foldable_layer_norms
 from qpass.passes.plan import LayerPlan
@@ -33,6 +33,7 @@ class Calibrate(Pass):
 
     Args:
         batches: Calls of the model, at least one.
+        statistics: Gets what is seen.
         per_channel: Also record LayerNorm outputs channel by channel, for ``FoldLayerNorm``.
         storage: Where samples of products are kept; None is in memory.
         processes: Those that share the batches; the counts are those of one alone.
@@ -44,13 +45,14 @@ class Calibrate(Pass):
     def __init__(
         self,
         batches: Sequence[ModelInputs],
+        statistics: Statistics,
         *,
         per_channel: bool,
         storage: Storage | None = None,
         processes: Processes = ALONE,
         show_progress: bool = False,
     ) -> None:
-        self.batches, self.per_channel = batches, per_channel
+        self.batches, self.statistics, self.per_channel = batches, statistics, per_channel
         self.storage, self.processes, self.show_progress = storage, processes, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
@@ -67,16 +69,12 @@ class Calibrate(Pass):
         listen(listener, self.processes.share(self.batches), "calibrate", show_progress=self.show_progress)
         merge_histograms([*tensors.values(), *channels.values()], self.processes)
         merge_products(list(products.values()), self.processes)
-        statistics = (
-            {node.name: observer for node, observer in tensors.items()},
-            {node.name: observer for node, observer in channels.items()},
-            {
-                quantization_point(node, plan, plan.operands[0]).name: observer
-                for node, observer in products.items()
-                if isinstance(plan := get_plan(node), LayerPlan)
-            },
-        )
-        info(graph_module).update(zip(STATISTICS, statistics, strict=True))
+        self.statistics.tensors, self.statistics.channels = tensors, channels
+        self.statistics.products = {
+            quantization_point(node, plan, plan.operands[0]): observer
+            for node, observer in products.items()
+            if isinstance(plan := get_plan(node), LayerPlan)
+        }
         return False
 
 

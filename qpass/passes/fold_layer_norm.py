@@ -8,19 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from qpass.graph.edit import (
-    add_constant,
-    add_module,
-    argument,
-    aten,
-    called_module,
-    get_constant,
-    get_plan,
-    info,
-    is_call,
-    shape_of,
-)
+from qpass.graph.edit import add_constant, add_module, argument, aten, called_module, get_constant, get_plan, is_call, shape_of
 from qpass.nn import QuantizedLinear
+from qpass.passes.analysis.reference import Reference
 from qpass.passes.base import Pass
 from qpass.passes.plan import LayerPlan
 from qpass.quantizers import Uniform
@@ -35,25 +25,26 @@ class FoldLayerNorm(Pass):
 
     The float function stays the same, and quantizing the new LayerNorm output with (s̃, z̃) equals quantizing the
     old one channel by channel, exactly: z̃ is an integer, so the codes are. The quantizers of the changed weights are fitted
-    again. A reference that ``KeepReference`` left is folded too.
+    again. The float network that ``KeepReference`` kept is folded too.
 
     Args:
         target: s̃ is the ``"mean"`` or the ``"median"`` of the channels' scales.
+        reference: The float network beside the graph; None for none.
     """
 
     takes, gives = "fitted", "fitted"
     keeps_function = True
 
-    def __init__(self, target: str) -> None:
-        self.target = target
+    def __init__(self, target: str, reference: Reference | None = None) -> None:
+        self.target, self.reference = target, Reference() if reference is None else reference
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""
         norms = channel_wise_norms(graph_module)
         for norm, quantizers in norms.items():
             self._fold(graph_module, norm, quantizers)
-        if (reference := info(graph_module).get("reference")) is not None:
-            self(reference)
+        if (floats := self.reference.graph) is not None and floats is not graph_module:
+            self(floats)
         return bool(norms)
 
     def _fold(self, graph_module: fx.GraphModule, norm: fx.Node, quantizers: list[fx.Node]) -> None:

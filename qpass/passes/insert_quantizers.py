@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import fx
 
 from qpass.config import QuantSpec
-from qpass.graph.edit import add_module, argument, copy_origin, copy_result, get_constant, get_plan, info, replace, set_plan
+from qpass.graph.edit import add_module, argument, copy_origin, copy_result, get_constant, get_plan, replace, set_plan
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear
 from qpass.passes.analysis.fitted import channel_quantizer, tensor_quantizer, weight_quantizer
 from qpass.passes.analysis.sources import planned_operands, quantization_point
+from qpass.passes.analysis.statistics import Statistics
 from qpass.passes.base import Pass
 from qpass.passes.fold_layer_norm import foldable_layer_norms
 from qpass.passes.plan import LayerPlan
@@ -23,10 +24,16 @@ class InsertQuantizers(Pass):
     """Inserts one quantizer for each tensor and spec, shared by all who read it so, and replaces the layers.
 
     A LayerNorm output whose channels were observed gets a scale for each channel, which ``FoldLayerNorm`` takes away again.
+
+    Args:
+        statistics: What calibration saw.
     """
 
     takes, gives = "calibrated", "quantized"
     keeps_function = True
+
+    def __init__(self, statistics: Statistics) -> None:
+        self.statistics = statistics
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""
@@ -45,7 +52,7 @@ class InsertQuantizers(Pass):
             if key not in inserted:
                 name = channel_wise.get(point)
                 if name is None:
-                    quantizer = tensor_quantizer(graph_module, point, operand.spec, operand.signed)
+                    quantizer = tensor_quantizer(graph_module, self.statistics, point, operand.spec, operand.signed)
                     name = add_module(graph_module, f"{point.name}_quantizer", quantizer)
                 inserted[key] = self._insert(graph_module, point, name)
             self._redirect(node, operand.index, point, inserted[key])
@@ -64,8 +71,8 @@ class InsertQuantizers(Pass):
         """Registers one quantizer for each observed LayerNorm; returns its name for every operand that it quantizes."""
         names = {}
         for norm, readers in norms.items():
-            if norm.name in info(graph_module)["channel_statistics"]:
-                quantizer = channel_quantizer(graph_module, norm, get_plan(readers[0][0]).operands[0].spec)
+            if norm in self.statistics.channels:
+                quantizer = channel_quantizer(graph_module, self.statistics, norm, get_plan(readers[0][0]).operands[0].spec)
                 name = add_module(graph_module, f"{norm.name}_quantizer", quantizer)
                 names.update({operand: name for _, operand in readers})
         return names
@@ -103,7 +110,5 @@ class InsertQuantizers(Pass):
         copy_origin(node, new)
         copy_result(node, new)
         set_plan(new, plan)
-        for statistics in ("statistics", "product_statistics"):  # later passes ask for them by the node's name
-            if node.name in (observed := info(graph_module)[statistics]):
-                observed[new.name] = observed.pop(node.name)
+        self.statistics.replace(node, new)
         replace(node, new)

@@ -13,7 +13,7 @@ from qpass.graph.edit import TRANSPOSES, called_module, describe, device_of, is_
 from qpass.observers import HistogramObserver, ProductObserver
 from qpass.passes.analysis.side_by_side import SideBySide
 from qpass.passes.analysis.sources import quantizer_node
-from qpass.passes.analysis.statistics import forget_statistics
+from qpass.passes.analysis.statistics import Statistics
 from qpass.passes.base import Pass
 from qpass.passes.calibrate import CHANNEL_BINS, fitted_by_product, merge_histograms, merge_products
 from qpass.passes.fold_layer_norm import channel_wise_norms
@@ -32,6 +32,7 @@ class RefitQuantizers(Pass):
 
     Args:
         batches: Calls of the model; empty leaves everything as it is.
+        statistics: What calibration saw; released, as it is not needed from here on.
         storage: Where values lie between two nodes; None is in memory.
         processes: Those that share the batches; what is fitted is what one alone would fit.
         show_progress: Show a bar.
@@ -42,17 +43,18 @@ class RefitQuantizers(Pass):
     def __init__(
         self,
         batches: Sequence[ModelInputs],
+        statistics: Statistics,
         *,
         storage: Storage | None = None,
         processes: Processes = ALONE,
         show_progress: bool = False,
     ) -> None:
-        self.batches, self.storage = batches, storage
+        self.batches, self.statistics, self.storage = batches, statistics, storage
         self.processes, self.show_progress = processes, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``. Parameters change, the graph does not."""
-        forget_statistics(graph_module)  # nobody fits to them from here on
+        self.statistics.clear()  # nobody fits to them from here on
         if not self.batches:
             return False
         products = {quantizer_node(matmul.args[0]): matmul for matmul in fitted_by_product(graph_module)}

@@ -11,10 +11,11 @@ import torch
 from torch import fx
 
 from qpass.data import ModelInputs
-from qpass.graph.edit import called_module, info
+from qpass.graph.edit import called_module
+from qpass.graph.facts import facts_of, update_facts
 from qpass.nn import QuantizedConv, QuantizedLayer, ResidualFactor
 from qpass.passes.analysis.layer_data import LayerData
-from qpass.passes.analysis.reference import reference_of
+from qpass.passes.analysis.reference import Reference
 from qpass.passes.analysis.side_by_side import SideBySide
 from qpass.passes.analysis.token_weights import token_weights
 from qpass.passes.base import Pass
@@ -43,6 +44,7 @@ class RidgeAndGPTQ(Pass):
         batches: Calls of the model; empty leaves everything as it is.
         activations: Make up for the quantization of inputs.
         rounding: Make up for the rounding of weights.
+        reference: The float network; None takes the graph with its quantizers switched off.
         hessian: Weigh a layer's output, token by token, by what an error in it does to the network's output.
         seed: Of the signs that the output is probed with for that.
         storage: Where values lie between two nodes; None is in memory.
@@ -58,6 +60,7 @@ class RidgeAndGPTQ(Pass):
         *,
         activations: bool,
         rounding: bool,
+        reference: Reference | None = None,
         hessian: bool = False,
         seed: int = 0,
         storage: Storage | None = None,
@@ -65,20 +68,21 @@ class RidgeAndGPTQ(Pass):
         show_progress: bool = False,
     ) -> None:
         self.batches, self.activations, self.rounding = batches, activations, rounding
+        self.reference = Reference() if reference is None else reference
         self.hessian, self.seed = hessian, seed
         self.storage, self.processes, self.show_progress = storage, processes, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``. Weights change, the graph does not."""
-        if not self.batches or info(graph_module).get("compensated"):
+        if not self.batches or facts_of(graph_module).compensated:
             return False
-        info(graph_module)["compensated"] = True
+        update_facts(graph_module, compensated=True)
         wanted = {
             node: _unquantized(graph_module, node.args[0]) for node in graph_module.graph.nodes if _layer(graph_module, node)
         }
         batches = self.processes.share(self.batches)
         runs = SideBySide(graph_module, batches, also_read=wanted, storage=self.storage)
-        reference = reference_of(graph_module)
+        reference = self.reference.beside(graph_module)
         floats = SideBySide(reference, batches, storage=self.storage)
         nodes = list(zip(graph_module.graph.nodes, reference.graph.nodes, strict=True))[:-1]
         weigh = [twin for node, twin in nodes if node in wanted] if self.hessian else []

@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor, fx
 
-from qpass.graph.edit import calls, info, module_path, shape_of
+from qpass.graph.edit import calls, module_path, shape_of
+from qpass.graph.facts import facts_of, update_facts
 from qpass.passes.analysis.channels import channels_from, channels_into
 from qpass.passes.analysis.layer_weights import LayerWeights
 from qpass.passes.annotate import MATMULS, is_softmax, source_of
@@ -34,15 +35,15 @@ class RotateHeads(Pass):
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``. Weights change, and the constants that hold them."""
-        if info(graph_module).get("rotated_heads"):
+        if facts_of(graph_module).rotated_heads:
             return False
         weights = LayerWeights(graph_module)
-        left_alone = info(graph_module).setdefault("unrotated", [])
+        left_alone = list(facts_of(graph_module).unrotated)
         for product in calls(graph_module, *MATMULS):
             rotate = _rotate_values if is_softmax(source_of(product.args[0])) else _rotate_queries_and_keys
             if reason := rotate(product, _Heads(weights)):
                 left_alone.append(("heads", module_path(product), reason))
-        info(graph_module)["rotated_heads"] = True
+        update_facts(graph_module, rotated_heads=True, unrotated=tuple(left_alone))
         return weights.write("rotated")
 
 

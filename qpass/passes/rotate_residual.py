@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from qpass.graph.edit import add_constant, argument, aten, calls, get_constant, info, module_path
+from qpass.graph.edit import add_constant, argument, aten, calls, get_constant, module_path
+from qpass.graph.facts import facts_of, update_facts
 from qpass.passes.analysis.layer_weights import LayerWeights
 from qpass.passes.analysis.residual_stream import NotAStream, ResidualStream
 from qpass.passes.base import Pass
@@ -37,15 +38,14 @@ class RotateResidual(Pass):
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``. Weights change, and the constants that hold them."""
-        if info(graph_module).get("rotated_residual"):
+        if facts_of(graph_module).rotated_residual:
             return False
-        info(graph_module)["rotated_residual"] = True
         weights = LayerWeights(graph_module)
         streams: list[ResidualStream] = []
         for norm in calls(graph_module, aten.layer_norm.default):
             if not any(norm in stream.norms for stream in streams):
                 streams.append(ResidualStream(graph_module, norm, weights))
-        left_alone = info(graph_module).setdefault("unrotated", [])
+        left_alone = list(facts_of(graph_module).unrotated)
         for stream in streams:
             try:
                 stream.check()
@@ -53,6 +53,7 @@ class RotateResidual(Pass):
                 left_alone.append(("residual stream", module_path(stream.first), str(reason)))
             else:
                 _rotate(graph_module, stream, weights, self.seed)
+        update_facts(graph_module, rotated_residual=True, unrotated=tuple(left_alone))
         return weights.write("rotated")
 
 

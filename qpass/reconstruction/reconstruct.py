@@ -20,10 +20,11 @@ from qpass.config.reconstruction import ReconstructionConfig
 from qpass.data import ModelInputs
 from qpass.data.rows import batch_size, has_own_rows
 from qpass.errors import UnsupportedError
-from qpass.graph.edit import flat_inputs, info
+from qpass.graph.edit import flat_inputs
+from qpass.graph.facts import facts_of, update_facts
 from qpass.graph.signature.input_dims import layout_of
 from qpass.passes.analysis.blocks import require_blocks
-from qpass.passes.analysis.reference import reference_of
+from qpass.passes.analysis.reference import Reference
 from qpass.passes.base import Pass
 from qpass.progress import StepBar
 from qpass.reconstruction.block import LearnableBlock
@@ -40,12 +41,12 @@ from qpass.runtime.tensor_file import digest
 class Reconstruct(Pass):
     """Goes through the blocks in order. Targets come from the float network, inputs from the blocks finished so far.
 
-    The float network is the one that ``KeepReference`` left, or else the graph with its quantizers switched off. Each block has
-    random numbers of its own, so that a run that was killed and goes on gives the same bits.
+    Each block has random numbers of its own, so that a run that was killed and resumes gives the same bits.
 
     Args:
         config: How blocks are learned.
         batches: Calls of the model.
+        reference: The float network; None takes the graph with its quantizers switched off.
         stage: Its name in the records, where a recipe learns several times.
         seed: Of the random numbers.
         checkpoint_dir: Where finished blocks are saved, so that a killed run can resume; None saves none.
@@ -61,6 +62,7 @@ class Reconstruct(Pass):
         config: ReconstructionConfig,
         batches: Sequence[ModelInputs],
         *,
+        reference: Reference | None = None,
         stage: str = "",
         seed: int = 0,
         checkpoint_dir: Path | None = None,
@@ -70,6 +72,7 @@ class Reconstruct(Pass):
     ) -> None:
         self.config, self.batches, self.stage, self.seed = config, batches, stage, seed
         self.checkpoint_dir, self.show_progress = checkpoint_dir, show_progress
+        self.reference = Reference() if reference is None else reference
         self.storage = Storage() if storage is None else storage
         self.processes = processes
 
@@ -80,11 +83,11 @@ class Reconstruct(Pass):
             UnsupportedError: If the graph has no transformer block.
             ConfigError: If ``checkpoint_dir`` holds blocks of another run.
         """
-        earlier: tuple[BlockRecord, ...] = info(graph_module).get("reconstruction", ())
+        earlier: tuple[BlockRecord, ...] = facts_of(graph_module).reconstruction
         if any(one.stage == self.stage for one in earlier):
             return False
         require_blocks(graph_module)
-        segments, reference = cut_into_segments(graph_module), cut_into_segments(reference_of(graph_module))
+        segments, reference = cut_into_segments(graph_module), cut_into_segments(self.reference.beside(graph_module))
         if has_own_rows(layout_of(graph_module)):
             raise UnsupportedError(
                 "its inputs have row counts of their own, and blocks are learned sample by sample",
@@ -123,13 +126,13 @@ class Reconstruct(Pass):
                 if quantized is not None:
                     advance(quantized, segment, config.batch_size, device)
                     quantized.keep_only(_read_later(segments, index))
-        info(graph_module)["reconstruction"] = (*earlier, *records)
+        update_facts(graph_module, reconstruction=(*earlier, *records))
         return True
 
     def _fitting_batch(self, graph_module: fx.GraphModule) -> ReconstructionConfig:
-        if info(graph_module)["dynamic_batch"]:
+        if facts_of(graph_module).dynamic_batch:
             return dataclasses.replace(self.config, batch_size=-(-self.config.batch_size // self.processes.size))
-        return dataclasses.replace(self.config, batch_size=batch_size(info(graph_module)["example"]))
+        return dataclasses.replace(self.config, batch_size=batch_size(facts_of(graph_module).example))
 
     def _fingerprint(self, graph_module: fx.GraphModule) -> str:
         # One batch at a time: together they may be larger than the memory.

@@ -13,7 +13,8 @@ from torch import Tensor, fx
 
 from qpass.data import ModelInputs
 from qpass.data.rows import batch_size
-from qpass.graph.edit import called_module, flat_inputs, get_plan, info, module_path
+from qpass.graph.edit import called_module, flat_inputs, get_plan, module_path
+from qpass.graph.facts import facts_of, recipe_of
 from qpass.graph.fill_values import fill_values
 from qpass.graph.signature.input_dims import layout_of
 from qpass.nn import QuantizedLayer
@@ -66,8 +67,8 @@ def collect_report(
     ]
     return QuantReport(
         model=type(quantized).__name__,
-        config=info(quantized)["config"].to_dict(),
-        dynamic_batch=info(quantized)["dynamic_batch"],
+        config=recipe_of(quantized).to_dict(),
+        dynamic_batch=facts_of(quantized).dynamic_batch,
         samples=batch_size(sample, layout_of(quantized)),
         tensors=(*actual.rows, *_weights(reference_graph, quantized, plans)),
         layers=tuple(layers),
@@ -78,11 +79,11 @@ def collect_report(
             if isinstance(plan := get_plan(node), Declined)
         ),
         output_sqnr_db=_output_sqnr_db(expected, output),
-        source_check=info(quantized).get("source_check"),
+        source_check=facts_of(quantized).source_check,
         sizes=_sizes(reference_graph, quantized),
-        reconstruction=info(quantized).get("reconstruction", ()),
-        unrotated=tuple(info(quantized).get("unrotated", ())),
-        allocation=info(quantized).get("allocation", ()),
+        reconstruction=facts_of(quantized).reconstruction,
+        unrotated=facts_of(quantized).unrotated,
+        allocation=facts_of(quantized).allocation or (),
     )
 
 

@@ -1,4 +1,4 @@
-"""What is known of a frozen graph beside its nodes, ``meta["qpass"]``, as JSON and back: each fact with its type."""
+"""The facts of a frozen graph that have no other place in a file, as JSON and back: each with its type."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from typing import Any
 from torch import fx
 
 from qpass.errors import DataError
-from qpass.graph.edit import info
+from qpass.graph.facts import GraphFacts, facts_of
 from qpass.graph.signature.input_dims import split_multiple
 from qpass.serialize.values import decode, encode
-
-#: Facts that have places of their own in a file.
-_ELSEWHERE = ("config", "report", "example", "stage", "source_check")
 
 
 def encode_facts(graph_module: fx.GraphModule) -> dict[str, Any]:
@@ -22,7 +19,10 @@ def encode_facts(graph_module: fx.GraphModule) -> dict[str, Any]:
     Raises:
         DataError: If one is of a type that a file does not hold.
     """
-    return {key: encode(value, key) for key, value in info(graph_module).items() if key not in _ELSEWHERE}
+    facts, unset = facts_of(graph_module), GraphFacts()
+    values = {field: getattr(facts, field) for field in _FACTS}
+    kept = {field: value for field, value in values.items() if field in _NEEDED or value != getattr(unset, field)}
+    return {field: encode(value, field) for field, value in kept.items()}
 
 
 def decode_facts(data: Any) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 
 from qpass.config import QuantConfig
 from qpass.errors import DataError
-from qpass.graph.edit import info
+from qpass.graph.edit import example_inputs
+from qpass.graph.facts import facts_of, recipe_of, update_facts
 from qpass.graph.signature.calls import CheckedCodeGen
 from qpass.graph.signature.input_check import check_example, check_is_as_added
 from qpass.quantizers import Quantizer
@@ -143,11 +144,11 @@ def _only(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 def _describe(graph_module: fx.GraphModule) -> dict[str, Any]:
     called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
     pytree_info = graph_module.graph._codegen.pytree_info  # type: ignore[attr-defined]
-    leaves, spec = pytree.tree_flatten(tuple(info(graph_module)["example"]))
+    leaves, spec = pytree.tree_flatten(example_inputs(graph_module))
     return {
         "class": type(graph_module).__name__,
-        "config": info(graph_module)["config"].to_dict(),
-        "report": json.loads(info(graph_module)["report"].to_json()),
+        "config": recipe_of(graph_module).to_dict(),
+        "report": json.loads(facts_of(graph_module).report.to_json()),
         "facts": encode_facts(graph_module),
         "example": [_encode_input(leaf) for leaf in leaves],
         "example_spec": encode_tree(spec),
@@ -223,7 +224,8 @@ def _rebuild(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> fx.Gra
     graph_module = fx.GraphModule(root, graph, class_name=identifier(header["class"], "class"))
     check_resolved(graph_module)
     report = QuantReport.from_plain(header["report"])
-    info(graph_module).update(
+    update_facts(
+        graph_module,
         stage="frozen",
         config=QuantConfig.from_any(header["config"]),
         report=report,

@@ -16,7 +16,7 @@ from torch import fx
 
 import qpass
 from qpass.cli import main
-from qpass.graph.edit import info
+from qpass.graph.facts import facts_of, update_facts
 from qpass.runtime.folder_lock import alone_in
 from tests.models import small_vit
 
@@ -173,8 +173,8 @@ def test_verify_passes_and_fails_with_the_exit_code(output: Path, tmp_path: Path
 def test_verify_says_what_proves_nothing(output: Path, tmp_path: Path) -> None:
     vague = shutil.copytree(output, tmp_path / "vague")
     graph = qpass.load(vague / "model.qpass")
-    check = dataclasses.replace(info(graph)["source_check"], bound=1.5)
-    info(graph)["report"] = dataclasses.replace(info(graph)["report"], source_check=check)
+    check = dataclasses.replace(facts_of(graph).source_check, bound=1.5)
+    update_facts(graph, report=dataclasses.replace(facts_of(graph).report, source_check=check))
     qpass.save(graph, vague / "model.qpass")
     result = run("verify", vague)
     assert result.exit_code == 0

@@ -14,7 +14,7 @@ from qpass.config import QuantConfig
 from qpass.data import ModelInputs
 from qpass.errors import QPassError
 from qpass.graph.capture.trace import trace
-from qpass.graph.edit import info
+from qpass.graph.facts import facts_of
 from qpass.passes import STAGES, Pass, check_stages
 from qpass.passes.base import fingerprint
 from tests.learning import UNCOMPENSATED
@@ -50,7 +50,7 @@ def stages(request: pytest.FixtureRequest, vit: nn.Module, images: Tensor) -> li
 def test_stages_follow_one_another(stages: list[tuple[Pass, fx.GraphModule]]) -> None:
     assert list(dict.fromkeys(step.gives for step, _ in stages)) == list(STAGES[1:])
     for step, graph in stages:
-        assert info(graph)["stage"] == step.gives
+        assert facts_of(graph).stage == step.gives
 
 
 def test_a_second_run_changes_nothing(stages: list[tuple[Pass, fx.GraphModule]], images: Tensor) -> None:

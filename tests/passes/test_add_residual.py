@@ -13,7 +13,7 @@ from qpass.backends.onnxruntime.latency import fusion_of
 from qpass.compiler.pipeline import pipeline
 from qpass.data import ModelInputs
 from qpass.graph.capture.trace import trace
-from qpass.graph.edit import info
+from qpass.graph.facts import facts_of
 from qpass.nn import ResidualFactor
 from qpass.passes import AddResidual
 from qpass.passes.add_residual import gram, low_rank
@@ -143,7 +143,7 @@ def test_learning_goes_on_from_the_branch(vit: nn.Module, many_images: Tensor, t
     config = {"preset": "aiqvit-w3a4", "weight": {"residual_rank": 4}, "reconstruction": LEARNING}
     graph = qpass.quantize_graph(vit, [many_images], config, progress=False)
     still = qpass.quantize_graph(vit, [many_images], {**config, "reconstruction": None}, progress=False)
-    for row in info(graph)["report"].reconstruction:
+    for row in facts_of(graph).report.reconstruction:
         assert row.error_after < 0.98 * row.error_before
     name = "blocks_0_attn_qkv_quantized_residual_up.codes"
     assert not torch.equal(graph.state_dict()[name], still.state_dict()[name])

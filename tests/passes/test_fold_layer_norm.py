@@ -15,19 +15,20 @@ from qpass.graph.capture.trace import trace
 from qpass.graph.edit import aten, calls
 from qpass.passes import Annotate, Calibrate, Canonicalize, FoldLayerNorm, InsertQuantizers, RefitQuantizers
 from qpass.passes.analysis.reference import float_reference
+from qpass.passes.analysis.statistics import Statistics
 from qpass.passes.fold_layer_norm import channel_wise_norms
 from tests.learning import UNCOMPENSATED
 
 
 def fitted(model: nn.Module, x: Tensor, config: str = "w4a4") -> fx.GraphModule:
-    graph = trace(model, (x,))
+    graph, statistics = trace(model, (x,)), Statistics()
     batches = [ModelInputs((x,), {})]
     for step in (
         Canonicalize(),
         Annotate(QuantConfig.from_any(config)),
-        Calibrate(batches, per_channel=True),
-        InsertQuantizers(),
-        RefitQuantizers(batches),
+        Calibrate(batches, statistics, per_channel=True),
+        InsertQuantizers(statistics),
+        RefitQuantizers(batches, statistics),
     ):
         step(graph)
     return graph

@@ -9,16 +9,17 @@ from qpass.config import QuantConfig
 from qpass.data import ModelInputs
 from qpass.graph.capture.trace import trace
 from qpass.passes import Annotate, Calibrate, Canonicalize, InsertQuantizers, RefitQuantizers
+from qpass.passes.analysis.statistics import Statistics
 from qpass.quantizers import Uniform
 
 
 def quantized(model: nn.Module, batches: list[ModelInputs], config: object) -> fx.GraphModule:
-    graph = trace(model, batches[0].args)
+    graph, statistics = trace(model, batches[0].args), Statistics()
     for step in (
         Canonicalize(),
         Annotate(QuantConfig.from_any(config)),
-        Calibrate(batches, per_channel=True),
-        InsertQuantizers(),
+        Calibrate(batches, statistics, per_channel=True),
+        InsertQuantizers(statistics),
     ):
         step(graph)
     return graph
@@ -29,7 +30,7 @@ def test_each_quantizer_is_fitted_to_what_reaches_it_in_the_refitted_network(vit
     batches = [ModelInputs((part,), {}) for part in images.split(4)]
     graph = quantized(vit, batches, "w4a4")
     before = copy.deepcopy(graph.state_dict())
-    RefitQuantizers(batches)(graph)
+    RefitQuantizers(batches, Statistics())(graph)
     checked = moved = 0
     for node in graph.graph.nodes:
         module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -47,7 +48,7 @@ def test_each_quantizer_is_fitted_to_what_reaches_it_in_the_refitted_network(vit
 def test_a_softmax_is_fitted_to_the_product_with_the_quantized_values(vit: nn.Module, images: Tensor) -> None:
     batches = [ModelInputs((images,), {})]
     graph = quantized(vit, batches, {"preset": "w4a4", "post_softmax": {"bits": 4}})
-    RefitQuantizers(batches)(graph)
+    RefitQuantizers(batches, Statistics())(graph)
     nodes = [node for node in graph.graph.nodes if node.op == "call_module" and "softmax" in str(node.target)]
     assert nodes
     for node in nodes:
@@ -92,7 +93,7 @@ class FactoredAttention(nn.Module):
 def test_a_softmax_that_is_transposed_before_the_product_is_fitted_to_that_product() -> None:
     batches = [ModelInputs((torch.randn(4, 20, 12, generator=torch.Generator().manual_seed(1)),), {})]
     graph = quantized(FactoredAttention().eval(), batches, "w4a4")
-    RefitQuantizers(batches)(graph)
+    RefitQuantizers(batches, Statistics())(graph)
     (node,) = (node for node in graph.graph.nodes if node.op == "call_module" and "softmax" in str(node.target))
     (matmul,) = next(iter(node.users)).users
     keys, values = input_of(graph, node, batches[0]), output_of(graph, matmul.args[1], batches[0])

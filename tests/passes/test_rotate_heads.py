@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from qpass.graph.capture.trace import trace
-from qpass.graph.edit import aten, calls, get_constant, info
+from qpass.graph.edit import aten, calls, get_constant
+from qpass.graph.facts import facts_of
 from qpass.passes import Canonicalize, RotateHeads
 from qpass.passes.rotate_heads import cosine_transform
 from tests.models import MaskedAttention, small_vit
@@ -128,7 +129,7 @@ def test_queries_that_are_more_than_moved_stay(change: Callable[[Tensor], Tensor
     assert RotateHeads()(graph)
     same = [torch.equal(old, new) for old, new in zip(before, weights(graph), strict=True)]
     assert same == [True, True, False, False]
-    ((_, _, reason),) = info(graph)["unrotated"]
+    ((_, _, reason),) = facts_of(graph).unrotated
     assert reason == "q or k is more than moved and scaled behind its Linear, or shared by heads"
     check_computes(graph, model, x)
 
@@ -160,7 +161,7 @@ def test_heads_that_share_keys_stay() -> None:
     x = tokens(2, 5, 8)
     graph = canonical(model, x)
     assert not RotateHeads()(graph)
-    reasons = [reason for *_, reason in info(graph)["unrotated"]]
+    reasons = [reason for *_, reason in facts_of(graph).unrotated]
     assert [reason.split(" is")[0] for reason in reasons] == ["q or k", "v"]
 
 

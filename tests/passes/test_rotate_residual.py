@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from qpass.graph.capture.trace import trace
-from qpass.graph.edit import aten, calls, get_constant, info
+from qpass.graph.edit import aten, calls, get_constant
+from qpass.graph.facts import facts_of
 from qpass.passes import Canonicalize, RotateResidual
 from qpass.passes.rotate_residual import rotation_around_ones
 from tests.models import small_vit
@@ -96,7 +97,7 @@ def test_the_network_computes_what_it_computed_in_other_coordinates(width: int, 
     rotation = rotation_around_ones(width).float()
     for old, new in zip(before, stream_inputs(graph, x), strict=True):
         torch.testing.assert_close(new, old @ rotation.T, rtol=1e-4, atol=1e-4)
-    assert not info(graph)["unrotated"]
+    assert not facts_of(graph).unrotated
     assert not RotateResidual()(graph), "once is enough"
 
 
@@ -117,7 +118,7 @@ def test_a_vision_transformer_with_its_patch_embedding(images: Tensor) -> None:
     model = shaken(small_vit())
     graph = canonical(model, images)
     assert RotateResidual()(graph)
-    assert not info(graph)["unrotated"]
+    assert not facts_of(graph).unrotated
     check_computes(graph, model, images)
 
 
@@ -144,7 +145,7 @@ def test_merged_tokens_are_turned_one_by_one() -> None:
     assert widths == [4, 16, 8]
     before = stream_inputs(graph, x)[1]
     assert RotateResidual()(graph)
-    assert not info(graph)["unrotated"]
+    assert not facts_of(graph).unrotated
     check_computes(graph, model, x)
     turned = before.unflatten(-1, (4, 4)) @ rotation_around_ones(4).float().T
     torch.testing.assert_close(stream_inputs(graph, x)[1], turned.flatten(-2), rtol=1e-4, atol=1e-4)
@@ -166,7 +167,7 @@ def test_a_stream_that_more_than_sums_go_into_stays(name: str) -> None:
     x = seeded(3, 4, 6)
     graph = canonical(model, x)
     assert not RotateResidual()(graph)
-    reasons = [reason for what, _, reason in info(graph)["unrotated"] if what == "residual stream"]
+    reasons = [reason for what, _, reason in facts_of(graph).unrotated if what == "residual stream"]
     assert any(word in reason for reason in reasons for word in ("reads", "computed", "spreads"))
     check_computes(graph, model, x)
 
@@ -179,7 +180,7 @@ def test_a_stream_that_the_model_returns_stays() -> None:
     x = seeded(3, 4, 6)
     graph = canonical(shaken(Features()), x)
     assert not RotateResidual()(graph)
-    ((_, path, reason),) = info(graph)["unrotated"]
+    ((_, path, reason),) = facts_of(graph).unrotated
     assert (path, reason) == ("norms.0", "the model's output reads what a LayerNorm makes of it")
 
 

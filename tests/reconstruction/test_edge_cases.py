@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.errors import UnsupportedError
-from qpass.graph.edit import info
+from qpass.graph.facts import facts_of
 from qpass.passes import Calibrate
 from qpass.quantizers import Quantizer
 from qpass.reconstruction.record import BlockRecord
@@ -84,7 +84,7 @@ def learn(model: nn.Module, batches: list[Tensor], recipe: str, **changes: Any) 
 
 
 def records(graph: fx.GraphModule) -> list[BlockRecord]:
-    return list(info(graph)["report"].reconstruction)
+    return list(facts_of(graph).report.reconstruction)
 
 
 def check_learned(graph: fx.GraphModule, *paths: str) -> None:

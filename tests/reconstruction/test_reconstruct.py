@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.errors import ConfigError, UnsupportedError
-from qpass.graph.edit import info
+from qpass.graph.facts import facts_of
 from qpass.quantizers import DynamicFocus
 from qpass.reconstruction.record import BlockRecord
 from tests.learning import check_report_compares_with, killed_at
@@ -26,7 +26,7 @@ def learn(vit: nn.Module, images: Tensor, folder: Path | None = None, seed: int 
 
 
 def records(graph: fx.GraphModule) -> tuple[BlockRecord, ...]:
-    found = info(graph)["report"].reconstruction
+    found = facts_of(graph).report.reconstruction
     assert isinstance(found, tuple)
     return found
 

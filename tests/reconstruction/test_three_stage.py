@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.errors import ConfigError
-from qpass.graph.edit import info
+from qpass.graph.facts import facts_of
 from qpass.nn import QuantizedLayer
 from qpass.quantizers import Uniform
 from qpass.reconstruction.block import LearnableBlock
@@ -28,7 +28,7 @@ def learn(
 
 
 def records(graph: fx.GraphModule, stage: str) -> list[BlockRecord]:
-    return [row for row in info(graph)["report"].reconstruction if row.stage == stage]
+    return [row for row in facts_of(graph).report.reconstruction if row.stage == stage]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_what_is_left_is_a_plain_integer_network(vit: nn.Module, many_images: Te
     assert qpass.verify_onnx(graph, path, many_images[:8]).passed
     again = qpass.load(qpass.save(graph, tmp_path / "model.qpass"))
     assert torch.equal(again(many_images), graph(many_images))
-    assert info(again)["report"].reconstruction == info(graph)["report"].reconstruction
+    assert facts_of(again).report.reconstruction == facts_of(graph).report.reconstruction
 
 
 def test_weights_are_float_and_scales_channel_wise_only_in_the_first_stage(

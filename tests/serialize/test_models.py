@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 
 import qpass
 from qpass.errors import DataError
+from qpass.graph.facts import update_facts
 from qpass.graph.signature.named_outputs import NamedOutputs
 from qpass.serialize import file as serialize_file
 from qpass.serialize.functions import function_by_name, name_of
@@ -256,7 +257,7 @@ def test_save_reads_back_what_it_wrote(
         elif damage == "node":
             next(n for n in again.graph.nodes if n.target == torch.ops.aten.gelu.default).target = torch.ops.aten.relu.default
         elif damage == "fact":
-            again.meta["qpass"]["dynamic_batch"] = False
+            update_facts(again, dynamic_batch=False)
         else:
             again.graph._codegen.pytree_info = again.graph._codegen.pytree_info._replace(orig_args=["y"])
         return again

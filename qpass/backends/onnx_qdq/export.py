@@ -22,7 +22,7 @@ from qpass.backends.onnx_qdq.targets import Target, target_by_name
 from qpass.backends.onnx_qdq.to_onnx import DOMAIN, to_onnx
 from qpass.backends.onnx_qdq.write import check_writable, write_model
 from qpass.errors import LoweringError
-from qpass.graph.edit import info
+from qpass.graph.facts import facts_of
 from qpass.quantizers import Quantizer, Uniform
 from qpass.version import __version__
 
@@ -41,9 +41,9 @@ def export_quantized(
     weight_type: str = "auto",
 ) -> Path:
     """Writes a frozen graph as an ONNX file; see ``qpass.export_onnx``."""
-    if info(graph_module).get("stage") != "frozen":
+    if facts_of(graph_module).stage != "frozen":
         raise LoweringError(
-            f"the graph is at stage {info(graph_module).get('stage')!r}",
+            f"the graph is at stage {facts_of(graph_module).stage!r}",
             where="export_onnx",
             expected="a graph from quantize_graph",
         )
@@ -68,7 +68,7 @@ def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target:
     shorten_names(model.graph)
     model.ir_version = ir_version
     model.producer_name, model.producer_version = "qpass", __version__
-    config = info(graph_module).get("config")
+    config = facts_of(graph_module).config
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     model.metadata_props["qpass.format"] = explain(opset)

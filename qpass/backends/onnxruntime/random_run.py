@@ -9,7 +9,8 @@ from qpass.backends.onnxruntime.torch_run import TorchRun
 from qpass.data import ModelInputs
 from qpass.data.rows import with_rows
 from qpass.errors import QPassError
-from qpass.graph.edit import flat_inputs, info, ordered_inputs
+from qpass.graph.edit import flat_inputs, ordered_inputs
+from qpass.graph.facts import facts_of
 from qpass.graph.signature.input_check import named_inputs
 from qpass.graph.signature.input_dims import layout_of, split_multiple
 from qpass.quantizers import Quantizer
@@ -67,7 +68,7 @@ class _RandomCodes:
 
 def _other_rows(graph_module: fx.GraphModule, inputs: ModelInputs) -> ModelInputs:
     """Returns a call with another number of rows where the batch is dynamic; row counts of their own become different ones."""
-    if not info(graph_module)["dynamic_batch"]:
+    if not facts_of(graph_module).dynamic_batch:
         return inputs
     ordered, layout = ModelInputs(*ordered_inputs(graph_module, *inputs)), layout_of(graph_module)
     tensors = [leaf for leaf in flat_inputs(graph_module, *ordered) if isinstance(leaf, Tensor)]

@@ -24,7 +24,8 @@ from qpass.backends.onnxruntime.torch_run import TorchRun, leaves, widened
 from qpass.backends.onnxruntime.uncertainty import OwnError
 from qpass.data import ModelInputs
 from qpass.errors import LoweringError, VerifyError
-from qpass.graph.edit import dtype_of, flat_inputs, info, input_name
+from qpass.graph.edit import dtype_of, flat_inputs, input_name
+from qpass.graph.facts import facts_of
 from qpass.graph.signature.input_check import named_inputs
 from qpass.runtime.storage import Storage
 
@@ -226,7 +227,7 @@ class Verification:
         except LoweringError as error:
             raise VerifyError(error.what, where=str(path), expected=EXPECTED_FILE) from error
         samples = next((len(leaf) for leaf in leaves(self._inputs) if leaf.ndim), 1)
-        source = info(self._graph_module).get("source_check")
+        source = facts_of(self._graph_module).source_check
         report = VerifyReport(
             str(path),
             samples,
@@ -241,7 +242,7 @@ class Verification:
         return report
 
     def _left_out(self, codes: CodesOfFile) -> tuple[str, ...]:
-        compared, unnamed = "source_check" in info(self._graph_module), self._layers.missing(codes)
+        compared, unnamed = facts_of(self._graph_module).source_check is not None, self._layers.missing(codes)
         return (
             *([] if compared else ["the graph was not compared with the caller's model"]),
             *([f"layers whose outputs the file does not name: {', '.join(unnamed)}"] if unnamed else []),

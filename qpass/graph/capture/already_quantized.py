@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qpass.errors import UnsupportedError
-from qpass.graph.edit import info
+from qpass.graph.facts import facts_of
 from qpass.nn import QuantizedLayer
 from qpass.quantizers import Quantizer
 
@@ -47,7 +47,7 @@ def refuse_quantized(model: nn.Module, parts: Sequence[str] = ()) -> None:
 
 def _found(model: nn.Module) -> Iterator[tuple[str, str]]:
     for path, module in model.named_modules():
-        if isinstance(module, fx.GraphModule) and _info_of(module).get("stage") == "frozen":
+        if isinstance(module, fx.GraphModule) and facts_of(module).stage == "frozen":
             yield path, "a graph that qpass made"
         if isinstance(module, QuantizedLayer | Quantizer):
             yield path, f"a {type(module).__name__} of qpass"
@@ -56,11 +56,6 @@ def _found(model: nn.Module) -> Iterator[tuple[str, str]]:
         if isinstance(module, fx.GraphModule):
             yield from ((path, f"it calls {node.target}") for node in module.graph.nodes if _is_quantized_call(node))
         yield from _rounded_tensors(path, module)
-
-
-def _info_of(graph_module: fx.GraphModule) -> dict[str, object]:
-    """Returns what qpass keeps with a graph, without adding anything to a graph of others."""
-    return info(graph_module) if "qpass" in graph_module.meta else {}
 
 
 def _is_quantized_call(node: fx.Node) -> bool:

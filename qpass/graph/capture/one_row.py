@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 
 from qpass.errors import first_line
 from qpass.graph.capture.size_lines import SizeLines, line_of
-from qpass.graph.edit import copy_tensors, example_inputs, info
+from qpass.graph.edit import copy_tensors, example_inputs
+from qpass.graph.facts import facts_of
 from qpass.graph.signature.input_dims import Dims, split_multiple
 from qpass.graph.source_check.output_error import output_error
 from qpass.graph.source_check.source import LEAST_BOUND
@@ -35,7 +36,7 @@ def why_not_one_row(
     Returns:
         Why the graph does not hold, with the line; or '' if it does.
     """
-    dims: Dims = info(graph_module)["dims"]
+    dims: Dims = facts_of(graph_module).dims
     example = example_inputs(graph_module)
     if not _agree(model, graph_module, example):
         return ""  # for another reason, such as random numbers: the comparison with the model says it

@@ -25,7 +25,8 @@ from qpass.graph.capture.refusals import refuse_flex_attention, refuse_transform
 from qpass.graph.capture.size_lines import TRIED_SIZES, SizeLines, line_of, size_lines
 from qpass.graph.capture.tensor_names import check_input_names, rename_tensors
 from qpass.graph.capture.undisturbed import undisturbed
-from qpass.graph.edit import copy_tensors, info, record_shapes
+from qpass.graph.edit import copy_tensors, record_shapes
+from qpass.graph.facts import facts_of, update_facts
 from qpass.graph.signature.input_dims import Dims, exported_dims, given_dims, larger_dims
 from qpass.runtime.quiet import quiet_thread
 from qpass.runtime.torch_modes import SHARED_STATE, kept_random_state
@@ -56,7 +57,7 @@ def trace(
         dynamic_shapes: What is open instead, for the inputs that it names: see ``qpass.quantize_graph``.
 
     Returns:
-        A GraphModule with ``meta["qpass"]`` holding the example inputs, their ``names``, the table of their ``dims`` (see
+        A GraphModule whose ``facts_of`` hold the example inputs, their ``names``, the table of their ``dims`` (see
         ``qpass.graph.signature.input_dims``), ``dynamic_batch``, which of ``open_sizes`` the model leaves open, and whether
         these are ``bound_sizes``, of which only some will do. Where the batch cannot be dynamic, a warning says so, names the
         line that needs it fixed, and the graph holds for batches as large as the example's.
@@ -80,12 +81,11 @@ def trace(
             as_it_came()
             graph_module = _fixed_graph(model, args, kwargs)
     if reason:
-        rows = batch_size(info(graph_module)["example"])
+        rows = batch_size(facts_of(graph_module).example)
         warnings.warn(f"{type(model).__name__}: the batch is fixed at {rows}, it cannot be dynamic: {reason}", stacklevel=3)
-    dims = info(graph_module)["dims"]
-    info(graph_module)["open_sizes"] = [
-        tuple(n for n in wanted if isinstance(sizes[n], str)) for sizes, wanted in zip(dims, open_sizes, strict=False)
-    ]
+    dims = facts_of(graph_module).dims
+    left_open = [tuple(n for n in wanted if isinstance(sizes[n], str)) for sizes, wanted in zip(dims, open_sizes, strict=False)]
+    update_facts(graph_module, open_sizes=left_open)
     return graph_module
 
 
@@ -217,7 +217,7 @@ def _own_graph(exported: nn.Module, name: str, **kept: Any) -> fx.GraphModule:
             exported.graph.erase_node(node)
     graph_module = fx.GraphModule(copy.deepcopy(exported), exported.graph, class_name=name)
     graph_module.requires_grad_(False)
-    info(graph_module).update(stage="traced", **kept)
+    update_facts(graph_module, stage="traced", **kept)
     graph_module.eval()
     functionalize(graph_module)
     with kept_random_state():

@@ -14,7 +14,8 @@ from torch import Tensor, fx
 from qpass.data import ModelInputs
 from qpass.data.structure import same_constant
 from qpass.errors import DataError, UnsupportedError
-from qpass.graph.edit import example_inputs, flat_inputs, info, input_name
+from qpass.graph.edit import example_inputs, flat_inputs, input_name
+from qpass.graph.facts import facts_of
 from qpass.graph.signature.calls import CheckedCodeGen
 from qpass.graph.signature.input_dims import split_multiple
 
@@ -53,23 +54,23 @@ fx.node.has_side_effect(check_inputs)
 
 
 def check_arguments(graph_module: fx.GraphModule) -> tuple[tuple[Any, ...], tuple[Any, ...], str]:
-    """Returns what ``check_inputs`` needs to know beside the inputs, from ``meta["qpass"]``."""
-    facts = info(graph_module)
+    """Returns what ``check_inputs`` needs to know beside the inputs, from its facts."""
+    facts = facts_of(graph_module)
     placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
     leaves = flat_inputs(graph_module, *example_inputs(graph_module))
-    tensors, expected = iter(zip(facts["names"], facts["dims"], strict=True)), list[tuple[str, str, Any]]()
+    tensors, expected = iter(zip(facts.names, facts.dims, strict=True)), list[tuple[str, str, Any]]()
     for node, leaf in zip(placeholders, leaves, strict=True):
         if isinstance(leaf, Tensor):
             name, dims = next(tensors)
             expected.append((name, _kind(leaf), tuple(dims)))
         else:
-            free = node.name in facts.get("free", ())
+            free = node.name in facts.free
             expected.append((node.name, "any" if free else "constant", None if free else leaf))
-    return tuple(expected), tuple(facts.get("sizes") or ()), type(graph_module).__name__
+    return tuple(expected), tuple(facts.sizes), type(graph_module).__name__
 
 
 def add_input_check(graph_module: fx.GraphModule) -> None:
-    """Puts the check in front of a graph, for what ``meta["qpass"]`` says that it holds for."""
+    """Puts the check in front of a graph, for what its facts say that it holds for."""
     placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
     with graph_module.graph.inserting_after(placeholders[-1]):
         graph_module.graph.call_function(check_inputs, (tuple(placeholders), *check_arguments(graph_module)))

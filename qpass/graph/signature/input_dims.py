@@ -19,7 +19,8 @@ from torch.export import Dim
 from qpass.data import ModelInputs
 from qpass.data.rows import Layout, has_own_rows
 from qpass.errors import ConfigError, nearest
-from qpass.graph.edit import example_inputs, info
+from qpass.graph.edit import example_inputs
+from qpass.graph.facts import facts_of, update_facts
 
 Dims = list[tuple[int | str, ...]]
 #: What may stand for a dim, beside a number.
@@ -29,14 +30,15 @@ _MULTIPLE = re.compile(r"(\d+)\*(\w+)")
 
 def layout_of(graph_module: fx.GraphModule) -> Layout:
     """Returns for each input tensor the symbol of its dim 0, or None where that is fixed."""
-    if "layout" in info(graph_module):
-        return info(graph_module)["layout"]  # type: ignore[no-any-return]
-    return [dims[0] if dims and isinstance(dims[0], str) else None for dims in info(graph_module)["dims"]]
+    facts = facts_of(graph_module)
+    if facts.layout is not None:
+        return facts.layout
+    return [dims[0] if dims and isinstance(dims[0], str) else None for dims in facts.dims]
 
 
 def takes_any_rows(graph_module: fx.GraphModule) -> bool:
     """Tells whether batches can be cut and joined: the batch is dynamic, and no input has a row count of its own."""
-    return bool(info(graph_module)["dynamic_batch"]) and not has_own_rows(layout_of(graph_module))
+    return facts_of(graph_module).dynamic_batch and not has_own_rows(layout_of(graph_module))
 
 
 def tie_rows(graph_module: fx.GraphModule, counts: Sequence[Sequence[int]]) -> None:
@@ -50,9 +52,8 @@ def tie_rows(graph_module: fx.GraphModule, counts: Sequence[Sequence[int]]) -> N
     first = next((index for index, symbol in enumerate(layout or ()) if symbol), None)
     if layout is not None and first is not None:
         columns = list(zip(*counts, strict=True))
-        info(graph_module)["layout"] = [
-            layout[first] if symbol and columns[index] == columns[first] else symbol for index, symbol in enumerate(layout)
-        ]
+        tied = [layout[first] if symbol and columns[index] == columns[first] else symbol for index, symbol in enumerate(layout)]
+        update_facts(graph_module, layout=tied)
 
 
 def split_multiple(dim: str) -> tuple[int, str]:
@@ -166,7 +167,7 @@ def dims_to_export(graph_module: fx.GraphModule) -> dict[str, Any] | None:
 
     Sizes behind dim 0 are left to torch.export, which knows for which ones the graph holds.
     """
-    table: Dims = info(graph_module)["dims"]
+    table: Dims = facts_of(graph_module).dims
     if not any(isinstance(size, str) for dims in table for size in dims):
         return None
     args, kwargs = example_inputs(graph_module)

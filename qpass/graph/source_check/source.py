@@ -16,7 +16,8 @@ from qpass.data import ModelInputs
 from qpass.data.rows import Layout, batch_size, even_batches, repeat_rows, split_rows
 from qpass.errors import SourceError
 from qpass.graph.capture.undisturbed import undisturbed
-from qpass.graph.edit import copy_tensors, describe, flat_inputs, info, module_path, ordered_inputs
+from qpass.graph.edit import copy_tensors, describe, example_inputs, flat_inputs, module_path, ordered_inputs
+from qpass.graph.facts import facts_of, update_facts
 from qpass.graph.signature.input_dims import layout_of, tie_rows
 from qpass.graph.source_check.module_outputs import ModuleErrors, recorded_outputs
 from qpass.graph.source_check.noise import COARSER, ROUNDING, NoisyRun
@@ -83,17 +84,18 @@ class Source:
                 hint="pass its state as an input, draw random numbers outside of forward, give F.dropout self.training",
             )
 
-    def check(self, graph_module: fx.GraphModule, step: str) -> None:
-        """Compares a graph, quantizers off, with the model, and writes ``info(graph_module)["source_check"]``.
+    def check(self, graph_module: fx.GraphModule, step: str, reference: fx.GraphModule | None = None) -> None:
+        """Compares a graph, quantizers off, with the model, and notes the result among the graph's facts.
 
         Args:
-            graph_module: A graph that should compute the model's function in float; if it keeps a reference, that is compared.
+            graph_module: A graph that should compute the model's function in float.
             step: Name of the last step, for messages.
+            reference: Its float network, which is compared in its place; None where its weights are float ones.
 
         Raises:
             SourceError: Naming the step and the first node that differs.
         """
-        network = info(graph_module).get("reference", graph_module)
+        network = graph_module if reference is None else reference
         with quantizers_off(network), torch.no_grad(), kept_random_state():
             modules = ModuleErrors(network, self._modules)
             runs = [network] * (len(self._calls) - 1) + [_Flat(network, modules)]
@@ -109,7 +111,7 @@ class Source:
         self._agreeing = {module_path(node) for node in modules.agreeing}
         error, passes = max(self._seen.error, *errors), (*self._seen.passes, step)
         self._seen = replace(self._seen, error=error, bound=bound, passes=passes)
-        info(graph_module)["source_check"] = self._seen
+        update_facts(graph_module, source_check=self._seen)
 
     def _bound(self, network: fx.GraphModule, expected: Sequence[Any], *, alike: bool) -> float:
         """Returns the greatest error that roundings explain: the graph's own sensitivity, measured on each different call.
@@ -157,15 +159,15 @@ class _Flat:
 
 def _calls(graph_module: fx.GraphModule, batches: Sequence[ModelInputs]) -> list[ModelInputs]:
     """Returns the first batch twice, and one of another size where the batch is dynamic."""
-    if not info(graph_module)["dynamic_batch"]:
-        rows = batch_size(info(graph_module)["example"])
-        first = (split_rows(batches[0], rows) or [ModelInputs(*info(graph_module)["example"])])[0]
+    if not facts_of(graph_module).dynamic_batch:
+        rows = batch_size(facts_of(graph_module).example)
+        first = (split_rows(batches[0], rows) or [ModelInputs(*example_inputs(graph_module))])[0]
         return [first, first]
     ordered = [ModelInputs(*ordered_inputs(graph_module, *batches[index])) for index in range(min(2, len(batches)))]
     tensors = [leaf for leaf in pytree.tree_leaves(tuple(ordered[0])) if isinstance(leaf, Tensor)]
     tie_rows(graph_module, [[tensor.shape[0] if tensor.dim() else 1 for tensor in tensors]])
     layout = layout_of(graph_module)
-    info(graph_module).pop("layout", None)
+    update_facts(graph_module, layout=None)
     first = split_rows(ordered[0], min(FIRST_ROWS, batch_size(ordered[0], layout)), layout=layout)[0]
     other = split_rows(ordered[0], OTHER_ROWS, layout=layout)[-1]
     if batch_size(first, layout) == OTHER_ROWS:

@@ -11,10 +11,12 @@ from torch import fx
 
 from qpass.config import QuantSpec
 from qpass.config.budget import BudgetConfig
-from qpass.graph.edit import called_module, get_plan, info, set_plan, shape_of
+from qpass.graph.edit import called_module, get_plan, set_plan, shape_of
+from qpass.graph.facts import recipe_of
 from qpass.nn import QuantizedLayer
 from qpass.passes.analysis.fitted import channel_quantizer, tensor_quantizer, weight_quantizer
 from qpass.passes.analysis.sources import planned_operands, quantizer_node
+from qpass.passes.analysis.statistics import Statistics
 from qpass.passes.annotate import source_of
 from qpass.passes.fold_layer_norm import channel_wise_norms
 from qpass.passes.plan import LayerPlan
@@ -83,9 +85,15 @@ class WidthOptions:
                 set_plan(node, dataclasses.replace(plan, operands=tuple(operands)))
 
 
-def width_options(graph_module: fx.GraphModule, budget: BudgetConfig) -> list[WidthOptions]:
-    """Returns all activations and then all weights, in order of execution."""
-    return [*_activations(graph_module, budget), *_weights(graph_module, budget)]
+def width_options(graph_module: fx.GraphModule, statistics: Statistics, budget: BudgetConfig) -> list[WidthOptions]:
+    """Returns all activations and then all weights, in order of execution.
+
+    Args:
+        graph_module: A quantized graph.
+        statistics: What calibration saw of its tensors.
+        budget: The widths to try.
+    """
+    return [*_activations(graph_module, statistics, budget), *_weights(graph_module, budget)]
 
 
 def megabytes_beside_weights(graph_module: fx.GraphModule) -> float:
@@ -97,7 +105,7 @@ def megabytes_beside_weights(graph_module: fx.GraphModule) -> float:
     return (beside + _BYTES_A_NODE * len(graph_module.graph.nodes)) / 1e6
 
 
-def _activations(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator[WidthOptions]:
+def _activations(graph_module: fx.GraphModule, statistics: Statistics, budget: BudgetConfig) -> Iterator[WidthOptions]:
     groups: dict[str, list[tuple[fx.Node, fx.Node, int]]] = {}
     specs: dict[str, tuple[QuantSpec, bool]] = {}
     for reader, _, operand in planned_operands(graph_module):
@@ -106,7 +114,7 @@ def _activations(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator
         assert operand.spec is not None
         specs[str(node.target)] = operand.spec, operand.signed
     norms = {str(quantizers[0].target): norm for norm, quantizers in channel_wise_norms(graph_module).items()}
-    usual = info(graph_module)["config"].activation.bits
+    usual = recipe_of(graph_module).activation.bits
     for target, readers in groups.items():
         (spec, signed), point = specs[target], readers[0][0].args[0]
         decides = budget.activation_bits is not None and spec.bits == usual and spec.quantizer == "uniform"
@@ -117,9 +125,9 @@ def _activations(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator
         for bits in budget.activation_widths if is_open else ():
             wanted = dataclasses.replace(spec, bits=bits)
             if target in norms:
-                fits[bits] = channel_quantizer(graph_module, norms[target], wanted)
+                fits[bits] = channel_quantizer(graph_module, statistics, norms[target], wanted)
             else:
-                fits[bits] = tensor_quantizer(graph_module, point, wanted, signed)
+                fits[bits] = tensor_quantizer(graph_module, statistics, point, wanted, signed)
         yield WidthOptions(
             kind="activation",
             target=target,
@@ -134,7 +142,7 @@ def _activations(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator
 
 def _weights(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator[WidthOptions]:
     decides = budget.weight_bits is not None or budget.file_mb is not None
-    usual = info(graph_module)["config"].weight.bits
+    usual = recipe_of(graph_module).weight.bits
     for node in graph_module.graph.nodes:
         layer, plan = _layer(graph_module, node), get_plan(node)
         if layer is None or layer.quantizer is None or not isinstance(plan, LayerPlan) or plan.weight is None:

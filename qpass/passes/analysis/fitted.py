@@ -5,26 +5,28 @@ from __future__ import annotations
 from torch import Tensor, fx
 
 from qpass.config import QuantSpec
-from qpass.graph.edit import aten, device_of, info, is_call
+from qpass.graph.edit import aten, device_of, is_call
+from qpass.passes.analysis.statistics import Statistics
 from qpass.passes.annotate import is_softmax
 from qpass.quantizers import Quantizer, Uniform, build_quantizer
 
 
-def tensor_quantizer(graph_module: fx.GraphModule, point: fx.Node, spec: QuantSpec, signed: bool) -> Quantizer:
+def tensor_quantizer(
+    graph_module: fx.GraphModule, statistics: Statistics, point: fx.Node, spec: QuantSpec, signed: bool
+) -> Quantizer:
     """Returns the quantizer of what a node gives, one scale in all."""
-    facts = info(graph_module)
-    product = facts["product_statistics"].get(point.name) if spec.criterion == "output" else None
+    product = statistics.products.get(point) if spec.criterion == "output" else None
     criterion = None if product is None else product.criterion()
     # Bounded from below, such a tensor needs no Clip if its greatest code is the greatest byte: saturation clips it.
     first_code = 256 - 2**spec.bits if is_softmax(point) or is_call(point, aten.gelu.default) else 0
     quantizer = build_quantizer(spec, signed=signed, first_code=first_code)
-    return quantizer.fit(*facts["statistics"][point.name].samples(), criterion=criterion).to(device_of(graph_module))
+    return quantizer.fit(*statistics.tensors[point].samples(), criterion=criterion).to(device_of(graph_module))
 
 
-def channel_quantizer(graph_module: fx.GraphModule, norm: fx.Node, spec: QuantSpec) -> Uniform:
+def channel_quantizer(graph_module: fx.GraphModule, statistics: Statistics, norm: fx.Node, spec: QuantSpec) -> Uniform:
     """Returns the quantizer of a LayerNorm's output with a scale and a zero point for each channel."""
     quantizer = Uniform(spec.bits, axis=-1, percentiles=spec.percentiles, free_zero_point=True)
-    return quantizer.fit(*info(graph_module)["channel_statistics"][norm.name].samples()).to(device_of(graph_module))
+    return quantizer.fit(*statistics.channels[norm].samples()).to(device_of(graph_module))
 
 
 def weight_quantizer(weight: Tensor, spec: QuantSpec) -> Quantizer:

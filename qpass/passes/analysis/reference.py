@@ -6,34 +6,46 @@ import copy
 
 from torch import fx
 
-from qpass.graph.edit import info
-from qpass.passes.analysis.statistics import STATISTICS, forget_statistics
 from qpass.passes.base import Pass
 from qpass.quantizers import Quantizer
 
 
+class Reference:
+    """The float network beside a graph, shared by the passes that compare with it.
+
+    Attributes:
+        graph: The network, or None where the graph with its quantizers switched off is one.
+    """
+
+    def __init__(self) -> None:
+        self.graph: fx.GraphModule | None = None
+
+    def beside(self, graph_module: fx.GraphModule) -> fx.GraphModule:
+        """Returns the float network of a graph."""
+        return float_reference(graph_module) if self.graph is None else self.graph
+
+
 class KeepReference(Pass):
-    """Keeps the float network beside the graph, before anything is learned; ``FoldLayerNorm`` folds it too."""
+    """Keeps the float network beside the graph, before anything is learned; ``FoldLayerNorm`` folds it too.
+
+    Args:
+        reference: Gets the network, unless it has one.
+    """
 
     takes, gives = "fitted", "fitted"
 
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""
-        if "reference" not in info(graph_module):
-            info(graph_module)["reference"] = float_reference(graph_module)
+        self.reference.graph = self.reference.beside(graph_module)
         return False
-
-
-def reference_of(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Returns the float network that ``KeepReference`` left, or the graph's own with every quantizer switched off."""
-    return info(graph_module).get("reference") or float_reference(graph_module)
 
 
 def float_reference(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Returns a copy of a graph that is not frozen with every quantizer switched off: node by node the float numbers."""
-    left_out = {id(info(graph_module).get(key)): None for key in STATISTICS}  # nobody asks a reference for them
-    reference = copy.deepcopy(graph_module, left_out)
-    forget_statistics(reference)
+    reference = copy.deepcopy(graph_module)
     for module in reference.modules():
         if isinstance(module, Quantizer):
             module.enabled = False

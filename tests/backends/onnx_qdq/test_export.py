@@ -18,6 +18,7 @@ from qpass.backends.onnx_qdq.write import write_model
 from qpass.backends.onnxruntime import OrtSession
 from qpass.errors import LoweringError, QPassError
 from qpass.graph.capture.trace import trace
+from qpass.graph.facts import update_facts
 from qpass.nn import QuantizedLayer
 from tests.models import DictModel
 
@@ -103,10 +104,9 @@ def test_weights_of_any_width_are_stored_as_integers(bits: int, weight_type: str
 def test_a_fixed_batch_still_runs_on_integers(tmp_path: Path, vit: nn.Module, images: Tensor) -> None:
     """With all dims known onnxruntime would turn MatMul + Add into a float Gemm: the bias's shape prevents it."""
     from qpass.backends.onnxruntime.latency import fusion_of
-    from qpass.graph.edit import info
 
     graph = qpass.quantize_graph(vit, [images[:2]], progress=False)
-    info(graph)["dynamic_batch"] = False
+    update_facts(graph, dynamic_batch=False)
     fusion = fusion_of(qpass.export_onnx(graph, tmp_path / "m.onnx"))
     assert fusion.float == {}
     assert fusion.unfused == []

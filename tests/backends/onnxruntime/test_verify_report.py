@@ -14,13 +14,13 @@ from torch import Tensor, fx, nn
 import qpass
 from qpass.backends.onnxruntime.output_check import OutputCheck
 from qpass.backends.onnxruntime.verification import RuntimeCheck, VerifyReport
-from qpass.graph.edit import info
+from qpass.graph.facts import facts_of, update_facts
 
 
 def test_it_says_with_which_error_the_graph_was_compared_with_the_model(
     quantized: fx.GraphModule, exported: Path, images: Tensor, tmp_path: Path
 ) -> None:
-    check = info(quantized)["source_check"]
+    check = facts_of(quantized).source_check
     line = f"the float graph against the given model: error {check.error:.1e}, bound {check.bound:.1e}, 4 samples, after trace"
     for graph in (quantized, qpass.load(qpass.save(quantized, tmp_path / "graph.safetensors"))):
         report = qpass.verify_onnx(graph, exported, images)
@@ -33,7 +33,7 @@ def test_it_says_with_which_error_the_graph_was_compared_with_the_model(
 
 def test_it_says_that_a_graph_was_not_compared(quantized: fx.GraphModule, exported: Path, images: Tensor) -> None:
     graph = copy.deepcopy(quantized)
-    graph.meta["qpass"] = {name: value for name, value in info(quantized).items() if name != "source_check"}
+    update_facts(graph, source_check=None)
     report = qpass.verify_onnx(graph, exported, images)
     assert report.passed
     assert report.source_checks == ()
@@ -49,7 +49,7 @@ def test_parts_are_named(compared: bool, tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 4)).eval()
     parts = qpass.quantize_graph(model, [x], "w8a8", submodules=["0", "2"], progress=False)
     if not compared:
-        info(parts.get_submodule("2")).pop("source_check")  # type: ignore[arg-type]
+        update_facts(parts.get_submodule("2"), source_check=None)  # type: ignore[arg-type]
     report = qpass.verify_onnx(parts, qpass.export_onnx(parts, tmp_path / "parts"), x)
     said = [text.partition(" ")[0] for text in (*report.source_checks, *report.left_out)]
     assert said == ["0,", "2,"]
@@ -77,7 +77,7 @@ def test_a_vague_comparison_with_the_model_is_in_the_verdict(
     bound: float, quantized: fx.GraphModule, exported: Path, images: Tensor
 ) -> None:
     graph = copy.deepcopy(quantized)
-    graph.meta["qpass"] = {**info(graph), "source_check": dataclasses.replace(info(graph)["source_check"], bound=bound)}
+    update_facts(graph, source_check=dataclasses.replace(facts_of(graph).source_check, bound=bound))
     report = qpass.verify_onnx(graph, exported, images)
     assert report.passed
     assert report.verdict == ("passed" if bound < 1 else "file proven, comparison with the model not informative")
@@ -89,8 +89,9 @@ def test_a_vague_comparison_of_one_part_is_in_the_verdict(tmp_path: Path) -> Non
     x = torch.randn(8, 8)
     model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 4)).eval()
     parts = qpass.quantize_graph(model, [x], "w8a8", submodules=["0", "2"], progress=False)
-    facts = info(parts.get_submodule("0"))  # type: ignore[arg-type]
-    facts["source_check"] = dataclasses.replace(facts["source_check"], bound=2.0)
+    part = parts.get_submodule("0")
+    assert isinstance(part, fx.GraphModule)
+    update_facts(part, source_check=dataclasses.replace(facts_of(part).source_check, bound=2.0))
     report = qpass.verify_onnx(parts, qpass.export_onnx(parts, tmp_path / "parts"), x)
     assert report.verdict == "file proven, comparison with the model not informative"
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import qpass
 from qpass.errors import TraceError
 from qpass.graph.capture.trace import trace
-from qpass.graph.edit import info
+from qpass.graph.facts import facts_of
 
 
 class Net(nn.Module):
@@ -211,7 +211,7 @@ def test_a_dim_that_the_caller_opens_may_be_one() -> None:
     with pytest.raises(TraceError, match=r"test_one_row\.py:\d+ treats tokens of 1 in another way"):
         trace(Tokens(branch=True).eval(), (x,), dynamic_shapes={"x": {0: "batch", 1: "tokens"}})
     more = {"x": {0: "batch", 1: torch.export.Dim("tokens", min=2)}}
-    assert info(trace(Tokens(branch=True).eval(), (x,), dynamic_shapes=more))["dims"] == [("batch", "tokens", 8)]
+    assert facts_of(trace(Tokens(branch=True).eval(), (x,), dynamic_shapes=more)).dims == [("batch", "tokens", 8)]
 
 
 def test_the_rows_stay_fixed_where_the_caller_opens_other_dims() -> None:
@@ -219,5 +219,5 @@ def test_the_rows_stay_fixed_where_the_caller_opens_other_dims() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         graph = trace(model, (x,), dynamic_shapes={"x": {1: "tokens"}})
-    assert info(graph)["dims"] == [(4, "tokens", 8)]
+    assert facts_of(graph).dims == [(4, "tokens", 8)]
     torch.testing.assert_close(graph(x[:, :3]), model(x[:, :3]))

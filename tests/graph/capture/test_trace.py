@@ -14,13 +14,14 @@ from torch import Tensor, nn
 import qpass
 from qpass.errors import ConfigError, TraceError
 from qpass.graph.capture.trace import trace
-from qpass.graph.edit import info, module_path
+from qpass.graph.edit import module_path
+from qpass.graph.facts import facts_of
 from tests.models import Branching, DictModel
 
 
 def test_graph_equals_the_model_at_any_batch(vit: nn.Module, images: Tensor) -> None:
     graph = trace(vit, (images,))
-    assert info(graph)["dynamic_batch"]
+    assert facts_of(graph).dynamic_batch
     for batch in (1, 2, 5):
         torch.testing.assert_close(graph(images[:batch]), vit(images[:batch]))
 
@@ -107,7 +108,7 @@ def test_a_batch_that_cannot_be_dynamic_is_fixed_with_a_warning() -> None:
 
     with pytest.warns(UserWarning, match="the batch is fixed at 3, it cannot be dynamic"):
         graph = trace(Stubborn().eval(), (torch.randn(3, 4),))
-    assert not info(graph)["dynamic_batch"]
+    assert not facts_of(graph).dynamic_batch
 
 
 def test_control_flow_on_data_is_named_with_a_way_out() -> None:
@@ -173,7 +174,7 @@ def test_rows_are_tied_where_the_model_ties_them(
     torch.manual_seed(0)
     model = Rows(join).eval()
     graph = trace(model, (torch.randn(rows[0], 8), torch.randn(rows[1], 8)))
-    assert [sizes[0] for sizes in info(graph)["dims"]] == dims
+    assert [sizes[0] for sizes in facts_of(graph).dims] == dims
     for first, second in ((1, 1), (4, 4), (3, 7), (6, 2)):
         if dims[0] == dims[1]:
             second = first
@@ -195,7 +196,7 @@ def test_a_table_with_as_many_rows_as_the_batch_stays_fixed() -> None:
 
     tabled = Tabled().eval()
     graph = trace(tabled, (torch.randn(5, 8), table))
-    assert info(graph)["dims"] == [("batch", 8), (5, 8)]
+    assert facts_of(graph).dims == [("batch", 8), (5, 8)]
     torch.testing.assert_close(graph(torch.ones(3, 8), table), tabled(torch.ones(3, 8), table))
 
 
@@ -246,7 +247,7 @@ def test_the_line_that_fixes_the_batch_is_named(run: Callable[[nn.Module, Tensor
     model, x = Line(run).eval(), torch.randn(16, 4, 8)
     with pytest.warns(UserWarning, match=message):
         graph = trace(model, (x,))
-    assert info(graph)["dims"] == [(16, 4, 8)]
+    assert facts_of(graph).dims == [(16, 4, 8)]
     torch.testing.assert_close(graph(x), model(x))
 
 
@@ -257,7 +258,7 @@ def test_batches_that_must_fulfil_something_are_fixed(run: Callable[..., Tensor]
     """A graph of an even batch would compute, or not, whatever else it is given; one that takes its own rows only runs at all."""
     with pytest.warns(UserWarning, match=rf"the batch is fixed at {rows}, .*{message}"):
         graph = trace(Line(run).eval(), (torch.randn(rows, 4, 8),))
-    assert not info(graph)["dynamic_batch"]
+    assert not facts_of(graph).dynamic_batch
 
 
 def test_shapes_that_are_given_are_kept_by_name() -> None:
@@ -269,7 +270,7 @@ def test_shapes_that_are_given_are_kept_by_name() -> None:
     shapes = {"x": {0: "images", 1: torch.export.Dim("patches")}, "texts": {0: "labels", 1: torch.export.Dim.AUTO}}
     for given in (shapes, {"x": shapes["x"], "more": {"texts": shapes["texts"]}}, (shapes["x"], {"texts": shapes["texts"]})):
         graph = trace(model, *call, dynamic_shapes=given)
-        assert info(graph)["dims"] == [("images", "patches", 8), ("labels", "texts_1", 8)]
+        assert facts_of(graph).dims == [("images", "patches", 8), ("labels", "texts_1", 8)]
     other = torch.randn(4, 9, 8), torch.randn(1, 2, 8)
     torch.testing.assert_close(graph(other[0], texts=other[1]), model(other[0], texts=other[1]))
 
@@ -295,4 +296,4 @@ def test_what_is_kept_is_a_copy() -> None:
         given = x if isinstance(model, nn.Linear) else torch.ones(4, 4, 8)
         graph = trace(model.eval(), (given,))
         given.zero_()
-        assert info(graph)["example"][0][0].min() == 1
+        assert facts_of(graph).example[0][0].min() == 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import qpass
 from qpass.errors import CalibrationError, ConfigError, UnsupportedError
 from qpass.graph.capture.trace import trace
-from qpass.graph.edit import info
+from qpass.graph.facts import facts_of
 from qpass.passes import Canonicalize
 
 TEXT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40}
@@ -125,7 +125,7 @@ def test_sizes_that_are_left_open_by_name(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match=r"batch 1: shape \(3, 9, 8\).*dynamic_shapes= leaves other dims open"):
         qpass.quantize_graph(model, batches, progress=False)
     graph = qpass.quantize_graph(model, batches, dynamic_shapes=shapes, progress=False)
-    assert info(graph)["dims"] == [("rows", "tokens", 8), ("rows", "tokens")]
+    assert facts_of(graph).dims == [("rows", "tokens", 8), ("rows", "tokens")]
     given = masked(5, 7)
     assert (graph(**given)["logits"] - model(**given)["logits"]).norm() < 0.1 * model(**given)["logits"].norm()
     path = qpass.export_onnx(graph, tmp_path / "m.onnx")

@@ -14,7 +14,8 @@ import qpass
 from qpass import SourceError
 from qpass.data import ModelInputs
 from qpass.graph.capture.trace import trace
-from qpass.graph.edit import aten, calls, fetch, info, module_path
+from qpass.graph.edit import aten, calls, fetch, module_path
+from qpass.graph.facts import facts_of
 from qpass.graph.source_check import Source, SourceCheck
 from qpass.graph.source_check.output_error import output_error
 from qpass.graph.source_check.source import LEAST_BOUND
@@ -41,7 +42,7 @@ def source_of(model: nn.Module, x: Tensor) -> tuple[Source, fx.GraphModule]:
 
 def test_what_was_done_is_kept_and_travels(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
     graph = qpass.quantize_graph(vit, [images], "w4a8", progress=False)
-    check = info(graph)["source_check"]
+    check = facts_of(graph).source_check
     assert check.passes == ("trace", "Canonicalize", "RotateResidual", "RotateHeads", "InsertQuantizers", "FoldLayerNorm")
     assert 0 < check.error <= check.bound < 1e-3
     assert check.samples == 4
@@ -50,7 +51,7 @@ def test_what_was_done_is_kept_and_travels(vit: nn.Module, images: Tensor, tmp_p
     assert str(check) in report.to_html()
     assert type(report).from_json(report.to_json()) == report
     again = qpass.load(qpass.save(graph, tmp_path / "graph.safetensors"))
-    assert info(again)["source_check"] == check
+    assert facts_of(again).source_check == check
 
 
 @pytest.mark.parametrize("kind", [Canonicalize, RotateHeads, FoldLayerNorm])
@@ -78,7 +79,7 @@ def test_a_pass_that_breaks_the_network_is_named_with_the_node(
 def test_parts_are_compared_with_their_modules(vit: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = nn.Sequential(vit, nn.Softmax(-1))
     model = qpass.quantize_graph(whole, [images], "w8a8", submodules=("0",), progress=False)
-    assert info(model.get_submodule("0"))["source_check"].passes[0] == "trace"
+    assert facts_of(model.get_submodule("0")).source_check.passes[0] == "trace"
     run = Canonicalize.run
     monkeypatch.setattr(Canonicalize, "run", lambda self, graph: (run(self, graph), scale_one_weight(graph))[0])
     with pytest.raises(SourceError, match="after Canonicalize"):
@@ -151,7 +152,7 @@ def test_batches_of_one_row_are_compared_in_another_size_too(samples: int) -> No
 def test_outputs_of_every_kind(function: Callable[..., object]) -> None:
     source, graph = source_of(Call(function).eval(), torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
     source.check(graph, "trace")
-    assert info(graph)["source_check"].error == 0
+    assert facts_of(graph).source_check.error == 0
 
 
 def test_nan_in_another_place_is_a_difference() -> None:
@@ -182,7 +183,7 @@ def test_a_network_whose_choices_hang_on_roundings_is_not_refused() -> None:
     source, graph = source_of(model, x)
     Canonicalize()(graph)
     source.check(graph, "Canonicalize")
-    check = info(graph)["source_check"]
+    check = facts_of(graph).source_check
     assert check.bound > 1
     assert "not informative" in str(check)
 

@@ -12,6 +12,7 @@ from qpass.graph.edit import aten, called_module, calls
 from qpass.nn import QuantizedConv
 from qpass.passes import Annotate, Calibrate, Canonicalize, InsertQuantizers
 from qpass.passes.analysis.reference import float_reference
+from qpass.passes.analysis.statistics import Statistics
 from qpass.passes.analysis.token_weights import EQUAL_SHARE, token_weights
 
 
@@ -74,7 +75,9 @@ def test_rows_of_a_convolution_are_in_the_order_of_its_windows() -> None:
     x = torch.randn(3, 3, 8, 8)
     graph = trace(FirstWindow().eval(), (x,))
     batches = [ModelInputs((x,), {})]
-    for step in (Canonicalize(), Annotate(qpass.QuantConfig()), Calibrate(batches, per_channel=False), InsertQuantizers()):
+    statistics = Statistics()
+    calibrate = Calibrate(batches, statistics, per_channel=False)
+    for step in (Canonicalize(), Annotate(qpass.QuantConfig()), calibrate, InsertQuantizers(statistics)):
         step(graph)
     graph = float_reference(graph)
     convolution = next(node for node in graph.graph.nodes if isinstance(called_module(graph, node), QuantizedConv))

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import qpass
 from qpass.graph.capture.trace import trace
-from qpass.graph.edit import aten, calls, info, is_call
+from qpass.graph.edit import aten, calls, is_call
+from qpass.graph.facts import facts_of
 from qpass.passes import Canonicalize
 
 HIDE = -math.inf
@@ -157,7 +158,7 @@ def test_a_causal_mask_counts_from_the_first_of_both(keys: int) -> None:
 def test_a_causal_mask_of_open_sizes_is_as_large_as_they_are() -> None:
     model = made(lambda m, x, _: None, is_causal=True)
     graph = trace(model, (seeded(2, 6, 16),), open_sizes=[(1,)])
-    assert info(graph)["open_sizes"] == [(1,)]
+    assert facts_of(graph).open_sizes == [(1,)]
     Canonicalize()(graph)
     for tokens in (6, 3, 9):
         x = seeded(3, tokens, 16)
@@ -183,4 +184,4 @@ def test_rows_that_are_hidden_whole_are_zero_in_the_file(rows: str, tmp_path: Pa
     path = qpass.export_onnx(graph, tmp_path / "model.onnx")
     report = qpass.verify_onnx(graph, path, inputs)
     assert report.passed, report
-    assert info(graph)["report"].output_sqnr_db > 30
+    assert facts_of(graph).report.output_sqnr_db > 30

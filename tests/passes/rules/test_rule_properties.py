@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from qpass.graph.capture.trace import trace
+from qpass.graph.facts import facts_of
 from qpass.passes import Canonicalize
 
 SIZES = st.integers(1, 3)
@@ -46,7 +47,7 @@ def check(model: nn.Module, *shape: int) -> None:
         assume(False)  # shapes that do not broadcast
     graph = trace(model, (seeded(2, *shape),))
     Canonicalize()(graph)
-    for rows in (2, 3) if graph.meta["qpass"]["dynamic_batch"] else (2,):
+    for rows in (2, 3) if facts_of(graph).dynamic_batch else (2,):
         x = seeded(rows, *shape)
         expected = model(x)
         torch.testing.assert_close(graph(x), expected, rtol=1e-4, atol=1e-5)
