@@ -28,6 +28,10 @@ class QPassError(Exception):
         return self._message  # and not args, to which torch.fx adds pages of its own when an error passes through it
 
 
+class PassError(Exception):
+    """A mistake in a pass, not in what a user gave: no ``QPassError``, so that the command line shows where it was made."""
+
+
 class ConfigError(QPassError):
     """A configuration that cannot be carried out."""
 

@@ -11,7 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
-from qpass.errors import QPassError
+from qpass.errors import PassError
 from qpass.graph.facts import facts_of
 from qpass.graph.signature.calls import bind_call, flatten_call, input_spec
 from qpass.runtime.free_memory import TidyInterpreter, return_free_memory
@@ -195,12 +195,12 @@ def replace(node: fx.Node, by: fx.Node) -> None:
     """Lets every reader of ``node`` read ``by`` and removes ``node``.
 
     Raises:
-        QPassError: If the two are known to give other shapes or dtypes: a fault of the pass that asks for it.
+        PassError: If the two are known to give other shapes or dtypes: a fault of the pass that asks for it.
     """
     for key in ("shape", "dtype"):
         old, new = node.meta.get(key), by.meta.get(key)
         if old is not None and new is not None and old != new:
-            raise QPassError(f"its replacement {by.name} has {key} {new}", where=describe(node), expected=str(old))
+            raise PassError(f"{describe(node)}: its replacement {by.name} has {key} {new}; expected {old}")
     if "val" in node.meta:
         by.meta.setdefault("val", node.meta["val"])
     node.replace_all_uses_with(by)

@@ -5,12 +5,13 @@ from qpass.passes.allocate_bits import AllocateBits
 from qpass.passes.analysis.blocks import RequireBlocks
 from qpass.passes.analysis.reference import KeepReference
 from qpass.passes.annotate import Annotate
-from qpass.passes.base import STAGES, Pass, check_stages
+from qpass.passes.base import Pass, check_stages
 from qpass.passes.calibrate import Calibrate
 from qpass.passes.canonicalize import Canonicalize
 from qpass.passes.fold_layer_norm import FoldLayerNorm
 from qpass.passes.freeze import Freeze
 from qpass.passes.insert_quantizers import InsertQuantizers
+from qpass.passes.invariants import STAGES
 from qpass.passes.refit import RefitQuantizers
 from qpass.passes.ridge_and_gptq import RidgeAndGPTQ
 from qpass.passes.rotate_heads import RotateHeads

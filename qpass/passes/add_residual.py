@@ -12,7 +12,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from qpass.data import ModelInputs
-from qpass.graph.edit import add_module, aten, called_module, calls, copy_origin, copy_result, get_plan, is_call
+from qpass.graph.edit import (
+    add_module,
+    aten,
+    called_module,
+    calls,
+    copy_origin,
+    copy_result,
+    get_plan,
+    is_call,
+    set_result,
+    shape_of,
+)
 from qpass.nn import QuantizedLinear, ResidualFactor
 from qpass.passes.analysis.side_by_side import SideBySide
 from qpass.passes.base import Pass
@@ -166,12 +177,14 @@ def _scale_around_middle(t: Tensor, reads: Uniform) -> tuple[Tensor, Tensor]:
 
 def _insert(graph_module: fx.GraphModule, node: fx.Node, branch: tuple[ResidualFactor, Quantizer, ResidualFactor]) -> None:
     readers, value = list(node.users), node.args[0]
-    after = node
-    for name, module in zip(("down", "codes", "up"), branch, strict=True):
+    after, leading = node, (shape_of(node) or ())[:-1]
+    rows = {"down": branch[0], "codes": branch[0], "up": branch[2]}
+    for name, module in zip(rows, branch, strict=True):
         target = add_module(graph_module, f"{node.target}_residual_{name}", module)
         with graph_module.graph.inserting_after(after):
             after = graph_module.graph.call_module(target, (value,))
         copy_origin(node, after)
+        set_result(after, torch.empty(*leading, rows[name].weight_shape[0], device="meta"))
         value = after
     with graph_module.graph.inserting_after(after):
         total = graph_module.graph.call_function(aten.add.Tensor, (node, after))

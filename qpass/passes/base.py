@@ -9,13 +9,12 @@ from typing import ClassVar
 
 from torch import fx
 
-from qpass.errors import QPassError
+from qpass.errors import PassError, QPassError
 from qpass.graph.capture.functionalize import refuse_writes
-from qpass.graph.edit import finish, get_plan
+from qpass.graph.edit import finish
 from qpass.graph.facts import facts_of, update_facts
-
-#: The stages of a graph, in order.
-STAGES = ("traced", "canonical", "annotated", "calibrated", "quantized", "fitted", "frozen")
+from qpass.passes.fingerprint import fingerprint
+from qpass.passes.invariants import check_invariants
 
 
 class Pass(ABC):
@@ -37,37 +36,41 @@ class Pass(ABC):
         """Changes the graph in place and returns whether it did. A second run changes nothing."""
 
     def __call__(self, graph_module: fx.GraphModule) -> bool:
-        """Checks the stage, runs the pass, cleans the graph up, and compares declared with actual change.
+        """Checks the stage, runs the pass, cleans the graph up, and checks what must hold of it at its new stage.
+
+        An error inside the pass names the pass in a note.
 
         Raises:
-            QPassError: If the graph is at another stage, the pass changed what it says it did not, or added a call that writes
-                into a tensor.
+            PassError: If the graph is at another stage, the pass changed what it says it did not, or the graph is not as its
+                new stage requires.
+            QPassError: If the pass added a call that writes into a tensor.
         """
         name, stage = type(self).__name__, facts_of(graph_module).stage
         if stage != self.takes:
-            raise QPassError(f"the graph is at stage {stage!r}", where=name, expected=repr(self.takes))
+            raise PassError(f"{name}: the graph is at stage {stage!r}; expected {self.takes!r}")
         before = fingerprint(graph_module)
-        changed = self.run(graph_module)
-        finish(graph_module)
-        refuse_writes(graph_module)
-        if not changed and fingerprint(graph_module) != before:
-            raise QPassError("the pass reports no change and changed the graph", where=name, hint="return True from run")
+        try:
+            changed = self.run(graph_module)
+            finish(graph_module)
+            refuse_writes(graph_module)
+            check_invariants(graph_module, self.gives)
+            if not changed and fingerprint(graph_module) != before:
+                raise PassError("the pass reports no change and changed the graph; return True from run")
+        except Exception as error:
+            if not isinstance(error, QPassError):
+                error.add_note(f"in the pass {name}")
+            raise
         update_facts(graph_module, stage=self.gives)
         return changed
-
-
-def fingerprint(graph_module: fx.GraphModule) -> str:
-    """Returns the graph and its plans as text; equal texts mean an unchanged graph."""
-    return "\n".join(f"{node.format_node()} {get_plan(node)}" for node in graph_module.graph.nodes)
 
 
 def check_stages(passes: Sequence[Pass]) -> None:
     """Refuses a list in which one pass gives another stage than the next one takes.
 
     Raises:
-        QPassError: Naming the two passes that do not join.
+        PassError: Naming the two passes that do not join.
     """
     for first, second in pairwise(passes):
         if first.gives != second.takes:
             names = f"{type(first).__name__} -> {type(second).__name__}"
-            raise QPassError(f"gives {first.gives!r}, but the next pass takes {second.takes!r}", where=names)
+            raise PassError(f"{names}: gives {first.gives!r}, but the next pass takes {second.takes!r}")

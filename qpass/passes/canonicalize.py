@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from qpass.errors import QPassError
+from qpass.errors import PassError
 from qpass.graph.capture.refusals import refuse_half
 from qpass.graph.edit import describe, dtype_of, finish, record_shapes, shape_of
 from qpass.passes.base import Pass
@@ -31,7 +31,7 @@ class Canonicalize(Pass):
                 return round_ > 0
             finish(graph_module)
             check_results(graph_module, applied)
-        raise RuntimeError(f"canonicalization does not converge: {applied}")
+        raise PassError(f"canonicalization does not converge: {applied}")
 
 
 def check_results(graph_module: fx.GraphModule, applied: Sequence[str]) -> None:
@@ -41,13 +41,12 @@ def check_results(graph_module: fx.GraphModule, applied: Sequence[str]) -> None:
     example, would be added to the logits as 0 and 1.
 
     Raises:
-        QPassError: If a record is missing or wrong.
+        PassError: If a record is missing or wrong.
     """
     claims = {node: (shape_of(node), dtype_of(node)) for node in graph_module.graph.nodes}
     record_shapes(graph_module)
     for node, claim in claims.items():
         if claim != (facts := (shape_of(node), dtype_of(node))):
             expected = "shape {} and dtype {}".format(*facts)
-            raise QPassError(
-                "a rule recorded shape {} and dtype {}".format(*claim), where=f"{describe(node)}, {applied}", expected=expected
-            )
+            recorded = "a rule recorded shape {} and dtype {}".format(*claim)
+            raise PassError(f"{describe(node)}, {applied}: {recorded}; expected {expected}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from qpass.errors import QPassError
+from qpass.errors import PassError
 from qpass.graph.edit import describe
 from qpass.nn import QuantizedLayer
 from qpass.passes.base import Pass
@@ -21,10 +21,10 @@ class Freeze(Pass):
         """See ``Pass.run``.
 
         Raises:
-            QPassError: If a LayerNorm output still has a scale for each channel, which no integer matmul can take.
+            PassError: If a LayerNorm output still has a scale for each channel, which no integer matmul can take.
         """
         for norm in channel_wise_norms(graph_module):
-            raise QPassError("its output has a scale for each channel", where=describe(norm), hint="run FoldLayerNorm first")
+            raise PassError(f"{describe(norm)}: its output has a scale for each channel; run FoldLayerNorm first")
         layers = [module for module in graph_module.modules() if isinstance(module, QuantizedLayer)]
         tabulated = [
             (name, module)

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from qpass.data import ModelInputs
 from qpass.graph.edit import TRANSPOSES, called_module, describe, device_of, is_call, shape_of
 from qpass.observers import HistogramObserver, ProductObserver
+from qpass.passes.analysis.fitted import fit_again
 from qpass.passes.analysis.side_by_side import SideBySide
 from qpass.passes.analysis.sources import quantizer_node
 from qpass.passes.analysis.statistics import Statistics
@@ -53,25 +54,26 @@ class RefitQuantizers(Pass):
         self.processes, self.show_progress = processes, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
-        """See ``Pass.run``. Parameters change, the graph does not."""
+        """See ``Pass.run``."""
         self.statistics.clear()  # nobody fits to them from here on
         if not self.batches:
             return False
         products = {quantizer_node(matmul.args[0]): matmul for matmul in fitted_by_product(graph_module)}
         channel_wise = channel_wise_norms(graph_module)
+        changed = False
         runs = SideBySide(graph_module, self.processes.share(self.batches), storage=self.storage)
         with torch.no_grad():
             for node in track(_order(graph_module, products), "refit", show=self.show_progress):
                 module = called_module(graph_module, node)
                 if isinstance(module, Quantizer) and getattr(module, "axis", None) is None:
                     criterion = self._criterion(runs, node, products[node]) if node in products else None
-                    _fit(module, self._observe(runs, node.args[0]), criterion)
+                    changed |= _fit(module, self._observe(runs, node.args[0]), criterion)
                 runs.step(node)
                 if node in channel_wise:
                     fitted = graph_module.get_submodule(str(channel_wise[node][0].target))
                     assert isinstance(fitted, Quantizer)
-                    _fit(fitted, self._observe(runs, node, channel_axis=-1, bins=CHANNEL_BINS))
-        return False
+                    changed |= _fit(fitted, self._observe(runs, node, channel_axis=-1, bins=CHANNEL_BINS))
+        return changed
 
     def _observe(self, runs: SideBySide, node: fx.Node, **options: Any) -> HistogramObserver:
         observer = HistogramObserver(describe(node), **options)
@@ -89,10 +91,10 @@ class RefitQuantizers(Pass):
         return observer.criterion()
 
 
-def _fit(quantizer: Quantizer, observer: HistogramObserver, criterion: Criterion | None = None) -> None:
-    """Fits a quantizer on the CPU, where observers keep what they saw."""
+def _fit(quantizer: Quantizer, observer: HistogramObserver, criterion: Criterion | None = None) -> bool:
+    """Fits a quantizer on the CPU, where observers keep what they saw; returns whether that changed it."""
     device = device_of(quantizer)
-    quantizer.cpu().fit(*observer.samples(), criterion=criterion).to(device)
+    return fit_again(quantizer, lambda each: each.cpu().fit(*observer.samples(), criterion=criterion).to(device))
 
 
 def _transposed(value: Tensor, quantizer: fx.Node, operand: fx.Node) -> Tensor:

@@ -73,7 +73,7 @@ class RidgeAndGPTQ(Pass):
         self.storage, self.processes, self.show_progress = storage, processes, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
-        """See ``Pass.run``. Weights change, the graph does not."""
+        """See ``Pass.run``."""
         if not self.batches or facts_of(graph_module).compensated:
             return False
         update_facts(graph_module, compensated=True)
@@ -97,7 +97,7 @@ class RidgeAndGPTQ(Pass):
                 runs.step(node)
                 if not self.activations:
                     floats.step(twin)
-        return False
+        return True
 
     def _compensate(self, layer: QuantizedLayer, data: LayerData) -> None:
         stored = layer.effective_weight()

@@ -5,9 +5,12 @@ Paper: I&S-ViT, https://arxiv.org/abs/2311.10126, smooth optimisation strategy.
 
 from __future__ import annotations
 
+from operator import methodcaller
+
 from torch import fx
 
 from qpass.nn import QuantizedLayer
+from qpass.passes.analysis.fitted import fit_again
 from qpass.passes.base import Pass
 from qpass.quantizers import Quantizer
 
@@ -30,11 +33,13 @@ class ResumeWeightRounding(Pass):
     takes, gives = "fitted", "fitted"
 
     def run(self, graph_module: fx.GraphModule) -> bool:
-        """See ``Pass.run``. Parameters change, the graph does not."""
+        """See ``Pass.run``."""
+        changed = False
         for layer, quantizer in _weights(graph_module):
             quantizer.enabled = True
-            quantizer.fit(layer.effective_weight().detach().flatten(1))
-        return False
+            weight = layer.effective_weight().detach().flatten(1)
+            changed |= fit_again(quantizer, methodcaller("fit", weight))
+        return changed
 
 
 def _weights(graph_module: fx.GraphModule) -> list[tuple[QuantizedLayer, Quantizer]]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, fx
 
 from qpass.config import QuantSpec
@@ -27,6 +31,17 @@ def channel_quantizer(graph_module: fx.GraphModule, statistics: Statistics, norm
     """Returns the quantizer of a LayerNorm's output with a scale and a zero point for each channel."""
     quantizer = Uniform(spec.bits, axis=-1, percentiles=spec.percentiles, free_zero_point=True)
     return quantizer.fit(*statistics.channels[norm].samples()).to(device_of(graph_module))
+
+
+def fit_again(quantizer: Quantizer, fit: Callable[[Quantizer], object]) -> bool:
+    """Fits a quantizer, in place, and returns whether a value of it changed; where none did, nothing is written."""
+    candidate = copy.deepcopy(quantizer)
+    fit(candidate)
+    before, after = ({**dict(each.named_parameters()), **dict(each.named_buffers())} for each in (quantizer, candidate))
+    if before.keys() == after.keys() and all(torch.equal(tensor, after[name]) for name, tensor in before.items()):
+        return False
+    quantizer.__dict__.update(candidate.__dict__)
+    return True
 
 
 def weight_quantizer(weight: Tensor, spec: QuantSpec) -> Quantizer:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from qpass.errors import QPassError
+from qpass.errors import PassError
 from qpass.graph.capture.trace import trace
 from qpass.graph.edit import add_constant, aten, call_like, calls, dtype_of, replace, shape_of
 from qpass.passes import Canonicalize
@@ -36,7 +36,7 @@ def test_a_replacement_of_another_shape_or_dtype_is_refused() -> None:
         call_like(graph, add, aten.unsqueeze.default, add.args[0], 0),
         call_like(graph, add, aten.isnan.default, add.args[0]),
     ):
-        with pytest.raises(QPassError, match="its replacement"):
+        with pytest.raises(PassError, match="its replacement"):
             replace(add, wrong)
 
 
@@ -53,5 +53,5 @@ def test_a_rule_that_says_nothing_of_its_nodes_is_named(key: str, monkeypatch: p
         return 1
 
     monkeypatch.setattr("qpass.passes.canonicalize.RULES", (*RULES, silent))
-    with pytest.raises(QPassError, match=r"add_tensor.*test_results.*a rule recorded .*None"):
+    with pytest.raises(PassError, match=r"add_tensor.*test_results.*a rule recorded .*None"):
         Canonicalize()(trace(Sum(), (torch.zeros(2, 3),)))
