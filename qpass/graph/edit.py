@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.utils._pytree as pytree
@@ -40,7 +40,7 @@ MOVEMENT_OPS = (*TRANSPOSES, *RESHAPES, *COPIES, aten.expand.default, aten.repea
 _NO_MODULE = "_empty_nn_module_stack"
 
 
-def is_call(node: Any, *targets: Any) -> bool:
+def is_call(node: Any, *targets: Any) -> TypeGuard[fx.Node]:
     """Tells whether ``node`` is a call of one of these functions."""
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
 
@@ -48,6 +48,20 @@ def is_call(node: Any, *targets: Any) -> bool:
 def calls(graph_module: fx.GraphModule, *targets: Any) -> Iterator[fx.Node]:
     """Yields the calls of these functions in order of execution; the graph may change meanwhile."""
     yield from [node for node in graph_module.graph.nodes if is_call(node, *targets)]
+
+
+def input_node(node: fx.Node, index: int) -> fx.Node:
+    """Returns an argument that is a node."""
+    found = node.args[index]
+    assert isinstance(found, fx.Node), f"argument {index} of {node.name} is {found!r}"
+    return found
+
+
+def input_list(node: fx.Node, index: int) -> list[Any]:
+    """Returns an argument that is a list, such as sizes or dims."""
+    found = node.args[index]
+    assert isinstance(found, list | tuple), f"argument {index} of {node.name} is {found!r}"
+    return list(found)
 
 
 def called_module(graph_module: fx.GraphModule, node: Any) -> nn.Module | None:

@@ -20,6 +20,7 @@ from qpass.graph.edit import (
     dtype_of,
     get_constant,
     get_plan,
+    input_node,
     is_call,
     module_path,
     set_plan,
@@ -131,7 +132,7 @@ class Annotate(Pass):
         reason = declined(weight)
         if reason:
             return Declined(kind=kind, path=path, reason=reason)
-        first = _reads_network_input(node.args[0])
+        first = _reads_network_input(input_node(node, 0))
         spec = self.config.resolve(path, "activation", reads_network_input=first)
         pointwise = weight.dim() > 3 and set(weight.shape[2:]) == {1} and self.config.pointwise_convolutions == "weights"
         if pointwise or is_grouped(node):
@@ -151,7 +152,7 @@ class Annotate(Pass):
         if any(len(shape_of(operand) or ()) < 3 for operand in node.args[:2]):
             return Declined(kind="matmul", path=path, reason="a factor has fewer than three dims")
         operands = []
-        for index, operand in enumerate(node.args[:2]):
+        for index, operand in enumerate((input_node(node, 0), input_node(node, 1))):
             role = "post_softmax" if is_softmax(source_of(operand)) else "activation"
             spec: QuantSpec | None = self.config.resolve(path, role)
             # onnxruntime's integer kernels take uint8 x int8, and no int8 x uint8: the second operand is stored signed.
@@ -181,7 +182,7 @@ def _warn_of_nothing(name: str, declined: Sequence[Declined]) -> None:
 def source_of(node: fx.Node) -> fx.Node:
     """Follows a tensor back through operators that only move its values, or cast them."""
     while is_call(node, *MOVEMENT_OPS, *_CASTS):
-        node = node.args[0]
+        node = input_node(node, 0)
     return node
 
 

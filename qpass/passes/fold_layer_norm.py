@@ -8,7 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from qpass.graph.edit import add_constant, add_module, argument, aten, called_module, get_constant, get_plan, is_call, shape_of
+from qpass.graph.edit import (
+    add_constant,
+    add_module,
+    argument,
+    aten,
+    called_module,
+    get_constant,
+    get_plan,
+    input_list,
+    is_call,
+    shape_of,
+)
 from qpass.nn import QuantizedLinear
 from qpass.passes.analysis.reference import Reference
 from qpass.passes.base import Pass
@@ -97,8 +108,8 @@ def foldable_layer_norms(graph_module: fx.GraphModule) -> dict[fx.Node, list[tup
     """
     found = {}
     for node in graph_module.graph.nodes:
-        if is_call(node, aten.layer_norm.default) and len(node.args[1]) == 1:
-            readers = _linear_readers(node, node.args[1][0])
+        if is_call(node, aten.layer_norm.default) and len(input_list(node, 1)) == 1:
+            readers = _linear_readers(node, input_list(node, 1)[0])
             if readers:
                 found[node] = readers
     return found
@@ -131,11 +142,11 @@ def keeps_last_dim(node: fx.Node, channels: int) -> bool:
     if is_call(node, aten.reshape.default, aten.view.default, aten.contiguous.default, aten.clone.default):
         return True
     if is_call(node, aten.permute.default):
-        return bool(node.args[1][-1] in (last, -1))
+        return bool(input_list(node, 1)[-1] in (last, -1))
     if is_call(node, aten.transpose.int):
         return not {last, -1} & set(node.args[1:3])
     if is_call(node, aten.roll.default):
-        return len(node.args) > 2 and not {last, -1} & set(node.args[2])
+        return len(node.args) > 2 and not {last, -1} & set(input_list(node, 2))
     if is_call(node, aten.select.int, aten.slice.Tensor):
         dim = node.args[1] if len(node.args) > 1 else 0
         return dim not in (len(shape_of(node.args[0]) or ()) - 1, -1)

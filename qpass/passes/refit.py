@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from qpass.data import ModelInputs
-from qpass.graph.edit import TRANSPOSES, called_module, describe, device_of, is_call, shape_of
+from qpass.graph.edit import TRANSPOSES, called_module, describe, device_of, input_node, is_call, shape_of
 from qpass.observers import HistogramObserver, ProductObserver
 from qpass.passes.analysis.fitted import fit_again
 from qpass.passes.analysis.side_by_side import SideBySide
@@ -67,7 +67,7 @@ class RefitQuantizers(Pass):
                 module = called_module(graph_module, node)
                 if isinstance(module, Quantizer) and getattr(module, "axis", None) is None:
                     criterion = self._criterion(runs, node, products[node]) if node in products else None
-                    changed |= _fit(module, self._observe(runs, node.args[0]), criterion)
+                    changed |= _fit(module, self._observe(runs, input_node(node, 0)), criterion)
                 runs.step(node)
                 if node in channel_wise:
                     fitted = graph_module.get_submodule(str(channel_wise[node][0].target))
@@ -86,7 +86,7 @@ class RefitQuantizers(Pass):
         """Returns the error of the product of what the quantizer reads and of the matmul's other, quantized factor."""
         observer = ProductObserver(describe(matmul), storage=self.storage)
         for a, b in zip(runs.values(quantizer.args[0]), runs.values(matmul.args[1]), strict=True):
-            observer.update(_transposed(a, quantizer, matmul.args[0]), b)
+            observer.update(_transposed(a, quantizer, input_node(matmul, 0)), b)
         merge_products([observer], self.processes)
         return observer.criterion()
 
@@ -102,10 +102,11 @@ def _transposed(value: Tensor, quantizer: fx.Node, operand: fx.Node) -> Tensor:
     moves = []
     while operand is not quantizer:
         moves.append(operand)
-        operand = operand.args[0]
+        operand = input_node(operand, 0)
     for node in reversed(moves):  # what else lies between merges or repeats the dims in front, which the observer merges too
         if is_call(node, *TRANSPOSES) and len(shape_of(node.args[0]) or ()) == value.dim():
-            value = node.target(value, *node.args[1:])
+            move: Any = node.target
+            value = move(value, *node.args[1:])
     return value
 
 

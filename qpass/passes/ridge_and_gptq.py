@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from qpass.data import ModelInputs
-from qpass.graph.edit import called_module
+from qpass.graph.edit import called_module, input_node
 from qpass.graph.facts import facts_of, update_facts
 from qpass.nn import QuantizedConv, QuantizedLayer, ResidualFactor
 from qpass.passes.analysis.layer_data import LayerData
@@ -114,7 +114,7 @@ class RidgeAndGPTQ(Pass):
             candidates = gptq(target, layer.quantizer, sums.gram, sums.drift, shares=shares)
         candidate, rounded = data.nearest(candidates, weight, layer.quantizer)
         if layer.bias is not None:
-            layer.bias += (sums.wanted_mean @ weight.T - sums.mean @ rounded.T).to(layer.bias.dtype)
+            layer.bias.add_((sums.wanted_mean @ weight.T - sums.mean @ rounded.T).to(layer.bias.dtype))
         stored.copy_(candidate.reshape(stored.shape))
 
 
@@ -128,4 +128,4 @@ def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None
 
 def _unquantized(graph_module: fx.GraphModule, operand: fx.Node) -> fx.Node:
     """Returns what an operand is before it is quantized, which is the operand where it is not."""
-    return operand.args[0] if isinstance(called_module(graph_module, operand), Quantizer) else operand
+    return input_node(operand, 0) if isinstance(called_module(graph_module, operand), Quantizer) else operand

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, fx
 
-from qpass.graph.edit import calls, module_path, shape_of
+from qpass.graph.edit import calls, input_node, module_path, shape_of
 from qpass.graph.facts import facts_of, update_facts
 from qpass.passes.analysis.channels import channels_from, channels_into
 from qpass.passes.analysis.layer_weights import LayerWeights
@@ -40,7 +40,7 @@ class RotateHeads(Pass):
         weights = LayerWeights(graph_module)
         left_alone = list(facts_of(graph_module).unrotated)
         for product in calls(graph_module, *MATMULS):
-            rotate = _rotate_values if is_softmax(source_of(product.args[0])) else _rotate_queries_and_keys
+            rotate = _rotate_values if is_softmax(source_of(input_node(product, 0))) else _rotate_queries_and_keys
             if reason := rotate(product, _Heads(weights)):
                 left_alone.append(("heads", module_path(product), reason))
         update_facts(graph_module, rotated_heads=True, unrotated=tuple(left_alone))

@@ -13,7 +13,7 @@ from qpass.backends.onnx_qdq.layer_outputs import PRODUCTS, SCALINGS, quantizer_
 from qpass.backends.onnxruntime.perturbed import behind_quantizers
 from qpass.backends.onnxruntime.tolerance import ROUNDING
 from qpass.data import ModelInputs
-from qpass.graph.edit import called_module, flat_inputs, is_call
+from qpass.graph.edit import called_module, flat_inputs, input_node, is_call
 from qpass.nn import QuantizedLayer
 from qpass.quantizers import Log2, Quantizer
 
@@ -72,13 +72,16 @@ class ExactOutputs:
         if isinstance(layer, QuantizedLayer):
             return self._layer(layer, end.args[0], x)
         if is_call(end, *PRODUCTS):
-            a, b = (self._run.env[node] for node in end.args)
+            a, b = (self._run.env[input_node(end, index)] for index in (0, 1))
             product = a @ b
-            return product, _slack(product, self._magnitude(end.args[0], a) @ self._magnitude(end.args[1], b), a.shape[-1])
+            magnitudes = self._magnitude(input_node(end, 0), a) @ self._magnitude(input_node(end, 1), b)
+            return product, _slack(product, magnitudes, a.shape[-1])
         if is_call(end, *SCALINGS):
             value, slack = self._sum(end.args[0], x)
-            number = self._run.fetch_attr(str(end.args[1].target)) if isinstance(end.args[1], fx.Node) else end.args[1]
-            return end.target(value, number), end.target(slack, abs(number))
+            given: Any = end.args[1]
+            number = self._run.fetch_attr(str(given.target)) if isinstance(given, fx.Node) else given
+            scale: Any = end.target
+            return scale(value, number), scale(slack, abs(number))
         first, second = (self._sum(node, x) for node in end.args)  # a layer and its branch
         return first[0] + second[0], first[1] + second[1]
 
@@ -106,7 +109,7 @@ def factors_of(graph_module: fx.GraphModule, end: Any) -> list[fx.Node]:
     if isinstance(called_module(graph_module, end), QuantizedLayer):
         return [end.args[0]]
     if is_call(end, *PRODUCTS):
-        return list(end.args)
+        return [input_node(end, 0), input_node(end, 1)]
     inner = end.args[:1] if is_call(end, *SCALINGS) else end.args
     return [node for part in inner for node in factors_of(graph_module, part)]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from qpass.graph.capture.size_lines import TRIED_SIZES, line_of
-from qpass.graph.edit import aten, describe, is_call
+from qpass.graph.edit import aten, describe, input_node, is_call
 from qpass.graph.signature.input_dims import given_dims
 
 #: Guards that say no more than that two sizes are equal, or what a size is: the table of dims holds them.
@@ -78,8 +78,8 @@ def squeezed_rows(program: ExportedProgram) -> str:
     """Returns the line of the first operator that removes an open dim where its size is 1, as a program of one graph cannot."""
     for node in program.graph.nodes:
         if is_call(node, *_SQUEEZES):
-            sizes = node.args[0].meta["val"].shape
-            dims = node.args[1] if len(node.args) > 1 else range(len(sizes))
+            sizes = input_node(node, 0).meta["val"].shape
+            dims: Any = node.args[1] if len(node.args) > 1 else range(len(sizes))
             if any(_may_be_one(sizes[dim]) for dim in ([dims] if isinstance(dims, int) else dims)):
                 return line_of(node) or describe(node)
     return ""

@@ -11,7 +11,7 @@ from torch import fx
 
 from qpass.config import QuantSpec
 from qpass.config.budget import BudgetConfig
-from qpass.graph.edit import called_module, get_plan, set_plan, shape_of
+from qpass.graph.edit import called_module, get_plan, input_node, set_plan, shape_of
 from qpass.graph.facts import recipe_of
 from qpass.nn import QuantizedLayer
 from qpass.passes.analysis.fitted import channel_quantizer, tensor_quantizer, weight_quantizer
@@ -116,7 +116,7 @@ def _activations(graph_module: fx.GraphModule, statistics: Statistics, budget: B
     norms = {str(quantizers[0].target): norm for norm, quantizers in channel_wise_norms(graph_module).items()}
     usual = recipe_of(graph_module).activation.bits
     for target, readers in groups.items():
-        (spec, signed), point = specs[target], readers[0][0].args[0]
+        (spec, signed), point = specs[target], input_node(readers[0][0], 0)
         decides = budget.activation_bits is not None and spec.bits == usual and spec.quantizer == "uniform"
         is_open = decides and source_of(point).op != "placeholder"
         fitted = graph_module.get_submodule(target)

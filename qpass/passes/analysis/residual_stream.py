@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from qpass.graph.edit import COPIES, RESHAPES, TRANSPOSES, argument, aten, describe, get_constant, is_call, shape_of
+from qpass.graph.edit import COPIES, RESHAPES, TRANSPOSES, argument, aten, describe, get_constant, input_list, is_call, shape_of
 from qpass.passes.analysis.channels import moved
 from qpass.passes.analysis.layer_weights import LayerWeights
 from qpass.passes.constants import constant_nodes
@@ -49,7 +49,7 @@ class ResidualStream:
         self.readers: list[fx.Node] = []
         self.writers: list[fx.Node] = []
         self.constants: dict[fx.Node, list[fx.Node]] = {}
-        self.width = norm.args[1][-1]  # type: ignore[index,assignment]
+        self.width: int = input_list(norm, 1)[-1]
         self._values: set[fx.Node] = set()
         self._constants = constant_nodes(graph_module)
         self._problem = ""
@@ -109,7 +109,7 @@ class ResidualStream:
         """Returns the tensors of the stream that a tensor goes into; LayerNorms and Linears are readers, and it ends there."""
         found = []
         for user in value.users:
-            if is_call(user, aten.layer_norm.default) and (user.args[1][-1],) == tuple(user.args[1]):
+            if is_call(user, aten.layer_norm.default) and len(input_list(user, 1)) == 1:
                 self.norms[user] = self._linears_behind(user)
             elif is_call(user, aten.linear.default) and user.args[0] is value:
                 self.readers.append(user)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from qpass.graph.edit import MOVEMENT_OPS, is_call
+from qpass.graph.edit import MOVEMENT_OPS, input_node, is_call
 from qpass.passes.plan import LayerPlan, OperandPlan
 
 
@@ -16,12 +16,11 @@ def quantization_point(node: fx.Node, plan: LayerPlan, operand: OperandPlan) -> 
     For a matmul that is where the tensor still lies as its producer left it, so that transposes move bytes and not
     floats. For a Linear it is the operand itself: its quantizer belongs behind the merge of the heads.
     """
-    point = node.args[operand.index]
-    assert isinstance(point, fx.Node)
+    point = input_node(node, operand.index)
     if plan.kind != "matmul":
         return point
     while is_call(point, *MOVEMENT_OPS) and len(point.users) == 1:
-        point = point.args[0]
+        point = input_node(point, 0)
     return point
 
 
@@ -38,7 +37,5 @@ def planned_operands(graph_module: fx.GraphModule) -> list[tuple[fx.Node, LayerP
 
 def quantizer_node(operand: Any) -> fx.Node:
     """Returns the quantizer behind an operand, through the movements that lie between."""
-    while operand.op != "call_module":
-        operand = operand.args[0]
-    node: fx.Node = operand
-    return node
+    assert isinstance(operand, fx.Node)
+    return operand if operand.op == "call_module" else quantizer_node(operand.args[0])

@@ -9,7 +9,7 @@ import math
 
 from torch import fx
 
-from qpass.graph.edit import argument, aten, call_like, calls, dtype_of, replace, shape_of
+from qpass.graph.edit import argument, aten, call_like, calls, dtype_of, input_node, replace, shape_of
 from qpass.passes.rules.attention_masks import apply_causal_mask, apply_mask
 
 
@@ -36,7 +36,7 @@ def attention_declined(node: fx.Node) -> str | None:
 
 
 def _decompose(graph_module: fx.GraphModule, node: fx.Node) -> None:
-    query, key, value = node.args[:3]
+    query, key, value = (input_node(node, index) for index in range(3))
     mask, causal = argument(node, 3, "attn_mask"), argument(node, 5, "is_causal", False)
     scale = node.kwargs.get("scale")
     query_shape = shape_of(query)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from qpass.graph.edit import END_OF_DIM, argument, aten, calls, dtype_of, is_call, replace
+from qpass.graph.edit import END_OF_DIM, argument, aten, calls, dtype_of, input_node, is_call, replace
 
 _ALWAYS = (
     aten.dropout.default,
@@ -28,7 +28,7 @@ def drop_no_ops(graph_module: fx.GraphModule) -> int:
             continue
         if is_call(node, aten.pad.default) and any(argument(node, 1, "pad")):
             continue
-        replace(node, node.args[0])
+        replace(node, input_node(node, 0))
         dropped += 1
     return dropped
 

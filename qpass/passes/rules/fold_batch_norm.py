@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx
 
@@ -53,7 +55,8 @@ def _channel_axis(layer: fx.Node, dims: int) -> int | None:
     """Returns which dim of a layer's output its channels are, or None for what is no Linear and no convolution of a batch."""
     if is_call(layer, aten.linear.default):
         return dims - 1
-    spatial = {aten.conv1d: 1, aten.conv2d: 2, aten.conv3d: 3}.get(getattr(layer.target, "overloadpacket", None))
+    packet: Any = getattr(layer.target, "overloadpacket", None)
+    spatial = {aten.conv1d: 1, aten.conv2d: 2, aten.conv3d: 3}.get(packet)
     return 1 if spatial is not None and dims == spatial + 2 else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from qpass.graph.edit import add_constant, aten, calls
+from qpass.graph.edit import add_constant, aten, calls, input_list
 from qpass.passes.constants import constant_value
 
 _INDEXED = (aten.index.Tensor, aten.index_put.default)
@@ -15,9 +15,10 @@ def indices_from_mask(graph_module: fx.GraphModule) -> int:
     """Gives the positions of a constant mask in place of the mask, one tensor for each of its dims."""
     applied = 0
     for node in calls(graph_module, *_INDEXED):
-        source, indices, *rest = node.args
-        positions = [each for index in indices for each in _positions(graph_module, node, index)]  # type: ignore[union-attr]
-        if positions != list(indices):  # type: ignore[arg-type]
+        source, _, *rest = node.args
+        indices = input_list(node, 1)
+        positions = [each for index in indices for each in _positions(graph_module, node, index)]
+        if positions != indices:
             node.args = (source, positions, *rest)
             applied += 1
     return applied

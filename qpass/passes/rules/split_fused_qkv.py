@@ -10,7 +10,7 @@ import operator
 
 from torch import fx
 
-from qpass.graph.edit import aten, call_like, calls, is_call, replace, shape_of
+from qpass.graph.edit import argument, aten, call_like, calls, input_list, is_call, replace, shape_of
 
 _RESHAPES = (aten.reshape.default, aten.view.default)
 
@@ -28,15 +28,15 @@ def _split(graph_module: fx.GraphModule, unbind: fx.Node) -> bool:
     if not is_call(reshape, *_RESHAPES) or len(reshape.users) != 1:
         return False
     source, target = shape_of(reshape.args[0]), shape_of(reshape)
-    order = list(permute.args[1])
-    parts_dim = order[unbind.args[1] if len(unbind.args) > 1 else 0]
+    order = input_list(permute, 1)
+    parts_dim = order[argument(unbind, 1, "dim", 0)]
     if source is None or target is None or parts_dim != len(source) - 1 or source[:-1] != target[:parts_dim]:
         return False
     if math.prod(target[parts_dim:]) != source[-1] or any(not is_call(user, operator.getitem) for user in unbind.users):
         return False
 
     parts = call_like(graph_module, unbind, aten.chunk.default, reshape.args[0], target[parts_dim], -1)
-    sizes = list(reshape.args[1])
+    sizes = input_list(reshape, 1)
     new_sizes = sizes[:parts_dim] + sizes[parts_dim + 1 :]
     new_order = [d - (d > parts_dim) for d in order if d != parts_dim]
     for item in list(unbind.users):
