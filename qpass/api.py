@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
-from qpass.compiler.resume import check_agreement, locked_checkpoint_dir, run_fingerprint
-from qpass.compiler.run import RunOptions, quantize_model, quantize_submodules
+from qpass.compiler.request import Request
 from qpass.config import QuantConfig
-from qpass.data import Batch, KeptBatches, checked_batches
-from qpass.data.batches import example_call, model_inputs
+from qpass.data import Batch
+from qpass.data.batches import model_inputs
 from qpass.errors import QPassError
-from qpass.graph.capture.already_quantized import refuse_quantized
-from qpass.graph.capture.float_model import check_model, in_float32
-from qpass.graph.device import on_cpu, to_device
-from qpass.graph.edit import device_of
+from qpass.graph.device import on_cpu
 from qpass.graph.facts import facts_of
 from qpass.graph.parts import parts_of
-from qpass.graph.signature.input_dims import dims_left_open
 from qpass.report import QuantReport
-from qpass.runtime.arguments import check_seed, usable_device
-from qpass.runtime.distributed import Processes
 from qpass.runtime.storage import DEFAULT_GIB, Storage, bytes_of
 from qpass.runtime.torch_modes import in_known_state
 from qpass.serialize import load_graph, save_graph
@@ -108,48 +99,19 @@ def quantize_graph(
         UnsupportedError: For weights that are NaN or infinite, or have no values, and for models that are quantized already.
         DistributedError: For processes that were given different things, or when one of them ends.
     """
-    config = QuantConfig.from_any(config)
-    storage = Storage(bytes_of(max_memory))
-    device = None if device is None else usable_device(device)
-    check_seed(seed)
-    check_model(model)
-    refuse_quantized(model, submodules or ())
-    network, ordinary = in_float32(model)
-    batches = KeptBatches(storage)
-    open_dims = None if submodules or dynamic_shapes is None else partial(dims_left_open, model, dynamic_shapes=dynamic_shapes)
-    for batch in checked_batches(calib_loader, model, transform_fn, same_shapes=not submodules, open_dims=open_dims):
-        batches.append(ordinary(batch))
-    example = batches[0] if example_inputs is None else ordinary(example_call(example_inputs, model, batches[0]))
-    model, restore = network, device_of(network)
-    where = restore if device is None else device
-    batches, example = batches.on(where), example.to(where)
-    try:
-        if device is not None:
-            model.to(device)
-        with ExitStack() as held:
-            folder = None if checkpoint_dir is None or config.reconstruction is None else Path(checkpoint_dir)
-            processes = Processes.current()
-            if folder is not None or processes.size > 1:
-                facts = run_fingerprint(model, batches, config, seed, processes.size)
-                given = {"checkpoint_dir": folder is not None, "max_memory": max_memory, "submodules": submodules}
-                check_agreement(processes, {**facts, **given, "dynamic_shapes": repr(dynamic_shapes)})
-            if folder is not None and processes.first:
-                held.enter_context(locked_checkpoint_dir(folder, facts))
-            options = RunOptions(
-                seed=seed,
-                checkpoint_dir=folder,
-                storage=storage,
-                processes=processes,
-                show_progress=progress and processes.first,
-            )
-            if submodules:
-                quantized = quantize_submodules(model, submodules, batches, config, options, dynamic_shapes)
-            else:
-                quantized = quantize_model(model, example, batches, config, options, dynamic_shapes)
-            return to_device(quantized, restore)  # type: ignore[return-value]
-    finally:
-        if device is not None:
-            model.to(restore)
+    request = Request(
+        config=QuantConfig.from_any(config),
+        example_inputs=example_inputs,
+        transform_fn=transform_fn,
+        submodules=submodules,
+        dynamic_shapes=dynamic_shapes,
+        device=device,
+        seed=seed,
+        checkpoint_dir=checkpoint_dir,
+        max_memory=max_memory,
+        progress=progress,
+    )
+    return request.carry_out(model, calib_loader)  # type: ignore[return-value]
 
 
 @in_known_state

@@ -1,0 +1,118 @@
+"""One call of ``quantize_graph``: what was asked for is checked, data is read, and the run is prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qpass.compiler.resume import check_agreement, locked_checkpoint_dir, run_fingerprint
+from qpass.compiler.run import RunOptions, quantize_model, quantize_submodules
+from qpass.config import QuantConfig
+from qpass.data import Batch, KeptBatches, ModelInputs, checked_batches
+from qpass.data.batches import example_call
+from qpass.graph.capture.already_quantized import refuse_quantized
+from qpass.graph.capture.float_model import check_model, in_float32
+from qpass.graph.device import to_device
+from qpass.graph.edit import device_of
+from qpass.graph.signature.input_dims import dims_left_open
+from qpass.runtime.arguments import check_seed, usable_device
+from qpass.runtime.distributed import Processes
+from qpass.runtime.storage import Storage, bytes_of
+
+
+@dataclass(kw_only=True)
+class Request:
+    """The arguments of ``qpass.quantize_graph``, checked.
+
+    Raises:
+        ConfigError: If one of them is not valid.
+    """
+
+    config: QuantConfig
+    example_inputs: Batch | None
+    transform_fn: Callable[[Any], Batch] | None
+    submodules: Sequence[str] | None
+    dynamic_shapes: Mapping[str, Any] | Sequence[Any] | None
+    device: torch.device | str | None
+    seed: int
+    checkpoint_dir: str | Path | None
+    max_memory: float
+    progress: bool
+
+    def __post_init__(self) -> None:
+        self.storage = Storage(bytes_of(self.max_memory))
+        self.device = None if self.device is None else usable_device(self.device)
+        check_seed(self.seed)
+
+    def carry_out(self, model: nn.Module, loader: Iterable[Batch]) -> nn.Module:
+        """Returns the quantized network."""
+        check_model(model)
+        refuse_quantized(model, self.submodules or ())
+        network, batches, example = self._read(model, loader)
+        home = device_of(network)
+        with _moved(network, self.device), self._run(network, batches) as options:
+            if self.submodules:
+                names = self.submodules
+                quantized = quantize_submodules(network, names, batches, self.config, options, self.dynamic_shapes)
+            else:
+                quantized = quantize_model(network, example, batches, self.config, options, self.dynamic_shapes)
+            return to_device(quantized, home)
+
+    def _read(self, model: nn.Module, loader: Iterable[Batch]) -> tuple[nn.Module, KeptBatches, ModelInputs]:
+        """Returns the model in float32, all calibration data, and the example, on the device where the work is done."""
+        network, in_its_type = in_float32(model)
+        batches = KeptBatches(self.storage)
+        own_shapes = self.submodules or self.dynamic_shapes is None
+        open_dims = None if own_shapes else partial(dims_left_open, model, dynamic_shapes=self.dynamic_shapes)
+        same_shapes = not self.submodules
+        for batch in checked_batches(loader, model, self.transform_fn, same_shapes=same_shapes, open_dims=open_dims):
+            batches.append(in_its_type(batch))
+        given = self.example_inputs
+        example = batches[0] if given is None else in_its_type(example_call(given, model, batches[0]))
+        where = device_of(network) if self.device is None else self.device
+        return network, batches.on(where), example.to(where)
+
+    @contextmanager
+    def _run(self, network: nn.Module, batches: KeptBatches) -> Iterator[RunOptions]:
+        """Compares the run with those of other processes and with that of the checkpoint folder, and holds the folder."""
+        keeps_blocks = self.checkpoint_dir is not None and self.config.reconstruction is not None
+        folder = Path(self.checkpoint_dir) if keeps_blocks and self.checkpoint_dir is not None else None
+        processes = Processes.current()
+        options = RunOptions(
+            seed=self.seed,
+            checkpoint_dir=folder,
+            storage=self.storage,
+            processes=processes,
+            show_progress=self.progress and processes.first,
+        )
+        if folder is None and processes.size == 1:
+            yield options
+            return
+        facts = run_fingerprint(network, batches, self.config, self.seed, processes.size)
+        given = {"checkpoint_dir": keeps_blocks, "max_memory": self.max_memory, "submodules": self.submodules}
+        check_agreement(processes, {**facts, **given, "dynamic_shapes": repr(self.dynamic_shapes)})
+        if folder is None or not processes.first:
+            yield options
+            return
+        with locked_checkpoint_dir(folder, facts):
+            yield options
+
+
+@contextmanager
+def _moved(network: nn.Module, device: torch.device | str | None) -> Iterator[None]:
+    """Moves a network to a device, and back when the block ends; None leaves it where it is."""
+    home = device_of(network)
+    if device is not None:
+        network.to(device)
+    try:
+        yield
+    finally:
+        if device is not None:
+            network.to(home)
