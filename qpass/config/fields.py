@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qpass.errors import ConfigError, nearest
+from qpass.runtime.arguments import is_number
 
 #: Takes a value and the name of its field.
 Check = Callable[[Any, str], Any]
@@ -36,7 +37,7 @@ def whole(least: int, greatest: int = LARGEST_COUNT, *, expected: str = "") -> C
     expected = expected or f"a whole number from {least} to {greatest}"
 
     def check(value: Any, where: str) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= greatest:
+        if not is_number(value, int) or not least <= value <= greatest:
             raise refuse(value, where, expected)
         return int(value)
 
@@ -49,7 +50,7 @@ def number(fits: Callable[[float], bool], expected: str) -> Check:
     def check(value: Any, where: str) -> float:
         if isinstance(value, str) and _reads_as_number(value):
             raise refuse(value, where, expected, hint="this is text: YAML reads 1e-3 as text and 1.0e-3 as a number")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value) or not fits(value):
+        if not is_number(value, int, float) or not _finite(value) or not fits(value):
             raise refuse(value, where, expected)
         return int(value) if isinstance(value, int) else float(value)
 

@@ -64,6 +64,11 @@ def input_list(node: fx.Node, index: int) -> list[Any]:
     return list(found)
 
 
+def is_inside(path: str, module: str) -> bool:
+    """Tells whether a module path is that of a module or of something in it."""
+    return path == module or path.startswith(module + ".")
+
+
 def called_module(graph_module: fx.GraphModule, node: Any) -> nn.Module | None:
     """Returns the module that a node calls, or None for anything else."""
     is_module = isinstance(node, fx.Node) and node.op == "call_module"

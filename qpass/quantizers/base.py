@@ -12,6 +12,8 @@ from torch import Tensor, nn
 #: Scores a quantizer with candidate parameters; the least score wins.
 Criterion = Callable[["Quantizer"], float]
 
+#: Codes are stored in bytes: the greatest unsigned one, and the greatest signed one.
+GREATEST_BYTE, GREATEST_INT8 = 255, 127
 #: The least positive float32: below it lies only zero, whose logarithm has no gradient.
 LEAST_FLOAT = 2.0**-149
 

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from qpass.config import CODE_ZERO, SOFTMAX_PERCENTILES
-from qpass.quantizers.base import Criterion, Quantizer
+from qpass.quantizers.base import GREATEST_BYTE, Criterion, Quantizer
 from qpass.quantizers.search import WeightedRows, least_error
 
 #: Candidates for b1, as shares of b2; those for b2 are quantiles of the data.
 LOWER_SHARES = (0.0, 1 / 64, 1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4)
-#: Codes live in 8-bit tensors: the greatest that ``snapped`` may use.
-_GREATEST_STORED = 255
 #: b1 is at most this share of b2: an interval keeps some width.
 _WIDEST_SHARE = 0.95
 _LEAST_B2 = 1e-6
@@ -82,7 +80,7 @@ class DynamicFocus(Quantizer):
         share = min(max(b1, 0.0) / b2, _WIDEST_SHARE)
         first = 0
         if self.code_zero == "snapped":
-            first = min(round(self.steps * share / (1 - share)), _GREATEST_STORED - self.steps)
+            first = min(round(self.steps * share / (1 - share)), GREATEST_BYTE - self.steps)
         with torch.no_grad():
             self.first_code.fill_(first)
             self.b1.fill_(b1)

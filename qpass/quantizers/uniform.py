@@ -11,13 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from qpass.config import ACTIVATION_PERCENTILES
-from qpass.quantizers.base import Criterion, Quantizer, round_clamp_ste, ste_mask
+from qpass.quantizers.base import GREATEST_BYTE, Criterion, Quantizer, round_clamp_ste, ste_mask
 from qpass.quantizers.search import WeightedRows
 
 #: A row whose range is below this share of the median row's is taken to be constant (a dead channel).
 DEAD_RANGE = 1e-5
-#: Unsigned codes live in 8-bit tensors.
-_GREATEST_STORED = 255
 #: Values of this size are as good as zero (dead units that weight decay shrank): the product of two such scales is the least
 #: normal float32, and what lies below it runtimes compute as they like.
 _LEAST_FITTED_SCALE = 2.0**-63
@@ -82,7 +80,7 @@ class Uniform(Quantizer):
         assert self.axis is None, "one scale"
         assert not self.signed, "unsigned codes"
         moved = int(zero_point - self.zero_point.item())
-        moved = min(max(moved, -self.code_min), _GREATEST_STORED - self.code_max)
+        moved = min(max(moved, -self.code_min), GREATEST_BYTE - self.code_max)
         self.first_code += moved
         self.zero_point = self.zero_point + moved
         return self

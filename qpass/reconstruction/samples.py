@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qpass.errors import UnsupportedError
 from qpass.reconstruction.segments import Segment
+from qpass.runtime.arguments import is_number
 from qpass.runtime.storage import SpilledTensor, Storage
 
 
@@ -42,7 +43,7 @@ class SampleStore:
                 shape = (self.samples * each, *value.shape[1:])
                 self._rows[name], self._per_sample[name] = self._storage.allocate(shape, value), each
             self._rows[name].write(start * each, value.detach().to("cpu"))
-        elif isinstance(value, int) and not isinstance(value, bool) and value % rows == 0:
+        elif is_number(value, int) and value % rows == 0:
             self._per_sample[name] = value // rows
         elif name not in self._shared:
             self._shared[name] = value

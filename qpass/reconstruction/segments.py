@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from qpass.graph.edit import module_path
+from qpass.graph.edit import is_inside, module_path
 from qpass.passes.analysis.blocks import find_blocks
 from qpass.passes.constants import constant_nodes
 
@@ -62,15 +62,11 @@ def _block_start(nodes: Sequence[fx.Node], path: str, constants: set[fx.Node]) -
 
     A block that rules leave in float has no layer of its own and begins with its first operator.
     """
-    own = [index for index, node in enumerate(nodes) if _inside(node, path) and node not in constants]
+    own = [index for index, node in enumerate(nodes) if is_inside(module_path(node), path) and node not in constants]
     first = next((index for index in own if nodes[index].op == "call_module"), own[0])
-    while first > 0 and (_inside(nodes[first - 1], path) or nodes[first - 1] in constants):
+    while first > 0 and (is_inside(module_path(nodes[first - 1]), path) or nodes[first - 1] in constants):
         first -= 1
     return first
-
-
-def _inside(node: fx.Node, path: str) -> bool:
-    return (module_path(node) + ".").startswith(path + ".")
 
 
 def _segment(whole: fx.GraphModule, path: str, nodes: Sequence[fx.Node], constants: set[fx.Node]) -> Segment:

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from qpass.graph.edit import is_inside
 from qpass.report.data import ReportData, TensorRow
 
 matplotlib.use("svg")
@@ -45,7 +46,7 @@ def error_by_depth(report: ReportData) -> str:
             points = [(i, row.sqnr_db) for i, row in enumerate(report.layers) if row.kind == kind]
             axes.scatter(*zip(*points, strict=True), s=16, label=kind, color=COLOURS.get(kind, "#555555"))
         ends = [
-            (max((i for i, row in enumerate(report.layers) if _inside(row.path, block.path)), default=0), block.sqnr_db)
+            (max((i for i, row in enumerate(report.layers) if is_inside(row.path, block.path)), default=0), block.sqnr_db)
             for block in report.blocks
         ]
         if ends:
@@ -142,10 +143,6 @@ def histograms(rows: Sequence[TensorRow]) -> str:
         for axes in grid.flat[len(rows) :]:
             axes.set_visible(False)
         return _svg(figure)
-
-
-def _inside(path: str, block: str) -> bool:
-    return path == block or path.startswith(block + ".")
 
 
 def _svg(figure: Any) -> str:

@@ -28,11 +28,16 @@ def usable_device(device: torch.device | str | int) -> torch.device:
     return found
 
 
+def is_number(value: object, *kinds: type) -> bool:
+    """Tells whether a value is a number of one of these kinds; a bool, which Python takes for an int, is none."""
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
 def check_seed(seed: int) -> None:
     """Refuses what is no seed.
 
     Raises:
         ConfigError: If it is not an integer from 0 to 2**32 - 1.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
+    if not is_number(seed, int) or not 0 <= seed < SEEDS:
         raise ConfigError(f"got {seed!r}", where="seed", expected=f"an integer from 0 to {SEEDS - 1}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from qpass.errors import ConfigError, DataError
+from qpass.runtime.arguments import is_number
 
 #: Tensors below this stay in memory: a page in a file for each would cost more than it saves.
 SMALL_BYTES = 1 << 16
@@ -24,7 +25,7 @@ def bytes_of(max_memory: float) -> int:
     Raises:
         ConfigError: If it is not a number from 0.
     """
-    if isinstance(max_memory, bool) or not isinstance(max_memory, int | float) or not max_memory >= 0:
+    if not is_number(max_memory, int, float) or not max_memory >= 0:
         raise ConfigError(f"got {max_memory!r}", where="max_memory", expected="GiB, 0 or more")
     return int(min(max_memory, 2.0**30) * 2**30)
 

@@ -14,8 +14,8 @@ from qpass.config.spec import CODE_ZERO
 from qpass.errors import ConfigError, DataError
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, Quantizer, ShiftLog2, Tan, Uniform
+from qpass.quantizers.base import GREATEST_BYTE
 
-_GREATEST_CODE = 255
 _PERCENTILES = several(number(lambda p: 0.5 < p <= 1, ""), "numbers in (0.5, 1]")
 _BITS = {"bits": whole(2, 8)}
 _LOG2 = {**_BITS, "percentiles": _PERCENTILES, "zero_code": flag}
@@ -25,7 +25,7 @@ _SETTINGS: dict[type[Quantizer], Mapping[str, Check]] = {
         **dict.fromkeys(("symmetric", "signed", "free_zero_point"), flag),
         "axis": optional(whole(0, 4)),
         "percentiles": _PERCENTILES,
-        "first_code": whole(0, _GREATEST_CODE),
+        "first_code": whole(0, GREATEST_BYTE),
     },
     Log2: _LOG2,
     LogSqrt2: _LOG2,
@@ -147,7 +147,7 @@ def _require(holds: bool, what: str, where: str, expected: str) -> None:
 
 def _uniform(quantizer: Any, where: str) -> None:
     zero_point, low, high = quantizer.zero_point, quantizer.code_min, quantizer.code_max
-    _require(high <= _GREATEST_CODE, f"has codes up to {high}", where, f"at most {_GREATEST_CODE}")
+    _require(high <= GREATEST_BYTE, f"has codes up to {high}", where, f"at most {GREATEST_BYTE}")
     _require(bool((zero_point == zero_point.round()).all()), "is no whole number", f"{where}.zero_point", "whole numbers")
     inside = bool(((zero_point >= low) & (zero_point <= high)).all())
     _require(inside, "is no code", f"{where}.zero_point", f"{low} to {high}")
@@ -156,7 +156,7 @@ def _uniform(quantizer: Any, where: str) -> None:
 def _dynamic_focus(quantizer: Any, where: str) -> None:
     _require(float(quantizer.b1) < float(quantizer.b2), "ends where it begins", f"{where}.b2", "a number above b1")
     first = int(quantizer.first_code)
-    _require(0 <= first <= _GREATEST_CODE - quantizer.steps, f"is {first}", f"{where}.first_code", "codes of one byte")
+    _require(0 <= first <= GREATEST_BYTE - quantizer.steps, f"is {first}", f"{where}.first_code", "codes of one byte")
 
 
 def _shift_log2(quantizer: Any, where: str) -> None:

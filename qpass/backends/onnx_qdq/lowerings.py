@@ -16,17 +16,16 @@ from qpass.backends.onnx_qdq.pack_weights import WEIGHT_CODES
 from qpass.errors import LoweringError
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, ShiftLog2, Tan, Uniform
+from qpass.quantizers.base import GREATEST_INT8
 
 #: What the outputs of an operator never fall below.
 _LEAST_VALUES = {"Softmax": 0.0, "Gelu": -0.1701}
-
-_GREATEST_INT8 = 127
 
 #: (module, node to replace, emitter) -> the value that replaces the node's output.
 Lowering = Callable[[Any, ir.Node, Emitter], ir.Value]
 
 #: What is added to int8 codes that are stored as uint8.
-UINT8_OFFSET = 128
+UINT8_OFFSET = GREATEST_INT8 + 1
 
 #: Ends the name of the tensor that holds a quantizer's codes; verification looks for it.
 CODES = ".codes"
@@ -294,7 +293,7 @@ def _weight(layer: QuantizedLayer, emit: Emitter, *, fuses: bool) -> ir.Value:
     codes = _numpy(layer.codes).reshape(len(layer.codes), -1).T  # (in, out)
     zero_point = _codes(quantizer.zero_point, quantizer)
     centred = codes.astype(np.int16) - zero_point
-    if not emit.options.weight_zero_points and np.abs(centred).max() <= _GREATEST_INT8:
+    if not emit.options.weight_zero_points and np.abs(centred).max() <= GREATEST_INT8:
         codes, zero_point = centred.astype(np.int8), np.zeros_like(zero_point)
     if fuses:  # and becomes the second factor of an integer product
         codes, zero_point = (_stored(array, quantizer, emit) for array in (codes, zero_point))

@@ -7,7 +7,7 @@ import re
 from torch import fx
 
 from qpass.errors import UnsupportedError
-from qpass.graph.edit import get_plan, module_path
+from qpass.graph.edit import get_plan, is_inside, module_path
 from qpass.passes.base import Pass
 from qpass.passes.plan import Declined, LayerPlan
 
@@ -31,8 +31,9 @@ def find_blocks(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
     smallest = [p for p in candidates if not any(other.startswith(p + ".") for other in candidates)]
     outputs: dict[str, fx.Node] = {}
     for node in graph_module.graph.nodes:
-        for path in smallest:
-            if _inside(node, path) and any(not _inside(user, path) for user in node.users) and node.meta.get("shape"):
+        own, readers = module_path(node), [module_path(user) for user in node.users]
+        for path in smallest if node.meta.get("shape") else ():
+            if is_inside(own, path) and not all(is_inside(reader, path) for reader in readers):
                 outputs[path] = node
     return {path: outputs[path] for path in smallest if path in outputs}
 
@@ -71,8 +72,3 @@ class RequireBlocks(Pass):
 
 def _numbered_prefixes(path: str) -> list[str]:
     return [path[: match.end()] for match in _NUMBERED.finditer(path)]
-
-
-def _inside(node: fx.Node, path: str) -> bool:
-    own = module_path(node)
-    return own == path or own.startswith(path + ".")

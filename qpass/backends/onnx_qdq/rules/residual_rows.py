@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
 from qpass.backends.onnx_qdq.rules.patterns import WeightProduct, only_reader_below, scalar, weight_product
+from qpass.quantizers.base import GREATEST_INT8
 
-_GREATEST_CODE = 127
 #: Scales are float32: their quotient is a whole number but for this share.
 _ROUNDING = 1e-5
 
@@ -69,7 +69,7 @@ def _factor(first: WeightProduct, second: WeightProduct) -> int | None:
     quotient = scales[0] / scales[1]
     factor = int(np.round(quotient.flat[0]))
     zero = 0 if first.w_zero is None else _array(first.w_zero).astype(np.int32)
-    fits = np.abs(_array(first.w).astype(np.int32) - zero).max() * factor <= _GREATEST_CODE
+    fits = np.abs(_array(first.w).astype(np.int32) - zero).max() * factor <= GREATEST_INT8
     return factor if factor >= 1 and fits and np.allclose(quotient, factor, rtol=_ROUNDING, atol=0) else None
 
 
