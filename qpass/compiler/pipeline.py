@@ -1,9 +1,10 @@
-"""The way of the data for each recipe: the passes from a traced graph to a frozen one, as one flat list."""
+"""The passes of each recipe, from a traced graph to a frozen one, as one flat list."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,7 @@ def pipeline(
     Raises:
         DistributedError: If there are fewer batches than processes.
     """
-    shared: dict[str, Any] = {"storage": storage, "processes": processes, "show_progress": show_progress}
     ranges = spread_samples(batches, config.range_samples, layout)
-    statistics, reference = Statistics(), Reference() if reference is None else reference
-    fold = [] if config.fold_layer_norm is None else [FoldLayerNorm(config.fold_layer_norm, reference)]
     if len(ranges) < processes.size:
         raise DistributedError(
             f"{len(ranges)} batches to calibrate on for {processes.size} processes",
@@ -77,56 +75,105 @@ def pipeline(
             expected="a batch for each process at least",
             hint="give more samples, or smaller batches",
         )
-    rounding = config.weight_rounding == "error-feedback"
-    feedback: dict[str, Any] = {"activations": config.compensate_activations, "rounding": rounding}
-    compensate: list[Pass] = []
-    if any(feedback.values()):
-        hessian = config.token_weights == "hessian"
-        layers = RidgeAndGPTQ(ranges, **feedback, reference=reference, hessian=hessian, seed=seed, **shared)
-        compensate = [KeepReference(reference), layers]
-    residual = AddResidual(ranges, storage=storage, show_progress=show_progress)
-
-    def learn(stage: str, **changes: Any) -> Reconstruct:
-        assert config.reconstruction is not None
-        folder = checkpoint_dir / stage if checkpoint_dir is not None else None
-        learning = dataclasses.replace(config.reconstruction, **changes)
-        return Reconstruct(
-            learning,
-            batches,
-            reference=reference,
-            stage=stage,
-            seed=seed,
-            checkpoint_dir=folder,
-            **shared,
-        )
-
-    finish: dict[str | None, Callable[[], list[Pass]]] = {
-        None: lambda: [*fold, *compensate, residual],
-        "fold-first": lambda: [*fold, residual, *(compensate or [KeepReference(reference)]), learn("")],
-        "paper": lambda: [KeepReference(reference), learn(""), *fold, residual],
-        "three-stage": lambda: [
-            KeepReference(reference),
-            learn("activations", inputs="float"),
-            *fold,
-            ResumeWeightRounding(),
-            residual,
-            learn("weights"),
-        ],
-    }
-    order = None if config.reconstruction is None else config.reconstruction.order
-    passes: list[Pass] = [
-        Canonicalize(),
-        *([RotateResidual(seed)] if config.rotate_residual else []),
-        *([RotateHeads()] if config.rotate_heads else []),
-        Annotate(config),
-        *([RequireBlocks()] if order is not None else []),
-        Calibrate(ranges, statistics, per_channel=config.fold_layer_norm is not None, **shared),
-        InsertQuantizers(statistics),
-        AllocateBits(config.budget, ranges, statistics, seed=seed, storage=storage, show_progress=show_progress),
-        *([SuspendWeightRounding()] if order == "three-stage" else []),
-        RefitQuantizers(ranges if config.calibrate_on == "quantized" else (), statistics, **shared),
-        *finish[order](),
-        Freeze(),
-    ]
+    steps = _Steps(
+        config=config,
+        batches=batches,
+        ranges=ranges,
+        reference=Reference() if reference is None else reference,
+        seed=seed,
+        checkpoint_dir=checkpoint_dir,
+        shared={"storage": storage, "processes": processes, "show_progress": show_progress},
+    )
+    passes = [*steps.prepare(), *steps.quantize(), *steps.finish(), Freeze()]
     check_stages(passes)
     return passes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Steps:
+    """The passes of one recipe, by what they are for.
+
+    Attributes:
+        config: The recipe.
+        batches: Calls of the model, to learn from.
+        ranges: Those that ranges are fitted on.
+        reference: The float network.
+        seed: Of what is drawn.
+        checkpoint_dir: Where learned blocks are kept.
+        shared: What every pass that runs batches takes.
+    """
+
+    config: QuantConfig
+    batches: Sequence[ModelInputs]
+    ranges: Sequence[ModelInputs]
+    reference: Reference
+    seed: int
+    checkpoint_dir: Path | None
+    shared: dict[str, Any]
+
+    def prepare(self) -> list[Pass]:
+        """One form for each idea, rotations, and the plan."""
+        return [
+            Canonicalize(),
+            *([RotateResidual(self.seed)] if self.config.rotate_residual else []),
+            *([RotateHeads()] if self.config.rotate_heads else []),
+            Annotate(self.config),
+            *([] if self.config.reconstruction is None else [RequireBlocks()]),
+        ]
+
+    def quantize(self) -> list[Pass]:
+        """Calibration, quantizers, bit widths, and quantizers again behind the quantized prefix."""
+        config, statistics, learning = self.config, Statistics(), self.config.reconstruction
+        unshared = {name: self.shared[name] for name in ("storage", "show_progress")}
+        return [
+            Calibrate(self.ranges, statistics, per_channel=config.fold_layer_norm is not None, **self.shared),
+            InsertQuantizers(statistics),
+            AllocateBits(config.budget, self.ranges, statistics, seed=self.seed, **unshared),
+            *([SuspendWeightRounding()] if learning is not None and learning.order == "three-stage" else []),
+            RefitQuantizers(self.ranges if config.calibrate_on == "quantized" else (), statistics, **self.shared),
+        ]
+
+    def finish(self) -> list[Pass]:
+        """Folding, correction of weights and learning, in the order that the recipe has."""
+        keep, learning = KeepReference(self.reference), self.config.reconstruction
+        residual = AddResidual(self.ranges, storage=self.shared["storage"], show_progress=self.shared["show_progress"])
+        order = None if learning is None else learning.order
+        if order is None:
+            return [*self._fold(), *self._correct(), residual]
+        if order == "fold-first":
+            return [*self._fold(), residual, *(self._correct() or [keep]), self._learn("")]
+        if order == "paper":
+            return [keep, self._learn(""), *self._fold(), residual]
+        activations, weights = self._learn("activations", inputs="float"), self._learn("weights")
+        return [keep, activations, *self._fold(), ResumeWeightRounding(), residual, weights]
+
+    def _fold(self) -> list[Pass]:
+        target = self.config.fold_layer_norm
+        return [] if target is None else [FoldLayerNorm(target, self.reference)]
+
+    def _correct(self) -> list[Pass]:
+        rounding = self.config.weight_rounding == "error-feedback"
+        if not rounding and not self.config.compensate_activations:
+            return []
+        correct = RidgeAndGPTQ(
+            self.ranges,
+            activations=self.config.compensate_activations,
+            rounding=rounding,
+            reference=self.reference,
+            hessian=self.config.token_weights == "hessian",
+            seed=self.seed,
+            **self.shared,
+        )
+        return [KeepReference(self.reference), correct]
+
+    def _learn(self, stage: str, **changes: Any) -> Reconstruct:
+        assert self.config.reconstruction is not None
+        return Reconstruct(
+            dataclasses.replace(self.config.reconstruction, **changes),
+            self.batches,
+            reference=self.reference,
+            stage=stage,
+            seed=self.seed,
+            checkpoint_dir=None if self.checkpoint_dir is None else self.checkpoint_dir / stage,
+            **self.shared,
+        )
