@@ -14,7 +14,8 @@ from qpass.backends.onnxruntime.output_check import OutputCheck, check_freely, w
 from qpass.backends.onnxruntime.uncertainty import OwnError, Uncertainty
 from qpass.data import ModelInputs
 from qpass.graph.capture.trace import trace
-from qpass.graph.edit import aten, calls, info
+from qpass.graph.edit import aten, calls
+from qpass.graph.facts import facts_of
 from qpass.graph.fill_values import fill_values, repeated_fills
 from qpass.graph.source_check import Source
 from qpass.graph.source_check.output_error import output_error
@@ -68,7 +69,7 @@ def test_an_error_beside_fills_is_refused(fill: float, by_row: bool) -> None:
     graph = trace(model, (x,))
     source = Source(model, graph, [ModelInputs((x,), {})])
     source.check(graph, "trace")
-    assert info(graph)["source_check"].error < 1e-5
+    assert facts_of(graph).source_check.error < 1e-5
     with torch.no_grad():
         assert (
             output_error(1.01 * model.layer(x).masked_fill(x[:, :1] > 0, fill), model.layer(x).masked_fill(x[:, :1] > 0, fill))

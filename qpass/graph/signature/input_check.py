@@ -98,15 +98,15 @@ def check_example(graph_module: fx.GraphModule) -> None:
     Raises:
         DataError: Naming the input.
     """
-    facts, leaves = info(graph_module), flat_inputs(graph_module, *example_inputs(graph_module))
+    facts, leaves = facts_of(graph_module), flat_inputs(graph_module, *example_inputs(graph_module))
     try:
         check_inputs(leaves, *check_arguments(graph_module))
     except UnsupportedError as error:
         raise DataError(error.what, where="example", expected=error.expected) from error
-    if len(set(facts["names"])) != len(facts["names"]):
+    if len(set(facts.names)) != len(facts.names):
         raise DataError("has a name twice", where="facts.names", expected="names that differ")
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    if any(leaf.numel() == 0 and 0 not in dims for leaf, dims in zip(tensors, facts["dims"], strict=True)):
+    if any(leaf.numel() == 0 and 0 not in dims for leaf, dims in zip(tensors, facts.dims, strict=True)):
         raise DataError("has no rows", where="example", expected="at least one of every open size")
     placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
     for node, leaf in zip(placeholders, leaves, strict=True):

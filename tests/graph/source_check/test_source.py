@@ -276,7 +276,7 @@ def test_an_output_that_is_nan_throughout_is_said_to_prove_nothing(tmp_path: Pat
     x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
     with pytest.warns(UserWarning, match="Blind: an output of the model is NaN or infinite throughout"):
         graph = qpass.quantize_graph(Blind().eval(), [x], "w8a8", progress=False)
-    check = info(graph)["source_check"]
+    check = facts_of(graph).source_check
     assert not check.informative
     assert "not informative: an output is NaN or infinite throughout" in str(qpass.quantization_report(graph))
     verified = qpass.verify_onnx(graph, qpass.export_onnx(graph, tmp_path / "m.onnx"), x)
@@ -286,7 +286,7 @@ def test_an_output_that_is_nan_throughout_is_said_to_prove_nothing(tmp_path: Pat
 def test_an_output_that_is_infinite_in_places_proves_something() -> None:
     source, graph = source_of(Call(lambda m, x: x.masked_fill(x > 0, float("-inf"))).eval(), torch.randn(4, 3))
     source.check(graph, "trace")
-    assert info(graph)["source_check"].informative
+    assert facts_of(graph).source_check.informative
 
 
 @pytest.mark.parametrize("dim", [1, -1])
@@ -306,7 +306,7 @@ def test_a_large_channel_hides_no_error_in_a_small_one(dim: int) -> None:
     model = Detector().eval()
     source, graph = source_of(model, torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(1)))
     source.check(graph, "trace")
-    assert info(graph)["source_check"].bound == LEAST_BOUND
+    assert facts_of(graph).source_check.bound == LEAST_BOUND
     with torch.no_grad():
         next(p for name, p in graph.named_parameters() if "score" in name and p.dim() == 2)[0] *= 1.01
     with pytest.raises(SourceError, match=r"after a pass .*differs from the given model"):
@@ -332,4 +332,4 @@ def test_a_channel_of_roundings_alone_is_no_matter() -> None:
         node.replace_all_uses_with(moved, delete_user_cb=lambda user, moved=moved: user is not moved)
     graph.recompile()
     source.check(graph, "a pass")
-    assert info(graph)["source_check"].informative
+    assert facts_of(graph).source_check.informative
