@@ -12,6 +12,8 @@ from torch import Tensor, fx, nn
 import qpass
 from tests.models import small_vit
 
+pytest_plugins = ["tests.slow_cases"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:

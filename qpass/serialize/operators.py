@@ -16,9 +16,9 @@ from qpass.errors import DataError
 _ATEN = """
 _adaptive_avg_pool2d _adaptive_avg_pool3d _cdist_forward _conj _convolution _fft_c2c _fft_c2r _fft_r2c _linalg_det
 _local_scalar_dense _log_softmax _pdist_forward
-_prelu_kernel _safe_softmax _scaled_dot_product_attention_math _shape_as_tensor _softmax _to_copy
+_safe_softmax _scaled_dot_product_attention_math _shape_as_tensor _softmax _to_copy
 _unsafe_index _unsafe_index_put _unsafe_view _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d
-_upsample_nearest_exact2d _upsample_nearest_exact3d _weight_norm _weight_norm_interface
+_upsample_nearest_exact2d _upsample_nearest_exact3d _weight_norm
 
 __and__ __lshift__ __or__ __rshift__ __xor__ abs absolute acos acosh adaptive_avg_pool1d adaptive_avg_pool2d
 adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d add addbmm addcdiv addcmul addmm addmv addr
