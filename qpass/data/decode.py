@@ -57,6 +57,8 @@ def image_bytes(path: Path) -> bytes:
         DataError: If it is no file, such as a pipe, too large, or cannot be read.
     """
     try:
+        if not path.exists():
+            raise DataError("does not exist", where=str(path), expected="an image")
         if not path.is_file():
             raise DataError("is no file", where=str(path), expected="an image", hint="move it away, or rename it")
         if (size := path.stat().st_size) > LARGEST_IMAGE:

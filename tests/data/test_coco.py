@@ -61,5 +61,5 @@ def test_what_is_missing_or_broken_is_named(folder: Path) -> None:
     with pytest.raises(DataError, match=r"broken.json: cannot be read.*COCO's format"):
         CocoImages(folder, folder / "broken.json")
     (folder / "a.png").unlink()
-    with pytest.raises(DataError, match=r"a.png: cannot be read"):
+    with pytest.raises(DataError, match=r"a.png: does not exist"):
         CocoImages(folder)[0]

@@ -37,12 +37,15 @@ class Call(nn.Module):
 
 
 def apply(rule: Callable[[fx.GraphModule], int], model: nn.Module, *inputs: Tensor) -> tuple[fx.GraphModule, int]:
-    """Applies a rule once and checks that the numbers are kept."""
-    graph = trace(model.eval(), inputs)
-    expected = graph(*inputs)
+    """Applies a rule once and checks that the model's own numbers are kept, twice in a row and on other inputs."""
+    others = tuple(x.roll(1, 0) for x in inputs)
+    expected, expected_of_others = model.eval()(*inputs), model(*others)
+    graph = trace(model, inputs)
     count = rule(graph)
     finish(graph)
-    torch.testing.assert_close(graph(*inputs), expected, rtol=1e-5, atol=1e-5)
+    for _ in range(2):
+        torch.testing.assert_close(graph(*inputs), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(graph(*others), expected_of_others, rtol=1e-5, atol=1e-5)
     record_shapes(graph)
     return graph, count
 
