@@ -1,4 +1,4 @@
-"""What must hold of a graph at each stage, and of every stage after it."""
+"""Invariants of a graph at each stage and all later ones."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from qpass.quantizers import Quantizer
 
 #: The stages of a graph, in order.
 STAGES = ("traced", "canonical", "annotated", "calibrated", "quantized", "fitted", "frozen")
-#: So much of what is wrong is named.
+#: Maximum number of violations named in an error.
 _NAMED = 4
-#: Yields what is wrong.
+#: Yields a description of each violation.
 Check = Callable[[fx.GraphModule], Iterator[str]]
 
 
 def check_invariants(graph_module: fx.GraphModule, stage: str) -> None:
-    """Checks what must hold of a graph at a stage.
+    """Checks the invariants of a stage and of all earlier ones.
 
     Raises:
-        PassError: Naming what does not.
+        PassError: If an invariant does not hold; names the violations.
     """
     reached = STAGES[: STAGES.index(stage) + 1]
     if wrong := [what for name in reached for check in _CHECKS.get(name, ()) for what in check(graph_module)]:
