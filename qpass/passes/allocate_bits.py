@@ -130,7 +130,7 @@ def _check(things: Sequence[Options], limits: Mapping[str, float]) -> None:
                 f"got {limit}",
                 where=f"budget.{name}",
                 expected=f"at least {least:.3g} with these widths",
-                hint="raise the limit or allow lesser widths",
+                hint="raise the limit or allow smaller bit widths",
             )
 
 

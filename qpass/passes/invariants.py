@@ -31,7 +31,7 @@ def check_invariants(graph_module: fx.GraphModule, stage: str) -> None:
     reached = STAGES[: STAGES.index(stage) + 1]
     if wrong := [what for name in reached for check in _CHECKS.get(name, ()) for what in check(graph_module)]:
         more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-        raise PassError(f"a graph at stage {stage!r} must not be like this: {'; '.join(wrong[:_NAMED])}{more}")
+        raise PassError(f"invalid graph at stage {stage!r}: {'; '.join(wrong[:_NAMED])}{more}")
 
 
 def _results_are_recorded(graph_module: fx.GraphModule) -> Iterator[str]:
@@ -42,7 +42,7 @@ def _results_are_recorded(graph_module: fx.GraphModule) -> Iterator[str]:
             and "result" not in node.meta
             and "shape" not in node.meta
         ):
-            yield f"what {describe(node)} gives is not recorded"
+            yield f"the output of {describe(node)} is not recorded"
 
 
 def _views_are_reshapes(graph_module: fx.GraphModule) -> Iterator[str]:

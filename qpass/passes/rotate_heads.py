@@ -86,7 +86,7 @@ def _rotate_queries_and_keys(product: fx.Node, weights: _Heads) -> str:
     """Rotates q and k; returns the reason if they stay unchanged, else ""."""
     queries, keys = channels_from(product.args[0]), channels_from(product.args[1])  # type: ignore[arg-type]
     if queries is None or keys is None:
-        return "q or k is more than moved and scaled behind its Linear, or shared by heads"
+        return "q or k is not just moved and scaled after its Linear, or heads share it"
     heads = _heads(queries[1], keys[1].transpose(-1, -2))
     if heads is None or not weights.read(queries[0], keys[0]):
         return "heads or tokens share channels of q or k"
@@ -102,13 +102,13 @@ def _rotate_values(product: fx.Node, weights: _Heads) -> str:
     """Rotates v; returns the reason if it stays unchanged, else ""."""
     values = channels_from(product.args[1])  # type: ignore[arg-type]
     if values is None:
-        return "v is more than moved and scaled behind its Linear, or shared by heads"
+        return "v is not just moved and scaled after its Linear, or heads share it"
     heads, shape = _heads(values[1]), shape_of(product)
     if heads is None or shape is None:
         return "heads or tokens share channels of v"
     reader = channels_into(product, values[1][..., :1, :].expand(shape))
     if reader is None or not weights.read(values[0], reader[0]):
-        return "no Linear alone reads what the heads give"
+        return "the heads' output is not read by one Linear alone"
     energy = weights.energy(values[0], heads[0])
     balance = (energy.mean() / energy).sqrt()
     position = {int(channel): index for index, channel in enumerate(reader[1])}

@@ -65,11 +65,11 @@ class ResidualStream:
             raise NotAStream(self._problem)
         unknown = [layer for layer in (*self.readers, *self.writers) if not self._weights.read(layer)]
         if unknown:
-            raise NotAStream(f"the weight of {describe(unknown[0])} is no constant")
+            raise NotAStream(f"the weight of {describe(unknown[0])} is not a constant")
         for norm in self.norms:
             given = [argument(norm, index, name) for index, name in ((2, "weight"), (3, "bias"))]
             if any(node is not None and get_constant(self._graph_module, node) is None for node in given):
-                raise NotAStream(f"the weight of {describe(norm)} is no constant")
+                raise NotAStream(f"the weight of {describe(norm)} is not a constant")
 
     def _collect(self, start: Any) -> None:
         """Follows the stream both ways. Problems are recorded, not raised, so that all LayerNorms are found."""
@@ -130,7 +130,7 @@ class ResidualStream:
                 elif self._moves_tokens(user) and not is_call(user, aten.cat.default) and shape_of(user)[-1] == norm.args[1][0]:  # type: ignore[index]
                     pending.append(user)
                 elif not is_call(user, aten.sym_size.int):
-                    self._decline(f"{_name(user)} reads what a LayerNorm makes of it")
+                    self._decline(f"{_name(user)} reads a LayerNorm's output")
         self.readers += linears
         return linears
 

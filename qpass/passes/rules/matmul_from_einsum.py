@@ -66,7 +66,7 @@ def _parse(node: fx.Node) -> _Indices | str:
     rest = "".join(sorted(i for i in set(both) - set(hidden) if both.count(i) == 1))
     out = out.replace("...", hidden) if arrow else hidden + rest
     if len(set(a)) < len(a) or len(set(b)) < len(b):
-        return "an index stands twice in one factor of its einsum"
+        return "an index appears twice in one factor of its einsum"
     if any((i in a) != (i in b) and i not in out for i in both):
         return "its einsum sums over an index of one factor alone"
     sizes = dict(zip(a, shapes[0] or (), strict=True))
