@@ -1,4 +1,4 @@
-"""Passes: graph -> graph, one a file."""
+"""Graph passes, one per file."""
 
 from qpass.passes.add_residual import AddResidual
 from qpass.passes.allocate_bits import AllocateBits

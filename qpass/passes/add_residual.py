@@ -1,6 +1,7 @@
-"""fitted -> fitted: a low-rank branch beside a Linear makes up for the rounding of its weight, and stays at inference.
+"""fitted -> fitted: a low-rank branch beside a Linear compensates weight rounding, also at inference.
 
-The form of LQER (https://arxiv.org/abs/2402.02446), in integers; AIQViT (https://arxiv.org/abs/2502.04628) merges its factors.
+The form of LQER (https://arxiv.org/abs/2402.02446), in integers; AIQViT
+(https://arxiv.org/abs/2502.04628) merges its factors.
 """
 
 from __future__ import annotations
@@ -32,24 +33,28 @@ from qpass.progress import track
 from qpass.quantizers import Quantizer, Uniform
 from qpass.runtime.storage import Storage
 
-#: Codes of the branch's value are 8 bits around this zero point, or the input's where that is near the middle too.
+#: Zero point of the branch's 8-bit codes, unless the input's is near the middle too and is used instead.
 _MIDDLE, _NEAR_MIDDLE = 128, range(64, 193)
-#: Share of the mean diagonal of the Gram matrix that is added to its diagonal.
+#: Damping of the Gram matrix's diagonal, as a share of its mean.
 _DAMPING = 1e-4
 
 
 class AddResidual(Pass):
-    """y = x̂ Q(W)ᵀ + bias becomes y = x̂ Q(W)ᵀ + bias + t̂ B̂ᵀ with t = x̂ Âᵀ, for weights whose spec has a ``residual_rank``.
+    """Adds a low-rank branch to the Linears whose weight spec has a ``residual_rank``.
 
-    B A is the best approximation of W - Q(W) of that rank in the metric of the inputs: with S the Cholesky factor of their
-    Gram matrix, the truncated SVD of (W - Q(W)) S, and S^-1 behind A. Everything is 8-bit integers. Scales and zero points are
-    chosen so that both products can be one integer product with more rows, [x, t] [m Q(W), B̂]ᵀ: t has the zero point of x, and
-    B̂ the scale s_x s_W / (m s_t) for each output, m a power of two that the codes of m Q(W) still fit with.
+    y = x̂ Q(W)ᵀ + bias becomes y = x̂ Q(W)ᵀ + bias + t̂ B̂ᵀ with t = x̂ Âᵀ.
+
+    B A is the best approximation of W - Q(W) of that rank in the metric of the inputs. With S the
+    Cholesky factor of their Gram matrix, it is the truncated SVD of (W - Q(W)) S, with A multiplied by
+    S^-1 from the right. Everything is 8-bit integers. Scales and zero points are chosen so that both
+    products can be one integer product with a larger inner dim, [x, t] [m Q(W), B̂]ᵀ. t has the zero
+    point of x, and B̂ has the scale s_x s_W / (m s_t) for each output. m is a power of two with which
+    the codes of m Q(W) still fit.
 
     Args:
-        batches: Calls of the model that give the Gram matrices.
-        storage: Where values lie between two nodes; None is in memory.
-        show_progress: Show a bar.
+        batches: Model inputs that the Gram matrices are computed from.
+        storage: Where values are kept between nodes; None keeps them in memory.
+        show_progress: Show a progress bar.
     """
 
     takes, gives = "fitted", "fitted"
@@ -58,7 +63,7 @@ class AddResidual(Pass):
         self.batches, self.storage, self.show_progress = batches, storage, show_progress
 
     def run(self, graph_module: fx.GraphModule) -> bool:
-        """See ``Pass.run``. Each branch is fitted behind those before it."""
+        """See ``Pass.run``. Each branch is fitted on the outputs of earlier ones."""
         linears = [node for node in graph_module.graph.nodes if self._wants_residual(graph_module, node)]
         if not linears:
             return False
@@ -87,7 +92,7 @@ class AddResidual(Pass):
 
 
 def sum_with_residual(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
-    """Returns the sum of a Linear and its branch, or the Linear itself where it has none."""
+    """Returns the sum of a Linear and its branch, or the Linear itself if it has none."""
     for user in node.users:
         if is_call(user, aten.add.Tensor) and isinstance(called_module(graph_module, user.args[1]), ResidualFactor):
             return user
@@ -120,7 +125,7 @@ def _add_branch(
 
 
 def tie_residual_scales(graph_module: fx.GraphModule) -> None:
-    """Makes the scales of branches fit again, where those of the tensors that they read have changed."""
+    """Ties the scales of branches again after the scales of the tensors they read have changed."""
     for total in calls(graph_module, aten.add.Tensor):
         up = called_module(graph_module, total.args[1])
         if isinstance(up, ResidualFactor):
@@ -140,7 +145,7 @@ def _tie(up: ResidualFactor, reads: nn.Module | None, layer: nn.Module | None, q
 
 
 def gram(inputs: Sequence[Tensor]) -> Tensor:
-    """Returns the mean of x xᵀ over all vectors x of the last dim, damped, in float64: (in, in)."""
+    """Returns the damped mean of x xᵀ over all vectors x of the last dim, in float64: (in, in)."""
     width = inputs[0].shape[-1]
     total = torch.zeros(width, width, dtype=torch.float64, device=inputs[0].device)
     for x in inputs:
@@ -152,12 +157,12 @@ def gram(inputs: Sequence[Tensor]) -> Tensor:
 
 
 def low_rank(error: Tensor, metric: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Returns A (rank, in) and B (out, rank) with the least tr((E - B A) G (E - B A)ᵀ); the rows of A have A G Aᵀ = 1.
+    """Returns A (rank, in) and B (out, rank) that minimize tr((E - B A) G (E - B A)ᵀ); A G Aᵀ = I.
 
     Args:
         error: E, (out, in).
         metric: G, (in, in), positive definite.
-        rank: At most the least side of E is used.
+        rank: Capped at the smaller side of E.
     """
     factor = torch.linalg.cholesky(metric)
     u, s, vt = torch.linalg.svd(error @ factor, full_matrices=False)
@@ -166,7 +171,7 @@ def low_rank(error: Tensor, metric: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _scale_around_middle(t: Tensor, reads: Uniform) -> tuple[Tensor, Tensor]:
-    """Returns scale and zero point of t; moves the codes of the tensor that is read so that both have one zero point."""
+    """Returns scale and zero point of t; shifts the codes of its input so that both share a zero point."""
     if reads.bits < 8:
         reads.shift_codes(_MIDDLE)
     zero = int(reads.zero_point.item())

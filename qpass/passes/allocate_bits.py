@@ -1,4 +1,4 @@
-"""quantized -> quantized: gives every tensor and every weight its width, so that together they keep a budget."""
+"""quantized -> quantized: allocates a bit width to every tensor and weight within a budget."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ from qpass.solvers.bit_allocation import Options, allocate, least_cost
 
 @dataclass(frozen=True)
 class Allocated:
-    """What a budget gave one tensor or weight.
+    """The bit width allocated to one tensor or weight.
 
     Attributes:
         path: Module path of the first layer that reads it.
         kind: ``"activation"`` or ``"weight"``.
-        bits: The width that it got.
-        size: Multiply-adds that read it (activations), or values (weights), of the example that was traced.
-        errors: By width, the share of the squared output that quantizing it alone adds, to first order.
+        bits: The allocated bit width.
+        size: Multiply-adds that read it in the traced example (activations), or values (weights).
+        errors: For each bit width, the first-order error from quantizing it alone, as a share of the
+            squared output.
     """
 
     path: str
@@ -45,19 +46,19 @@ class Allocated:
 
 
 class AllocateBits(Pass):
-    """Measures what each candidate width of each tensor does to the output, alone and to first order, and chooses among all.
+    """Measures the first-order output error of each candidate bit width alone, then chooses jointly.
 
-    The widths of the least sum within the limits come from a 0-1 linear program. The network's input keeps its width, and so
-    does what the recipe gives another width than ``activation`` or ``weight``, by a rule or by its role; the means are over the
-    others.
+    A 0-1 linear program finds the bit widths with the least total error within the limits. The
+    network's input keeps its bit width. So does anything that a rule or its role gives a bit width
+    other than that of ``activation`` or ``weight``. Mean bit widths are over the rest.
 
     Args:
-        budget: The limits; None leaves everything as it is.
-        batches: Calls of the model.
-        statistics: What calibration saw of the tensors.
-        seed: Of the signs that the output is probed with.
+        budget: The limits; None leaves the graph unchanged.
+        batches: Model inputs.
+        statistics: Calibration statistics of the tensors.
+        seed: Random seed of the signs that probe the output.
         storage: Where tensors saved for the backward pass are kept; None keeps them in memory.
-        show_progress: Show a bar.
+        show_progress: Show a progress bar.
     """
 
     takes, gives = "quantized", "quantized"
@@ -79,7 +80,7 @@ class AllocateBits(Pass):
         """See ``Pass.run``.
 
         Raises:
-            ConfigError: If no choice of widths keeps a limit.
+            ConfigError: If no choice of bit widths meets a limit.
         """
         if self.budget is None or facts_of(graph_module).allocation is not None:
             return False
@@ -101,7 +102,7 @@ class AllocateBits(Pass):
         return True
 
     def _errors(self, graph_module: fx.GraphModule, tensors: Sequence[WidthOptions], samples: int) -> list[dict[int, float]]:
-        """Returns the error of each option by width; that of a quantizer which is called several times adds up."""
+        """Returns each option's error by bit width, summed over all calls of its quantizer."""
         reference = float_reference(graph_module)
         twins = dict(zip(graph_module.graph.nodes, reference.graph.nodes, strict=True))
         nodes = {
@@ -129,12 +130,12 @@ def _check(things: Sequence[Options], limits: Mapping[str, float]) -> None:
                 f"got {limit}",
                 where=f"budget.{name}",
                 expected=f"at least {least:.3g} with these widths",
-                hint="raise the limit or allow lesser widths",
+                hint="raise the limit or allow smaller bit widths",
             )
 
 
 def _some(batches: Sequence[ModelInputs], samples: int, rows: int | None, layout: Layout = None) -> Sequence[ModelInputs]:
-    """Returns calls of ``rows`` samples (None: as they are), spread evenly, with ``samples`` together or all there are."""
+    """Returns evenly spread batches of ``rows`` samples (None: unsplit), enough for ``samples``, or all."""
     parts = list(batches)
     if rows is not None:
         smallest = [min(rows, batch_size(batch, layout)) for batch in batches]
@@ -150,7 +151,7 @@ def _error_of(reference: fx.GraphModule, target: str, fit: Quantizer) -> ErrorFu
 
     def product(x: Tensor) -> Tensor:
         weight = layer.effective_weight().detach()
-        # When it is needed: all layers' together would be another copy of the model.
+        # Computed on demand: for all layers at once, it would be another copy of the model.
         return layer.product(x, fit(weight) - weight)
 
     return product

@@ -1,4 +1,4 @@
-"""canonical -> annotated: finds what can be quantized, writes the plan into node.meta, says why where it declines."""
+"""canonical -> annotated: plans what can be quantized, in node.meta, with a reason for what is not."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ from qpass.passes.rules.matmul_from_einsum import einsum_declined
 
 _CASTS = (aten.to.dtype, aten._to_copy.default)
 MATMULS = (aten.matmul.default, aten.bmm.default)
-#: Weights of an output channel from which integers with a scale are well below floats, where the product stays in float.
+#: Minimum weights per output channel of a grouped convolution. With fewer, codes and a scale save too
+#: little space over floats. The product stays float either way.
 LEAST_OF_A_GROUP = 16
-#: Convolutions, and how many dims their windows have.
+#: Convolutions and their number of spatial dims.
 _CONVOLUTIONS = {
     **{
         getattr(op, form): dims
@@ -58,7 +59,7 @@ _OTHER_PRODUCTS = {
 
 
 class Annotate(Pass):
-    """Plans the quantization that a config asks for. Inserts nothing.
+    """Plans the quantization that a config requests. Inserts nothing.
 
     Args:
         config: The recipe.
@@ -155,7 +156,7 @@ class Annotate(Pass):
         for index, operand in enumerate((input_node(node, 0), input_node(node, 1))):
             role = "post_softmax" if is_softmax(source_of(operand)) else "activation"
             spec: QuantSpec | None = self.config.resolve(path, role)
-            # onnxruntime's integer kernels take uint8 x int8, and no int8 x uint8: the second operand is stored signed.
+            # onnxruntime's integer kernels take uint8 x int8 but not int8 x uint8: store the second operand signed.
             operands.append(OperandPlan(index=index, spec=spec, signed=index == 1, role=role))
         if all(operand.spec is None for operand in operands):
             return Declined(kind="matmul", path=path, reason="a rule of the config leaves it in float")
@@ -180,14 +181,14 @@ def _warn_of_nothing(name: str, declined: Sequence[Declined]) -> None:
 
 
 def source_of(node: fx.Node) -> fx.Node:
-    """Follows a tensor back through operators that only move its values, or cast them."""
+    """Follows a tensor back through operators that only move or cast its values."""
     while is_call(node, *MOVEMENT_OPS, *_CASTS):
         node = input_node(node, 0)
     return node
 
 
 def is_softmax(node: fx.Node) -> bool:
-    """Tells whether a node is a Softmax."""
+    """Returns whether a node is a Softmax."""
     return is_call(node, aten.softmax.int, aten._softmax.default, aten._safe_softmax.default)
 
 
@@ -208,7 +209,7 @@ def _softmax(node: fx.Node) -> Declined | None:
 
 
 def _not_patches(node: fx.Node, weight: torch.Tensor) -> str | None:
-    """Returns why a convolution is not a Linear over patches that do not overlap, or None."""
+    """Returns why a convolution is not a Linear over non-overlapping patches, or None if it is."""
     dims = _CONVOLUTIONS[node.target]  # type: ignore[index]
     if not is_call(node, aten.conv1d.default, aten.conv2d.default, aten.conv3d.default):
         return "only convolutions with numeric padding are quantized, and no transposed ones"
@@ -229,7 +230,7 @@ def _not_patches(node: fx.Node, weight: torch.Tensor) -> str | None:
 
 
 def is_grouped(node: fx.Node) -> bool:
-    """Tells whether a node is a convolution of several groups of channels."""
+    """Returns whether a node is a grouped convolution."""
     return node.target in _CONVOLUTIONS and argument(node, 6, "groups", 1) != 1
 
 
@@ -237,6 +238,6 @@ _CONV_ARGUMENTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
 
 
 def _each(value: int | list[int], dims: int) -> tuple[int, ...]:
-    """Returns a number for each dim, of one for all or of a list."""
+    """Expands a number or a list to one number per dim."""
     numbers = [value] if isinstance(value, int) else list(value)
     return tuple(numbers * dims if len(numbers) == 1 else numbers)

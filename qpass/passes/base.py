@@ -1,4 +1,4 @@
-"""The contract of a pass: the stage it takes, the stage it gives, and an honest word on whether it changed the graph."""
+"""The contract of a pass: its input stage, its output stage, and whether it changed the graph."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from qpass.passes.invariants import check_invariants
 
 
 class Pass(ABC):
-    """A step graph -> graph. A subclass names its stages and gives ``run``; callers call the pass.
+    """A graph transformation. Subclasses declare their stages and implement ``run``; callers call the pass.
 
     Attributes:
         takes: Stage that the graph must be at.
         gives: Stage that the graph is at afterwards.
-        keeps_function: Whether the float network, quantizers off, computes afterwards what it computed before. It is then
-            compared with the caller's model.
+        keeps_function: Whether the float network (quantizers off) computes the same as before. If so,
+            it is compared with the caller's model.
     """
 
     takes: ClassVar[str]
@@ -33,16 +33,16 @@ class Pass(ABC):
 
     @abstractmethod
     def run(self, graph_module: fx.GraphModule) -> bool:
-        """Changes the graph in place and returns whether it did. A second run changes nothing."""
+        """Transforms the graph in place and returns whether it changed. A second run changes nothing."""
 
     def __call__(self, graph_module: fx.GraphModule) -> bool:
-        """Checks the stage, runs the pass, cleans the graph up, and checks what must hold of it at its new stage.
+        """Checks the stage, runs the pass, cleans up, and checks the invariants of the new stage.
 
-        An error inside the pass names the pass in a note.
+        Errors other than ``QPassError`` get a note that names the pass.
 
         Raises:
-            PassError: If the graph is at another stage, the pass changed what it says it did not, or the graph is not as its
-                new stage requires.
+            PassError: If the graph is at a different stage, the pass reports no change but made one,
+                or an invariant of the new stage does not hold.
             QPassError: If the pass added a call that writes into a tensor.
         """
         name, stage = type(self).__name__, facts_of(graph_module).stage
@@ -65,10 +65,10 @@ class Pass(ABC):
 
 
 def check_stages(passes: Sequence[Pass]) -> None:
-    """Refuses a list in which one pass gives another stage than the next one takes.
+    """Checks that each pass ends at the stage that the next one takes.
 
     Raises:
-        PassError: Naming the two passes that do not join.
+        PassError: If two adjacent passes do not match; names both.
     """
     for first, second in pairwise(passes):
         if first.gives != second.takes:

@@ -1,4 +1,4 @@
-"""annotated -> calibrated: runs the batches once and records statistics of every tensor that a later pass will fit."""
+"""annotated -> calibrated: runs the batches once and records statistics of every tensor to be fitted."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from qpass.runtime.distributed import ALONE, Processes
 from qpass.runtime.free_memory import TidyInterpreter
 from qpass.runtime.storage import Storage
 
-#: A channel of a LayerNorm has fewer samples and needs fewer bins; there may be thousands of channels.
+#: A LayerNorm channel has fewer samples and needs fewer bins; there may be thousands of channels.
 CHANNEL_BINS = 1024
 
 
 class Calibrate(Pass):
-    """Observes the float graph; the graph is not touched.
+    """Observes the float graph without changing it.
 
-    Observers listen to an interpreter rather than being inserted as modules: nothing has to be taken out again, and one
-    run serves statistics per tensor and per channel of the same node.
+    Observers are attached to an interpreter rather than inserted as modules. Nothing has to be removed
+    afterwards, and one run records both per-tensor and per-channel statistics of a node.
 
     Args:
-        batches: Calls of the model, at least one.
-        statistics: Gets what is seen.
-        per_channel: Also record LayerNorm outputs channel by channel, for ``FoldLayerNorm``.
-        storage: Where samples of products are kept; None is in memory.
-        processes: Those that share the batches; the counts are those of one alone.
-        show_progress: Show a bar.
+        batches: Model inputs; at least one batch.
+        statistics: Receives the observers.
+        per_channel: Also record LayerNorm outputs per channel, for ``FoldLayerNorm``.
+        storage: Where product samples are kept; None keeps them in memory.
+        processes: Processes that share the batches; the counts equal those of a single process.
+        show_progress: Show a progress bar.
     """
 
     takes, gives = "annotated", "calibrated"
@@ -57,7 +57,7 @@ class Calibrate(Pass):
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""
-        # In the order of the graph: other processes go through it in the same.
+        # In graph order, which is the same in all processes.
         points = dict.fromkeys(quantization_point(*operand) for operand in planned_operands(graph_module))
         tensors = {node: HistogramObserver(describe(node)) for node in points}
         channels = {
@@ -79,7 +79,7 @@ class Calibrate(Pass):
 
 
 def fitted_by_product(graph_module: fx.GraphModule) -> list[fx.Node]:
-    """Returns the matmuls whose first factor is to be fitted by the error of the product."""
+    """Returns the matmuls whose first factor is fitted by the error of the product."""
     return [
         node
         for node, _, operand in planned_operands(graph_module)
@@ -88,7 +88,7 @@ def fitted_by_product(graph_module: fx.GraphModule) -> list[fx.Node]:
 
 
 def merge_histograms(observers: Sequence[HistogramObserver], processes: Processes) -> None:
-    """Lets each observer count what its twins in other processes counted."""
+    """Merges each observer with its counterparts in the other processes."""
     for rank, twins in enumerate(processes.gather(observers)):
         if rank != processes.rank:
             for observer, twin in zip(observers, twins, strict=True):
@@ -96,9 +96,9 @@ def merge_histograms(observers: Sequence[HistogramObserver], processes: Processe
 
 
 def merge_products(observers: Sequence[ProductObserver], processes: Processes) -> None:
-    """Lets each observer keep what one alone would have kept of the batches of all processes."""
+    """Gives each observer the samples that a single process would keep from all batches."""
     if processes.size > 1:
-        for observer in observers:  # one message each: a message lies in memory
+        for observer in observers:  # one message each, since a message is held in memory
             observer.merge(processes.gather(observer.pairs))
 
 
@@ -110,10 +110,10 @@ def listen(listener: Listener, batches: Sequence[ModelInputs], label: str, *, sh
 
 
 class Listener(TidyInterpreter):
-    """Runs a graph and hands the outputs of some nodes, and the factors of some products, to observers.
+    """Runs a graph and passes node outputs and product factors to observers.
 
     Args:
-        graph_module: What to run.
+        graph_module: The graph to run.
         tensors: Observers of outputs, by node.
         products: Observers of the first two arguments, by node.
     """
@@ -128,7 +128,7 @@ class Listener(TidyInterpreter):
         self.graph_module, self._tensors, self._products = graph_module, tensors, products
 
     def run_node(self, n: fx.Node) -> Any:
-        """Runs one node and lets its observers hear it."""
+        """Runs one node and updates its observers."""
         result = super().run_node(n)
         if isinstance(result, Tensor):
             for observers in self._tensors:

@@ -1,4 +1,4 @@
-"""traced -> canonical: one form for each idea, so that the matchers behind stay small. Numerics are kept."""
+"""traced -> canonical: one form per construct, so that later matchers stay small. Numerics are kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qpass.graph.edit import describe, dtype_of, finish, record_shapes, shape_of
 from qpass.passes.base import Pass
 from qpass.passes.rules import RULES
 
-#: More rounds than any model needs; rules that do not converge are a bug, not a long model.
+#: More rounds than any model needs. Rules that do not converge have a bug.
 MAX_ROUNDS = 20
 
 
@@ -27,7 +27,7 @@ class Canonicalize(Pass):
         for round_ in range(MAX_ROUNDS):
             applied = [rule.__module__ for rule in RULES if rule(graph_module)]
             if not applied:
-                refuse_half(graph_module)  # not before: what regions and constants compute in is settled by rules
+                refuse_half(graph_module)  # only now: rules settle the dtypes of regions and constants
                 return round_ > 0
             finish(graph_module)
             check_results(graph_module, applied)
@@ -35,10 +35,10 @@ class Canonicalize(Pass):
 
 
 def check_results(graph_module: fx.GraphModule, applied: Sequence[str]) -> None:
-    """Runs the graph and compares the recorded shape and dtype of every node with the actual ones.
+    """Runs the graph and compares each node's recorded shape and dtype with the actual ones.
 
-    A rule relies on the records of nodes that other rules created in the same round. A boolean mask without a dtype, for
-    example, would be added to the logits as 0 and 1.
+    A rule relies on the records of nodes that other rules created in the same round. A boolean mask
+    without a dtype, for example, would be added to the logits as 0 and 1.
 
     Raises:
         PassError: If a record is missing or wrong.

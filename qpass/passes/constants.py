@@ -11,7 +11,7 @@ from qpass.graph.edit import ancestors, fetch
 
 
 def constant_nodes(graph_module: fx.GraphModule) -> set[fx.Node]:
-    """Returns the tensors of a graph and the operators that read nothing else."""
+    """Returns the stored tensors of a graph and the operators that depend only on them."""
     constants: set[fx.Node] = set()
     for node in graph_module.graph.nodes:
         if node.op == "get_attr" or (is_function(node) and constants.issuperset(node.all_input_nodes)):
@@ -20,7 +20,7 @@ def constant_nodes(graph_module: fx.GraphModule) -> set[fx.Node]:
 
 
 def constant_value(graph_module: fx.GraphModule, node: fx.Node) -> Tensor | None:
-    """Returns what a constant node gives, or None for any other node."""
+    """Returns the value of a constant node, or None for any other node."""
     if node not in constant_nodes(graph_module):
         return None
     values: dict[fx.Node, Any] = {}
@@ -31,14 +31,14 @@ def constant_value(graph_module: fx.GraphModule, node: fx.Node) -> Tensor | None
 
 
 def evaluate(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    """Returns what a call of a function gives for the values of what it reads."""
+    """Evaluates a function call, given the values of its input nodes."""
     args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda read: values[read])
     with torch.no_grad():
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def is_function(node: fx.Node) -> bool:
-    """Tells whether a node gives the same whenever it is given the same."""
+    """Returns whether a node's output depends on its inputs alone."""
     if node.op != "call_function" or isinstance(node.target, torch._ops.HigherOrderOperator):
         return False
     return torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())

@@ -1,4 +1,4 @@
-"""What a pass may change: the nodes of a graph, their plans, and its tensors."""
+"""Fingerprint of what a pass may change: the nodes of a graph, their plans, and its tensors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from qpass.graph.edit import get_plan
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """The state of a graph. Two that are equal were taken of an unchanged graph.
+    """The state of a graph. Equal fingerprints mean that the graph has not changed.
 
-    A tensor is known by itself and by the number of times that something was written into it, so nothing is read or copied.
+    A tensor is identified by its object and its version counter, so no values are read or copied.
 
     Attributes:
         nodes: The nodes and their plans, as text.
-        tensors: Each parameter and buffer, by name, with its version.
+        tensors: Each parameter and buffer with its version, by name.
     """
 
     nodes: str
@@ -40,7 +40,7 @@ class Fingerprint:
 
 
 def fingerprint(graph_module: fx.GraphModule) -> Fingerprint:
-    """Returns the state of a graph."""
+    """Returns the fingerprint of a graph."""
     nodes = "\n".join(f"{node.format_node()} {get_plan(node)}" for node in graph_module.graph.nodes)
     return Fingerprint(nodes, {name: (weakref.ref(tensor), _version(tensor)) for name, tensor in _tensors(graph_module)})
 

@@ -1,6 +1,7 @@
-"""fitted -> fitted: channel-wise scales of LayerNorm outputs move into the LayerNorm and the Linears behind it.
+"""fitted -> fitted: folds per-channel LayerNorm output scales into the LayerNorm and its Linears.
 
-Paper: RepQ-ViT, https://arxiv.org/abs/2212.08254, section 3.2; the median target is DopQ-ViT's (arXiv 2408.03291).
+Paper: RepQ-ViT, https://arxiv.org/abs/2212.08254, section 3.2. The median target is DopQ-ViT's
+(arXiv 2408.03291).
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from qpass.quantizers import Uniform
 
 
 class FoldLayerNorm(Pass):
-    """One scale and zero point for a LayerNorm's output in place of one for each channel.
+    """Replaces the per-channel scales and zero points of a LayerNorm's output by a single pair.
 
-    With s, z of each channel and targets s̃, z̃ of the layer, r1 = s / s̃ and r2 = z - z̃:
+    With s, z per channel, targets s̃, z̃ for the layer, r1 = s / s̃ and r2 = z - z̃:
 
     γ̃ = γ / r1, β̃ = (β + s r2) / r1, W̃ = W diag(r1), b̃ = b - W (s r2).
 
-    The float function stays the same, and quantizing the new LayerNorm output with (s̃, z̃) equals quantizing the
-    old one channel by channel, exactly: z̃ is an integer, so the codes are. The quantizers of the changed weights are fitted
-    again. The float network that ``KeepReference`` kept is folded too.
+    The float function is unchanged. Quantizing the new LayerNorm output with (s̃, z̃) gives exactly the
+    codes of the old per-channel quantization, since z̃ is an integer. The quantizers of the changed
+    weights are refitted. The float network that ``KeepReference`` kept is folded too.
 
     Args:
         target: s̃ is the ``"mean"`` or the ``"median"`` of the channels' scales.
-        reference: The float network beside the graph; None for none.
+        reference: The float network beside the graph, if any.
     """
 
     takes, gives = "fitted", "fitted"
@@ -89,7 +90,7 @@ class FoldLayerNorm(Pass):
 
 
 def channel_wise_norms(graph_module: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
-    """Returns the LayerNorms whose output has a scale for each channel, with the quantizers (one module) that hold them."""
+    """Returns the LayerNorms with per-channel output scales, each with its quantizer calls (one module)."""
     found: dict[fx.Node, list[fx.Node]] = {}
     for node in graph_module.graph.nodes:
         module = called_module(graph_module, node)
@@ -102,9 +103,10 @@ def channel_wise_norms(graph_module: fx.GraphModule) -> dict[fx.Node, list[fx.No
 
 
 def foldable_layer_norms(graph_module: fx.GraphModule) -> dict[fx.Node, list[tuple[fx.Node, fx.Node]]]:
-    """Returns the LayerNorms over the last dim all of whose readers are Linears that quantize their input alike.
+    """Returns the LayerNorms over the last dim read only by Linears with equal input quantization.
 
-    Each comes with its (Linear, operand of the Linear) pairs. Operators between the two may move tokens, not channels.
+    Each comes with its (Linear, operand of the Linear) pairs. Operators in between may move tokens,
+    but not channels.
     """
     found = {}
     for node in graph_module.graph.nodes:
@@ -116,7 +118,7 @@ def foldable_layer_norms(graph_module: fx.GraphModule) -> dict[fx.Node, list[tup
 
 
 def _linear_readers(norm: fx.Node, channels: int) -> list[tuple[fx.Node, fx.Node]]:
-    """Returns the norm's readers, or [] where one of them is not a Linear planned like the others."""
+    """Returns the norm's readers, or [] if one of them is not a Linear planned like the others."""
     readers: list[tuple[fx.Node, fx.Node]] = []
     stack = [norm]
     while stack:
@@ -134,7 +136,7 @@ def _linear_readers(norm: fx.Node, channels: int) -> list[tuple[fx.Node, fx.Node
 
 
 def keeps_last_dim(node: fx.Node, channels: int) -> bool:
-    """Tells whether a call moves tokens about and leaves every channel vector whole in the last dim."""
+    """Returns whether a call moves tokens but keeps each channel vector intact in the last dim."""
     shape = shape_of(node)
     if not shape or shape[-1] != channels:
         return False

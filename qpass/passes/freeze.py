@@ -1,4 +1,4 @@
-"""fitted -> frozen: weights become integer codes, formulas tables; the graph holds only what will be deployed."""
+"""fitted -> frozen: weights become integer codes, formulas become tables. Only deployed state remains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qpass.quantizers import LookUp, Quantizer
 
 
 class Freeze(Pass):
-    """Freezes every quantized layer, and tabulates the quantizers that ask for it."""
+    """Freezes every quantized layer and replaces tabulated quantizers by lookup tables."""
 
     takes, gives = "fitted", "frozen"
 
@@ -21,7 +21,8 @@ class Freeze(Pass):
         """See ``Pass.run``.
 
         Raises:
-            PassError: If a LayerNorm output still has a scale for each channel, which no integer matmul can take.
+            PassError: If a LayerNorm output still has per-channel scales, which an integer matmul
+                cannot use.
         """
         for norm in channel_wise_norms(graph_module):
             raise PassError(f"{describe(norm)}: its output has a scale for each channel; run FoldLayerNorm first")

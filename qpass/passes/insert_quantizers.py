@@ -1,4 +1,4 @@
-"""calibrated -> quantized: carries the plan out. Tensors get fitted quantizers, products with constants quantized weights."""
+"""calibrated -> quantized: carries out the plan with fitted quantizers and quantized layers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ _LAYERS: dict[str, type[QuantizedLayer]] = {
 
 
 class InsertQuantizers(Pass):
-    """Inserts one quantizer for each tensor and spec, shared by all who read it so, and replaces the layers.
+    """Inserts one quantizer per tensor and spec, shared by its readers, and replaces the layers.
 
-    A LayerNorm output whose channels were observed gets a scale for each channel, which ``FoldLayerNorm`` takes away again.
+    A LayerNorm output whose channels were observed gets per-channel scales, which ``FoldLayerNorm``
+    folds away later.
 
     Args:
-        statistics: What calibration saw.
+        statistics: Calibration statistics.
     """
 
     takes, gives = "calibrated", "quantized"
@@ -68,7 +69,7 @@ class InsertQuantizers(Pass):
     def _channel_wise_modules(
         self, graph_module: fx.GraphModule, norms: dict[fx.Node, list[tuple[fx.Node, fx.Node]]]
     ) -> dict[fx.Node, str]:
-        """Registers one quantizer for each observed LayerNorm; returns its name for every operand that it quantizes."""
+        """Registers one quantizer per observed LayerNorm; returns its name for each operand it quantizes."""
         names = {}
         for norm, readers in norms.items():
             if norm in self.statistics.channels:
@@ -85,7 +86,7 @@ class InsertQuantizers(Pass):
         return node
 
     def _redirect(self, node: fx.Node, index: int, point: fx.Node, quantized: fx.Node) -> None:
-        """Lets the operand read the quantized tensor, through the movements that lie between (each has one reader)."""
+        """Makes the operand read the quantized tensor through the movements between, each read once."""
         reader, operand = node, node.args[index]
         while operand is not point:
             assert isinstance(operand, fx.Node)

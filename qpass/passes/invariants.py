@@ -1,4 +1,4 @@
-"""What must hold of a graph at each stage, and of every stage after it."""
+"""Invariants of a graph at each stage and all later ones."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from qpass.quantizers import Quantizer
 
 #: The stages of a graph, in order.
 STAGES = ("traced", "canonical", "annotated", "calibrated", "quantized", "fitted", "frozen")
-#: So much of what is wrong is named.
+#: Maximum number of violations named in an error.
 _NAMED = 4
-#: Yields what is wrong.
+#: Yields a description of each violation.
 Check = Callable[[fx.GraphModule], Iterator[str]]
 
 
 def check_invariants(graph_module: fx.GraphModule, stage: str) -> None:
-    """Checks what must hold of a graph at a stage.
+    """Checks the invariants of a stage and of all earlier ones.
 
     Raises:
-        PassError: Naming what does not.
+        PassError: If an invariant does not hold; names the violations.
     """
     reached = STAGES[: STAGES.index(stage) + 1]
     if wrong := [what for name in reached for check in _CHECKS.get(name, ()) for what in check(graph_module)]:
         more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-        raise PassError(f"a graph at stage {stage!r} must not be like this: {'; '.join(wrong[:_NAMED])}{more}")
+        raise PassError(f"invalid graph at stage {stage!r}: {'; '.join(wrong[:_NAMED])}{more}")
 
 
 def _results_are_recorded(graph_module: fx.GraphModule) -> Iterator[str]:
@@ -42,7 +42,7 @@ def _results_are_recorded(graph_module: fx.GraphModule) -> Iterator[str]:
             and "result" not in node.meta
             and "shape" not in node.meta
         ):
-            yield f"what {describe(node)} gives is not recorded"
+            yield f"the output of {describe(node)} is not recorded"
 
 
 def _views_are_reshapes(graph_module: fx.GraphModule) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What ``annotate`` decides for a node and later passes carry out."""
+"""Decisions that ``annotate`` makes for a node and later passes carry out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LayerPlan:
         kind: ``"linear"``, ``"conv1d"``, ``"conv2d"``, ``"conv3d"`` or ``"matmul"``.
         path: Module path.
         operands: Its float inputs.
-        weight: The weight's quantizer, or None for float (always, for a matmul).
+        weight: The weight's quantizer, or None for float (always None for a matmul).
     """
 
     kind: str

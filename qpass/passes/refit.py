@@ -1,4 +1,4 @@
-"""quantized -> fitted: fits activation quantizers again, in order, on what the quantized network before them gives."""
+"""quantized -> fitted: refits activation quantizers in order, on the quantized network's own values."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from qpass.runtime.storage import Storage
 
 
 class RefitQuantizers(Pass):
-    """Takes all batches through the network side by side, node by node, and fits each quantizer when they reach it.
+    """Runs all batches in lockstep, node by node, and refits each quantizer when they reach it.
 
-    So every quantizer is fitted behind those before it, as RepQ-ViT's published code initialises them: channel by channel for
-    LayerNorm outputs, and by the error of the product where the first fit was. What is alive between two nodes is kept
-    for all batches.
+    Each quantizer is thus fitted on the outputs of the quantizers before it, as RepQ-ViT's published
+    code initializes them. LayerNorm outputs are fitted per channel. Quantizers first fitted by the
+    error of a product are refitted by it. Values live between two nodes are kept for all batches.
 
     Args:
-        batches: Calls of the model; empty leaves everything as it is.
-        statistics: What calibration saw; released, as it is not needed from here on.
-        storage: Where values lie between two nodes; None is in memory.
-        processes: Those that share the batches; what is fitted is what one alone would fit.
-        show_progress: Show a bar.
+        batches: Model inputs; if empty, the graph stays unchanged.
+        statistics: Calibration statistics; cleared, since nothing needs them afterwards.
+        storage: Where values are kept between nodes; None keeps them in memory.
+        processes: Processes that share the batches; the fit equals that of a single process.
+        show_progress: Show a progress bar.
     """
 
     takes, gives = "quantized", "fitted"
@@ -55,7 +55,7 @@ class RefitQuantizers(Pass):
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""
-        self.statistics.clear()  # nobody fits to them from here on
+        self.statistics.clear()  # no later pass fits to them
         if not self.batches:
             return False
         products = {quantizer_node(matmul.args[0]): matmul for matmul in fitted_by_product(graph_module)}
@@ -83,7 +83,7 @@ class RefitQuantizers(Pass):
         return observer
 
     def _criterion(self, runs: SideBySide, quantizer: fx.Node, matmul: fx.Node) -> Criterion:
-        """Returns the error of the product of what the quantizer reads and of the matmul's other, quantized factor."""
+        """Returns the error of the product of the quantizer's input and the other, quantized factor."""
         observer = ProductObserver(describe(matmul), storage=self.storage)
         for a, b in zip(runs.values(quantizer.args[0]), runs.values(matmul.args[1]), strict=True):
             observer.update(_transposed(a, quantizer, input_node(matmul, 0)), b)
@@ -92,18 +92,18 @@ class RefitQuantizers(Pass):
 
 
 def _fit(quantizer: Quantizer, observer: HistogramObserver, criterion: Criterion | None = None) -> bool:
-    """Fits a quantizer on the CPU, where observers keep what they saw; returns whether that changed it."""
+    """Fits a quantizer on the CPU, where observers keep their data; returns whether it changed."""
     device = device_of(quantizer)
     return fit_again(quantizer, lambda each: each.cpu().fit(*observer.samples(), criterion=criterion).to(device))
 
 
 def _transposed(value: Tensor, quantizer: fx.Node, operand: fx.Node) -> Tensor:
-    """Returns a value that enters the quantizer with its last dims as the operand behind it has them."""
+    """Returns an input of the quantizer with its last dims in the order of the matmul's operand."""
     moves = []
     while operand is not quantizer:
         moves.append(operand)
         operand = input_node(operand, 0)
-    for node in reversed(moves):  # what else lies between merges or repeats the dims in front, which the observer merges too
+    for node in reversed(moves):  # other movements merge or repeat leading dims, which the observer merges too
         if is_call(node, *TRANSPOSES) and len(shape_of(node.args[0]) or ()) == value.dim():
             move: Any = node.target
             value = move(value, *node.args[1:])
@@ -111,7 +111,7 @@ def _transposed(value: Tensor, quantizer: fx.Node, operand: fx.Node) -> Tensor:
 
 
 def _order(graph_module: fx.GraphModule, products: dict[fx.Node, fx.Node]) -> list[fx.Node]:
-    """Returns every node but the output, in an order in which a matmul's second factor is there before its first is fitted."""
+    """Returns all nodes but the output, with a matmul's second factor before its first is fitted."""
     order: dict[fx.Node, None] = {}
 
     def visit(node: fx.Node) -> None:

@@ -1,6 +1,7 @@
-"""fitted -> fitted: weights and biases that make up for what quantization does to each layer's inputs and to its weight.
+"""fitted -> fitted: adjusts weights and biases to compensate the quantization of inputs and weights.
 
-Papers: ERQ (https://arxiv.org/abs/2407.06794), GPTQ (https://arxiv.org/abs/2210.17323), GPTAQ (https://arxiv.org/abs/2504.02692).
+Papers: ERQ (https://arxiv.org/abs/2407.06794), GPTQ (https://arxiv.org/abs/2210.17323),
+GPTAQ (https://arxiv.org/abs/2504.02692).
 """
 
 from __future__ import annotations
@@ -31,25 +32,27 @@ DRIFT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class RidgeAndGPTQ(Pass):
-    """Goes through the layers in order, each behind those before it; each bias takes the mean of the error that is left.
+    """Compensates layers in order, on the outputs of earlier ones; biases absorb the remaining mean error.
 
-    With ``activations`` a layer's weight makes up for the quantization of its own input (ERQ), with the λ among ``RIDGES`` that
-    is best for its output on every fourth batch, which it does not learn from. What layers before it did to
-    that input stays: a layer that makes up for that too gives less than it should, and the next still less.
+    With ``activations``, a layer's weight compensates the quantization of its own input (ERQ). Of
+    ``RIDGES``, it takes the λ that is best for its output on every fourth batch, which is held out.
+    Errors that earlier layers left in that input are not corrected: correcting them shrinks the output,
+    and the shrinkage compounds.
 
-    With ``rounding`` a weight becomes such that rounding to nearest is best for the layer's output (GPTQ). Without
-    ``activations`` it also follows the float network's inputs (GPTAQ), by the best of ``DRIFT_SHARES`` on the same batches.
+    With ``rounding``, weights are chosen so that round-to-nearest is best for the layer's output
+    (GPTQ). Without ``activations``, they also follow the float network's inputs (GPTAQ), by the best of
+    ``DRIFT_SHARES`` on the held-out batches.
 
     Args:
-        batches: Calls of the model; empty leaves everything as it is.
-        activations: Make up for the quantization of inputs.
-        rounding: Make up for the rounding of weights.
-        reference: The float network; None takes the graph with its quantizers switched off.
-        hessian: Weigh a layer's output, token by token, by what an error in it does to the network's output.
-        seed: Of the signs that the output is probed with for that.
-        storage: Where values lie between two nodes; None is in memory.
-        processes: Those that share the batches; sums are over all of them.
-        show_progress: Show a bar.
+        batches: Model inputs; if empty, the graph stays unchanged.
+        activations: Compensate the quantization of inputs.
+        rounding: Compensate the rounding of weights.
+        reference: The float network; None uses the graph with its quantizers disabled.
+        hessian: Weight each token of a layer's output by its effect on the network's output.
+        seed: Random seed of the signs that probe the output for that.
+        storage: Where values are kept between nodes; None keeps them in memory.
+        processes: Processes that share the batches; sums are over all of them.
+        show_progress: Show a progress bar.
     """
 
     takes, gives = "fitted", "fitted"
@@ -119,7 +122,7 @@ class RidgeAndGPTQ(Pass):
 
 
 def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None:
-    """Returns the layer that a node calls; None for other nodes, factors of a residual and grouped convolutions."""
+    """Returns the layer that a node calls; None for other nodes, residual factors and grouped convolutions."""
     layer = called_module(graph_module, node)
     if isinstance(layer, ResidualFactor) or (isinstance(layer, QuantizedConv) and layer.groups > 1):
         return None
@@ -127,5 +130,5 @@ def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None
 
 
 def _unquantized(graph_module: fx.GraphModule, operand: fx.Node) -> fx.Node:
-    """Returns what an operand is before it is quantized, which is the operand where it is not."""
+    """Returns an operand before its quantizer, or the operand itself if it has none."""
     return input_node(operand, 0) if isinstance(called_module(graph_module, operand), Quantizer) else operand

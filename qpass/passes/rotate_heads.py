@@ -1,7 +1,8 @@
-"""canonical -> canonical: turns the channels of every attention head, so that none needs a wider range than the others.
+"""canonical -> canonical: rotates each attention head's channels to even out their ranges.
 
-Papers: QuaRot (https://arxiv.org/abs/2404.00456, section 4: a rotation that the next product takes back costs nothing); the
-balance of the two sides of a product is that of cross-layer equalization (https://arxiv.org/abs/1906.04721, section 4.1).
+Papers: QuaRot (https://arxiv.org/abs/2404.00456, section 4: a rotation that the next product absorbs
+is free). The two sides of a product are balanced as in cross-layer equalization
+(https://arxiv.org/abs/1906.04721, section 4.1).
 """
 
 from __future__ import annotations
@@ -20,21 +21,24 @@ from qpass.passes.base import Pass
 
 
 class RotateHeads(Pass):
-    """Turns q and k, and v, of each head; weights around take it back.
+    """Rotates q and k, and v, of each head; adjacent weights absorb the inverse.
 
-    With R orthonormal and b a number for each head, q' = b q R, k' = k R / b, v' = b v R, and the projection takes R / b back.
-    It goes into the weights, and the network computes what it computed. R is the orthonormal cosine transform, which spreads
-    what single channels hold over all of a head. b gives q and k the same energy, and the values of all heads the same, both by
-    the norms of their weights: no data are needed. Left alone are heads whose q, k or v is more than moved or scaled behind its
-    Linear (rotary embeddings, normalised queries, heads that share keys), or whose output no Linear reads alone; the report
-    lists them.
+    With R orthonormal and b a number per head, q' = b q R, k' = k R / b, v' = b v R, and the
+    projection absorbs the inverse, W' = W R / b. Everything is folded into weights, and the network's
+    function is unchanged. R is the orthonormal cosine transform, which spreads outlier channels over
+    the whole head. b equalizes the energy of q and k, and that of v across heads. Both come from
+    weight norms, so no data is needed.
+
+    Skips heads whose q, k or v is more than moved or scaled after its Linear (rotary embeddings,
+    normalized queries, heads that share keys), and heads whose output is not read by one Linear alone.
+    The report lists them.
     """
 
     takes, gives = "canonical", "canonical"
     keeps_function = True
 
     def run(self, graph_module: fx.GraphModule) -> bool:
-        """See ``Pass.run``. Weights change, and the constants that hold them."""
+        """See ``Pass.run``. Changes weights and the constants that hold them."""
         if facts_of(graph_module).rotated_heads:
             return False
         weights = LayerWeights(graph_module)
@@ -48,7 +52,7 @@ class RotateHeads(Pass):
 
 
 class _Heads:
-    """What turning heads does to the weights of the Linears around them."""
+    """Applies head rotations to the weights of the adjacent Linears."""
 
     def __init__(self, weights: LayerWeights) -> None:
         self._weights = weights
@@ -58,12 +62,12 @@ class _Heads:
         return all(self._weights.read(linear) for linear in linears)
 
     def energy(self, linear: fx.Node, heads: Tensor) -> Tensor:
-        """Returns the squared norm of what computes the channels of each head: (heads,)."""
+        """Returns the squared norm of the weights and biases that compute each head: (heads,)."""
         weight, bias = self._weights[linear]
         return (weight.square().sum(1) + bias.square())[heads].sum(1)
 
     def turn_outputs(self, linear: fx.Node, heads: Tensor, factors: Tensor) -> None:
-        """Turns the outputs of each head and multiplies them by its factor: heads (heads, channels), factors (heads,)."""
+        """Rotates each head's outputs and scales them: heads (heads, channels), factors (heads,)."""
         weight, bias = self._weights[linear]
         rotation = cosine_transform(heads.shape[1]).to(weight)
         for channels, factor in zip(heads, factors, strict=True):
@@ -71,7 +75,7 @@ class _Heads:
             bias[channels] = factor * rotation.T @ bias[channels]
 
     def take_back(self, linear: fx.Node, heads: Tensor, factors: Tensor) -> None:
-        """Lets a Linear take inputs that were turned and multiplied so, and give what it gave."""
+        """Absorbs the inverse rotation and scale into a Linear that reads the heads."""
         weight, _ = self._weights[linear]
         rotation = cosine_transform(heads.shape[1]).to(weight)
         for channels, factor in zip(heads, factors, strict=True):
@@ -79,10 +83,10 @@ class _Heads:
 
 
 def _rotate_queries_and_keys(product: fx.Node, weights: _Heads) -> str:
-    """Returns why it left them alone, or "" where it did not."""
+    """Rotates q and k; returns the reason if they stay unchanged, else ""."""
     queries, keys = channels_from(product.args[0]), channels_from(product.args[1])  # type: ignore[arg-type]
     if queries is None or keys is None:
-        return "q or k is more than moved and scaled behind its Linear, or shared by heads"
+        return "q or k is not just moved and scaled after its Linear, or heads share it"
     heads = _heads(queries[1], keys[1].transpose(-1, -2))
     if heads is None or not weights.read(queries[0], keys[0]):
         return "heads or tokens share channels of q or k"
@@ -95,16 +99,16 @@ def _rotate_queries_and_keys(product: fx.Node, weights: _Heads) -> str:
 
 
 def _rotate_values(product: fx.Node, weights: _Heads) -> str:
-    """Returns why it left them alone, or "" where it did not."""
+    """Rotates v; returns the reason if it stays unchanged, else ""."""
     values = channels_from(product.args[1])  # type: ignore[arg-type]
     if values is None:
-        return "v is more than moved and scaled behind its Linear, or shared by heads"
+        return "v is not just moved and scaled after its Linear, or heads share it"
     heads, shape = _heads(values[1]), shape_of(product)
     if heads is None or shape is None:
         return "heads or tokens share channels of v"
     reader = channels_into(product, values[1][..., :1, :].expand(shape))
     if reader is None or not weights.read(values[0], reader[0]):
-        return "no Linear alone reads what the heads give"
+        return "the heads' output is not read by one Linear alone"
     energy = weights.energy(values[0], heads[0])
     balance = (energy.mean() / energy).sqrt()
     position = {int(channel): index for index, channel in enumerate(reader[1])}
@@ -117,7 +121,7 @@ def _rotate_values(product: fx.Node, weights: _Heads) -> str:
 
 
 def _heads(*factors: Tensor) -> list[Tensor] | None:
-    """Returns the channels of each head in each factor, (heads, channels of each); None where tokens or heads share channels.
+    """Returns each factor's channels by head, (heads, channels); None if tokens or heads share channels.
 
     Args:
         factors: Channel numbers, (..., tokens, channels); the factors of one product.
@@ -131,7 +135,7 @@ def _heads(*factors: Tensor) -> list[Tensor] | None:
 
 
 def cosine_transform(size: int) -> Tensor:
-    """Returns the orthonormal DCT-II, in float64: (size, size). It exists at any size, where a Hadamard matrix does not."""
+    """Returns the orthonormal DCT-II, float64: (size, size). Unlike a Hadamard matrix, it exists at any size."""
     index = torch.arange(size, dtype=torch.float64)
     matrix = torch.cos(math.pi / size * torch.outer(index + 0.5, index)) * math.sqrt(2 / size)
     matrix[:, 0] /= math.sqrt(2)

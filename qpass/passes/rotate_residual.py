@@ -1,6 +1,7 @@
-"""canonical -> canonical: turns the channels of the residual stream, so that none of them is an outlier.
+"""canonical -> canonical: rotates the channels of the residual stream, so that none is an outlier.
 
-Papers: SliceGPT (https://arxiv.org/abs/2401.15024, section 3: what a norm commutes with), QuaRot (https://arxiv.org/abs/2404.00456).
+Papers: SliceGPT (https://arxiv.org/abs/2401.15024, section 3: what a norm commutes with),
+QuaRot (https://arxiv.org/abs/2404.00456).
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from qpass.passes.rotate_heads import cosine_transform
 
 
 class RotateResidual(Pass):
-    """Turns every residual stream that LayerNorms alone read; the weights around it take it back.
+    """Rotates residual streams read only by LayerNorms and Linears; adjacent weights absorb the inverse.
 
-    A LayerNorm without affine part commutes with every orthonormal R that leaves the vector of ones where it is: means and
-    norms stay. So there is no need to make it an RMSNorm first. γ and β go into the Linears behind, W' = W diag(γ) Rᵀ and
-    b' = b + W β; what writes into the stream is turned, W' = R W and b' = R b, constants too. The network computes what it
-    computed. Left alone are streams that something else reads or writes (a LayerNorm, as in post-norm transformers; the model's
-    output); the report says what.
+    A LayerNorm without affine parameters commutes with every orthonormal R that keeps the vector of
+    ones fixed: means and norms are preserved. It need not become an RMSNorm first. γ and β move into
+    the Linears that follow, W' = W diag(γ) Rᵀ and b' = b + W β. Layers that write into the stream are
+    rotated, W' = R W and b' = R b; so are constants. The network's function is unchanged.
+
+    A stream stays unchanged if anything else reads or writes it (a LayerNorm that writes, as in
+    post-norm transformers, or the model's output). The report gives the reason.
 
     Args:
-        seed: Of the rotation, one of many that do.
+        seed: Random seed of the rotation; any seed works.
     """
 
     takes, gives = "canonical", "canonical"
@@ -37,7 +40,7 @@ class RotateResidual(Pass):
         self.seed = seed
 
     def run(self, graph_module: fx.GraphModule) -> bool:
-        """See ``Pass.run``. Weights change, and the constants that hold them."""
+        """See ``Pass.run``. Changes weights and the constants that hold them."""
         if facts_of(graph_module).rotated_residual:
             return False
         weights = LayerWeights(graph_module)
@@ -88,15 +91,15 @@ def _rotate(graph_module: fx.GraphModule, stream: ResidualStream, weights: Layer
 
 
 def _turned(rows: Tensor, rotation: Tensor) -> Tensor:
-    """Returns R y for each group of channels y in the last dim, which is a whole number of them."""
+    """Returns R y for each group of channels y. The last dim is a multiple of the group size."""
     return (rows.unflatten(-1, (-1, len(rotation))) @ rotation.T.to(rows.device)).flatten(-2)
 
 
 def rotation_around_ones(size: int, seed: int = 0) -> Tensor:
-    """Returns an orthonormal matrix, random but the same for a seed, that leaves the vector of ones where it is.
+    """Returns a seeded random orthonormal matrix that keeps the vector of ones fixed.
 
-    It is float64, (size, size). The first column of the cosine transform is that vector's direction; among the others any
-    rotation will do.
+    It is float64, (size, size). The first column of the cosine transform is the direction of that
+    vector; the other columns may be rotated freely.
     """
     generator = torch.Generator().manual_seed(seed)
     others, _ = torch.linalg.qr(torch.randn(size - 1, size - 1, generator=generator, dtype=torch.float64))

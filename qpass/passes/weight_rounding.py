@@ -1,6 +1,6 @@
-"""quantized -> quantized and fitted -> fitted: weights in float for a while, as stages of learning want them.
+"""quantized -> quantized and fitted -> fitted: weights stay float for the learning stages that need it.
 
-Paper: I&S-ViT, https://arxiv.org/abs/2311.10126, smooth optimisation strategy.
+Paper: I&S-ViT, https://arxiv.org/abs/2311.10126, smooth optimization strategy.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from qpass.quantizers import Quantizer
 
 
 class SuspendWeightRounding(Pass):
-    """Switches the quantizers of weights off."""
+    """Disables the weight quantizers."""
 
     takes, gives = "quantized", "quantized"
 
     def run(self, graph_module: fx.GraphModule) -> bool:
-        """See ``Pass.run``. The graph stays; its layers multiply by float weights."""
+        """See ``Pass.run``. The graph is unchanged; its layers multiply by float weights."""
         for _, quantizer in _weights(graph_module):
             quantizer.enabled = False
         return False
 
 
 class ResumeWeightRounding(Pass):
-    """Fits the quantizers of weights to what these are by now, and switches them on."""
+    """Refits the weight quantizers to the current weights and enables them."""
 
     takes, gives = "fitted", "fitted"
 

@@ -79,7 +79,7 @@ def switch_a_quantizer_off(graph: fx.GraphModule) -> None:
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (forget_a_result, "what .* gives is not recorded"),
+        (forget_a_result, "the output of .* is not recorded"),
         (use_a_view, "is a view"),
         (forget_the_recipe, "no recipe is noted"),
         (plan_an_operand_that_is_not_there, "names operand 7, which it does not have"),

@@ -130,7 +130,7 @@ def test_queries_that_are_more_than_moved_stay(change: Callable[[Tensor], Tensor
     same = [torch.equal(old, new) for old, new in zip(before, weights(graph), strict=True)]
     assert same == [True, True, False, False]
     ((_, _, reason),) = facts_of(graph).unrotated
-    assert reason == "q or k is more than moved and scaled behind its Linear, or shared by heads"
+    assert reason == "q or k is not just moved and scaled after its Linear, or heads share it"
     check_computes(graph, model, x)
 
 

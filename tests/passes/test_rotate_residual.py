@@ -181,7 +181,7 @@ def test_a_stream_that_the_model_returns_stays() -> None:
     graph = canonical(shaken(Features()), x)
     assert not RotateResidual()(graph)
     ((_, path, reason),) = facts_of(graph).unrotated
-    assert (path, reason) == ("norms.0", "the model's output reads what a LayerNorm makes of it")
+    assert (path, reason) == ("norms.0", "the model's output reads a LayerNorm's output")
 
 
 def test_layers_that_share_a_weight_are_turned_each_for_itself() -> None:

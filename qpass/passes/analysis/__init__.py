@@ -1,1 +1,1 @@
-"""What passes find out about a graph before they rewrite it."""
+"""Analyses that passes run on a graph before they rewrite it."""

@@ -1,4 +1,4 @@
-"""The tensors and weights of a graph whose widths a budget decides, with a fitted quantizer for each candidate."""
+"""Candidate bit widths of the tensors and weights that a budget decides, with fitted quantizers."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ from qpass.passes.fold_layer_norm import channel_wise_norms
 from qpass.passes.plan import LayerPlan
 from qpass.quantizers import Quantizer
 
-#: Bytes of a node of a file beyond its tensors: names, attributes, and the constants that it shares with none.
+#: Bytes per node of a file beyond its tensors: names, attributes, and constants that it does not share.
 _BYTES_A_NODE = 500
-#: Bits of a value in a file where its code has others: five codes of 3 bits share 16, three of 5 bits do, and 7 are 4 and 3.
+#: Stored bits per value, where they differ from the bit width: 16 bits hold five 3-bit or three 5-bit
+#: codes, and a 7-bit code is stored as 4 and 3 bits.
 _STORED_BITS = {3: 3.2, 5: 16 / 3, 7: 7.2}
 
 
 @dataclass(frozen=True)
 class WidthOptions:
-    """One quantizer of the graph, or one quantized weight, and what its width may be.
+    """Candidate bit widths of one quantizer of the graph or of one quantized weight.
 
     Attributes:
         kind: ``"activation"`` or ``"weight"``.
-        target: The quantizer's module, or the layer's.
+        target: Path of the quantizer module, or of the layer.
         nodes: The calls of that module.
-        readers: The layers that read it, each with the position of the operand; a weight's is the layer itself, and None.
-        spec: As it is planned.
-        size: Multiply-adds that read it, of the example that was traced, or values of the weight.
-        open: Whether the budget decides; else there is one option, which is there already.
-        fits: By width, the fitted quantizer.
+        readers: The layers that read it, each with the operand's position. A weight has its own layer,
+            with None.
+        spec: The planned spec.
+        size: Multiply-adds that read it in the traced example, or values of the weight.
+        open: Whether the budget decides; if not, the only option is the current one.
+        fits: The fitted quantizer for each bit width.
     """
 
     kind: str
@@ -59,7 +61,11 @@ class WidthOptions:
         return path
 
     def costs(self, total: int) -> dict[str, list[float]]:
-        """Returns, by limit, what each option adds to a mean over sizes that add up to ``total``, or to 10^6 bytes."""
+        """Returns the cost of each option, by limit.
+
+        A bit width counts as its share of a mean over sizes that sum to ``total``; a file size is in
+        10^6 bytes.
+        """
         costs = {}
         if self.open:
             costs[f"{self.kind}_bits"] = [self.size * bits / total for bits in self.fits]
@@ -68,7 +74,7 @@ class WidthOptions:
         return costs
 
     def choose(self, graph_module: fx.GraphModule, bits: int) -> None:
-        """Makes one option what is there and what is planned."""
+        """Applies one option to the graph and its plans."""
         if not self.open:
             return
         spec = dataclasses.replace(self.spec, bits=bits)
@@ -90,14 +96,14 @@ def width_options(graph_module: fx.GraphModule, statistics: Statistics, budget: 
 
     Args:
         graph_module: A quantized graph.
-        statistics: What calibration saw of its tensors.
-        budget: The widths to try.
+        statistics: Calibration statistics of its tensors.
+        budget: The bit widths to try.
     """
     return [*_activations(graph_module, statistics, budget), *_weights(graph_module, budget)]
 
 
 def megabytes_beside_weights(graph_module: fx.GraphModule) -> float:
-    """Returns about what a file holds beside the codes of quantized weights, rather more than less, in 10^6 bytes."""
+    """Estimates a file's 10^6 bytes beside the codes of quantized weights, erring on the high side."""
     layers = [module for module in graph_module.modules() if isinstance(module, QuantizedLayer)]
     weights = {id(layer.weight) for layer in layers if layer.quantizer is not None}
     constants = [*graph_module.parameters(), *graph_module.buffers()]

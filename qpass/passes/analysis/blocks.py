@@ -1,4 +1,4 @@
-"""Transformer blocks of a traced graph, found from module paths and not from class names."""
+"""Transformer blocks of a traced graph, found by module paths rather than class names."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NUMBERED = re.compile(r"(?:^|\.)\d+(?=\.|$)")
 def find_blocks(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
     """Returns, for each block, the node of the float or quantized graph that computes its output.
 
-    A block is the smallest numbered module (``blocks.3``, ``layers.1.blocks.0``) that holds both attention (a matmul, or a
-    Softmax that weighs channels one by one, as for point clouds) and a Linear. Its output is the last tensor made inside it
-    that is read outside.
+    A block is the smallest numbered module (``blocks.3``, ``layers.1.blocks.0``) that holds both a
+    Linear and attention (a matmul, or a Softmax that weights each channel, as for point clouds). Its
+    output is the last tensor computed inside it that is read outside.
     """
     kinds: dict[str, set[str]] = {}
     for node in graph_module.graph.nodes:
@@ -39,7 +39,7 @@ def find_blocks(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
 
 
 def require_blocks(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
-    """Returns the blocks of a graph that is to be learned block by block.
+    """Returns the blocks of a graph that will be learned block by block.
 
     Raises:
         UnsupportedError: If there are none.
@@ -56,7 +56,7 @@ def require_blocks(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
 
 
 class RequireBlocks(Pass):
-    """annotated -> annotated: refuses a graph without blocks before the work that comes ahead of learning."""
+    """annotated -> annotated: rejects a graph without blocks before the work that precedes learning."""
 
     takes, gives = "annotated", "annotated"
 

@@ -1,4 +1,4 @@
-"""Which channel of a Linear an element of a tensor is: found by sending the channels' numbers through what lies between."""
+"""Maps a tensor's elements to a Linear's channels by sending channel numbers through the graph."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _SCALINGS = (aten.mul.Tensor, aten.div.Tensor, aten.mul.Scalar, aten.div.Scalar)
 
 
 def channels_from(value: fx.Node) -> tuple[fx.Node, Tensor] | None:
-    """Returns the Linear whose output a tensor is, moved or multiplied by a number, and each element's channel of it.
+    """Returns the Linear whose moved or scaled output a tensor is, and each element's channel.
 
-    None where something else computes the tensor, or where it is read in other places too.
+    None if something else computes the tensor, or if it has other readers.
     """
     path: list[fx.Node] = []
     while not is_call(value, aten.linear.default):
@@ -39,9 +39,9 @@ def channels_from(value: fx.Node) -> tuple[fx.Node, Tensor] | None:
 
 
 def channels_into(value: fx.Node, channels: Tensor) -> tuple[fx.Node, Tensor] | None:
-    """Returns the Linear that alone reads a tensor, perhaps moved, and the channel that each of its inputs is: (in,).
+    """Returns the Linear that alone reads a (possibly moved) tensor, and the channel of each input: (in,).
 
-    None where there is none, or where its inputs are not the same channels for every token.
+    None if there is no such Linear, or if its inputs are not the same channels for every token.
     """
     while len(value.users) == 1:
         (value,) = value.users
@@ -56,13 +56,13 @@ def channels_into(value: fx.Node, channels: Tensor) -> tuple[fx.Node, Tensor] | 
 
 
 def _is_split_once(node: fx.Node) -> bool:
-    """Tells whether a tensor is cut into parts and no part is taken twice."""
+    """Returns whether a tensor is split into parts and no part is taken twice."""
     parts = [user.args[1] for user in node.users if is_call(user, operator.getitem)]
     return is_call(node, *_SPLITS) and len(parts) == len(node.users) == len(set(parts))
 
 
 def moved(node: fx.Node, elements: Any) -> Any:
-    """Returns where a reshape, a transpose or a copy puts the elements of its input, or None for other operators."""
+    """Returns the elements as a reshape, transpose or copy moves them, or None for other operators."""
     if is_call(node, *RESHAPES):
         return elements.reshape(shape_of(node))
     if is_call(node, *TRANSPOSES):
@@ -71,7 +71,7 @@ def moved(node: fx.Node, elements: Any) -> Any:
 
 
 def _moved(node: fx.Node, channels: Any) -> Any:
-    """Returns what an operator does to channel numbers, or None where it does more than move or scale its input."""
+    """Returns the channel numbers after an operator; None if it does more than move or scale its input."""
     if is_call(node, *_SPLITS):
         return node.target(channels, *node.args[1:])  # type: ignore[operator]
     if is_call(node, operator.getitem):

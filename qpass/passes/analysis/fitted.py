@@ -1,4 +1,4 @@
-"""Quantizers as a spec asks for them, fitted on what calibration recorded."""
+"""Builds quantizers from specs, fitted to calibration statistics."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from qpass.quantizers import Quantizer, Uniform, build_quantizer
 def tensor_quantizer(
     graph_module: fx.GraphModule, statistics: Statistics, point: fx.Node, spec: QuantSpec, signed: bool
 ) -> Quantizer:
-    """Returns the quantizer of what a node gives, one scale in all."""
+    """Returns the per-tensor quantizer of a node's output."""
     product = statistics.products.get(point) if spec.criterion == "output" else None
     criterion = None if product is None else product.criterion()
-    # Bounded from below, such a tensor needs no Clip if its greatest code is the greatest byte: saturation clips it.
+    # Such a tensor is bounded from below. If its highest code is 255, saturation clips it and no Clip is needed.
     first_code = 256 - 2**spec.bits if is_softmax(point) or is_call(point, aten.gelu.default) else 0
     quantizer = build_quantizer(spec, signed=signed, first_code=first_code)
     return quantizer.fit(*statistics.tensors[point].samples(), criterion=criterion).to(device_of(graph_module))
 
 
 def channel_quantizer(graph_module: fx.GraphModule, statistics: Statistics, norm: fx.Node, spec: QuantSpec) -> Uniform:
-    """Returns the quantizer of a LayerNorm's output with a scale and a zero point for each channel."""
+    """Returns the quantizer of a LayerNorm's output, with a scale and zero point per channel."""
     quantizer = Uniform(spec.bits, axis=-1, percentiles=spec.percentiles, free_zero_point=True)
     return quantizer.fit(*statistics.channels[norm].samples()).to(device_of(graph_module))
 
 
 def fit_again(quantizer: Quantizer, fit: Callable[[Quantizer], object]) -> bool:
-    """Fits a quantizer, in place, and returns whether a value of it changed; where none did, nothing is written."""
+    """Refits a quantizer in place and returns whether any value changed. If none did, writes nothing."""
     candidate = copy.deepcopy(quantizer)
     fit(candidate)
     before, after = ({**dict(each.named_parameters()), **dict(each.named_buffers())} for each in (quantizer, candidate))
@@ -45,5 +45,5 @@ def fit_again(quantizer: Quantizer, fit: Callable[[Quantizer], object]) -> bool:
 
 
 def weight_quantizer(weight: Tensor, spec: QuantSpec) -> Quantizer:
-    """Returns the quantizer of a weight, output channels first, with a scale for each of them."""
+    """Returns the quantizer of a weight (output channels first), with a scale per output channel."""
     return build_quantizer(spec, signed=True, axis=0).to(weight.device).fit(weight.flatten(1))

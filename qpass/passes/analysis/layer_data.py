@@ -1,4 +1,4 @@
-"""What a layer gets and what it should have got, batch by batch: the sums that its weight is made from, and what judges it."""
+"""Actual and target inputs of a layer, by batch: sums to fit its weight, and data to select it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class InputSums:
 
     Attributes:
         gram: XᵀX of the inputs: (in, in).
-        drift: ΔXᵀX, where ΔX is what the wanted inputs have over those: (in, in).
-        mean: Of the inputs: (in,).
-        wanted_mean: Of the wanted inputs: (in,).
+        drift: ΔXᵀX, where ΔX is the target minus the actual inputs: (in, in).
+        mean: Mean of the inputs: (in,).
+        wanted_mean: Mean of the target inputs: (in,).
     """
 
     gram: Tensor
@@ -32,14 +32,14 @@ class InputSums:
 
 
 class LayerData:
-    """The inputs of one layer, of which every fourth batch only judges what the others make.
+    """The inputs of one layer. Every fourth batch is held out to select among fitted weights.
 
     Args:
-        layer: Reads them.
-        inputs: By batch, what the layer gets.
-        wanted: By batch, what it should have got.
-        weights: By batch, the weight of each row of its output; None weighs all the same.
-        processes: Those that share the batches; sums and errors are those of all.
+        layer: The layer that reads them.
+        inputs: Actual inputs, by batch.
+        wanted: Target inputs, by batch.
+        weights: Weights of the rows of the layer's output, by batch; None weights all rows equally.
+        processes: Processes that share the batches; sums and errors are over all of them.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class LayerData:
         self._count = sum(processes.gather(len(inputs)))
 
     def sums(self) -> InputSums:
-        """Returns the sums over the batches that are learned from."""
+        """Returns the sums over the batches used for fitting."""
         width, weights = self._layer.weight_shape[1:].numel(), self._layer.effective_weight()
         new = partial(torch.zeros, dtype=torch.float64, device=weights.device)
         gram, drift, mean, wanted_mean, total = new(width, width), new(width, width), new(width), new(width), new(())
@@ -71,12 +71,12 @@ class LayerData:
         return InputSums(gram, drift, mean / total, wanted_mean / total)
 
     def nearest(self, candidates: Tensor, weight: Tensor, quantize: Quantizer | None = None) -> tuple[Tensor, Tensor]:
-        """Returns the candidate whose quantized form gives the nearest outputs on the batches that judge, and that form.
+        """Returns the candidate with the least output error on the held-out batches, and its quantized form.
 
         Args:
             candidates: Weights: (candidates, out, in).
-            weight: Gives the wanted outputs of the wanted inputs: (out, in), float64.
-            quantize: What a candidate is multiplied as; None for itself.
+            weight: Maps target inputs to target outputs: (out, in), float64.
+            quantize: Quantizes a candidate before the product; None leaves it unchanged.
 
         Returns:
             The candidate, and its form in float64: (out, in) each.
@@ -94,15 +94,15 @@ class LayerData:
         return candidates[best], forms[best]
 
     def _batches(self, *, judging: bool) -> list[int]:
-        """Returns which of the batches here learn or judge, by their places among those of all processes."""
+        """Returns the local indices of the fitting or held-out batches, by position among all processes."""
         places = enumerate(range(self._processes.rank, self._count, self._processes.size))
-        # Where there are too few for one to be spared, all do both.
+        # With too few batches to hold one out, all serve both purposes.
         return [index for index, place in places if self._count < 4 or (place % 4 == 3) == judging]
 
     def _rows(self, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns one batch in float64: inputs and wanted inputs (rows, in), and weights (rows,)."""
+        """Returns one batch in float64: actual and target inputs (rows, in), and weights (rows,)."""
         x, y = (self._layer.rows(values[index]).double() for values in (self._inputs, self._wanted))
         if self._weights is None:
             return x, y, None
-        # Derivatives are taken of parts of a batch: a layer whose rows do not grow with it has rows of each part.
+        # Gradients come from parts of a batch: a layer whose rows do not grow with it has rows for each part.
         return x, y, self._weights[index].reshape(-1, len(x)).mean(0)

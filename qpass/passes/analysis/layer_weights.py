@@ -1,4 +1,4 @@
-"""Weights and biases of Linears and convolutions that several changes meet in, written back together."""
+"""Weights and biases of Linears and convolutions: collects several changes, then writes them back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ARGUMENTS = ((1, "weight"), (2, "bias"))
 class LayerWeights:
     """Holds weights (out, in) and biases (out,) in float64, to be changed in place.
 
-    A layer without a bias gets one where it needs one, and layers that share a weight get one each.
+    A layer without a bias gets one if it needs one. Layers that share a weight get one each.
     """
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
@@ -25,7 +25,7 @@ class LayerWeights:
         return self._tensors[layer]
 
     def read(self, layer: fx.Node) -> bool:
-        """Reads weight and bias, once; returns whether it is a layer in which they are constants."""
+        """Reads weight and bias, once; returns whether the node is a layer with constant weight and bias."""
         if layer in self._tensors:
             return True
         if not _is_layer(layer):
@@ -35,16 +35,16 @@ class LayerWeights:
             return False
         if bias is not None and bias.shape != weight.shape[:1]:  # a Linear also takes biases that broadcast
             return False
-        # Copies even of what is float64 already: constants may be the caller's.
+        # Copy even float64 tensors: constants may belong to the caller.
         flat = weight.flatten(1).to(torch.float64, copy=True)
         self._tensors[layer] = (flat, flat.new_zeros(len(flat)) if bias is None else bias.to(torch.float64, copy=True))
         return True
 
     def write(self, change: str) -> bool:
-        """Replaces the constants of every layer in which they changed; returns whether there was one.
+        """Replaces the constants of every layer that changed; returns whether any did.
 
         Args:
-            change: What happened to them, for their names.
+            change: What happened to them; becomes part of their names.
         """
         changed = False
         for layer, tensors in self._tensors.items():
@@ -68,6 +68,6 @@ def _is_layer(node: fx.Node) -> bool:
 
 
 def _like(weight: Tensor | None, tensor: Tensor) -> Tensor:
-    """Returns a tensor in a weight's dtype, and in its shape if it is one."""
+    """Returns a tensor in a weight's dtype, and in its shape unless it is a bias."""
     assert weight is not None
     return tensor.to(weight.dtype).reshape(weight.shape if tensor.dim() > 1 else tensor.shape)

@@ -1,7 +1,9 @@
-"""Products that compute positions and angles, where an error of 8 bits turns whole periods: they stay float.
+"""Products that compute positions or angles. They stay float: an 8-bit error would span whole periods.
 
-Positions: no float input reaches the product, only sizes, constants and whole numbers that are not looked up in a table.
-Angles: the result goes into sine and cosine alone, or, where coordinates are what is multiplied, into an exponential.
+Positions: no float input reaches the product, only sizes, constants and integers that are not looked
+up in a table.
+Angles: only sines and cosines read the result, or, if the product multiplies coordinates, an
+exponential.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ POSITIONS = "no float input reaches it: positions, or a query that is learned"
 ANGLES = "it computes angles: its result only goes into sin, cos or an exponential of positions"
 
 _PRODUCTS = (aten.linear, aten.matmul, aten.bmm, aten.mm, aten.addmm, aten.baddbmm, aten.conv1d, aten.conv2d, aten.conv3d)
-#: What whole numbers are looked up with: what comes out is data, as the words of a text are.
+#: Table lookups by integers. Their output is data, such as the words of a text.
 _LOOK_UPS = (aten.embedding.default, aten.index.Tensor, aten.index_select.default, aten.gather.default, aten.take.default)
-#: Operators that take no more than the shape of a tensor.
+#: Operators that use only the shape of a tensor.
 _OF_SHAPES = (
     aten.sym_size,
     aten.zeros_like,
@@ -31,7 +33,7 @@ _OF_SHAPES = (
     aten.new_full,
 )
 _ANGLE_READERS = (aten.sin.default, aten.cos.default, aten.polar.default)
-#: Operators behind which an angle is an angle still.
+#: Operators whose output is still an angle if their input is one.
 _KEEP_ANGLES = (
     *(getattr(op, form) for op in (aten.mul, aten.add, aten.sub, aten.div) for form in ("Tensor", "Scalar")),
     *(aten.neg.default, aten.rsub.Scalar, aten.slice.Tensor, aten.select.int, aten.cat.default, aten.stack.default),
@@ -40,15 +42,15 @@ _KEEP_ANGLES = (
     *(aten.pow.Tensor_Scalar, aten.square.default, aten.abs.default),
     *(aten.sigmoid.default, aten.tanh.default, aten.clamp.default, aten.remainder.Scalar, aten.remainder.Tensor),
 )
-#: An exponential that enters one of these is part of a softmax or a softplus.
+#: An exponential that feeds one of these is part of a softmax or a softplus.
 _NORMALIZATIONS = (aten.sum, aten.cumsum, aten.log1p)
 
 
 def float_products(graph_module: fx.GraphModule) -> dict[fx.Node, str]:
-    """Returns the products that compute positions or angles, each with the reason why it stays float."""
+    """Returns the products that compute positions or angles, each with the reason it stays float."""
     products = [node for node in graph_module.graph.nodes if _is_product(node)]
     reached = _reached(graph_module, _is_data_input)
-    if not reached.intersection(products):  # whole numbers are all the data that there is
+    if not reached.intersection(products):  # integers are the only data
         reached = _reached(graph_module, lambda node: node.op == "placeholder")
     found = {node: POSITIONS for node in products if node not in reached}
     processed = _behind(products)
@@ -63,12 +65,12 @@ def _is_product(node: fx.Node) -> bool:
 
 
 def _is_data_input(node: fx.Node) -> bool:
-    """Tells whether an input holds measured values, not places: images may come as bytes."""
+    """Returns whether an input holds data rather than positions. Images may be uint8."""
     return node.op == "placeholder" and dtype_of(node) not in (torch.int64, torch.int32, torch.bool, None)
 
 
 def _reached(graph_module: fx.GraphModule, is_source: object) -> set[fx.Node]:
-    """Returns the nodes whose values depend on those of inputs that hold data."""
+    """Returns the nodes whose values depend on the values of data inputs."""
     reached, numbers = set[fx.Node](), set[fx.Node]()
     for node in graph_module.graph.nodes:
         inputs = set(node.all_input_nodes)
@@ -82,7 +84,7 @@ def _reached(graph_module: fx.GraphModule, is_source: object) -> set[fx.Node]:
 
 
 def _behind(products: list[fx.Node]) -> set[fx.Node]:
-    """Returns all nodes that read what a product or another such node gives."""
+    """Returns all nodes downstream of a product."""
     behind, stack = set[fx.Node](), list(products)
     while stack:
         readers = [user for user in stack.pop().users if user not in behind]
@@ -92,11 +94,12 @@ def _behind(products: list[fx.Node]) -> set[fx.Node]:
 
 
 def _only_angles(product: fx.Node, processed: bool, floats: dict[fx.Node, str]) -> bool:
-    """Tells whether all that becomes of a product are sines, cosines and exponentials, perhaps by way of other such products.
+    """Returns whether a product feeds only sines, cosines, exponentials and other such products.
 
     Args:
         product: The product.
-        processed: Whether it multiplies what another product gave: then its exponentials are no positions'.
+        processed: Whether it is downstream of another product. Its exponentials are then not of
+            positions.
         floats: Products that are known to stay float.
     """
     ends, seen, stack = 0, set[fx.Node](), [product]
@@ -119,6 +122,6 @@ def _is_free_exponential(node: fx.Node) -> bool:
 
 
 def _normalizes(node: fx.Node) -> bool:
-    """Tells whether a reader of an exponential makes a softmax, a softplus or, by a number that it adds, a sigmoid of it."""
+    """Returns whether an exponential's reader makes it a softmax, softplus or (by adding a number) sigmoid."""
     adds_number = is_call(node, aten.add.Tensor) and not all(isinstance(term, fx.Node) for term in node.args)
     return adds_number or getattr(node.target, "overloadpacket", None) in _NORMALIZATIONS

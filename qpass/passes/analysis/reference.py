@@ -14,7 +14,7 @@ class Reference:
     """The float network beside a graph, shared by the passes that compare with it.
 
     Attributes:
-        graph: The network, or None where the graph with its quantizers switched off is one.
+        graph: The network, or None to use the graph with its quantizers disabled.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class KeepReference(Pass):
     """Keeps the float network beside the graph, before anything is learned; ``FoldLayerNorm`` folds it too.
 
     Args:
-        reference: Gets the network, unless it has one.
+        reference: Receives the network, unless it has one.
     """
 
     takes, gives = "fitted", "fitted"
@@ -44,7 +44,7 @@ class KeepReference(Pass):
 
 
 def float_reference(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Returns a copy of a graph that is not frozen with every quantizer switched off: node by node the float numbers."""
+    """Returns a copy of an unfrozen graph with every quantizer disabled: the same nodes, in float."""
     reference = copy.deepcopy(graph_module)
     for module in reference.modules():
         if isinstance(module, Quantizer):

@@ -1,4 +1,4 @@
-"""Finds a residual stream: all tensors that additions and movements connect, what writes into it, and what reads it."""
+"""Finds a residual stream: tensors connected by additions and data movement, its writers and readers."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from qpass.passes.analysis.layer_weights import LayerWeights
 from qpass.passes.constants import constant_nodes
 
 _SUMS = (aten.add.Tensor, aten.sub.Tensor)
-#: What else moves whole tokens, or repeats them.
 _CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+#: Other operators that move or repeat whole tokens.
 _TOKEN_MOVES = (aten.select.int, aten.slice.Tensor, aten.roll.default, aten.pad.default)
-#: Stands for elements that padding adds.
+#: Marks elements that padding adds.
 _PADDED = -1
 
 
 class NotAStream(Exception):
-    """Why channels cannot be turned; nothing was changed."""
+    """Why channels cannot be rotated; nothing was changed."""
 
 
 class ResidualStream:
-    """The stream that a LayerNorm reads.
+    """The residual stream that a LayerNorm reads.
 
     Args:
         graph_module: The graph.
         norm: A LayerNorm.
-        weights: What reads the weights of the layers around.
+        weights: Reads the weights of the adjacent layers.
 
     Attributes:
         first: The LayerNorm.
-        width: Channels of the stream. Where tokens are merged, as between the stages of a Swin, tensors have several times
-            as many.
-        norms: LayerNorms that read it, with the Linears behind each.
-        readers: Linears behind those LayerNorms, or behind the stream itself.
+        width: Channels of the stream. Where tokens are merged, as between the stages of a Swin,
+            tensors have a multiple of it.
+        norms: LayerNorms that read it, with the Linears after each.
+        readers: Linears that read those LayerNorms or the stream itself.
         writers: Linears and convolutions whose output is added to it.
-        constants: Constants that are added or joined to it, with the nodes of the stream that read them.
+        constants: Constants added or concatenated to it, with the stream's nodes that read them.
     """
 
     def __init__(self, graph_module: fx.GraphModule, norm: fx.Node, weights: LayerWeights) -> None:
@@ -56,7 +56,7 @@ class ResidualStream:
         self._collect(norm.args[0])
 
     def check(self) -> None:
-        """Refuses a stream whose channels cannot be turned.
+        """Rejects a stream whose channels cannot be rotated.
 
         Raises:
             NotAStream: With the reason.
@@ -65,14 +65,14 @@ class ResidualStream:
             raise NotAStream(self._problem)
         unknown = [layer for layer in (*self.readers, *self.writers) if not self._weights.read(layer)]
         if unknown:
-            raise NotAStream(f"the weight of {describe(unknown[0])} is no constant")
+            raise NotAStream(f"the weight of {describe(unknown[0])} is not a constant")
         for norm in self.norms:
             given = [argument(norm, index, name) for index, name in ((2, "weight"), (3, "bias"))]
             if any(node is not None and get_constant(self._graph_module, node) is None for node in given):
-                raise NotAStream(f"the weight of {describe(norm)} is no constant")
+                raise NotAStream(f"the weight of {describe(norm)} is not a constant")
 
     def _collect(self, start: Any) -> None:
-        """Follows the stream in both directions; what does not fit is noted, so that all of its LayerNorms are found."""
+        """Follows the stream both ways. Problems are recorded, not raised, so that all LayerNorms are found."""
         pending = [start]
         while pending:
             value = pending.pop()
@@ -84,7 +84,7 @@ class ResidualStream:
         self._problem = self._problem or problem
 
     def _sources(self, value: fx.Node) -> list[fx.Node]:
-        """Returns what a tensor of the stream is made from; layers are writers, and the stream ends there."""
+        """Returns the stream's tensors that a tensor is computed from. The stream ends at layers, its writers."""
         if is_call(value, aten.linear.default):
             self.writers.append(value)
             return []
@@ -106,7 +106,7 @@ class ResidualStream:
         return [operand for operand in operands if operand not in constants]
 
     def _goes_on(self, value: fx.Node) -> list[fx.Node]:
-        """Returns the tensors of the stream that a tensor goes into; LayerNorms and Linears are readers, and it ends there."""
+        """Returns the stream's tensors that read a tensor. It ends at LayerNorms and Linears, its readers."""
         found = []
         for user in value.users:
             if is_call(user, aten.layer_norm.default) and len(input_list(user, 1)) == 1:
@@ -120,7 +120,7 @@ class ResidualStream:
         return found
 
     def _linears_behind(self, norm: fx.Node) -> list[fx.Node]:
-        """Returns the Linears that read what a LayerNorm gives, perhaps moved, which must be all that do."""
+        """Returns the Linears that read a LayerNorm's output, possibly moved. Nothing else may read it."""
         linears, pending = [], [norm]
         while pending:
             value = pending.pop()
@@ -130,12 +130,12 @@ class ResidualStream:
                 elif self._moves_tokens(user) and not is_call(user, aten.cat.default) and shape_of(user)[-1] == norm.args[1][0]:  # type: ignore[index]
                     pending.append(user)
                 elif not is_call(user, aten.sym_size.int):
-                    self._decline(f"{_name(user)} reads what a LayerNorm makes of it")
+                    self._decline(f"{_name(user)} reads a LayerNorm's output")
         self.readers += linears
         return linears
 
     def _moves_tokens(self, node: fx.Node) -> bool:
-        """Tells whether an operator moves, joins or averages tokens and leaves the channels of each side by side, in order."""
+        """Returns whether an operator moves, joins or averages tokens, keeping each one's channels in order."""
         shape = shape_of(node)
         if not shape or shape[-1] % self.width:
             return False
@@ -157,14 +157,14 @@ class ResidualStream:
 
 
 def _moved(node: fx.Node, elements: torch.Tensor) -> torch.Tensor | None:
-    """Returns where an operator that moves things puts the elements of its input, or None for other operators."""
+    """Returns the elements as a movement operator moves them, or None for other operators."""
     shape = shape_of(node)
     assert shape is not None
     if is_call(node, aten.expand.default):
         return elements.expand(shape)
     if not is_call(node, *_TOKEN_MOVES):
         return moved(node, elements)
-    if node.all_input_nodes[1:]:  # a size that is open
+    if node.all_input_nodes[1:]:  # a dynamic size
         return None
     if is_call(node, aten.pad.default):
         return None if any(node.args[2:]) else aten.pad.default(elements, node.args[1], "constant", _PADDED)
@@ -172,9 +172,10 @@ def _moved(node: fx.Node, elements: torch.Tensor) -> torch.Tensor | None:
 
 
 def _patches(value: fx.Node) -> fx.Node | None:
-    """Returns the convolution whose channels a tensor has in its last dim, or None where there is none.
+    """Returns the convolution whose output channels are a tensor's last dim, or None.
 
-    Channels of several groups read different inputs, so no weight of theirs gives them turned.
+    Channels of different groups read different inputs, so a grouped convolution cannot absorb a
+    rotation.
     """
     path = []
     while is_call(value, *RESHAPES, *TRANSPOSES, *COPIES) and len(_readers(value.args[0])) == 1:  # type: ignore[arg-type]
@@ -194,6 +195,6 @@ def _readers(value: fx.Node) -> list[fx.Node]:
 
 
 def _name(node: fx.Node) -> str:
-    """Returns the operator and where it is."""
+    """Returns the operator and its location."""
     operator = "the model's output" if node.op == "output" else str(node.target).removeprefix("aten.").split(".")[0]
     return operator if node.op == "output" else f"{operator} ({describe(node)})"

@@ -1,4 +1,4 @@
-"""Tensors that autograd saves for the backward pass, kept in a storage."""
+"""Keeps tensors that autograd saves for the backward pass in a storage."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from qpass.runtime.storage import SpilledTensor, Storage
 
 
 def saved_in(storage: Storage, module: nn.Module) -> AbstractContextManager[None]:
-    """Returns a context in which tensors that autograd saves go to a storage, except for the module's own tensors.
+    """Returns a context in which tensors that autograd saves go to a storage, except the module's own.
 
     Values and strides are restored, so derivatives are bit-identical.
 
     Args:
-        storage: Where.
-        module: Whose parameters and buffers stay where they are.
+        storage: Where the tensors go.
+        module: Module whose parameters and buffers stay where they are.
     """
     own = {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
 

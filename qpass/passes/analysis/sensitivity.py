@@ -1,8 +1,9 @@
-"""What small errors at single nodes do to the network's output, all from one run forth and back for each batch.
+"""Output errors due to small errors at single nodes, from one forward and backward pass per batch.
 
-The output's error is J e, with e the error at a node and J the derivative of the output by what the node gives. With signs r
-drawn at random, E (rᵀ J e)² = ‖J e‖², and rᵀ J is one backward pass for all nodes (Hutchinson's estimator). Errors that are not
-small, or that several nodes make together, are not what this first order says; it ranks them.
+The output error is J e, with e the error at a node and J the Jacobian of the output with respect to
+the node's output. For random signs r, E (rᵀ J e)² = ‖J e‖², and one backward pass gives rᵀ J for all
+nodes (Hutchinson's estimator). The estimate is first-order: it ranks errors, but is not exact for
+large ones or for several nodes at once.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from qpass.runtime.storage import SpilledTensor, Storage
 
 #: The error that an option makes at a node, given the node's first input.
 ErrorFunction = Callable[[Tensor], Tensor]
-#: Takes a node and rᵀ J by what it gives.
+#: Takes a node and rᵀ J with respect to its output.
 Reader = Callable[[fx.Node, Tensor], None]
 
 
@@ -40,15 +41,15 @@ def output_errors(
     storage: Storage | None = None,
     show_progress: bool = False,
 ) -> dict[fx.Node, list[float]]:
-    """Returns the share of the squared output that each error adds, alone, to first order.
+    """Returns the first-order error of each option alone, as a share of the squared output.
 
     Args:
         graph_module: The float network.
-        errors: By node, of each option. The node's output has the shape of the error.
-        batches: Calls of the model.
-        seed: Of the random signs.
+        errors: Error function of each option, by node. An error has the shape of the node's output.
+        batches: Model inputs.
+        seed: Random seed of the signs.
         storage: Where tensors saved for the backward pass are kept; None keeps them in memory.
-        show_progress: Show a bar.
+        show_progress: Show a progress bar.
     """
     totals = {node: [0.0] * len(options) for node, options in errors.items()}
     probe = Probe(graph_module, set(errors), seed=seed, storage=storage, keep_inputs=True)
@@ -58,7 +59,7 @@ def output_errors(
             x = probe.take_input(node)
             for index, error in enumerate(errors[node]):
                 product = gradient * error(x)
-                # Products of different samples are independent; of a tensor that mixes them all count as one.
+                # Products of different samples are independent; a tensor that mixes samples counts as one.
                 by_sample = product.reshape(rows, -1) if product.shape[0] % rows == 0 else product.reshape(1, -1)
                 totals[node][index] += by_sample.sum(1, dtype=torch.float64).square().sum().item()
 
@@ -67,15 +68,15 @@ def output_errors(
 
 
 class Probe:
-    """Runs forward and backward passes, and passes rᵀ J with respect to the outputs of some nodes to a reader as it arrives.
+    """Runs forward and backward passes; passes rᵀ J with respect to nodes' outputs to a reader on arrival.
 
-    A derivative is released when its reader returns, and tensors saved for the backward pass go to a storage: neither grows
-    with the network. Nodes that the output does not depend on are skipped.
+    A derivative is released when its reader returns, and tensors saved for the backward pass go to a
+    storage: neither grows with the network. Nodes that the output does not depend on are skipped.
 
     Args:
         graph_module: The float network.
-        nodes: Whose outputs.
-        seed: Seed of the random signs, whose sequence continues from call to call.
+        nodes: The nodes.
+        seed: Random seed of the signs, whose sequence continues from call to call.
         storage: Where tensors saved for the backward pass are kept; None keeps them in memory.
         keep_inputs: Also keep the inputs of the nodes.
     """
@@ -101,7 +102,7 @@ class Probe:
             output = run.run(*flat_inputs(self._graph_module, *batch))
             probe = _probe(output, self._generator)
             del output
-            # Where whole numbers alone are returned no small error reaches them.
+            # If all outputs are integers, no small error reaches them.
             if probe.requires_grad:
                 gradients = torch.autograd.grad(probe, list(run.sources.values()), allow_unused=True)
                 for node, gradient in zip(run.sources, gradients, strict=True):
@@ -119,10 +120,10 @@ class Probe:
 
 
 class _Differentiable(TidyInterpreter):
-    """Runs a graph so that derivatives by what some nodes give reach a reader.
+    """Runs a graph so that derivatives with respect to some nodes' outputs reach a reader.
 
     Attributes:
-        sources: The outputs of those nodes that no other one is before: the run back ends there.
+        sources: Outputs of the nodes with none of the others upstream. The backward pass ends there.
         read: The reader.
     """
 
@@ -139,7 +140,7 @@ class _Differentiable(TidyInterpreter):
             return result
         (x, *_), _ = self.fetch_args_kwargs_from_env(n)
         self._keep_input(n, x.detach())
-        # A view: a quantizer that is switched off gives its very input, whose other readers must not be counted here.
+        # A view: a disabled quantizer returns its input itself, whose other readers must not be counted here.
         if result.requires_grad:
             result = result.view_as(result)
             result.register_hook(partial(self._read_on_the_way_back, n))
@@ -153,12 +154,12 @@ class _Differentiable(TidyInterpreter):
 
 
 def _probe(output: Any, generator: torch.Generator) -> Tensor:
-    """Returns Σ r y over all outputs y that have derivatives, with random signs r, each output in units of its own norm."""
+    """Returns Σ r y over all differentiable outputs y, with random signs r and each y divided by its norm."""
     floats = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
     parts = []
     for leaf in floats:
         signs = torch.randint(2, leaf.shape, generator=generator).to(leaf) * 2 - 1
-        seen = leaf.isfinite() & ~repeated_fills(leaf)  # masked values have no derivative, and would be all of the norm
+        seen = leaf.isfinite() & ~repeated_fills(leaf)  # masked values have no derivative but would dominate the norm
         norm = torch.where(seen, leaf.detach().double(), 0.0).square().sum().sqrt().clamp_min(1e-30)
         parts.append(torch.where(seen, signs * leaf, 0.0).sum(dtype=torch.float64) / (norm * len(floats) ** 0.5))
     return torch.stack(parts).sum() if parts else torch.zeros(())

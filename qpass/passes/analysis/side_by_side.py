@@ -1,4 +1,4 @@
-"""Several batches through a graph at the same time, so that each node can be changed before any value passes it."""
+"""Runs batches through a graph in lockstep, so that a node can be changed before any value reaches it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from qpass.runtime.storage import SpilledTensor, Storage
 
 
 class SideBySide:
-    """Runs several batches through a graph, each node for all of them before the next node.
+    """Runs several batches through a graph: each node for all of them before the next node.
 
-    What does not depend on a batch is computed once for all of them, and stays in memory.
+    Values that do not depend on a batch are computed once for all of them and stay in memory.
 
     Args:
-        graph_module: What to run.
-        batches: Calls of the model.
-        also_read: One more node that is kept until the node in front of it has run.
-        storage: Where values lie between two nodes; None is in memory.
+        graph_module: The graph to run.
+        batches: Model inputs.
+        also_read: For a node, one more node whose value is kept until that node has run.
+        storage: Where values are kept between nodes; None keeps them in memory.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class SideBySide:
         """Runs one node whose inputs have run; a value is dropped after its last reader.
 
         Args:
-            node: What to run.
-            change: Takes a batch's index and what the node gives for it, and returns what it shall have given; what the node
-                reads is still there.
+            node: The node to run.
+            change: Takes a batch's index and the node's output for it, and returns the output to use. The
+                node's inputs are still available.
         """
         if node in self._constants:
             self._share(node)
@@ -70,7 +70,7 @@ class SideBySide:
                     del values[read]
 
     def values(self, node: Any) -> Sequence[Any]:
-        """Returns the output of a node that has run and still has readers, for each batch, read when it is asked for."""
+        """Returns the output for each batch, read lazily, of a node that has run and still has readers."""
         return _OfEachBatch(self._values, node)
 
     def _share(self, constant: fx.Node) -> None:
@@ -87,14 +87,14 @@ class SideBySide:
 
 
 class _Values(dict[fx.Node, Any]):
-    """What the nodes gave for one batch, its tensors in a storage."""
+    """Node outputs for one batch, with tensors in a storage."""
 
     def __init__(self, storage: Storage) -> None:
         super().__init__()
         self._storage = storage
 
     def share(self, node: fx.Node, value: Any) -> None:
-        """Holds a value that all batches have in common, which no storage needs to keep."""
+        """Holds a value that all batches share, which needs no storage."""
         super().__setitem__(node, value)
 
     def __setitem__(self, node: fx.Node, value: Any) -> None:

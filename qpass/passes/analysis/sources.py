@@ -13,8 +13,8 @@ from qpass.passes.plan import LayerPlan, OperandPlan
 def quantization_point(node: fx.Node, plan: LayerPlan, operand: OperandPlan) -> fx.Node:
     """Returns the node whose output gets the quantizer of an operand.
 
-    For a matmul that is where the tensor still lies as its producer left it, so that transposes move bytes and not
-    floats. For a Linear it is the operand itself: its quantizer belongs behind the merge of the heads.
+    For a matmul, this is the tensor before it is moved, so that transposes move bytes rather than
+    floats. For a Linear, it is the operand itself: its quantizer belongs after the merge of the heads.
     """
     point = input_node(node, operand.index)
     if plan.kind != "matmul":
@@ -36,6 +36,6 @@ def planned_operands(graph_module: fx.GraphModule) -> list[tuple[fx.Node, LayerP
 
 
 def quantizer_node(operand: Any) -> fx.Node:
-    """Returns the quantizer behind an operand, through the movements that lie between."""
+    """Returns the quantizer of an operand, looking through movements."""
     assert isinstance(operand, fx.Node)
     return operand if operand.op == "call_module" else quantizer_node(operand.args[0])

@@ -1,4 +1,4 @@
-"""What calibration saw, for the passes that fit quantizers to it."""
+"""Calibration statistics for the passes that fit quantizers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from qpass.observers import HistogramObserver, ProductObserver
 
 @dataclass
 class Statistics:
-    """Observers by the node whose output they saw.
+    """Observers by the node whose output they observed.
 
-    Passes share one object. It is no part of the graph, so copies of the graph do not copy it: a tensor takes 64 KiB, a channel
-    8 KiB, and samples of products more.
+    Passes share one object. It is not part of the graph, so copies of the graph do not copy it. A tensor
+    takes 64 KiB, a channel 8 KiB, and samples of products more.
 
     Attributes:
-        tensors: Of whole tensors.
-        channels: Of LayerNorm outputs, channel by channel.
-        products: Of products, by the tensor that is to be fitted by their error.
+        tensors: Observers of whole tensors.
+        channels: Observers of LayerNorm outputs, per channel.
+        products: Observers of products, by the tensor that is fitted by their error.
     """
 
     tensors: dict[fx.Node, HistogramObserver] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Statistics:
     products: dict[fx.Node, ProductObserver] = field(default_factory=dict)
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:
-        """Says that one node takes the place of another."""
+        """Moves the observers of one node to another that replaces it."""
         if old in self.tensors:
             self.tensors[new] = self.tensors.pop(old)
         if old in self.products:

@@ -1,4 +1,4 @@
-"""How much the rows of each layer's output matter to the network's output, from the diagonal of a Hessian."""
+"""How much each row of a layer's output matters to the network's output, from a Hessian's diagonal."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from qpass.passes.analysis.sensitivity import Probe
 from qpass.runtime.distributed import ALONE, Processes
 from qpass.runtime.storage import Storage
 
-#: Samples of one run, where the graph leaves the choice.
+#: Samples per run, if the graph takes any number of them.
 ROWS_OF_A_PROBE = 4
-#: Share of a weight that all rows have: where one token alone matters, a weight must not be made from its few rows.
+#: Share of the weight that all rows get: where a single token matters, its few rows alone must not
+#: determine a layer's weight.
 EQUAL_SHARE = 0.5
 
 
@@ -31,18 +32,19 @@ def token_weights(
     storage: Storage | None = None,
     processes: Processes = ALONE,
 ) -> dict[fx.Node, list[Tensor]]:
-    """Returns for each layer, batch by batch, the weights of the rows of its output: (rows,), float64, 1 in the mean.
+    """Returns the weights of each layer's output rows, by batch: (rows,), float64, with mean 1.
 
-    A row's is the mean over channels of the Hessian's diagonal, which one backward pass for all layers estimates. By channel it
-    would change nothing: the rows of a weight are rounded each for itself.
+    A row's weight is the mean over channels of the Hessian's diagonal, which one backward pass estimates
+    for all layers. Weights by channel would change nothing: each row of a layer's weight is rounded
+    independently.
 
     Args:
         reference: The float network.
         layers: Linears and convolutions in it.
-        batches: Calls of the model.
-        seed: Of the random signs.
+        batches: Model inputs.
+        seed: Random seed of the signs.
         storage: Where tensors saved for the backward pass are kept; None keeps them in memory.
-        processes: Those that share the batches; the mean is over all of them.
+        processes: Processes that share the batches; the mean is over all of them.
     """
     found: dict[fx.Node, list[Tensor]] = {}
     rows, layout = ROWS_OF_A_PROBE if takes_any_rows(reference) else None, layout_of(reference)
@@ -61,7 +63,7 @@ def token_weights(
 
 
 def _by_row(reference: fx.GraphModule, layer: fx.Node, squares: Tensor) -> Tensor:
-    """Returns the mean over output channels, in the order of the rows that the weight is multiplied with: (rows,)."""
+    """Returns the mean over output channels, in the order of the rows of the layer's product: (rows,)."""
     channels = 1 if isinstance(called_module(reference, layer), QuantizedConv) else -1
     return squares.double().mean(channels).flatten()
 

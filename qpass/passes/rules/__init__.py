@@ -1,4 +1,4 @@
-"""Canonicalization rules, one a file. A rule takes a graph, changes it, and returns how often it applied."""
+"""Canonicalization rules, one per file. A rule changes a graph and returns how often it applied."""
 
 from collections.abc import Callable
 

@@ -1,7 +1,8 @@
 """The masks of scaled_dot_product_attention as operators on its logits.
 
-For a fully masked row, a query that attends to no key, torch returns zeros, while a softmax of only -inf gives NaN. Such a row
-is left unmasked here, and its output is set to zero. Only masks that may mask a full row pay for that.
+For a fully masked row (a query that attends to no key), torch returns zeros, while a softmax over
+only -inf gives NaN. Such a row is left unmasked here, and its output is set to zero. Only masks that
+may mask a full row incur this cost.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ _FINITE = (
     aten.sin.default,
     aten.cos.default,
 )
-#: Operators that give -inf for a finite argument.
+#: Operators that can return -inf for a finite argument.
 _TO_INFINITY = (aten.log.default, aten.log2.default, aten.log10.default, aten.reciprocal.default)
-#: Two such numbers add up to infinity: masks of the least float are often added to each other.
+#: Two such numbers sum to infinity: masks filled with the lowest float are often added together.
 _HUGE = 1e38
 
 
 def apply_mask(
     graph_module: fx.GraphModule, attention: fx.Node, logits: fx.Node, mask: fx.Node
 ) -> tuple[fx.Node, fx.Node | None]:
-    """Returns the masked logits, and which rows of the output must be zero, or None if no row is fully masked.
+    """Returns the masked logits, and which output rows must be zero, or None if no row is fully masked.
 
     Args:
         graph_module: The graph.
-        attention: New calls go before it.
+        attention: The node that new calls are inserted before.
         logits: (..., queries, keys).
         mask: Boolean (False hides), or a float that is added; broadcasts to the logits.
 
@@ -66,7 +67,7 @@ def apply_mask(
 
 
 def apply_causal_mask(graph_module: fx.GraphModule, attention: fx.Node, logits: fx.Node) -> fx.Node:
-    """Masks the keys j > i for query i, as ``is_causal`` does; both are counted from the first."""
+    """Masks the keys j > i for query i, as ``is_causal`` does; both count from the first."""
     if not any(is_open(attention.args[which], -2) for which in (0, 1)):  # type: ignore[arg-type]
         shape = shape_of(logits)
         assert shape is not None
@@ -84,7 +85,7 @@ def apply_causal_mask(graph_module: fx.GraphModule, attention: fx.Node, logits: 
 
 
 def _may_hide_rows(graph_module: fx.GraphModule, mask: fx.Node) -> bool:
-    """Tells whether a mask can mask a full row; True where that is unknown."""
+    """Returns whether a mask can mask a full row; True if unknown."""
     boolean = dtype_of(mask) == torch.bool
     source = mask
     while is_call(source, aten.expand.default):  # a row that repeats one element is fully masked if the element is
@@ -97,7 +98,7 @@ def _may_hide_rows(graph_module: fx.GraphModule, mask: fx.Node) -> bool:
 
 
 def _may_be_infinite(graph_module: fx.GraphModule, node: fx.Node, seen: set[fx.Node]) -> bool:
-    """Tells whether a tensor can contain -inf, assuming finite activations."""
+    """Returns whether a tensor can contain -inf, assuming finite activations."""
     if node in seen or dtype_of(node) is None or not dtype_of(node).is_floating_point:  # type: ignore[union-attr]
         return False
     seen.add(node)

@@ -1,4 +1,4 @@
-"""Finds constants that take less room as operators than as tensors."""
+"""Finds constants that take less space as operators than as tensors."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import Tensor, fx
 
 #: A constant of up to this size is always stored.
 SMALL_BYTES = 4096
-#: What an operator costs in a file: its names and attributes, and what the exporter puts around it.
+#: File size of an operator: its names and attributes, and whatever the exporter adds around it.
 NODE_BYTES = 512
-#: Readers whose tensors are weights: products become integers and norms are folded, and both need a stored tensor.
+#: Readers whose tensors are weights. Products become integer and norms are folded; both need a stored
+#: tensor.
 _WEIGHTED = {
     *("linear", "conv1d", "conv2d", "conv3d", "convolution", "matmul", "mm", "bmm", "addmm", "baddbmm", "bilinear", "einsum"),
     *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
     *("layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm", "_native_batch_norm_legit_no_training"),
 }
-#: Operators that every backend computes alike. What others make is always stored.
+#: Operators that every backend computes alike. The output of any other operator is always stored.
 REPEATABLE = {
     *("expand", "repeat", "repeat_interleave", "index", "index_select", "gather", "embedding", "cat", "stack"),
     *("view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "permute", "transpose", "t", "clone", "contiguous"),
@@ -34,7 +35,7 @@ _DTYPES = (torch.float32, torch.int64, torch.int32, torch.bool)
 
 @dataclass(frozen=True)
 class _Form:
-    """How a constant is kept: the tensors that are stored, with their bytes, and the operators that stay."""
+    """How a constant is kept: the stored tensors with their bytes, and the operators that stay."""
 
     stored: Mapping[fx.Node, int]
     operators: frozenset[fx.Node] = frozenset()
@@ -45,13 +46,14 @@ class _Form:
 
 
 def kept_operators(values: Mapping[fx.Node, Any]) -> set[fx.Node]:
-    """Returns the operators among constants that stay in the graph, since what they make takes more room than they do.
+    """Returns the constant operators that stay in the graph, since their output takes more space.
 
-    A relative position bias is much larger than its table, and a mask of windows than the numbers of the regions that it
-    compares: the file keeps the table and the numbers, and onnxruntime computes the rest once, when it loads the file.
+    A relative position bias is much larger than its table, and a window mask than the region numbers
+    that it compares. The file keeps the table and the numbers, and onnxruntime computes the rest once,
+    when it loads the file.
 
     Args:
-        values: Each constant node and what it gives, in order of execution.
+        values: Each constant node and its value, in order of execution.
     """
     forms: dict[fx.Node, _Form] = {}
     for node, value in values.items():
@@ -65,7 +67,7 @@ def kept_operators(values: Mapping[fx.Node, Any]) -> set[fx.Node]:
 
 
 def _made_by(node: fx.Node, forms: Mapping[fx.Node, _Form]) -> _Form:
-    """Returns the form of a constant that stays a call; what several nodes read costs each of them a part."""
+    """Returns the form of a constant that stays a call; nodes that read the same constant split its cost."""
     stored, operators = dict[fx.Node, int](), {node}
     for read in node.all_input_nodes:
         form = forms[read]

@@ -1,6 +1,6 @@
 """scaled_dot_product_attention(q, k, v, mask) -> matmul(softmax(matmul(q, transpose(k)) * scale + mask), v).
 
-Where several heads of q share one of k and v (grouped-query attention), k and v are repeated.
+If several heads of q share one of k and v (grouped-query attention), k and v are repeated.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from qpass.passes.rules.attention_masks import apply_causal_mask, apply_mask
 
 
 def decompose_attention(graph_module: fx.GraphModule) -> int:
-    """Spells attention out; what it declines stays one node, and ``annotate`` lists it with the reason."""
+    """Decomposes attention. A declined node stays whole, and ``annotate`` lists it with the reason."""
     done = 0
     for node in calls(graph_module, aten.scaled_dot_product_attention.default):
         if attention_declined(node) is None:
@@ -24,7 +24,7 @@ def decompose_attention(graph_module: fx.GraphModule) -> int:
 
 
 def attention_declined(node: fx.Node) -> str | None:
-    """Returns why an attention node cannot be spelled out, or None."""
+    """Returns why an attention node cannot be decomposed, or None."""
     mask = argument(node, 3, "attn_mask")
     if any(shape_of(value) is None for value in node.args[:3]):
         return "the shapes of its inputs are unknown"

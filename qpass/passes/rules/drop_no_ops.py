@@ -17,7 +17,7 @@ _CASTS = (aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, at
 
 
 def drop_no_ops(graph_module: fx.GraphModule) -> int:
-    """Removes calls that give back their input in eval mode."""
+    """Removes calls that return their input unchanged in eval mode."""
     dropped = 0
     for node in calls(graph_module, *_ALWAYS, *_CASTS, aten.slice.Tensor, aten.pad.default):
         if is_call(node, *_CASTS) and not _keeps_dtype(node):
@@ -34,7 +34,7 @@ def drop_no_ops(graph_module: fx.GraphModule) -> int:
 
 
 def _keeps_dtype(node: fx.Node) -> bool:
-    """Tells whether a cast gives what it is given: a graph lies on one device."""
+    """Returns whether a cast does nothing: the dtype is the same, and a graph is on a single device."""
     return dtype_of(node) is not None and dtype_of(node) == dtype_of(node.args[0])
 
 

@@ -1,4 +1,4 @@
-"""batch_norm(linear(x, W, b)) -> linear(x, W', b'), the same for convolutions, also where what lies between moves values."""
+"""batch_norm(linear(x, W, b)) -> linear(x, W', b'), also for convolutions and across data movement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qpass.passes.analysis.layer_weights import LayerWeights
 
 
 def fold_batch_norm(graph_module: fx.GraphModule) -> int:
-    """Folds every BatchNorm that alone reads a Linear or convolution with constant weights."""
+    """Folds every BatchNorm that is the only reader of a Linear or convolution with constant weights."""
     done = 0
     for node in calls(graph_module, aten.batch_norm.default):
         if node.args[5]:  # in train mode
@@ -32,7 +32,7 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> int:
 
 
 def _layer_below(node: fx.Node) -> fx.Node | None:
-    """Returns the layer each channel of whose output is one channel of the BatchNorm, or None."""
+    """Returns the layer whose output channels are those of the BatchNorm, or None."""
     below, path = node.args[0], []
     while is_call(below, *RESHAPES, *TRANSPOSES, *COPIES) and len(below.users) == 1:  # type: ignore[union-attr]
         path.append(below)
@@ -43,7 +43,7 @@ def _layer_below(node: fx.Node) -> fx.Node | None:
     axis = _channel_axis(below, len(shape))
     if axis is None or shape[axis] != channels[1]:
         return None
-    # Sizes may be equal by chance: every element's channel is sent through what lies between.
+    # Sizes may be equal by chance: trace every element's channel through the operators in between.
     elements = torch.arange(shape[axis]).reshape([-1 if dim == axis else 1 for dim in range(len(shape))]).expand(shape)
     for move in reversed(path):
         elements = moved(move, elements)  # type: ignore[arg-type]
@@ -52,7 +52,7 @@ def _layer_below(node: fx.Node) -> fx.Node | None:
 
 
 def _channel_axis(layer: fx.Node, dims: int) -> int | None:
-    """Returns which dim of a layer's output its channels are, or None for what is no Linear and no convolution of a batch."""
+    """Returns the channel dim of a layer's output; None if not a Linear or a convolution of a batch."""
     if is_call(layer, aten.linear.default):
         return dims - 1
     packet: Any = getattr(layer.target, "overloadpacket", None)
@@ -61,7 +61,7 @@ def _channel_axis(layer: fx.Node, dims: int) -> int | None:
 
 
 def _factors(graph_module: fx.GraphModule, node: fx.Node) -> tuple[Tensor, Tensor] | None:
-    """Returns a and c of y = a x + c for each channel, in float64, or None where they are not constants."""
+    """Returns a and c of y = a x + c for each channel, in float64, or None if they are not constants."""
     values = [get_constant(graph_module, argument) for argument in node.args[1:5]]
     if any(value is None and argument is not None for value, argument in zip(values, node.args[1:5], strict=True)):
         return None

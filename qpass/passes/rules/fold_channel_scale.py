@@ -1,4 +1,4 @@
-"""linear(x, W, b) * γ -> linear(x, γ W, γ b), γ a constant for each channel (LayerScale)."""
+"""linear(x, W, b) * γ -> linear(x, γ W, γ b), γ a per-channel constant (LayerScale)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qpass.passes.analysis.layer_weights import LayerWeights
 
 
 def fold_channel_scale(graph_module: fx.GraphModule) -> int:
-    """Folds every factor for each channel that alone reads a Linear with constant weights."""
+    """Folds every per-channel factor that is the only reader of a Linear with constant weights."""
     return sum(
         any(_fold(graph_module, node, *order) for order in (node.args, node.args[::-1]))  # type: ignore[arg-type]
         for node in calls(graph_module, aten.mul.Tensor)
@@ -23,7 +23,7 @@ def _fold(graph_module: fx.GraphModule, node: fx.Node, linear: fx.Node, factor: 
     if shape_of(node) != shape_of(linear) or dtype_of(node) != dtype_of(linear):
         return False
     weight, bias = weights[linear]
-    # A number for all channels is one for each where there is one channel.
+    # A scalar counts as per-channel only if there is a single channel.
     if scale.numel() != len(bias) or (scale.dim() and scale.shape[-1] != len(bias)):
         return False
     scale = scale.flatten().double()

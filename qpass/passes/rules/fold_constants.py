@@ -1,6 +1,6 @@
-"""f(constants) -> constant, where that takes no more room: concatenated biases, computed weights, numbers read from them.
+"""f(constants) -> constant, if that takes no more space: joined biases, computed weights, numbers.
 
-What is larger than its parts, such as a mask for each window or a bias for each head, stays the operators that make it.
+A result larger than its parts, such as a per-window mask or a per-head bias, stays as operators.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from qpass.graph.edit import add_constant, fetch, replace
 from qpass.passes.constants import evaluate, is_function
 from qpass.passes.rules.constant_forms import kept_operators
 
-#: Larger results are left to be computed: the file would grow by them.
+#: Larger results are not stored, since they would grow the file.
 MAX_ELEMENTS = 2**24
 
 
 def fold_constants(graph_module: fx.GraphModule) -> int:
-    """Evaluates the calls that depend on constants alone, save for those that are smaller than what they give."""
+    """Evaluates calls that depend on constants alone, except those that are smaller than their output."""
     values = _constant_values(graph_module)
     folded = 0
     for operator in kept_operators(values):
         del values[operator]
     for node, value in list(values.items()):
         if node.op != "call_function" or all(user in values for user in node.users):
-            continue  # only where a constant leaves the constant part
+            continue  # only where a non-constant node reads it
         if isinstance(value, Tensor) and value.numel() <= MAX_ELEMENTS:
             replace(node, add_constant(graph_module, f"{node.name}_folded", value, node))
             del values[node]
@@ -37,7 +37,7 @@ def fold_constants(graph_module: fx.GraphModule) -> int:
 
 
 def _constant_values(graph_module: fx.GraphModule) -> dict[fx.Node, Any]:
-    """Runs what depends on constants alone and returns what each of its nodes gives."""
+    """Evaluates all nodes that depend on constants alone and returns their values."""
     values: dict[fx.Node, Any] = {}
     for node in graph_module.graph.nodes:
         if node.op == "get_attr":
@@ -48,7 +48,7 @@ def _constant_values(graph_module: fx.GraphModule) -> dict[fx.Node, Any]:
 
 
 def _write_out(node: fx.Node, value: bool | int | float) -> None:
-    """Lets the readers of a node have a number in its place."""
+    """Replaces a node by a number in the arguments of its readers."""
     for user in list(node.users):
         args, kwargs = fx.node.map_arg((user.args, dict(user.kwargs)), lambda source: value if source is node else source)
         user.args, user.kwargs = args, kwargs

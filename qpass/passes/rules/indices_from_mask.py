@@ -1,4 +1,4 @@
-"""x[:, mask] -> x[:, positions] for constant masks: torch's exporter to ONNX refuses boolean indices behind a slice."""
+"""x[:, mask] -> x[:, positions] for constant masks: torch's ONNX exporter rejects masks after a slice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _INDEXED = (aten.index.Tensor, aten.index_put.default)
 
 
 def indices_from_mask(graph_module: fx.GraphModule) -> int:
-    """Gives the positions of a constant mask in place of the mask, one tensor for each of its dims."""
+    """Replaces each constant mask by its positions, one tensor per dim of the mask."""
     applied = 0
     for node in calls(graph_module, *_INDEXED):
         source, _, *rest = node.args

@@ -1,4 +1,7 @@
-"""matmul(x, W) -> linear(x, Wᵀ), linear(x, W) + b -> linear(x, W, b), addmm(b, x, W) -> linear(x, Wᵀ, b), constants W, b."""
+"""matmul(x, W) -> linear(x, Wᵀ), linear(x, W) + b -> linear(x, W, b), addmm(b, x, W) -> linear(x, Wᵀ, b).
+
+W and b are constants.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from qpass.graph.edit import add_constant, argument, aten, call_like, calls, dty
 
 
 def linear_from_matmul(graph_module: fx.GraphModule) -> int:
-    """Gives every product with a constant matrix the one form that later passes look for."""
+    """Rewrites every product with a constant matrix as a Linear, the form that later passes match."""
     done = 0
     for node in calls(graph_module, aten.matmul.default, aten.mm.default):
         done += _replace(graph_module, node, node.args[0], node.args[1], None)
@@ -43,13 +46,13 @@ def _add_bias(graph_module: fx.GraphModule, node: fx.Node, linear: Any, bias: An
 
 
 def _matrix(graph_module: fx.GraphModule, weight: Any, node: fx.Node) -> Tensor | None:
-    """Returns a constant matrix of the floats that a node gives, or None."""
+    """Returns a constant float matrix with the dtype of a node's output, or None."""
     value = get_constant(graph_module, weight)
     suits = value is not None and value.dim() == 2 and value.is_floating_point() and value.dtype == dtype_of(node)
     return value if suits else None
 
 
 def _is_bias(graph_module: fx.GraphModule, bias: Any, weight: Tensor) -> bool:
-    """Tells whether a node is a constant with one number for each row of a weight, and no other shape that broadcasts."""
+    """Returns whether a node is a constant with one number per row of a weight, not just broadcastable."""
     value = get_constant(graph_module, bias)
     return value is not None and value.shape == weight.shape[:1] and value.dtype == weight.dtype

@@ -1,6 +1,7 @@
-"""einsum("bhid,bhjd->bhij", q, k) -> matmul(q, permute(k)): two factors as a product of matrices, with what moves around it.
+"""einsum("bhid,bhjd->bhij", q, k) -> matmul(q, permute(k)): a matmul of two factors, with data movement.
 
-Without an index to sum over it is an elementwise product, and where no index is left over a sum of one.
+With no index to sum over, it becomes an elementwise product. If no index is unique to one factor, it
+becomes the sum of one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class _Indices:
 
 
 def matmul_from_einsum(graph_module: fx.GraphModule) -> int:
-    """Spells out what ``einsum_declined`` has no reason against."""
+    """Rewrites every einsum that ``einsum_declined`` does not decline."""
     done = 0
     for node in calls(graph_module, aten.einsum.default):
         indices = _parse(node)
@@ -39,13 +40,13 @@ def matmul_from_einsum(graph_module: fx.GraphModule) -> int:
 
 
 def einsum_declined(node: fx.Node) -> str | None:
-    """Returns why an einsum is not turned into a matmul, or None where it is, or where it has a single factor."""
+    """Returns why an einsum is not rewritten as a matmul; None if it is, or if it has a single factor."""
     indices = _parse(node)
     return indices if isinstance(indices, str) and len(node.args[1]) > 1 else None  # type: ignore[arg-type]
 
 
 def _parse(node: fx.Node) -> _Indices | str:
-    """Returns the indices of an einsum, or why it is no product of two matrices."""
+    """Returns the indices of an einsum, or why it is not a product of two matrices."""
     equation, factors = str(node.args[0]).replace(" ", ""), list(node.args[1])  # type: ignore[arg-type]
     shapes = [shape_of(factor) for factor in factors]
     if len(factors) != 2:
@@ -58,14 +59,14 @@ def _parse(node: fx.Node) -> _Indices | str:
         len(shape or ()) - len(term.replace("...", "")) if "..." in term else 0
         for term, shape in zip(terms, shapes, strict=True)
     ]
-    # Private letters stand for the dims of an ellipsis, which are counted from the last.
+    # Private letters stand for the dims of an ellipsis, counted from the last.
     hidden = "".join(chr(0x3B1 + i) for i in range(max(extra)))
     a, b = (term.replace("...", hidden[len(hidden) - count :]) for term, count in zip(terms, extra, strict=True))
     both = a + b
     rest = "".join(sorted(i for i in set(both) - set(hidden) if both.count(i) == 1))
     out = out.replace("...", hidden) if arrow else hidden + rest
     if len(set(a)) < len(a) or len(set(b)) < len(b):
-        return "an index stands twice in one factor of its einsum"
+        return "an index appears twice in one factor of its einsum"
     if any((i in a) != (i in b) and i not in out for i in both):
         return "its einsum sums over an index of one factor alone"
     sizes = dict(zip(a, shapes[0] or (), strict=True))
@@ -89,7 +90,7 @@ def _rewrite(graph_module: fx.GraphModule, node: fx.Node, indices: _Indices) -> 
     x = moves.group(x, len(batch + left), len(summed))
     y = moves.group(moves.group(y, len(batch + summed), len(right)), len(batch), len(summed))
     rows = left
-    if batch:  # else x keeps its dims, as a Linear's input does
+    if batch:  # otherwise x keeps its dims, as a Linear's input does
         x, rows = moves.group(x, len(batch), len(left)), "*"
     product = call_like(graph_module, node, aten.matmul.default, x, y)
     product = moves.ungroup(product, len(batch + rows), moves.sizes(b, indices.b, right))
@@ -120,29 +121,29 @@ def _elementwise(graph_module: fx.GraphModule, node: fx.Node, a: fx.Node, b: fx.
 
 
 class _Moves:
-    """Inserts movements before a node, and none where nothing moves."""
+    """Inserts data movement before a node, skipping operators that would move nothing."""
 
     def __init__(self, graph_module: fx.GraphModule, before: fx.Node) -> None:
         self._graph_module, self._before = graph_module, before
 
     def permute(self, x: fx.Node, have: str, want: str) -> fx.Node:
-        """Orders dims."""
+        """Reorders dims."""
         return x if have == want else self._call(aten.permute.default, x, [have.index(i) for i in want])
 
     def group(self, x: fx.Node, first: int, count: int) -> fx.Node:
-        """Makes one dim of ``count`` dims, also of none."""
+        """Flattens ``count`` dims into one; inserts a dim if ``count`` is 0."""
         if count == 0:
             return self._call(aten.unsqueeze.default, x, first)
         return x if count == 1 else self._call(aten.flatten.using_ints, x, first, first + count - 1)
 
     def ungroup(self, x: fx.Node, dim: int, sizes: Sequence[int | fx.Node]) -> fx.Node:
-        """Takes a group apart."""
+        """Splits a grouped dim again."""
         if not sizes:
             return self._call(aten.squeeze.dim, x, dim)
         return x if len(sizes) == 1 else self._call(aten.unflatten.int, x, dim, list(sizes))
 
     def sizes(self, factor: fx.Node, indices: str, wanted: str) -> list[int | fx.Node]:
-        """Returns the sizes of dims: numbers, or nodes where they are open."""
+        """Returns the sizes of dims: numbers, or nodes for dynamic dims."""
         shape = shape_of(factor) or ()
         dims = [indices.index(i) for i in wanted]
         fixed = get_constant(self._graph_module, factor) is not None

@@ -1,6 +1,6 @@
-"""x @ v -> (x @ v[:, None])[..., 0] and v @ x -> (v[None] @ x)[..., 0, :], for tensors of one dim.
+"""x @ v -> (x @ v[:, None])[..., 0] and v @ x -> (v[None] @ x)[..., 0, :], for 1-D v.
 
-onnxruntime fuses a transpose into such a product and then computes another one.
+onnxruntime fuses a transpose into such a product and then computes a different product.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from qpass.graph.edit import aten, call_like, calls, replace, shape_of
 
 
 def matrix_from_vector(graph_module: fx.GraphModule) -> int:
-    """Makes a matrix of every vector that is multiplied with a matrix."""
+    """Turns every vector that is multiplied with a matrix into a matrix."""
     done = 0
     for node in calls(graph_module, aten.matmul.default):
         dims = [len(shape_of(factor) or ()) for factor in node.args]

@@ -1,4 +1,4 @@
-"""conv(x, W, padding="valid" or "same") -> conv(x, W, padding=numbers), where both ends get the same."""
+"""conv(x, W, padding="valid" or "same") -> conv(x, W, padding=numbers), if both ends get the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ _BY_WORD = {op.padding: op.default for op in (aten.conv1d, aten.conv2d, aten.con
 
 
 def numeric_padding(graph_module: fx.GraphModule) -> int:
-    """Gives convolutions the one form that later passes look for. Even windows, whose ends are padded differently, stay."""
+    """Makes the padding of convolutions numeric, the form that later passes match.
+
+    Windows of even size stay, since their two ends are padded differently.
+    """
     done = 0
     for node in calls(graph_module, *_BY_WORD):
         padding = _numbers(node)
@@ -28,7 +31,7 @@ _ARGUMENTS = ((0, "input", None), (1, "weight", None), (2, "bias", None), (3, "s
 
 
 def _numbers(node: fx.Node) -> list[int] | None:
-    """Returns how many zeros each end of each dim gets, or None where two ends differ."""
+    """Returns the padding at each end of each dim, or None if two ends differ."""
     word, shape = argument(node, 4, "padding", "valid"), shape_of(argument(node, 1, "weight"))
     if shape is None:
         return None

@@ -1,4 +1,4 @@
-"""view(x, shape) -> reshape(x, shape): other rules may give x other strides, with which a view refuses to go on."""
+"""view(x, shape) -> reshape(x, shape): other rules may change the strides of x, and a view would fail."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qpass.graph.edit import aten, calls
 
 
 def reshape_from_view(graph_module: fx.GraphModule) -> int:
-    """Lets every view be a copy where it has to."""
+    """Replaces every view by a reshape, which copies if it must."""
     views = list(calls(graph_module, aten.view.default))
     for node in views:
         node.target = aten.reshape.default

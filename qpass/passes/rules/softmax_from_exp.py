@@ -1,4 +1,4 @@
-"""exp(x - max(x)) / sum(exp(x - max(x))) -> softmax(x), exp(log_softmax(x)) -> softmax(x): one form for quantizers to find."""
+"""exp(x - max(x)) / sum(exp(x - max(x))) -> softmax(x), exp(log_softmax(x)) -> softmax(x)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qpass.graph.edit import argument, aten, call_like, calls, dtype_of, is_call
 
 
 def softmax_from_exp(graph_module: fx.GraphModule) -> int:
-    """Gives softmaxes that are written as their formula the one form that later passes look for."""
+    """Rewrites softmaxes spelled out as a formula into the one form that later passes match."""
     done = 0
     for node in calls(graph_module, aten.special_softmax.default):
         node.target = aten.softmax.int
@@ -30,7 +30,7 @@ def softmax_from_exp(graph_module: fx.GraphModule) -> int:
 
 
 def _normalized_dim(node: fx.Node) -> int | None:
-    """Returns the dim over which a quotient of an exponential and its own sum adds up to one, or None for others."""
+    """Returns the dim along which a quotient is exp(x) / sum(exp(x)), or None for other quotients."""
     exponential, total = node.args[:2]
     if node.kwargs or not is_call(exponential, aten.exp.default) or not is_call(total, aten.sum.dim_IntList):
         return None
@@ -40,7 +40,7 @@ def _normalized_dim(node: fx.Node) -> int | None:
 
 
 def _without_maximum(logits: Any, dim: int) -> Any:
-    """Returns x of x - max(x), which a softmax subtracts itself."""
+    """Returns x of x - max(x), since softmax subtracts the maximum itself."""
     if not is_call(logits, aten.sub.Tensor) or logits.kwargs:
         return logits
     x, greatest = logits.args

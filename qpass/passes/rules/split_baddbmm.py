@@ -8,7 +8,7 @@ from qpass.graph.edit import aten, call_like, calls, replace
 
 
 def split_baddbmm(graph_module: fx.GraphModule) -> int:
-    """Gives a product that adds to something the form that is quantized; with factors it is left as it is."""
+    """Splits off the product, which can be quantized. Calls with alpha or beta other than 1 stay."""
     done = 0
     for node in calls(graph_module, aten.baddbmm.default):
         added, a, b = node.args

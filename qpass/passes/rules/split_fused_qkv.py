@@ -1,6 +1,7 @@
 """unbind(permute(reshape(x, (B, N, 3, H, d)), (2, 0, 3, 1, 4))) -> permute(reshape(part, (B, N, H, d)), (0, 2, 1, 3)) thrice.
 
-With q, k and v apart before they are moved, each gets its own quantizer there, and what is moved afterwards is bytes.
+q, k and v are split before they are moved. Each gets its own quantizer there, and later movements
+move bytes.
 """
 
 from __future__ import annotations
