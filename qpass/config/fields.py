@@ -73,7 +73,7 @@ def _reads_as_number(text: str) -> bool:
 
 
 def flag(value: Any, where: str) -> bool:
-    """Accepts True or False only, nothing merely truthy or falsy."""
+    """Accepts only True and False, not other truthy or falsy values."""
     if not isinstance(value, bool):
         raise refuse(value, where, "true or false")
     return value

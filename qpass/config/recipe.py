@@ -78,8 +78,8 @@ class QuantConfig:
             ``"hessian"``, by the effect of its error on the network's output (the diagonal of a Hessian
             from one backward pass).
         calibrate_on: ``"float"`` fits every range on the float network. ``"quantized"`` refits them on
-            the outputs of the quantized layers before (a second run over the data), as RepQ-ViT's
-            published code does.
+            the outputs of the preceding quantized layers (a second run over the data), as in
+            RepQ-ViT's published code.
         rules: Ordered ``{glob on module path: {role: change}}``; later rules win. A change is a
             mapping of QuantSpec fields, or None to leave that tensor in float. The rule
             ``{"head": None}`` leaves the layer in float.

@@ -34,7 +34,7 @@ _CHECKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionConfig:
-    """Block-wise learning against the float network; defaults as in AIQViT (arXiv 2502.04628).
+    """Block-wise learning against the float network; defaults: full-length AIQViT (arXiv 2502.04628).
 
     Attributes:
         weights: What to learn in the Linears of a block: ``"low-rank"``, factors B A added before

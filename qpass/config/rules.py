@@ -10,7 +10,7 @@ from qpass.config.fields import refuse, text
 from qpass.config.spec import TENSOR_ROLES, QuantSpec
 from qpass.errors import ConfigError, check_keys
 
-#: Change by role: QuantSpec fields, or None for float. None instead leaves the whole layer in float.
+#: Change by role: QuantSpec fields, or None for float. A bare None leaves the whole layer in float.
 Change = Mapping[str, Mapping[str, Any] | None] | None
 Rules = tuple[tuple[str, Change], ...]
 

@@ -31,7 +31,7 @@ _HINT = "remove or replace the file"
 def decode_image(data: bytes, mode: str, where: str) -> Image.Image:
     """Returns an image with 8 bits per channel.
 
-    Scales 16-bit values. Does not apply the EXIF orientation, like ``PIL.Image.open``.
+    Scales 16-bit values. Like ``PIL.Image.open``, does not apply the EXIF orientation.
 
     Args:
         data: Content of the file.
