@@ -25,7 +25,7 @@ class Log2(Quantizer):
         bits: Bit width, 2 to 8.
         percentiles: Candidates for s tried by ``fit``: quantiles of the data, each in (0.5, 1].
         zero_code: Decode the smallest code to 0 instead of s 2^(-L/m). The paper's formula has no zero.
-            Its published code maps everything below the last code to 0: 2^k + 1 values, one too many
+            The published code maps everything below the last code to 0: 2^k + 1 values, one too many
             for k bits. This option keeps 2^k.
     """
 

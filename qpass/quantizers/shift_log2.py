@@ -18,7 +18,7 @@ from qpass.quantizers.search import WeightedRows, least_error
 SHIFTS = tuple(sorted({2.0**-n for n in range(21)} | {0.001, 0.003, 0.01, 0.03, 0.1, 0.3}))
 #: Smallest range of y, for a constant tensor: any step that float32 can resolve will do.
 _LEAST_RANGE = 2.0**-10
-#: Largest power of two that a byte holds.
+#: Exponent of the largest power of two that a byte holds.
 _OCTAVES_OF_A_BYTE = 7
 
 

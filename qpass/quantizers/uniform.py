@@ -17,8 +17,8 @@ from qpass.quantizers.search import WeightedRows
 
 #: A row whose range is below this fraction of the median range counts as constant (a dead channel).
 DEAD_RANGE = 1e-5
-#: Smaller scales count as zero (dead units shrunk by weight decay). The product of two such scales is
-#: the smallest normal float32; below that, runtimes differ.
+#: Smaller scales count as zero (dead units shrunk by weight decay). The product of two scales of
+#: this size is the smallest normal float32; below that, runtimes differ.
 _LEAST_FITTED_SCALE = 2.0**-63
 #: Lower bound of a learned scale.
 _LEAST_SCALE = 1e-8
