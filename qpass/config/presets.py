@@ -106,7 +106,7 @@ def preset_fields(name: str, *, schedule: str | None = None, polish: str | None 
     if schedule is not None:
         choice(tuple(schedules))(schedule, "schedule")
     if polish is not None and schedules:
-        raise ConfigError(f"{name!r} learns as it is", where="polish", hint="leave it out")
+        raise ConfigError(f"{name!r} already learns", where="polish", hint="leave it out")
     if polish is not None:
         choice(tuple(POLISHES))(polish, "polish")
     found = build(int(match[2]), int(match[3]), schedules.get(schedule or "quick"))

@@ -25,7 +25,7 @@ def read_recipe(path: Path) -> dict[Any, Any]:
         content = path.read_text(encoding="utf-8")
         root = yaml.compose(content, yaml.SafeLoader)
         if _expanded_size(root, {}) > LARGEST_RECIPE:
-            raise ConfigError("its aliases make it grow without end", where=str(path), expected="a recipe")
+            raise ConfigError("its aliases expand to too many values", where=str(path), expected="a recipe")
         for key in _repeated_keys(root):
             raise ConfigError(f"has the key {key!r} twice", where=str(path), expected="each key of a mapping once")
         data = yaml.safe_load(content)

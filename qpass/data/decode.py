@@ -61,7 +61,7 @@ def image_bytes(path: Path) -> bytes:
     """
     try:
         if not path.is_file():
-            raise DataError("is no file", where=str(path), expected="an image", hint="move it away, or rename it")
+            raise DataError("is not a file", where=str(path), expected="an image", hint="move it away, or rename it")
         if (size := path.stat().st_size) > LARGEST_IMAGE:
             raise DataError(f"has {size} bytes", where=str(path), expected=f"an image of at most {LARGEST_IMAGE}")
         return path.read_bytes()
@@ -90,9 +90,9 @@ def _eight_bits(image: Image.Image, where: str) -> Image.Image:
     if image.mode in ("I", "F"):
         kind = "32-bit integers" if image.mode == "I" else "floats"
         raise DataError(
-            f"holds {kind}, whose black and white no file says",
+            f"holds {kind}, whose range is unknown",
             where=where,
             expected="8 or 16 bits a channel",
-            hint="convert the images, or bring them as an .npy array of what the model takes",
+            hint="convert the images, or pass the model inputs as an .npy array",
         )
     return image

@@ -154,7 +154,7 @@ def image_batches(source: ImageSource, batch_size: int, *, limit: int | None = N
 def _open_folder(path: Path, transform: ImageTransform) -> ImageSource:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     if odd := next((file for file in files if not file.is_file()), None):
-        raise DataError("is no file", where=str(odd), expected="an image", hint="move it away, or rename it")
+        raise DataError("is not a file", where=str(odd), expected="an image", hint="move it away, or rename it")
     table = next((t for t in (path / "labels.csv", path.parent / "labels.csv") if t.exists()), None)
     labels: list[int] | None = None
     if table is not None:
@@ -199,7 +199,7 @@ def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:
 def _text(path: Path) -> str:
     try:
         if not path.is_file():
-            raise DataError("is no file", where=str(path), expected="a table in UTF-8")
+            raise DataError("is not a file", where=str(path), expected="a table in UTF-8")
         if path.stat().st_size > LARGEST_TABLE:
             raise DataError(f"has {path.stat().st_size} bytes", where=str(path), expected=f"at most {LARGEST_TABLE}")
         return path.read_text(encoding="utf-8")
@@ -217,7 +217,7 @@ def _unpack(archive: zipfile.ZipFile, name: str, where: str, most: int) -> bytes
     except Exception as error:  # zipfile, zlib and struct raise errors of their own
         raise DataError(f"cannot be read: {error}", where=where, hint="pack the images again") from error
     if content is None or len(content) > most:
-        raise DataError("unpacks to more", where=where, expected=f"at most {most} bytes")
+        raise DataError("is too large unpacked", where=where, expected=f"at most {most} bytes")
     return content
 
 

@@ -50,7 +50,7 @@ class BlockCheckpoints:
                 "holds blocks of another run",
                 where=f"checkpoint_dir {self._folder}",
                 expected="the same network before its blocks were learned, to the bit",
-                hint="another machine or number of threads rounds otherwise: give another folder, or delete this one",
+                hint="another machine or number of threads rounds differently: use another folder, or delete this one",
             )
         if header.get("digest") != _digest(block, self._fingerprint, header.get("record"), tensors):
             raise DataError("is damaged, or another block's", where=str(path), expected="a learned block", hint=_HINT)
