@@ -1,4 +1,4 @@
-"""How much a network may cost, and which widths are tried for it: ``BudgetConfig``."""
+"""``BudgetConfig``: how much a network may cost, and the candidate bit widths."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from qpass.config.fields import check_fields, number, optional, several, whole
 from qpass.errors import ConfigError, check_keys
 
-#: The fields that are limits.
+#: Fields that are limits.
 LIMITS = ("activation_bits", "weight_bits", "file_mb")
 
 _CHECKS = {
@@ -22,15 +22,16 @@ _CHECKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetConfig:
-    """Limits that the widths of all tensors keep together; within them the network's output gets the least error.
+    """Limits on all bit widths together; within them, widths are chosen to minimize the output error.
 
     Attributes:
-        activation_bits: Greatest mean width of the inputs of products, weighted by the multiply-adds that read them.
-        weight_bits: Greatest mean width of the weights.
-        file_mb: Greatest size of the ONNX file, in 10^6 bytes.
-        activation_widths: Candidates for each activation, where ``activation_bits`` is given.
-        weight_widths: Candidates for each weight, where ``weight_bits`` or ``file_mb`` is given.
-        samples: How many calibration samples the errors are measured on.
+        activation_bits: Maximum mean bit width of matmul inputs, weighted by the multiply-adds that
+            read them.
+        weight_bits: Maximum mean bit width of the weights.
+        file_mb: Maximum size of the ONNX file, in 10^6 bytes.
+        activation_widths: Candidate bit widths of activations, used with ``activation_bits``.
+        weight_widths: Candidate bit widths of weights, used with ``weight_bits`` or ``file_mb``.
+        samples: Number of calibration samples on which errors are measured.
 
     Example:
         >>> BudgetConfig(activation_bits=5).activation_widths
@@ -53,10 +54,10 @@ class BudgetConfig:
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any], base: BudgetConfig | None = None) -> BudgetConfig:
-        """Returns ``base`` (None: the defaults) with these fields changed.
+        """Returns ``base`` (None: the defaults) with these fields replaced.
 
         Raises:
-            ConfigError: For an unknown key or a bad value.
+            ConfigError: For an unknown key or an invalid value.
         """
         check_keys(data, (f.name for f in dataclasses.fields(cls)), "budget")
         return cls(**{**(dataclasses.asdict(base) if base else {}), **data})

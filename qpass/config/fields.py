@@ -1,4 +1,4 @@
-"""Checks of the fields of configs: each returns the value as a plain Python object, or raises a ConfigError with its name."""
+"""Field checks of configs: each returns a plain Python value or raises a ConfigError."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 from qpass.errors import ConfigError, nearest
 from qpass.runtime.arguments import is_number
 
-#: Takes a value and the name of its field.
+#: Called with a value and the name of its field.
 Check = Callable[[Any, str], Any]
 
-#: The largest count: tensors of more elements are not made by mistake.
+#: Upper bound of counts, so that a typo cannot create a huge tensor.
 LARGEST_COUNT = 2**31 - 1
 
 
 def check_fields(config: object, checks: Mapping[str, Check], prefix: str = "") -> None:
-    """Checks fields of a frozen dataclass and replaces each by what its check returns.
+    """Checks fields of a frozen dataclass and replaces each by the checked value.
 
     Raises:
-        ConfigError: Naming the first field with a bad value, behind ``prefix``.
+        ConfigError: Names the first field with an invalid value, prefixed by ``prefix``.
     """
     for name, check in checks.items():
         object.__setattr__(config, name, check(getattr(config, name), prefix + name))
 
 
 def refuse(value: object, where: str, expected: str = "", hint: str = "") -> ConfigError:
-    """Returns the error for a value that does not fit."""
+    """Returns the error for an invalid value."""
     text = repr(value)
     return ConfigError(f"got {text if len(text) <= 100 else text[:100] + '...'}", where=where, expected=expected, hint=hint)
 
 
 def whole(least: int, greatest: int = LARGEST_COUNT, *, expected: str = "") -> Check:
-    """Takes an int from ``least`` to ``greatest``. A bool or a float such as 4.0 is refused."""
+    """Accepts an int from ``least`` to ``greatest``. Rejects bools and floats such as 4.0."""
     expected = expected or f"a whole number from {least} to {greatest}"
 
     def check(value: Any, where: str) -> int:
@@ -45,7 +45,7 @@ def whole(least: int, greatest: int = LARGEST_COUNT, *, expected: str = "") -> C
 
 
 def number(fits: Callable[[float], bool], expected: str) -> Check:
-    """Takes a finite int or float that ``fits``; a text is refused, also one that reads as a number."""
+    """Accepts a finite int or float for which ``fits`` is true. Rejects strings, even numeric ones."""
 
     def check(value: Any, where: str) -> float:
         if isinstance(value, str) and _reads_as_number(value):
@@ -73,14 +73,14 @@ def _reads_as_number(text: str) -> bool:
 
 
 def flag(value: Any, where: str) -> bool:
-    """Takes True or False, and nothing that merely counts as one."""
+    """Accepts only True and False, not other truthy or falsy values."""
     if not isinstance(value, bool):
         raise refuse(value, where, "true or false")
     return value
 
 
 def text(value: Any, where: str) -> str:
-    """Takes a text that can be written in UTF-8."""
+    """Accepts a string that UTF-8 can encode."""
     try:
         if isinstance(value, str):
             value.encode()
@@ -91,7 +91,7 @@ def text(value: Any, where: str) -> str:
 
 
 def choice(names: Sequence[str], *, noun: str = "", expected: str = "") -> Check:
-    """Takes one of these names."""
+    """Accepts one of ``names``."""
 
     def check(value: Any, where: str) -> str:
         if not isinstance(value, str) or value not in names:
@@ -103,7 +103,7 @@ def choice(names: Sequence[str], *, noun: str = "", expected: str = "") -> Check
 
 
 def optional(check: Check) -> Check:
-    """Takes None beside what another check takes."""
+    """Accepts None and whatever ``check`` accepts."""
 
     def check_optional(value: Any, where: str) -> Any:
         try:
@@ -116,7 +116,7 @@ def optional(check: Check) -> Check:
 
 
 def several(check: Check, expected: str) -> Check:
-    """Takes a list or tuple of at least one value, all of which another check takes; returns a tuple."""
+    """Accepts a non-empty list or tuple whose values all pass ``check``; returns a tuple."""
 
     def check_all(value: Any, where: str) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple) or not value:
@@ -130,7 +130,7 @@ def several(check: Check, expected: str) -> Check:
 
 
 def instance(kind: type, name: str) -> Check:
-    """Takes an instance of a class, which messages call ``name``."""
+    """Accepts an instance of ``kind``, called ``name`` in messages."""
 
     def check(value: Any, where: str) -> Any:
         if not isinstance(value, kind):

@@ -1,4 +1,4 @@
-"""The recipes by name: ``w8a8`` and its kin, and one family for each published method."""
+"""Preset recipes by name: the ``wXaY`` family, and one family per published method."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qpass.config.reconstruction import ReconstructionConfig
 from qpass.config.spec import ACTIVATION_PERCENTILES, SOFTMAX_PERCENTILES, WEIGHT_PERCENTILES, QuantSpec
 from qpass.errors import ConfigError, nearest
 
-#: Names that documentation and error messages list; any widths from 2 to 8 are understood.
+#: Names listed in documentation and error messages; any bit widths from 2 to 8 work.
 PRESETS = (
     "w8a8", "w6a6", "w4a8", "w4a4", "w3a3",
     "aiqvit-w6a6", "aiqvit-w4a8", "aiqvit-w4a4", "aiqvit-w3a3",
@@ -23,18 +23,18 @@ PRESETS = (
     "repq-vit-w8a8", "repq-vit-w6a6", "repq-vit-w4a8", "repq-vit-w4a4", "repq-vit-w3a3",
 )  # fmt: skip
 
-#: Samples that ranges are fitted on where far more of them are learned from.
+#: Samples on which ranges are fitted when learning uses far more of them.
 RANGE_SAMPLES = 128
 
-#: Rate of learned activation scales, as a share of the scale. Chosen on training images held back from calibration, where
-#: 1e-3 learns too little and 2e-2 fits the calibration images alone.
+#: Learning rate of activation scales, relative to the scale. Chosen on held-out training images: 1e-3
+#: learns too little, and 2e-2 overfits the calibration images.
 SCALE_LEARNING_RATE = 5e-3
 
-#: Rate of three-stage learning in a fifth of the steps: on images held back from calibration it keeps more than 1e-4.
-#: The paper's is for the whole length.
+#: Learning rate of three-stage learning with a fifth of the steps. On held-out images it keeps more
+#: accuracy than 1e-4; the paper's rate is for the full number of steps.
 QUICK_THREE_STAGE_RATE = 4e-4
 
-#: How long blocks are learned: as long as the paper does, or so that a DeiT-T takes under half an hour on two cores.
+#: How long to learn: as in the paper, or so that DeiT-T takes under half an hour on two cores.
 SCHEDULES = {
     "full": ReconstructionConfig(),
     "quick": ReconstructionConfig(search_steps=60, steps=400, batch_size=32, curriculum_interval=100),
@@ -42,7 +42,7 @@ SCHEDULES = {
 LEARNED_SCALE_SCHEDULES = {
     name: dataclasses.replace(schedule, scale_learning_rate=SCALE_LEARNING_RATE) for name, schedule in SCHEDULES.items()
 }
-#: The same for three-stage learning; at 6 bits and above the paper takes a fifth of the steps.
+#: The same for three-stage learning; from 6 bits on, the paper uses a fifth of the steps.
 THREE_STAGES = ReconstructionConfig(
     weights="full", steps=1000, batch_size=64, learning_rate=4e-5, curriculum=False, order="three-stage", loss="squared"
 )
@@ -51,7 +51,8 @@ THREE_STAGE_SCHEDULES = {
     "quick": dataclasses.replace(THREE_STAGES, steps=200, batch_size=32, learning_rate=QUICK_THREE_STAGE_RATE),
 }
 
-#: What recipes in closed form may learn afterwards: weights, biases and activation scales, a few hundred steps a block.
+#: Optional learning after closed-form recipes: weights, biases and activation scales, a few hundred
+#: steps per block.
 POLISHES = {
     "quick": ReconstructionConfig(
         weights="full", steps=150, batch_size=32, learning_rate=4e-4, scale_learning_rate=SCALE_LEARNING_RATE,
@@ -61,31 +62,39 @@ POLISHES = {
 
 
 def preset_fields(name: str, *, schedule: str | None = None, polish: str | None = None) -> dict[str, Any]:
-    """Returns the fields of the ``QuantConfig`` that is the recipe of that name.
+    """Returns the ``QuantConfig`` fields of a preset.
 
-    ``wXaY`` is ours: in closed form, and uniform everywhere, so that every matmul runs on an integer kernel. LayerNorm scales
-    are folded per channel, the channels of attention heads and of the residual stream are turned. Weights are rounded with
-    error feedback that weighs tokens by what they do to the output, and have a zero point below 6 bits. Below 8 bits weights
-    also make up for the quantization of their inputs, and inputs of products have Y bits or 8, where the output gains most by
-    it: Y + 1 in the mean over all multiply-adds. ``budget: null`` is Y bits everywhere. The network's input keeps 8 bits. At
-    ``w8a8`` plain rounding does as well.
+    ``wXaY`` is ours: closed-form, and uniform everywhere, so that every matmul runs on an integer
+    kernel. LayerNorm scales are folded per channel; the channels of attention heads and of the
+    residual stream are rotated. Weights are rounded with error feedback that weights tokens by their
+    effect on the output, and have a zero point below 6 bits. Below 8 bits, weights also compensate
+    for the quantization of their inputs, and matmul inputs have Y or 8 bits: 8 where the output gains
+    most, Y + 1 on average over all multiply-adds. ``budget: null`` uses Y bits everywhere. The
+    network's input keeps 8 bits. ``w8a8`` uses plain rounding, which is as good there.
 
-    Published methods: ``repq-vit-wXaY`` (RepQ-ViT, arXiv 2212.08254) has the same fold, and a base-sqrt(2) logarithm for the
-    Softmax output. ``aiqvit-wXaY`` (AIQViT, arXiv 2502.04628) has dynamic focusing for the Softmax output, and low-rank
-    compensated weights learned block by block. ``ias-vit-wXaY`` (I&S-ViT, arXiv 2311.10126) has a shifted logarithm for the
-    Softmax output, and blocks learned in three stages. ``dopq-vit-wXaY`` (DopQ-ViT, arXiv 2408.03291) has a tangent for the
-    Softmax output and the median of LayerNorm scales; it learns as I&S-ViT does, since the paper's schedule was not to be had.
+    Published methods:
 
-    ``aiqvit-lsq-wXaY`` is ours: AIQViT, and the scales of activations are learned too, by LSQ's gradient (arXiv 1902.08153).
+    - ``repq-vit-wXaY`` (RepQ-ViT, arXiv 2212.08254): the same fold; a base-sqrt(2) logarithm for the
+      Softmax output.
+    - ``aiqvit-wXaY`` (AIQViT, arXiv 2502.04628): dynamic focusing for the Softmax output; low-rank
+      compensated weights, learned block by block.
+    - ``ias-vit-wXaY`` (I&S-ViT, arXiv 2311.10126): a shifted logarithm for the Softmax output; blocks
+      learned in three stages.
+    - ``dopq-vit-wXaY`` (DopQ-ViT, arXiv 2408.03291): a tangent for the Softmax output; the median of
+      LayerNorm scales. It learns like I&S-ViT, because the paper's schedule was not available.
+
+    ``aiqvit-lsq-wXaY`` is ours: AIQViT with activation scales learned too, by LSQ's gradient (arXiv
+    1902.08153).
 
     Args:
-        name: One of ``PRESETS``, or the same with other widths from 2 to 8.
-        schedule: ``"quick"`` or ``"full"``, how long recipes learn; None is ``"quick"``.
-        polish: ``"quick"``: blocks of ``wXaY`` are learned for a few hundred steps each, from the closed form on; None learns
-            nothing there.
+        name: One of ``PRESETS``, or the same with other bit widths from 2 to 8.
+        schedule: ``"quick"`` or ``"full"``: how long recipes learn. None is ``"quick"``.
+        polish: ``"quick"`` learns each block of ``wXaY`` for a few hundred steps after the closed form.
+            None skips this.
 
     Raises:
-        ConfigError: If no recipe has that name, if a schedule is given to one that does not learn, or polish to one that does.
+        ConfigError: If the name is unknown, ``schedule`` is given for a recipe that does not learn, or
+            ``polish`` for one that does.
     """
     name = text(name, "preset")
     match = re.fullmatch(r"(?:(.+)-)?w([2-8])a([2-8])", name)
@@ -97,7 +106,7 @@ def preset_fields(name: str, *, schedule: str | None = None, polish: str | None 
     if schedule is not None:
         choice(tuple(schedules))(schedule, "schedule")
     if polish is not None and schedules:
-        raise ConfigError(f"{name!r} learns as it is", where="polish", hint="leave it out")
+        raise ConfigError(f"{name!r} already learns", where="polish", hint="leave it out")
     if polish is not None:
         choice(tuple(POLISHES))(polish, "polish")
     found = build(int(match[2]), int(match[3]), schedules.get(schedule or "quick"))
@@ -125,10 +134,11 @@ def _uniform(weight_bits: int, activation_bits: int, _: ReconstructionConfig | N
 
 
 def _wider_where_it_matters(activation_bits: int) -> BudgetConfig:
-    """Returns the budget of a bit more in the mean: 8 bits, free where codes live in bytes, for what loses most.
+    """Returns a budget of one more bit on average: 8 bits for the tensors that lose most.
 
-    An 8-bit code is two of 4 bits with one weight: where only 4 by 4 bits are multiplied, such a tensor takes two products.
-    That is the price of two intervals with codes of their own, which give less.
+    8 bits cost nothing where codes are stored in bytes. An 8-bit code is two 4-bit codes that share a
+    weight: on hardware that multiplies only 4 by 4 bits, such a tensor takes two products. Two
+    intervals with separate codes cost the same and gain less.
     """
     return BudgetConfig(activation_bits=activation_bits + 1, activation_widths=(activation_bits, 8))
 
@@ -139,7 +149,7 @@ def _repq_vit(weight_bits: int, activation_bits: int, _: ReconstructionConfig | 
 
 
 def _aiqvit(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> dict[str, Any]:
-    # The other readings lower the blocks' error on images held back by less than a hundredth, and cost speed.
+    # The other readings lower the blocks' error on held-out images by less than 1 %, and are slower.
     focus = QuantSpec(bits=activation_bits, quantizer="dynamic-focus", criterion="output", code_zero="snapped")
     return _published(weight_bits, focus, reconstruction=learning, range_samples=RANGE_SAMPLES)
 
@@ -157,13 +167,13 @@ def _dopq_vit(weight_bits: int, activation_bits: int, learning: ReconstructionCo
 
 
 def _fewer_steps(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> ReconstructionConfig:
-    """Returns the learning of I&S-ViT at these widths: a fifth of the steps from 6 bits on."""
+    """Returns I&S-ViT's learning at these bit widths: a fifth of the steps from 6 bits on."""
     assert learning is not None
     return dataclasses.replace(learning, steps=learning.steps // 5) if min(weight_bits, activation_bits) >= 6 else learning
 
 
 def _published(weight_bits: int, post_softmax: QuantSpec, **more: Any) -> dict[str, Any]:
-    """Returns what the published methods have in common, which is RepQ-ViT's."""
+    """Returns the fields that the published methods share: RepQ-ViT's."""
     return {
         "weight": QuantSpec(bits=weight_bits, percentiles=WEIGHT_PERCENTILES),
         "activation": QuantSpec(bits=post_softmax.bits, percentiles=ACTIVATION_PERCENTILES),

@@ -1,4 +1,4 @@
-"""What to quantize, how, and to how many bits: ``QuantSpec``, ``QuantConfig``, YAML in and out."""
+"""``QuantConfig``: what to quantize, how, and to how many bits; read from and written to YAML."""
 
 from __future__ import annotations
 
@@ -51,36 +51,44 @@ _CHECKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class QuantConfig:
-    """The whole recipe for one model.
+    """The complete recipe for one model.
 
     Attributes:
-        name: A label that reports show.
-        weight: Weights of Linears and patch embeddings, one scale for each output channel.
-        activation: Inputs of Linears and of attention matmuls, one scale for each tensor.
-        post_softmax: The Softmax output where it enters the matmul with V.
-        network_input: Inputs of layers that read the network's own input (the patch embedding); 8 bits in every preset.
-        fold_layer_norm: Target of the channel-wise LayerNorm scales, ``"mean"`` (RepQ-ViT), ``"median"``
-            (DopQ-ViT), or None to quantize LayerNorm outputs per tensor.
-        rotate_heads: Turn the channels of every attention head before anything is quantized, which the weights around it take
-            back (see ``qpass.passes.RotateHeads``).
-        rotate_residual: Turn the channels of the residual stream, which the weights around it take back too (see
-            ``qpass.passes.RotateResidual``).
-        pointwise_convolutions: What is quantized of a 1x1 convolution: ``"weights"`` alone, its product stays float, since on a
-            CPU the way from images to matrices and back costs more than integers save; or ``"all"``, for other hardware.
-        weight_rounding: ``"nearest"``, or ``"error-feedback"``: column by column, the error of each made up for by those still
-            to come, in the metric of the layer's inputs (GPTQ, GPTAQ; see ``qpass.passes.RidgeAndGPTQ``).
-        compensate_activations: Let each layer's weight make up for the quantization of its own input, by ridge regression
-            before it is rounded (ERQ; see ``qpass.passes.RidgeAndGPTQ``).
-        token_weights: How much the tokens of a layer's output count in these two: all ``"equal"``, or each by what an error in
-            it does to the network's output (``"hessian"``, the diagonal of a Hessian from one backward pass).
-        calibrate_on: ``"float"`` fits every range on the float network; ``"quantized"`` fits them again on what the
-            quantized network before them gives (a second run of the data), as RepQ-ViT's published code does.
-        rules: Ordered ``{glob on module path: {role: change}}``; a later rule wins. A change is a mapping of
-            QuantSpec fields, or None to leave that tensor in float. The rule ``{"head": None}`` leaves the layer in float.
-        budget: Limits within which each tensor's width is chosen; None keeps the widths above. What a rule or its role gives
-            another width than ``activation`` or ``weight`` keeps it, and does not count in the means.
-        range_samples: How many calibration samples ranges are fitted on, spread evenly; None takes all.
-        reconstruction: How blocks are learned afterwards, or None to leave them as calibrated.
+        name: Label shown in reports.
+        weight: Weights of Linears and patch embeddings, one scale per output channel.
+        activation: Inputs of Linears and attention matmuls, one scale per tensor.
+        post_softmax: The Softmax output as input of the matmul with V.
+        network_input: Inputs of layers that read the network's input (the patch embedding); 8 bits in
+            every preset.
+        fold_layer_norm: Target of the channel-wise LayerNorm scales: ``"mean"`` (RepQ-ViT),
+            ``"median"`` (DopQ-ViT), or None to quantize LayerNorm outputs per tensor.
+        rotate_heads: Rotate each attention head's channels before quantization; adjacent weights absorb
+            the inverse (see ``qpass.passes.RotateHeads``).
+        rotate_residual: Rotate the channels of the residual stream; adjacent weights absorb the inverse
+            (see ``qpass.passes.RotateResidual``).
+        pointwise_convolutions: What to quantize in 1x1 convolutions. ``"weights"`` keeps the product in
+            float: on a CPU, converting images to matrices and back costs more than integers save.
+            ``"all"`` is for other hardware.
+        weight_rounding: ``"nearest"``, or ``"error-feedback"``: column by column, with later columns
+            compensating for each error in the metric of the layer's inputs (GPTQ, GPTAQ; see
+            ``qpass.passes.RidgeAndGPTQ``).
+        compensate_activations: Let each weight compensate for the quantization of its input, by ridge
+            regression before rounding (ERQ; see ``qpass.passes.RidgeAndGPTQ``).
+        token_weights: Weight of each token of a layer's output in these two methods: ``"equal"``, or
+            ``"hessian"``, by the effect of its error on the network's output (the diagonal of a Hessian
+            from one backward pass).
+        calibrate_on: ``"float"`` fits every range on the float network. ``"quantized"`` refits them on
+            the outputs of the preceding quantized layers (a second run over the data), as in
+            RepQ-ViT's published code.
+        rules: Ordered ``{glob on module path: {role: change}}``; later rules win. A change is a
+            mapping of QuantSpec fields, or None to leave that tensor in float. The rule
+            ``{"head": None}`` leaves the layer in float.
+        budget: Limits within which each tensor's bit width is chosen; None keeps the bit widths
+            above. A tensor to which a rule or role gives a bit width other than that of
+            ``activation`` or ``weight`` keeps it, and does not count in the means.
+        range_samples: Number of calibration samples on which ranges are fitted, evenly spread; None
+            uses all.
+        reconstruction: How blocks are learned after calibration; None skips learning.
 
     Example:
         >>> QuantConfig.from_any("w4a4").with_rules({"head": {"weight": {"bits": 8}}}).resolve("head", "weight").bits
@@ -114,7 +122,7 @@ class QuantConfig:
         self._check_residuals()
 
     def _check_rules(self) -> None:
-        """Refuses a bad value or combination here, and not in the middle of the work."""
+        """Rejects invalid values and combinations now, not in the middle of a run."""
         for pattern, _ in self.rules:
             for role in TENSOR_ROLES:
                 self.resolve(pattern, role)
@@ -142,7 +150,7 @@ class QuantConfig:
             )
 
     def resolve(self, path: str, role: str, *, reads_network_input: bool = False) -> QuantSpec | None:
-        """Returns the spec of one tensor after all rules, or None where a rule leaves it in float.
+        """Returns the spec of one tensor after all rules, or None if a rule leaves it in float.
 
         Args:
             path: Module path of the layer, as in ``model.named_modules()``, or the pattern of a rule.
@@ -150,7 +158,7 @@ class QuantConfig:
             reads_network_input: Whether the layer reads the network's input.
 
         Raises:
-            ConfigError: If the rules together give a spec that is not valid, or that a tensor of this role cannot have.
+            ConfigError: If the combined rules give a spec that is invalid, or invalid for this role.
         """
         # A glob with brackets does not match itself.
         matches = lambda pattern: pattern == path or fnmatchcase(path, pattern)  # noqa: E731
@@ -161,15 +169,15 @@ class QuantConfig:
         return spec
 
     def with_rules(self, *rules: Mapping[str, Any]) -> QuantConfig:
-        """Returns a copy with these rules after the present ones."""
+        """Returns a copy with these rules appended."""
         return dataclasses.replace(self, rules=(*self.rules, *as_rules(list(rules))))
 
     @classmethod
     def from_any(cls, config: QuantConfig | Mapping[str, Any] | str | Path) -> QuantConfig:
-        """Takes a config, a preset's name, a path of a YAML file or a mapping.
+        """Returns a config from a config, preset name, YAML file path or mapping.
 
         Raises:
-            ConfigError: If it is none of these, or holds an unknown key or a bad value.
+            ConfigError: If it is none of these, or has an unknown key or an invalid value.
         """
         if isinstance(config, cls):
             return config
@@ -183,7 +191,7 @@ class QuantConfig:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> QuantConfig:
-        """Reads a YAML file. The key ``preset`` starts from a preset; other keys are this class's fields."""
+        """Reads a YAML file: fields of this class, and optionally ``preset`` as the base."""
         data = read_recipe(Path(path))
         try:
             return cls._from_mapping(data)
@@ -192,7 +200,7 @@ class QuantConfig:
             raise ConfigError(error.what, where=where, expected=error.expected, hint=error.hint) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain data that ``from_any`` reads back to an equal config."""
+        """Returns plain data from which ``from_any`` rebuilds an equal config."""
         data = dataclasses.asdict(dataclasses.replace(self, rules=()))
         for role in SPEC_FIELDS:
             data[role]["percentiles"] = list(data[role]["percentiles"])
@@ -204,7 +212,7 @@ class QuantConfig:
         return data
 
     def to_yaml(self, path: str | Path | None = None) -> str:
-        """Returns the config as YAML, and writes it where a path is given."""
+        """Returns the config as YAML, and writes it to ``path`` if given."""
         text = yaml.safe_dump(self.to_dict(), sort_keys=False)
         if path is not None:
             write_whole(Path(path), text)
@@ -219,7 +227,7 @@ class QuantConfig:
         base = cls()
         if "preset" in data:
             base = cls(**preset_fields(data.pop("preset"), **learning))
-        # A preset and its learning are taken out above, and named among the keys that may have been meant.
+        # These three were removed above, but a misspelled key may mean one of them.
         check_keys(data, [*(f.name for f in dataclasses.fields(cls)), "preset", "schedule", "polish"], "config")
         for role in SPEC_FIELDS:
             if role in data:

@@ -1,4 +1,4 @@
-"""Recipes in YAML: read without running anything, and refused where YAML would drop or multiply what was written."""
+"""Reads recipes from YAML without running code; rejects duplicate keys and exploding aliases."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import yaml
 
 from qpass.errors import ConfigError
 
-#: Values in a file, aliases written out.
+#: Maximum number of values in a file, with aliases expanded.
 LARGEST_RECIPE = 100_000
 
 
 def read_recipe(path: Path) -> dict[Any, Any]:
-    """Returns the mapping that a YAML file holds.
+    """Returns the mapping in a YAML file.
 
     Raises:
-        ConfigError: If it cannot be read, holds no mapping, gives a key twice, or grows without end by its aliases.
+        ConfigError: If the file cannot be read, is not a mapping, repeats a key, or its aliases expand
+            beyond ``LARGEST_RECIPE`` values.
     """
     try:
         content = path.read_text(encoding="utf-8")
         root = yaml.compose(content, yaml.SafeLoader)
         if _expanded_size(root, {}) > LARGEST_RECIPE:
-            raise ConfigError("its aliases make it grow without end", where=str(path), expected="a recipe")
+            raise ConfigError("its aliases expand to too many values", where=str(path), expected="a recipe")
         for key in _repeated_keys(root):
             raise ConfigError(f"has the key {key!r} twice", where=str(path), expected="each key of a mapping once")
         data = yaml.safe_load(content)
@@ -36,11 +37,11 @@ def read_recipe(path: Path) -> dict[Any, Any]:
 
 
 def _expanded_size(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """Returns how many values a YAML node stands for when every alias in it is written out."""
+    """Returns the number of values in a YAML node with all aliases expanded."""
     if not isinstance(node, yaml.CollectionNode):
         return 1
     if id(node) not in known:
-        known[id(node)] = LARGEST_RECIPE + 1  # what holds itself
+        known[id(node)] = LARGEST_RECIPE + 1  # a node that contains itself
         known[id(node)] = 1 + sum(_expanded_size(item, known) for item in _children(node))
     return known[id(node)]
 
@@ -50,7 +51,10 @@ def _children(node: yaml.CollectionNode) -> list[yaml.Node]:
 
 
 def _repeated_keys(node: yaml.Node | None) -> Iterator[str]:
-    """Yields keys that a mapping has twice, of which YAML would keep the last; aliases end, since their size is bounded."""
+    """Yields repeated keys of mappings, of which YAML would keep the last.
+
+    Aliases cannot recurse forever, because the expanded size is bounded.
+    """
     if not isinstance(node, yaml.CollectionNode):
         return
     if isinstance(node, yaml.MappingNode):

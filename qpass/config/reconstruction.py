@@ -1,4 +1,4 @@
-"""How blocks are learned after calibration: ``ReconstructionConfig``."""
+"""``ReconstructionConfig``: how blocks are learned after calibration."""
 
 from __future__ import annotations
 
@@ -34,36 +34,39 @@ _CHECKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionConfig:
-    """Block-wise learning against the float network; the defaults are AIQViT's (arXiv 2502.04628) at full length.
+    """Block-wise learning against the float network; defaults: full-length AIQViT (arXiv 2502.04628).
 
     Attributes:
-        weights: What is learned of the weights of a block's Linears: ``"low-rank"``, factors B A under the rounding (AILoC, eq.
-            9); ``"full"``, the weights and biases themselves (the control that the paper lacks); ``"fixed"``, nothing.
-        ranks: Candidates for the rank, searched (eq. 11-14) where there are several. Each is capped at the least side of a
-            weight.
-        search_steps: Steps of the rank search for each block; unused with one rank.
-        steps: Steps of the calibration that follows, for each block.
-        batch_size: Samples in a step (a graph with a fixed batch keeps its own).
-        learning_rate: Of factors or weights, with Adam and a cosine to zero.
-        architecture_learning_rate: Of the architecture weights in the rank search.
-        focus_learning_rate: Of b1 and b2 of ``dynamic-focus`` quantizers; 0 leaves them as fitted.
-        scale_learning_rate: Of the scales of uniform activations, as a share of the scale (LSQ, arXiv 1902.08153); 0, AIQViT's,
-            leaves them as fitted.
-        drop_path: Probability that a candidate is left out of a step of the search.
-        validation_share: Share of the samples that the architecture weights are learned on.
-        inputs: A block reads what the ``"quantized"`` blocks before it give, or what the ``"float"`` ones do.
-        curriculum: Begin with the easiest samples (eq. 16-17).
-        curriculum_start: Share of the samples at the first step.
+        weights: What to learn in the Linears of a block: ``"low-rank"``, factors B A added before
+            rounding (AILoC, eq. 9); ``"full"``, the weights and biases themselves (a control that the
+            paper lacks); ``"fixed"``, nothing.
+        ranks: Candidate ranks, searched (eq. 11-14) if there are several. Each is capped at the smaller
+            side of the weight.
+        search_steps: Rank search steps per block; unused with one rank.
+        steps: Steps per block of the calibration after the search.
+        batch_size: Samples per step (a graph with a fixed batch size keeps its own).
+        learning_rate: Learning rate of factors or weights; Adam with cosine decay to zero.
+        architecture_learning_rate: Learning rate of the architecture weights in the rank search.
+        focus_learning_rate: Learning rate of b1 and b2 of ``dynamic-focus`` quantizers; 0 leaves them
+            as fitted.
+        scale_learning_rate: Learning rate of uniform activation scales, relative to the scale (LSQ,
+            arXiv 1902.08153); 0, as in AIQViT, leaves them as fitted.
+        drop_path: Probability that a search step drops a candidate.
+        validation_share: Fraction of samples on which the architecture weights are learned.
+        inputs: Whether a block's inputs come from the ``"quantized"`` or ``"float"`` blocks before it.
+        curriculum: Start with the easiest samples (eq. 16-17).
+        curriculum_start: Fraction of samples used in the first step.
         curriculum_interval: Steps between two rankings of the samples.
-        order: ``"fold-first"`` folds LayerNorm scales before blocks are learned, ``"paper"`` afterwards, which keeps less
-            accuracy (benchmarks/results/ablation.md). ``"three-stage"`` is I&S-ViT's (arXiv 2311.10126): blocks are learned
-            with float weights, a scale for each channel and inputs of the float network; scales are folded; blocks are
-            learned again with rounded weights and ``inputs``.
-        loss: Of a sample: the ``"norm"`` of the difference between two outputs of a block (AIQViT), or that ``"squared"``
-            (I&S-ViT).
-        precision: Of the products in a step: ``"bfloat16"`` by autocast, ``"float32"``, or ``"auto"``, bfloat16 where the
-            machine multiplies it faster.
-        patience: Stop a block after so many steps without an improvement of 1 % of its loss; None runs every step.
+        order: ``"fold-first"`` folds LayerNorm scales before blocks are learned. ``"paper"`` folds them
+            afterwards, which keeps less accuracy (benchmarks/results/ablation.md). ``"three-stage"`` is
+            I&S-ViT's (arXiv 2311.10126): learn blocks with float weights, one scale per channel and
+            inputs from the float network; fold the scales; learn again with rounded weights and
+            ``inputs``.
+        loss: Loss of a sample: ``"norm"`` of the difference between two outputs of a block (AIQViT), or
+            that norm ``"squared"`` (I&S-ViT).
+        precision: Precision of matmuls in a step: ``"bfloat16"`` by autocast, ``"float32"``, or
+            ``"auto"``, which uses bfloat16 where the hardware multiplies it faster.
+        patience: Stop a block after this many steps without a 1 % lower loss; None runs every step.
     """
 
     weights: str = "low-rank"
@@ -103,15 +106,15 @@ class ReconstructionConfig:
 
     @property
     def steps_of_a_block(self) -> int:
-        """Steps of search and calibration together."""
+        """Total steps of search and calibration."""
         return self.steps + (self.search_steps if self.weights == "low-rank" and len(self.ranks) > 1 else 0)
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any], base: ReconstructionConfig | None = None) -> ReconstructionConfig:
-        """Returns ``base`` (None: the defaults) with these fields changed.
+        """Returns ``base`` (None: the defaults) with these fields replaced.
 
         Raises:
-            ConfigError: For an unknown key or a bad value.
+            ConfigError: For an unknown key or an invalid value.
         """
         check_keys(data, (f.name for f in dataclasses.fields(cls)), "reconstruction")
         return dataclasses.replace(base or cls(), **data)

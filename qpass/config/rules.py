@@ -1,4 +1,4 @@
-"""Rules of a config: ordered pairs of a glob on module paths and a change of the specs of what it matches."""
+"""Config rules: ordered pairs of a glob on module paths and a change to the matching specs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qpass.config.fields import refuse, text
 from qpass.config.spec import TENSOR_ROLES, QuantSpec
 from qpass.errors import ConfigError, check_keys
 
-#: What a rule changes: by role, QuantSpec fields or None (float); None leaves the whole layer in float.
+#: Change by role: QuantSpec fields, or None for float. A bare None leaves the whole layer in float.
 Change = Mapping[str, Mapping[str, Any] | None] | None
 Rules = tuple[tuple[str, Change], ...]
 
@@ -19,10 +19,11 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(QuantSpec))
 
 
 def as_rules(given: Any) -> Rules:
-    """Takes a mapping, or a list of mappings or pairs, and returns ordered pairs of plain data that nobody else holds.
+    """Returns ordered pairs, as plain copied data, from a mapping or a list of mappings or pairs.
 
     Raises:
-        ConfigError: If it is none of these, a pattern is no text, or a change names no role or no field of a QuantSpec.
+        ConfigError: If it is none of these, a pattern is not a string, or a change names an unknown
+            role or QuantSpec field.
     """
     if given is None:
         return ()
@@ -68,10 +69,10 @@ def _update(update: Any, where: str) -> dict[str, Any] | None:
 
 
 def changed_spec(base: QuantSpec, change: Any, where: str) -> QuantSpec:
-    """Returns a spec with these fields changed; ``change`` may be a whole spec.
+    """Returns a spec with these fields replaced; ``change`` may be a whole spec.
 
     Raises:
-        ConfigError: Naming ``where`` and the field.
+        ConfigError: Names ``where`` and the field.
     """
     update = _update(change, where)
     if update is None:
@@ -83,9 +84,9 @@ def changed_spec(base: QuantSpec, change: Any, where: str) -> QuantSpec:
 
 
 def apply_rules(rules: Rules, base: QuantSpec, role: str, matches: Callable[[str], bool]) -> tuple[QuantSpec | None, str]:
-    """Returns the spec of a tensor behind all rules whose pattern ``matches``, and what the last of these is called.
+    """Returns a tensor's spec after all rules whose pattern ``matches``, and the last such rule's name.
 
-    None is a tensor that stays in float; without a matching rule the name is the role.
+    A spec of None means float. If no rule matches, the name is the role.
     """
     spec: QuantSpec | None = base
     where = role

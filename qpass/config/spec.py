@@ -1,4 +1,4 @@
-"""How one tensor is quantized, ``QuantSpec``, and which specs a tensor may have in its role."""
+"""``QuantSpec``: how one tensor is quantized, and which specs are valid for which role."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ QUANTIZER_NAMES = ("uniform", "log2", "log-sqrt2", "dynamic-focus", "shift-log2"
 CRITERIA = ("tensor", "output")
 CODE_ZERO = ("affine", "zero", "snapped")
 
-#: Clip ranges tried for activations and for weights (methods of RepQ-ViT). 1.0 is the full range.
+#: Clip ranges tried for activations and weights, as in RepQ-ViT. 1.0 is the full range.
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
 WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999)
 
-#: A few great values make most of the squared error of a Softmax output and little of the output's: clip further down.
+#: A few large values dominate the squared error of a Softmax output, but hardly affect the layer's
+#: output: clip further down.
 SOFTMAX_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0)
 
-#: The tensors of a layer that a rule may change.
+#: Tensors of a layer that a rule may change.
 TENSOR_ROLES = ("weight", "activation", "post_softmax")
-#: The fields of a config that hold a spec.
+#: Fields of a config that hold a spec.
 SPEC_FIELDS = (*TENSOR_ROLES, "network_input")
 
 _CHECKS = {
@@ -41,24 +42,27 @@ class QuantSpec:
     """How one tensor is quantized.
 
     Attributes:
-        bits: Width of the codes, 2 to 8.
-        quantizer: ``"uniform"``, or for Softmax outputs ``"log2"``, ``"log-sqrt2"``, ``"dynamic-focus"``, ``"shift-log2"`` or
-            ``"tan"`` (see ``qpass.quantizers``).
-        symmetric: Signed codes around zero point 0 (uniform only). Weights gain nothing from a zero
-            point at 8 bits and much at 4.
-        percentiles: Clip ranges tried when fitting, each in (0.5, 1]; the one with the least error wins.
-        criterion: That error: ``"tensor"``, of the tensor itself, or ``"output"``, of the product that the tensor enters
-            (attention times V; for the Softmax output only).
-        code_zero: What the codes of ``"dynamic-focus"`` stand for: ``"affine"``, ``"zero"``, ``"snapped"`` (see
-            ``qpass.quantizers.DynamicFocus``), or ``"best"``, the one with the least error, for each tensor on its own.
-        exponent_round: Whether ``"shift-log2"`` rounds exponents to whole numbers, as I&S-ViT does.
-        tabulated: Deploy the quantizer of a Softmax output as a table over 256 cells of equal ratio (see
-            ``qpass.quantizers.LookUp``), whose cost does not depend on the formula; thresholds move to edges of cells.
-        residual_rank: Rank of a branch beside a Linear that makes up for the rounding of its weight and stays at inference
-            (see ``qpass.passes.AddResidual``); 0 for none. Of use to weights of 2 or 3 bits.
+        bits: Bit width, 2 to 8.
+        quantizer: ``"uniform"``, or for Softmax outputs ``"log2"``, ``"log-sqrt2"``,
+            ``"dynamic-focus"``, ``"shift-log2"`` or ``"tan"`` (see ``qpass.quantizers``).
+        symmetric: Signed codes with zero point 0 (uniform only). Weights gain nothing from a zero point
+            at 8 bits, and much at 4.
+        percentiles: Clip ranges tried when fitting, each in (0.5, 1]; the lowest error wins.
+        criterion: The error to minimize: ``"tensor"``, of the tensor itself, or ``"output"``, of the
+            matmul that reads it (attention times V; Softmax output only).
+        code_zero: How the codes of ``"dynamic-focus"`` decode: ``"affine"``, ``"zero"`` or
+            ``"snapped"`` (see ``qpass.quantizers.DynamicFocus``), or ``"best"``, the one with the
+            lowest error for each tensor.
+        exponent_round: Whether ``"shift-log2"`` rounds exponents to integers, as in I&S-ViT.
+        tabulated: Deploy the quantizer of a Softmax output as a table of 256 log-spaced cells (see
+            ``qpass.quantizers.LookUp``). The cost no longer depends on the formula; thresholds move to
+            cell edges.
+        residual_rank: Rank of a branch beside a Linear that compensates for the rounding of its weight
+            and stays at inference (see ``qpass.passes.AddResidual``); 0 for none. Useful for
+            weights of 2 or 3 bits.
 
     Raises:
-        ConfigError: If a field has a value of another type or out of range, or two fields do not go together.
+        ConfigError: If a field has the wrong type or is out of range, or two fields conflict.
     """
 
     bits: int = 8
@@ -88,15 +92,16 @@ class QuantSpec:
 
 
 def check_role(spec: QuantSpec, role: str, where: str) -> None:
-    """Refuses a spec that a tensor cannot have in its role.
+    """Rejects a spec that is invalid for a tensor's role.
 
     Args:
         spec: The spec.
         role: One of ``SPEC_FIELDS``.
-        where: What messages name: the field or the rule that the spec comes from.
+        where: Field or rule that the spec comes from, for messages.
 
     Raises:
-        ConfigError: If the quantizer or criterion is for Softmax outputs, or the residual branch for weights.
+        ConfigError: If the quantizer or criterion is only for Softmax outputs, or the residual branch
+            only for weights.
     """
     if role == "weight" and spec.quantizer != "uniform":
         raise ConfigError(f"quantizer={spec.quantizer!r} on weights", where=where, expected="'uniform'")

@@ -1,4 +1,4 @@
-"""Calibration and evaluation data: what a loader may be, and images from folders, zips and arrays."""
+"""Calibration and evaluation data: loader batches, and images from folders, zips and arrays."""
 
 from qpass.data.batches import Batch, ModelInputs, checked_batches
 from qpass.data.coco import CocoImages

@@ -1,4 +1,4 @@
-"""What a calibration loader may be, and how its batches become calls of the model."""
+"""Checks calibration loaders and turns their batches into calls of the model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from qpass.data.structure import check_structure, check_values, forward_paramete
 from qpass.data.targets import needless_targets
 from qpass.errors import CalibrationError
 
-Batch = Any  #: What a loader yields: a tensor, an (inputs, target) pair, or a mapping or dataclass of inputs by name.
-#: Returns for each tensor of a call the dims in which batches may differ.
+Batch = Any  #: What a loader yields: a tensor, an (inputs, target) pair, or a mapping or dataclass of named inputs.
+#: Returns, for each tensor of a call, the dims in which batches may differ.
 OpenDims = Callable[["ModelInputs"], Sequence[Iterable[int]]]
 
 
@@ -33,7 +33,7 @@ class ModelInputs(NamedTuple):
         return ModelInputs(*pytree.tree_map(move, (self.args, self.kwargs)))
 
     def copied(self) -> ModelInputs:
-        """Returns the inputs with tensors of their own."""
+        """Returns the inputs with every tensor cloned."""
         copy = lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf  # noqa: E731
         return ModelInputs(*pytree.tree_map(copy, (self.args, self.kwargs)))
 
@@ -41,9 +41,10 @@ class ModelInputs(NamedTuple):
 def model_inputs(batch: Batch, model: nn.Module) -> ModelInputs:
     """Turns one batch into a call of the model.
 
-    A tensor is the one argument; of a pair or a longer sequence the first entry is the input and the rest are targets, and
-    that input may be a list of images, as detectors take them; the entries of a mapping, or the fields of a dataclass, that
-    the model's forward names are keyword arguments (all of them where it takes ``**kwargs``).
+    A tensor becomes the only argument. In a pair or longer sequence, the first entry is the input and
+    the rest are targets; the input may be a list of images, as for detectors. Entries of a mapping,
+    or fields of a dataclass, become keyword arguments if the model's forward has parameters of these
+    names (all of them if it takes ``**kwargs``).
 
     Raises:
         CalibrationError: If the batch is none of these.
@@ -86,7 +87,7 @@ def _fields(batch: Any) -> dict[Any, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value whose arrays are tensors and whose mappings, other than those that torch knows, are dicts."""
+    """Converts arrays to tensors, and mappings that pytree does not know to dicts."""
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value if value.flags.writeable else value.copy())
     if isinstance(value, np.generic):
@@ -112,26 +113,28 @@ def checked_batches(
     same_shapes: bool = True,
     open_dims: OpenDims | None = None,
 ) -> Iterator[ModelInputs]:
-    """Reads a loader to its end and yields every batch, checked, with tensors that nobody writes to afterwards.
+    """Yields every batch of a loader, checked and copied where the loader might overwrite it.
 
-    Targets without which the model computes the same, and keys that its forward does not name, are dropped with a warning.
+    Drops, with a warning, targets that do not affect the model's output and keys that its forward
+    does not accept.
 
     Args:
-        loader: Anything that yields batches, once or again; a list of them too; or one tensor, taken as one batch.
+        loader: Any iterable of batches, one-shot or not; or a single tensor, taken as one batch.
         model: The model that the batches are for.
-        transform_fn: Turns what the loader yields into a batch.
-        same_shapes: Whether all batches must have the inputs, constants and shapes of the first, but for dim 0.
-        open_dims: Dims in which they may differ too; None for none.
+        transform_fn: Turns the loader's items into batches.
+        same_shapes: Whether all batches must match the inputs, constants and shapes of the first,
+            except for dim 0.
+        open_dims: Other dims in which batches may differ; None for none.
 
     Raises:
-        CalibrationError: If there is no batch, or one is empty, holds NaN or infinity, or has other inputs, constants or shapes
-            than the first.
+        CalibrationError: If there is no batch, or a batch is empty, holds NaN or infinity, or differs
+            from the first in its inputs, constants or shapes.
     """
     if isinstance(loader, (Tensor, np.ndarray)):
         loader = [loader]
     if not isinstance(loader, Iterable):
         raise CalibrationError(f"got a {type(loader).__name__}", where="calib_loader", expected="an iterable of batches")
-    own = transform_fn is None and type(loader) in (list, tuple)  # others may refill the tensors that they gave
+    own = transform_fn is None and type(loader) in (list, tuple)  # other loaders may reuse their tensors
     first, dropped = None, set[str]()
     for index, raw in enumerate(loader):
         source = transform_fn(raw) if transform_fn else raw
@@ -154,10 +157,10 @@ def checked_batches(
 
 
 def example_call(batch: Batch, model: nn.Module, first: ModelInputs) -> ModelInputs:
-    """Returns a batch to trace with, with tensors of its own.
+    """Returns a copied batch to trace with.
 
     Raises:
-        CalibrationError: If it has not the inputs and constants of the first calibration batch.
+        CalibrationError: If its inputs or constants differ from the first calibration batch's.
     """
     call = model_inputs(batch, model)
     dropped = needless_targets(model, call.kwargs) - first.kwargs.keys()
@@ -209,7 +212,7 @@ def _check_tensor(tensor: Tensor, where: str) -> None:
         raise CalibrationError(f"a tensor that is {kind}", where=where, expected="dense tensors with values")
     if tensor.numel() == 0:
         raise CalibrationError(f"an empty tensor of shape {tuple(tensor.shape)}", where=where, expected="at least one sample")
-    # -inf is what masks hide with; in what is no mask the first layer that is observed refuses it.
+    # Attention masks contain -inf. Elsewhere, the first observed layer rejects it.
     if tensor.is_floating_point() and not (tensor.float() < float("inf")).all():
         raise CalibrationError("NaN or infinite values", where=where, hint="look at the files and at the preprocessing")
 

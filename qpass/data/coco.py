@@ -1,4 +1,4 @@
-"""Images with boxes and masks, as COCO has them on disk."""
+"""Images with boxes and masks in COCO's on-disk format."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from qpass.runtime.quiet import quiet_thread
 
 
 class CocoImages(Sequence[tuple[Tensor, dict[str, Tensor]]]):
-    """(image, target) in the order of the images' numbers.
+    """(image, target) pairs, ordered by image id.
 
-    Images are (3, H, W) in 0..1, and targets what torchvision's detectors are trained with: ``boxes`` (n, 4) as x1 y1 x2 y2,
-    ``labels`` (n,), the category numbers of the file, ``masks`` (n, H, W) of 0 and 1, and ``iscrowd`` (n,).
+    Images are (3, H, W) in 0..1. Targets have the format of torchvision's detectors: ``boxes`` (n, 4)
+    as x1 y1 x2 y2, ``labels`` (n,), the file's category ids, ``masks`` (n, H, W) of 0 and 1, and
+    ``iscrowd`` (n,).
 
     Args:
-        folder: Of the images.
-        annotations: The file with boxes and masks, ``instances_val2017.json`` or one like it; None looks for ``instances.json``
-            in the folder.
+        folder: Folder of the images.
+        annotations: File with boxes and masks, such as ``instances_val2017.json``; None uses
+            ``instances.json`` in the folder.
 
     Raises:
-        DataError: If one of them is missing or is something else, or pycocotools is not installed.
+        DataError: If either is missing or invalid, or pycocotools is not installed.
     """
 
     def __init__(self, folder: str | Path, annotations: str | Path | None = None) -> None:
@@ -41,10 +42,10 @@ class CocoImages(Sequence[tuple[Tensor, dict[str, Tensor]]]):
         except ImportError as error:
             raise DataError("pycocotools is not installed", where="coco", hint="pip install 'qpass[detection]'") from error
         try:
-            with quiet_thread():  # it prints how long it took
+            with quiet_thread():  # COCO prints its loading time
                 self._coco = COCO(str(path))
             self._numbers = sorted(self._coco.imgs)
-        except Exception as error:  # json's errors, missing keys, wrong types
+        except Exception as error:  # JSON errors, missing keys, wrong types
             raise DataError(f"cannot be read: {error}", where=str(path), expected="instances in COCO's format") from error
 
     def __len__(self) -> int:

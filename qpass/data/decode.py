@@ -1,4 +1,7 @@
-"""Bytes of an image file as 8-bit pixels: what PIL would clip is scaled or refused, and nothing is unpacked without a bound."""
+"""Decodes image files to 8-bit pixels, with bounded memory.
+
+Values that PIL would clip are scaled or rejected.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +14,32 @@ from PIL import Image, UnidentifiedImageError
 
 from qpass.errors import DataError
 
-#: Bytes of an image file; what is larger is none that anybody calibrates on.
+#: Maximum bytes of an image file; no calibration image is larger.
 LARGEST_IMAGE = 2**28
-#: Pixels of an image, as it lies in its file and after resizing: a photograph has a tenth of this.
+#: Maximum pixels of an image, in its file and after resizing. A photograph has a tenth of this.
 LARGEST_PIXELS = 2**27
-#: What files with the names of images hold. PIL knows more kinds by their content, and starts Ghostscript for PostScript.
+#: Accepted formats. PIL would detect more from the content, and run Ghostscript for PostScript.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
-#: Numbers of TIFF's tags: bits of a channel, and whether 0 is white (0) or black (1).
+#: TIFF tag numbers: bits per channel, and whether 0 is white (0) or black (1).
 _BITS, _PHOTOMETRIC = 258, 262
-#: PIL's modes of one 16-bit channel, each pixel 257 times an 8-bit one. A PNG of 16 bits has the mode "I" in older versions.
+#: PIL's modes with one 16-bit channel, where a pixel is 257 times its 8-bit value. Older PIL versions
+#: open 16-bit PNGs as "I".
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 _HINT = "remove or replace the file"
 
 
 def decode_image(data: bytes, mode: str, where: str) -> Image.Image:
-    """Returns an image with 8 bits a channel.
+    """Returns an image with 8 bits per channel.
 
-    Values of 16 bits are scaled. The orientation that EXIF names is not applied: pixels stay as they lie in the file, as
-    ``PIL.Image.open`` gives them.
+    Scales 16-bit values. Like ``PIL.Image.open``, does not apply the EXIF orientation.
 
     Args:
-        data: The file.
+        data: Content of the file.
         mode: ``"L"`` for gray or ``"RGB"``.
-        where: What messages name.
+        where: Name of the file in messages.
 
     Raises:
-        DataError: If it is no image, too large, or has values whose range its file does not say.
+        DataError: If the data is not an image, is too large, or has values of unknown range.
     """
     try:
         with warnings.catch_warnings():
@@ -54,13 +57,13 @@ def image_bytes(path: Path) -> bytes:
     """Returns the bytes of an image file.
 
     Raises:
-        DataError: If it is no file, such as a pipe, too large, or cannot be read.
+        DataError: If the path is not a regular file (such as a pipe), is too large, or cannot be read.
     """
     try:
         if not path.exists():
             raise DataError("does not exist", where=str(path), expected="an image")
         if not path.is_file():
-            raise DataError("is no file", where=str(path), expected="an image", hint="move it away, or rename it")
+            raise DataError("is not a file", where=str(path), expected="an image", hint="move it away, or rename it")
         if (size := path.stat().st_size) > LARGEST_IMAGE:
             raise DataError(f"has {size} bytes", where=str(path), expected=f"an image of at most {LARGEST_IMAGE}")
         return path.read_bytes()
@@ -69,10 +72,10 @@ def image_bytes(path: Path) -> bytes:
 
 
 def check_pixels(width: int, height: int, where: str) -> None:
-    """Refuses an image of more than ``LARGEST_PIXELS``.
+    """Rejects an image of more than ``LARGEST_PIXELS`` pixels.
 
     Raises:
-        DataError: With its size.
+        DataError: States the size.
     """
     if width * height > LARGEST_PIXELS:
         raise DataError(f"is {width} x {height} pixels", where=where, expected=f"an image of at most {LARGEST_PIXELS} pixels")
@@ -81,17 +84,17 @@ def check_pixels(width: int, height: int, where: str) -> None:
 def _eight_bits(image: Image.Image, where: str) -> Image.Image:
     if image.mode in _SIXTEEN_BITS or (image.mode == "I" and image.format == "PNG"):
         tags = getattr(image, "tag_v2", {})
-        greatest = 2 ** (tags.get(_BITS) or (16,))[0] - 1  # TIFF has gray of 12 bits too
+        greatest = 2 ** (tags.get(_BITS) or (16,))[0] - 1  # TIFF also has 12-bit gray
         values = np.asarray(image).astype(np.float32) * (255 / greatest)
-        if tags.get(_PHOTOMETRIC) == 0:  # PIL turns white and black around for 8 bits alone
+        if tags.get(_PHOTOMETRIC) == 0:  # PIL inverts only 8-bit images
             values = 255 - values
         return Image.fromarray(np.round(values).astype(np.uint8))
     if image.mode in ("I", "F"):
         kind = "32-bit integers" if image.mode == "I" else "floats"
         raise DataError(
-            f"holds {kind}, whose black and white no file says",
+            f"holds {kind}, whose range is unknown",
             where=where,
             expected="8 or 16 bits a channel",
-            hint="convert the images, or bring them as an .npy array of what the model takes",
+            hint="convert the images, or pass the model inputs as an .npy array",
         )
     return image

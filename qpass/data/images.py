@@ -1,4 +1,4 @@
-"""Images and arrays from disk: a folder, an ImageFolder, a zip with labels.csv, .npy or .npz."""
+"""Reads images and arrays from disk: a folder, an ImageFolder, a zip with labels.csv, .npy or .npz."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from qpass.data.decode import LARGEST_IMAGE, check_pixels, decode_image, image_b
 from qpass.data.labels import read_labels
 from qpass.errors import DataError
 
-#: Bytes of a table of labels.
+#: Maximum bytes of a label table.
 LARGEST_TABLE = 2**26
-#: Pixels of a side of what a network takes.
+#: Maximum side of a network's input, in pixels.
 LARGEST_SIDE = 8192
 _CHECKS = {
     "crop": whole(1, LARGEST_SIDE, expected=f"1 to {LARGEST_SIDE} pixels"),
@@ -40,12 +40,13 @@ class ImageTransform:
 
     Attributes:
         crop: Side of the centre crop, in pixels.
-        resize: Length that the shorter side is resized to first (bicubic), or None to crop the image as it is.
+        resize: Length to which the shorter side is resized first (bicubic); None skips resizing.
         mean: Mean of each channel, for values in [0, 1].
         std: Standard deviation of each channel.
 
     Raises:
-        ConfigError: If a field has a value of another type, or mean and std are not one number for each of 1 or 3 channels.
+        ConfigError: If a field has the wrong type, or mean and std are not one number for each of 1
+            or 3 channels.
     """
 
     crop: int = 224
@@ -72,11 +73,11 @@ class ImageTransform:
         """Returns the tensor of an image file.
 
         Args:
-            data: The file.
-            where: What messages name.
+            data: Content of the file.
+            where: Name of the file in messages.
 
         Raises:
-            DataError: If it is no image, or too large before or after resizing.
+            DataError: If the data is not an image, or too large before or after resizing.
         """
         image = decode_image(data, self._mode, where)
         if self.resize is not None:
@@ -91,7 +92,7 @@ class ImageTransform:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Samples in a fixed order: ``load(i)`` gives a tensor, ``labels[i]`` its class or None."""
+    """Samples in a fixed order: ``load(i)`` returns a tensor, ``labels[i]`` its class if known."""
 
     where: str
     names: Sequence[str]
@@ -105,12 +106,13 @@ class ImageSource:
 def open_images(path: str | Path, transform: ImageTransform) -> ImageSource:
     """Opens a folder, an ImageFolder, a zip, .npy or .npz.
 
-    Labels come from ``labels.csv`` (header ``file,label``) inside or beside the folder or zip, from the sorted names of an
-    ImageFolder's subfolders, or from ``y`` of an .npz whose samples are ``x``. The table has the path of each image,
-    relative to the folder or zip, or its base name where that is unique. Arrays are taken as they are, the batch first.
+    Labels come from ``labels.csv`` (header ``file,label``) inside or next to the folder or zip, from
+    the sorted subfolder names of an ImageFolder, or from ``y`` of an .npz whose samples are ``x``.
+    The table lists each image by its path relative to the folder or zip, or by its base name if
+    unique. Arrays are used unchanged, batch dim first.
 
     Raises:
-        DataError: If the path is missing, is of another kind, or holds no sample.
+        DataError: If the path is missing, has another file type, or holds no sample.
     """
     path = Path(path)
     if not path.exists():
@@ -129,15 +131,15 @@ def open_images(path: str | Path, transform: ImageTransform) -> ImageSource:
 
 
 def image_batches(source: ImageSource, batch_size: int, *, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yields (images, labels): (batch, ...) float32 and (batch,) int64, or None where there are no labels.
+    """Yields (images, labels): (batch, ...) float32 and (batch,) int64, or None without labels.
 
     Args:
-        source: What to read.
-        batch_size: Images in a batch; the last may be smaller.
+        source: Images to read.
+        batch_size: Images per batch; the last batch may be smaller.
         limit: Take this many images, spread evenly over the source; None takes all.
 
     Raises:
-        ConfigError: If ``batch_size`` or ``limit`` is no whole number above 0.
+        ConfigError: If ``batch_size`` or ``limit`` is not a positive integer.
     """
     _count(batch_size, "batch_size")
     optional(_count)(limit, "limit")
@@ -152,7 +154,7 @@ def image_batches(source: ImageSource, batch_size: int, *, limit: int | None = N
 def _open_folder(path: Path, transform: ImageTransform) -> ImageSource:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     if odd := next((file for file in files if not file.is_file()), None):
-        raise DataError("is no file", where=str(odd), expected="an image", hint="move it away, or rename it")
+        raise DataError("is not a file", where=str(odd), expected="an image", hint="move it away, or rename it")
     table = next((t for t in (path / "labels.csv", path.parent / "labels.csv") if t.exists()), None)
     labels: list[int] | None = None
     if table is not None:
@@ -170,7 +172,7 @@ def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:
     try:
         archive = zipfile.ZipFile(path)
         names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in IMAGE_SUFFIXES)
-        tables = [n for n in archive.namelist() if PureWindowsPath(n).name == "labels.csv"]  # knows both separators
+        tables = [n for n in archive.namelist() if PureWindowsPath(n).name == "labels.csv"]  # handles both separators
         if len(tables) > 1:
             raise DataError(f"has {tables[0]} and {tables[1]}", where=str(path), expected="one labels.csv")
         if twice := [name for name, count in Counter(names).items() if count > 1]:
@@ -197,7 +199,7 @@ def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:
 def _text(path: Path) -> str:
     try:
         if not path.is_file():
-            raise DataError("is no file", where=str(path), expected="a table in UTF-8")
+            raise DataError("is not a file", where=str(path), expected="a table in UTF-8")
         if path.stat().st_size > LARGEST_TABLE:
             raise DataError(f"has {path.stat().st_size} bytes", where=str(path), expected=f"at most {LARGEST_TABLE}")
         return path.read_text(encoding="utf-8")
@@ -206,16 +208,16 @@ def _text(path: Path) -> str:
 
 
 def _unpack(archive: zipfile.ZipFile, name: str, where: str, most: int) -> bytes:
-    """Returns an entry of at most so many bytes, by the size that the archive gives and by what it really unpacks to."""
+    """Returns an entry of at most ``most`` bytes, checking both the declared and the actual size."""
     try:
         content = None
         if archive.getinfo(name).file_size <= most:
             with archive.open(name) as file:
                 content = file.read(most + 1)
-    except Exception as error:  # zipfile lets zlib's, struct's and its own errors through
+    except Exception as error:  # zipfile, zlib and struct raise errors of their own
         raise DataError(f"cannot be read: {error}", where=where, hint="pack the images again") from error
     if content is None or len(content) > most:
-        raise DataError("unpacks to more", where=where, expected=f"at most {most} bytes")
+        raise DataError("is too large unpacked", where=where, expected=f"at most {most} bytes")
     return content
 
 
@@ -224,7 +226,7 @@ def _open_array(path: Path) -> ImageSource:
         content = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
         x = content if path.suffix == ".npy" else content["x"]
         y = None if path.suffix == ".npy" or "y" not in content else content["y"]
-    except Exception as error:  # numpy lets errors of zipfile, zlib and of Python's own parser through
+    except Exception as error:  # zipfile, zlib and Python's parser raise errors of their own
         raise DataError(
             f"cannot be read: {error}", where=str(path), expected="an array, or an .npz with x and perhaps y"
         ) from error

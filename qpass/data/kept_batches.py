@@ -1,4 +1,4 @@
-"""Calibration batches that are read again and again, in memory or on disk."""
+"""Calibration batches that are read repeatedly, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from qpass.runtime.storage import SpilledTensor, Storage
 
 
 class KeptBatches(Sequence[ModelInputs]):
-    """A list of calls of the model whose tensors lie in a ``Storage``.
+    """A list of model calls whose tensors live in a ``Storage``.
 
     Args:
-        storage: Where.
-        device: Where tensors are moved to when they are read; None leaves them where they were.
+        storage: The storage.
+        device: Device to which tensors are moved when read; None does not move them.
     """
 
     def __init__(self, storage: Storage, device: torch.device | str | None = None) -> None:
@@ -26,18 +26,18 @@ class KeptBatches(Sequence[ModelInputs]):
         self._batches: list[Any] = []
 
     def append(self, batch: ModelInputs) -> None:
-        """Keeps one more batch."""
+        """Appends a batch."""
         keep = lambda leaf: self.storage.keep(leaf.detach()) if isinstance(leaf, Tensor) else leaf  # noqa: E731
         self._batches.append(pytree.tree_map(keep, tuple(batch)))
 
     def on(self, device: torch.device | str) -> KeptBatches:
-        """Returns the same batches, moved to a device when they are read."""
+        """Returns the same batches, moved to ``device`` when read."""
         moved = KeptBatches(self.storage, device)
         moved._batches = self._batches
         return moved
 
     def only(self, places: Sequence[int]) -> KeptBatches:
-        """Returns those at some places; none is read."""
+        """Returns the batches at these indices without reading them."""
         some = KeptBatches(self.storage, self._device)
         some._batches = [self._batches[place] for place in places]
         return some

@@ -1,4 +1,4 @@
-"""Labels of images from ``labels.csv``: one for each path, relative to the folder or zip."""
+"""Reads image labels from ``labels.csv``: one per path, relative to the folder or zip."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from collections.abc import Callable, Mapping, Sequence
 
 from qpass.errors import DataError
 
-#: Paths that a message names.
+#: Maximum number of paths in a message.
 _SHOWN = 3
 
 
 def relative(path: str) -> str:
-    """Returns a path as it is compared: with ``/`` between its parts and none of them ``.``."""
+    """Returns a path normalized for comparison: relative, with ``/`` separators and no ``.`` parts."""
     return posixpath.normpath(path.strip().replace("\\", "/")).lstrip("/")
 
 
 def read_labels(text: str, paths: Sequence[str], where: str, also: Callable[[str], str]) -> list[int]:
     """Returns the label of each image.
 
-    A row names an image by its path, or by its base name where no other image has that name.
+    A row names an image by its path, or by its base name if that is unique.
 
     Args:
-        text: The table: a header ``file,label``, then a path and a whole number in each row.
-        paths: Images, relative to the folder or zip that holds them.
-        where: The table's path, for messages.
-        also: Gives the other name of a path, under which the table may have it: relative to where the table lies.
+        text: The table: a header ``file,label``, then a path and an integer in each row.
+        paths: Image paths, relative to their folder or zip.
+        where: Path of the table, for messages.
+        also: Returns the other path by which the table may name an image: relative to the table.
 
     Raises:
-        DataError: If a row is not of this form or contradicts another, if a base name is that of several images, or if an
-            image has no label.
+        DataError: If a row is malformed or contradicts another, a base name is ambiguous, or an image
+            has no label.
     """
     table = _read_table(text, where)
     paths = [relative(path) for path in paths]

@@ -1,4 +1,4 @@
-"""Point clouds as people have them on disk: ModelNet40 (normals, resampled) and ShapeNetPart."""
+"""Reads point clouds in their usual layout: ModelNet40 (normals, resampled) and ShapeNetPart."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class PointClouds:
     """Objects in a fixed order.
 
     Attributes:
-        clouds: Coordinates in the unit sphere and normals: (objects, points, 6) float32.
+        clouds: Coordinates in the unit sphere, and normals: (objects, points, 6) float32.
         kinds: Class of each object: (objects,) int64.
-        kind_names: Names of the classes.
-        parts: Part of each point, numbered over all classes: (objects, points) int64, or None.
+        kind_names: Class names.
+        parts: Part of each point, numbered across all classes: (objects, points) int64, or None.
     """
 
     clouds: Tensor
@@ -39,15 +39,18 @@ class PointClouds:
 
 
 def open_modelnet40(folder: str | Path, *, split: str = "test", points: int = 1024) -> PointClouds:
-    """Reads ``modelnet40_shape_names.txt``, ``modelnet40_<split>.txt`` and ``<class>/<object>.txt`` (x,y,z,nx,ny,nz).
+    """Reads ModelNet40.
+
+    The files are ``modelnet40_shape_names.txt``, ``modelnet40_<split>.txt`` and
+    ``<class>/<object>.txt`` (x,y,z,nx,ny,nz).
 
     Args:
-        folder: ``modelnet40_normal_resampled``.
+        folder: The folder ``modelnet40_normal_resampled``.
         split: ``"train"`` or ``"test"``.
-        points: The first so many of each object, which is how they are usually taken.
+        points: Number of points per object; takes the first ones, as is common.
 
     Raises:
-        DataError: If a file is missing, has fewer points, or is something else.
+        DataError: If a file is missing, has too few points, or is invalid.
     """
     folder = Path(folder)
     names = _lines(folder / "modelnet40_shape_names.txt", _MODELNET40)
@@ -63,16 +66,20 @@ def open_modelnet40(folder: str | Path, *, split: str = "test", points: int = 10
 
 
 def open_shapenet_part(folder: str | Path, *, split: str | None = "test", points: int = 2048, seed: int = 0) -> PointClouds:
-    """Reads ``synsetoffset2category.txt`` and ``<synset>/<object>.txt`` (x y z nx ny nz part).
+    """Reads ShapeNetPart.
+
+    The files are ``synsetoffset2category.txt`` and ``<synset>/<object>.txt`` (x y z nx ny nz part).
 
     Args:
-        folder: ``shapenetcore_partanno_segmentation_benchmark_v0_normal``, or one laid out like it.
-        split: ``"train"``, ``"val"`` or ``"test"`` of ``train_test_split/shuffled_<split>_file_list.json``; None takes all.
-        points: Drawn from each object, again and again where it has fewer.
-        seed: Of that draw.
+        folder: The folder ``shapenetcore_partanno_segmentation_benchmark_v0_normal``, or one with the
+            same layout.
+        split: ``"train"``, ``"val"`` or ``"test"`` of
+            ``train_test_split/shuffled_<split>_file_list.json``; None takes all.
+        points: Number of points sampled per object, with replacement if it has fewer.
+        seed: Random seed of the sampling.
 
     Raises:
-        DataError: If a file is missing or is something else.
+        DataError: If a file is missing or invalid.
     """
     folder = Path(folder)
     categories = [line.split() for line in _lines(folder / "synsetoffset2category.txt", _SHAPENET_PART)]
@@ -96,7 +103,7 @@ def open_shapenet_part(folder: str | Path, *, split: str | None = "test", points
 
 
 def _in_unit_sphere(table: np.ndarray) -> Tensor:
-    """Moves the mean of the points to the origin and the farthest to distance one; normals stay."""
+    """Centres the points and scales the farthest to distance one; normals are unchanged."""
     xyz = table[:, :3] - table[:, :3].mean(0)
     xyz = xyz / np.linalg.norm(xyz, axis=1).max().clip(1e-12)
     return torch.from_numpy(np.concatenate([xyz, table[:, 3:6]], 1).astype(np.float32))

@@ -1,4 +1,4 @@
-"""Batches of calls, cut and joined along their samples."""
+"""Splits and concatenates batches along their rows (samples)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from qpass.data.batches import ModelInputs
 
-#: For each tensor of a call, in flattened order, the name of the symbol that its dim 0 is, or None where that is no number of
-#: samples. The first symbol is the batch; tensors of other symbols have row counts of their own. None: told by size.
+#: Symbol of dim 0 for each tensor of a call, in flattened order; None if dim 0 does not count samples.
+#: The first symbol is the batch dim; tensors with other symbols have their own row counts. A layout of
+#: None infers the batch dim from sizes.
 Layout = Sequence[str | None] | None
 
 
 def batch_size(batch: Any, layout: Layout = None) -> int:
-    """Returns the size of dim 0 of the first tensor that has the batch there, 1 where there is none."""
+    """Returns the size of dim 0 of the first tensor with a batch dim, or 1 if there is none."""
     tensors = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
     if layout is not None and any(layout):
         return next(tensor.shape[0] for tensor, symbol in zip(tensors, layout, strict=True) if symbol)
@@ -25,13 +26,13 @@ def batch_size(batch: Any, layout: Layout = None) -> int:
 
 
 def split_rows(batch: ModelInputs, rows: int, *, keep_rest: bool = False, layout: Layout = None) -> list[ModelInputs]:
-    """Cuts a batch into batches of ``rows`` rows; what is left over at the end is dropped, or is a smaller batch."""
+    """Splits a batch into batches of ``rows`` rows; ``keep_rest`` keeps a smaller last one."""
     starts = range(0, batch_size(batch, layout) - (0 if keep_rest else rows - 1), rows)
     return [_take_rows(batch, slice(start, start + rows), layout) for start in starts]
 
 
 def repeat_rows(batch: ModelInputs, times: int, layout: Layout = None) -> ModelInputs:
-    """Returns a batch with its rows several times, one copy after the other."""
+    """Returns a batch with its rows repeated ``times`` times, copy after copy."""
     leaves, spec = pytree.tree_flatten(batch)
     rows = zip(leaves, _has_rows(batch, layout), strict=True)
     repeated: ModelInputs = pytree.tree_unflatten([torch.cat([leaf] * times) if has else leaf for leaf, has in rows], spec)
@@ -39,15 +40,16 @@ def repeat_rows(batch: ModelInputs, times: int, layout: Layout = None) -> ModelI
 
 
 def spread_samples(batches: Sequence[ModelInputs], samples: int | None, layout: Layout = None) -> Sequence[ModelInputs]:
-    """Returns ``samples`` rows spread evenly over the batches, in batches as large as the first.
+    """Returns ``samples`` rows spread evenly over the batches, in batches of the first one's size.
 
-    A folder of images is sorted by class: its first rows show a few classes only. Where inputs have row counts of their own,
-    or sizes that differ, whole batches are taken.
+    An image folder is sorted by class, so its first rows cover only a few classes. Takes whole
+    batches if inputs have their own row counts or shapes vary.
 
     Args:
         batches: Calls of the model.
-        samples: How many rows, rounded up to whole batches; None, or more than there are, takes the batches as they are.
-        layout: Which tensors go by rows.
+        samples: Number of rows, rounded up to whole batches. None, or more than available, returns
+            ``batches`` unchanged.
+        layout: Which tensors have rows.
     """
     sizes = [batch_size(batch, layout) for batch in batches]
     size, total = sizes[0], sum(sizes)
@@ -75,15 +77,16 @@ def spread_samples(batches: Sequence[ModelInputs], samples: int | None, layout: 
 
 
 def even_batches(batches: Iterable[ModelInputs], *, least: int, most: int, layout: Layout = None) -> Iterator[ModelInputs]:
-    """Yields the same rows in the same order, in batches that are neither small, which is slow, nor too large for the memory.
+    """Yields the same rows in the same order, in batches neither too small nor too large.
 
-    Batches of other shapes, or with inputs that do not go by the batch, are not put together.
+    Small batches are slow, and large ones may exceed memory.
+    Does not merge batches of different shapes, or with tensors that lack the batch dim.
 
     Args:
         batches: Calls of the model.
-        least: Smaller batches are put together until they have so many rows, where ``most`` allows it.
-        most: Larger ones are cut into equal parts.
-        layout: Which tensors go by rows.
+        least: Merge smaller batches until they have this many rows, if ``most`` allows.
+        most: Split larger batches into equal parts.
+        layout: Which tensors have rows.
     """
     waiting: list[ModelInputs] = []
     rows_of = lambda batch: batch_size(batch, layout)  # noqa: E731
@@ -108,12 +111,12 @@ def _shapes_behind(batch: ModelInputs) -> tuple[torch.Size, ...]:
 
 
 def has_own_rows(layout: Layout) -> bool:
-    """Tells whether some inputs have row counts of their own."""
+    """Returns whether some inputs have their own row counts."""
     return len({symbol for symbol in layout or () if symbol}) > 1
 
 
 def _go_together(first: ModelInputs, second: ModelInputs, layout: Layout) -> bool:
-    """Tells whether two batches are rows of one larger batch."""
+    """Returns whether two batches can be merged into one."""
     (a, first_spec), (b, second_spec) = pytree.tree_flatten(first), pytree.tree_flatten(second)
     rows = [*_has_rows(first, layout), *_has_rows(second, layout)]
     return (
@@ -132,7 +135,7 @@ def _together(batches: Sequence[ModelInputs]) -> ModelInputs:
 
 
 def _take_rows(batch: ModelInputs, rows: slice, layout: Layout) -> ModelInputs:
-    """Takes some rows of every tensor that has the batch's; what has not is the same for all rows."""
+    """Slices every tensor with the batch dim; other leaves are shared by all rows."""
     leaves, spec = pytree.tree_flatten(batch)
     taken = [leaf[rows] if has else leaf for leaf, has in zip(leaves, _has_rows(batch, layout), strict=True)]
     found: ModelInputs = pytree.tree_unflatten(taken, spec)
@@ -140,12 +143,12 @@ def _take_rows(batch: ModelInputs, rows: slice, layout: Layout) -> ModelInputs:
 
 
 def with_rows(batch: ModelInputs, counts: Mapping[str, int], layout: Sequence[str | None]) -> ModelInputs:
-    """Returns a batch with other numbers of rows: the first ones, repeated in order where there are fewer.
+    """Returns a batch with new row counts: the first rows, cycled if there are too few.
 
     Args:
         batch: A call of the model.
-        counts: How many rows for each entry of ``layout``.
-        layout: Which tensors go by which rows.
+        counts: New row count of each symbol of ``layout``.
+        layout: Symbol of dim 0 for each tensor.
     """
     leaves, spec = pytree.tree_flatten(batch)
     symbols = iter(layout)
@@ -159,7 +162,7 @@ def _repeated(tensor: Tensor, rows: int | None) -> Tensor:
 
 
 def _has_rows(batch: ModelInputs, layout: Layout) -> list[bool]:
-    """Tells for each leaf whether its dim 0 is the batch."""
+    """Returns, for each leaf, whether its dim 0 is the batch dim."""
     leaves = pytree.tree_leaves(batch)
     if layout is None or not any(layout):
         size = batch_size(batch)

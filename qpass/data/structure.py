@@ -1,4 +1,4 @@
-"""The inputs of a call by name: which there are, and how two calls differ in them."""
+"""Names the inputs of a call, and checks that two calls have the same ones."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from qpass.errors import CalibrationError
 
-#: What an input may hold besides tensors: constants of the graph.
+#: Input types besides tensors; they become constants of the graph.
 CONSTANTS = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
 def forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
-    """Returns the parameters of the model's forward; empty where Python does not know them."""
+    """Returns the parameters of the model's forward; empty if they cannot be inspected."""
     try:
         return inspect.signature(model.forward).parameters
     except (TypeError, ValueError):
@@ -25,12 +25,12 @@ def forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
 
 
 def takes_any_name(model: nn.Module) -> bool:
-    """Tells whether the model's forward takes ``**kwargs``."""
+    """Returns whether the model's forward takes ``**kwargs``."""
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in forward_parameters(model).values())
 
 
 def named_leaves(args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Returns every value of a call by name, in flattened order: ``"x"``, ``"sizes[0]"``, ``"inputs['mask']"``."""
+    """Returns a call's values by name, flattened: ``"x"``, ``"sizes[0]"``, ``"inputs['mask']"``."""
     positional = [
         name
         for name, parameter in forward_parameters(model).items()
@@ -48,15 +48,15 @@ def named_leaves(args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Mod
 
 
 def check_structure(found: Mapping[str, Any], first: Mapping[str, Any], where: str) -> None:
-    """Refuses a call that has not the inputs of the first one, or other constants.
+    """Rejects a call whose inputs or constants differ from the first call's.
 
     Args:
-        found: Values by name.
-        first: Those of the first call.
-        where: For messages.
+        found: Values of the call by name.
+        first: Values of the first call by name.
+        where: Location for messages.
 
     Raises:
-        CalibrationError: Naming what differs.
+        CalibrationError: Names the difference.
     """
     missing, more = first.keys() - found.keys(), found.keys() - first.keys()
     if missing or more:
@@ -81,10 +81,10 @@ def check_structure(found: Mapping[str, Any], first: Mapping[str, Any], where: s
 
 
 def check_values(found: Mapping[str, Any], where: str) -> None:
-    """Refuses values that no graph can take.
+    """Rejects values that a graph cannot take.
 
     Raises:
-        CalibrationError: Naming the input.
+        CalibrationError: Names the input.
     """
     for name, value in found.items():
         if not isinstance(value, (Tensor, *CONSTANTS)):
@@ -97,7 +97,7 @@ def check_values(found: Mapping[str, Any], where: str) -> None:
 
 
 def same_constant(a: Any, b: Any) -> bool:
-    """Tells whether two values that are no tensors are the same constant: 1 is not True, and NaN is NaN."""
+    """Returns whether two non-tensor values are the same constant: 1 is not True, NaN is NaN."""
     return type(a) is type(b) and bool(a == b or (a != a and b != b))
 
 

@@ -1,4 +1,4 @@
-"""Labels in a batch: what a trainer needs and the network does not."""
+"""Finds training targets in a batch that do not affect the network's output."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from qpass.data.structure import forward_parameters
 from qpass.runtime.torch_modes import kept_random_state
 
-#: A target has one of these in its name. So have some inputs (SAM's ``input_labels``): the model tells which it is.
+#: A target's name contains one of these. So do some real inputs (SAM's ``input_labels``): running the
+#: model tells them apart.
 _WORDS = ("label", "target", "start_positions", "end_positions", "return_loss")
 
 
 def needless_targets(model: nn.Module, kwargs: Mapping[str, Any]) -> set[str]:
-    """Returns the inputs named like targets without which the model returns the same, but for a loss.
+    """Returns the inputs named like targets that affect nothing but the loss.
 
     Args:
-        model: A copy of it runs a few times where there are such names.
-        kwargs: A call of it.
+        model: The model; a copy runs a few times if there are such names.
+        kwargs: Keyword arguments of a call.
     """
     names = {name for name in kwargs if _may_be_left_out(model, name) and any(word in name.lower() for word in _WORDS)}
     if not names:
@@ -39,14 +40,14 @@ def needless_targets(model: nn.Module, kwargs: Mapping[str, Any]) -> set[str]:
 
 
 def _reads(model: nn.Module, kwargs: Mapping[str, Any], names: set[str], found: Iterable[Tensor]) -> bool:
-    """Tells whether the model gives something else for other values: those of the call may be what it takes by default."""
+    """Returns whether other values change the output; the call's values may equal the defaults."""
     others = {name: pytree.tree_map(_other, value) if name in names else value for name, value in kwargs.items()}
     outputs = _outputs(model, others)
     return outputs is not None and not _within(found, outputs)
 
 
 def _other(leaf: Any) -> Any:
-    """Returns zeros for a tensor, which are classes and places as well, and ones for zeros."""
+    """Returns zeros for a tensor (valid classes and positions too), or ones if it is all zeros."""
     if not isinstance(leaf, Tensor):
         return leaf
     return torch.zeros_like(leaf) if leaf.any() else torch.ones_like(leaf)
@@ -58,18 +59,18 @@ def _may_be_left_out(model: nn.Module, name: str) -> bool:
 
 
 def _outputs(model: nn.Module, kwargs: Mapping[str, Any]) -> list[Tensor] | None:
-    """Returns all tensors that the model gives, or None where it does not run."""
+    """Returns all output tensors of the model, or None if it fails."""
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     copied = pytree.tree_map(lambda leaf: leaf.to(device, copy=True) if isinstance(leaf, Tensor) else leaf, dict(kwargs))
     try:
         with torch.no_grad(), kept_random_state():
             return [leaf for leaf in pytree.tree_leaves(model(**copied)) if isinstance(leaf, Tensor)]
-    except Exception:  # whatever a model raises for inputs that it does not take
+    except Exception:  # a model may raise anything for inputs that it does not accept
         return None
 
 
 def _within(found: Iterable[Tensor], expected: Iterable[Tensor]) -> bool:
-    """Tells whether the tensors are among others, in the same order."""
+    """Returns whether ``found`` is a subsequence of ``expected``."""
     others = iter(expected)
     return all(any(_equal(tensor, other) for other in others) for tensor in found)
 

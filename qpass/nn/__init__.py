@@ -1,4 +1,4 @@
-"""The modules that a rewritten graph calls."""
+"""Modules called by a rewritten graph."""
 
 from qpass.nn.compensated import CompensatedLinear
 from qpass.nn.layers import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor

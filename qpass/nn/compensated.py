@@ -1,4 +1,7 @@
-"""Low-rank compensation of a quantized Linear (AILoC). Paper: AIQViT, https://arxiv.org/abs/2502.04628, eq. 9 and 11-14."""
+"""Low-rank compensation of a quantized Linear (AILoC).
+
+Paper: AIQViT, https://arxiv.org/abs/2502.04628, eq. 9 and 11-14.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,16 @@ from qpass.nn.layers import QuantizedLinear
 
 
 class CompensatedLinear(QuantizedLinear):
-    """y = x Q(W0 + Σ_j m_j ᾱ_j B_j A_j)ᵀ + bias, with ᾱ = softmax(α) over the candidate ranks; W0 is frozen.
+    """y = x Q(W0 + Σ_j m_j ᾱ_j B_j A_j)ᵀ + bias, with ᾱ = softmax(α) over the candidate ranks.
 
-    B A enters before the rounding, so that ``merged`` leaves one quantized weight and no branch. With one rank there is no α:
-    y = x Q(W0 + B A)ᵀ + bias. A starts Kaiming-uniform and B at zero, so the layer starts as the one it comes from.
+    W0 is frozen. B A is added before rounding, so ``merged`` yields one quantized weight and no
+    branch. With one rank there is no α: y = x Q(W0 + B A)ᵀ + bias. A starts Kaiming-uniform and B at
+    zero, so the layer starts out equal to the original.
 
     Args:
         layer: A quantized Linear that is not frozen.
-        ranks: Candidates; each is capped at the least side of the weight, and those that coincide are one.
-        generator: For A.
+        ranks: Candidate ranks, each capped at the smaller side of the weight; duplicates are dropped.
+        generator: Random generator for A.
     """
 
     def __init__(self, layer: QuantizedLinear, ranks: Sequence[int], generator: torch.Generator | None = None) -> None:
@@ -29,8 +33,8 @@ class CompensatedLinear(QuantizedLinear):
         self.requires_grad_(False)
         outputs, inputs = layer.weight.shape
         self.ranks = tuple(sorted({min(rank, outputs, inputs) for rank in ranks}))
-        # The pairs side by side: one product for all candidates, columns of B weighted by their candidate.
-        bound = math.sqrt(6 / ((1 + 5) * inputs))  # kaiming_uniform_ with a = sqrt(5), as nn.Linear starts
+        # All pairs side by side: one product for all candidates, columns of B weighted by candidate.
+        bound = math.sqrt(6 / ((1 + 5) * inputs))  # kaiming_uniform_ with a = sqrt(5), as in nn.Linear
         a = (torch.rand(sum(self.ranks), inputs, generator=generator) * 2 - 1) * bound
         device = layer.weight.device
         self.A = nn.Parameter(a.to(device))
@@ -41,12 +45,12 @@ class CompensatedLinear(QuantizedLinear):
     mask: Tensor
 
     def draw_mask(self, drop_path: float, generator: torch.Generator) -> None:
-        """Draws m_j, 0 with probability ``drop_path``, for the next steps."""
+        """Draws the mask m_j, 0 with probability ``drop_path``, for the next steps."""
         keep = torch.rand(len(self.ranks), generator=generator) >= drop_path
         self.mask = keep.to(self.alpha.device, torch.float32)
 
     def architecture(self) -> Tensor:
-        """Returns ᾱ: (ranks,), adding up to one."""
+        """Returns ᾱ: (ranks,), summing to one."""
         return self.alpha.softmax(0)
 
     def effective_weight(self) -> Tensor:
@@ -56,13 +60,13 @@ class CompensatedLinear(QuantizedLinear):
         if len(self.ranks) > 1:
             share = self.architecture() * self.mask
             b = b * share.repeat_interleave(torch.tensor(self.ranks, device=share.device))
-        with torch.autocast(b.device.type, enabled=False):  # a rounded product would fall on other codes when merged
+        with torch.autocast(b.device.type, enabled=False):  # a low-precision product would give other codes when merged
             return self.weight + b @ self.A
 
     def choose(self) -> int:
-        """Keeps the rank with the greatest ᾱ and its factors, and returns it.
+        """Keeps only the rank with the largest ᾱ and its factors, and returns that rank.
 
-        Its share ᾱ goes into B: what it added to the weight in the search it adds afterwards.
+        ᾱ is folded into B, so that the factors contribute the same as in the search.
         """
         best = int(self.alpha.argmax())
         first = sum(self.ranks[:best])

@@ -1,4 +1,4 @@
-"""Layers with a quantized weight: float and learnable until frozen, integer codes from then on."""
+"""Layers with a quantized weight: float and learnable until frozen, integer codes afterwards."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from qpass.quantizers import Quantizer
 
 
 class QuantizedLayer(nn.Module, ABC):
-    """A layer y = f(x, Q(W), bias). Its input is quantized, if at all, by a node of the graph before it.
+    """A layer y = f(x, Q(W), bias). A graph node before it quantizes its input, if at all.
 
     Args:
         weight: Float weight, output channels first.
         bias: (output channels,) or None.
-        quantizer: The weight's quantizer, one scale for each output channel; None keeps the weight in float.
+        quantizer: Weight quantizer, one scale per output channel; None keeps the weight in float.
     """
 
     codes: Tensor | None
@@ -33,7 +33,7 @@ class QuantizedLayer(nn.Module, ABC):
 
     @property
     def frozen(self) -> bool:
-        """Whether the weight is integer codes."""
+        """Whether the weight is stored as integer codes."""
         return self.codes is not None
 
     @property
@@ -44,12 +44,12 @@ class QuantizedLayer(nn.Module, ABC):
         return weight.shape
 
     def effective_weight(self) -> Tensor:
-        """Returns the float weight before rounding; compensations add to it here."""
+        """Returns the float weight before rounding; subclasses add their compensation here."""
         assert self.weight is not None, "a frozen layer has no float weight"
         return self.weight
 
     def quantized_weight(self) -> Tensor:
-        """Returns Q(W), the weight that the layer multiplies with."""
+        """Returns Q(W), the weight that the layer multiplies by."""
         if self.quantizer is None:
             return self.effective_weight()
         if self.codes is not None:
@@ -58,7 +58,7 @@ class QuantizedLayer(nn.Module, ABC):
         return quantized
 
     def freeze(self) -> bool:
-        """Replaces the float weight by its codes; returns whether there was one to replace."""
+        """Replaces the float weight by its codes. Returns whether anything was replaced."""
         if self.frozen or self.quantizer is None:
             return False
         with torch.no_grad():
@@ -68,7 +68,7 @@ class QuantizedLayer(nn.Module, ABC):
 
     @abstractmethod
     def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
-        """Returns the shape that ``forward`` gives for an input of this shape; sizes may be symbols."""
+        """Returns the output shape of ``forward`` for this input shape; sizes may be symbols."""
 
     @abstractmethod
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -76,7 +76,7 @@ class QuantizedLayer(nn.Module, ABC):
 
     @abstractmethod
     def rows(self, x: Tensor) -> Tensor:
-        """Returns what the weight is multiplied with, one row a token or window: (rows, in)."""
+        """Returns the inputs that the weight multiplies, one row per token or window: (rows, in)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns f(x, Q(W), bias)."""
@@ -91,9 +91,9 @@ class QuantizedLinear(QuantizedLayer):
         return (*shape[:-1], self.weight_shape[0])
 
     def rescale_input(self, ratio: Tensor, shift: Tensor) -> None:
-        """Takes x' = (x + shift) / ratio in place of x and gives the same: W' = W diag(ratio), bias' = bias - W shift.
+        """Absorbs a change of input from x to x' = (x + shift) / ratio; the output is unchanged.
 
-        The weight's quantizer is fitted again.
+        W' = W diag(ratio), bias' = bias - W shift. Refits the weight quantizer.
 
         Args:
             ratio: (in,), positive, in float64.
@@ -118,7 +118,10 @@ class QuantizedLinear(QuantizedLayer):
 
 
 class ResidualFactor(QuantizedLinear):
-    """A Linear of the branch that makes up for the rounding of another one's weight; nothing where rounding is switched off."""
+    """A Linear in the residual branch that compensates for the rounding of another Linear's weight.
+
+    Returns zeros while its quantizer is disabled.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
@@ -128,15 +131,15 @@ class ResidualFactor(QuantizedLinear):
 
 
 class QuantizedConv(QuantizedLayer):
-    """A convolution whose windows tile its input, in one, two or three dims.
+    """A convolution whose windows tile its input, in one, two or three dimensions.
 
     x (B, C, S1, ...), W (out, C / groups, k1, ...), y (B, out, S1 / k1, ...).
 
     Args:
         weight: Float weight.
         bias: (out,) or None.
-        quantizer: The weight's quantizer.
-        groups: Of channels; with more than one, ``rows`` do not give the product.
+        quantizer: Weight quantizer.
+        groups: Channel groups. With more than one, ``rows`` times the weight is not the convolution.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, quantizer: Quantizer | None, groups: int = 1) -> None:
@@ -145,7 +148,7 @@ class QuantizedConv(QuantizedLayer):
 
     @property
     def patch(self) -> tuple[int, ...]:
-        """Sides of a window, which are also the strides."""
+        """Window sizes, equal to the strides."""
         return tuple(self.weight_shape[2:])
 
     def output_shape(self, shape: Sequence[int]) -> Sequence[int]:

@@ -1,4 +1,4 @@
-"""Observers: what is recorded of a tensor while calibration batches pass."""
+"""Observers record statistics of a tensor while calibration batches run."""
 
 from qpass.observers.histogram import HistogramObserver
 from qpass.observers.product import ProductObserver

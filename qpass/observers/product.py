@@ -1,4 +1,4 @@
-"""Samples of the two factors of a product, to measure what quantizing one of them does to it."""
+"""Samples of both factors of a matmul, to measure the output error of quantizing one of them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 from qpass.quantizers import Quantizer
 from qpass.runtime.storage import SpilledTensor, Storage
 
-#: A sample of A, and the B that it is multiplied by.
+#: A sample of A and the matching B.
 Pair = tuple[Tensor, Tensor]
 
 
 class ProductObserver:
-    """Keeps a bounded sample of A (..., N, M) and B (..., M, d) as they enter A B.
+    """Keeps a bounded sample of the factors A (..., N, M) and B (..., M, d) of a product A B.
 
     Args:
-        name: Node or module that errors name.
-        samples: How many leading entries (batch times heads) are kept.
-        rows: How many rows of A are kept of each, evenly spread.
-        storage: Where they are kept; None is in memory.
+        name: Node or module named in errors.
+        samples: Number of leading entries (batch times heads) to keep.
+        rows: Number of rows of A to keep per entry, evenly spread.
+        storage: Where to keep them; None keeps them in memory.
     """
 
     def __init__(self, name: str, *, samples: int = 48, rows: int = 32, storage: Storage | None = None) -> None:
@@ -32,11 +32,11 @@ class ProductObserver:
 
     @property
     def pairs(self) -> list[Pair]:
-        """What was kept of A and of B, batch by batch, read into memory."""
+        """The samples of A and B, batch by batch, read into memory."""
         return [(a.read(), b.read()) for a, b in self._kept]
 
     def update(self, a: Tensor, b: Tensor) -> None:
-        """Keeps some of one batch, while there is room."""
+        """Samples one batch, while there is room."""
         room = self._room()
         if room <= 0:
             return
@@ -44,16 +44,17 @@ class ProductObserver:
         step = max(1, a.shape[-2] // self.rows)
         a = a[..., ::step, :].reshape(-1, len(range(0, a.shape[-2], step)), a.shape[-1])
         b = b.reshape(-1, *b.shape[-2:])
-        # A quarter of the room at most, so that several batches are heard.
+        # At most a quarter of all samples, so that several batches contribute.
         count = min(len(a), max(1, self.samples // 4), room)
         chosen = torch.arange(count) * len(a) // count
         self._keep(a[chosen], b[chosen])
 
     def merge(self, others: Sequence[Sequence[Pair]]) -> None:
-        """Keeps what one observer would have kept of all batches, which went to several in turn.
+        """Replaces the samples by those that one observer would have kept of all processes' batches.
 
         Args:
-            others: Pairs of the batches 0, n, 2n, ..., then 1, n + 1, ..., and so on; this one's own are among them.
+            others: Pairs of the batches 0, n, 2n, ..., then 1, n + 1, ..., and so on, including this
+                observer's own.
         """
         self._kept = []
         for a, b in (pair for pairs in itertools.zip_longest(*others) for pair in pairs if pair):
@@ -69,11 +70,14 @@ class ProductObserver:
         self._kept.append((self._storage.keep(a.cpu()), self._storage.keep(b.cpu())))
 
     def criterion(self) -> Callable[[Quantizer], float]:
-        """Returns the squared error of the product when a quantizer is applied to A. It holds the samples in memory."""
+        """Returns a function that scores a quantizer for A by the squared error of A B.
+
+        The function holds the samples in memory.
+        """
         pairs = self.pairs
 
         def error(quantizer: Quantizer) -> float:
-            # The difference is taken before the product: quantize(A) - A is what the product multiplies.
+            # Subtract before multiplying: one product of quantize(A) - A suffices.
             return sum(((quantizer(a) - a) @ b).double().square().sum().item() for a, b in pairs)
 
         return error

@@ -1,4 +1,4 @@
-"""Quantizers: tensors to integer codes and back. They know torch and nothing of graphs or ONNX."""
+"""Quantizers: tensors to integer codes and back, without knowledge of graphs or ONNX."""
 
 from qpass.config import QuantSpec
 from qpass.quantizers.base import Criterion, Quantizer
@@ -20,14 +20,14 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
 
 
 def build_quantizer(spec: QuantSpec, *, signed: bool = False, axis: int | None = None, first_code: int = 0) -> Quantizer:
-    """Returns the unfitted quantizer that a spec asks for.
+    """Returns an unfitted quantizer built from a spec.
 
     Args:
-        spec: What to build.
-        signed: Store codes as signed integers (what integer kernels want of their second operand). Only uniform
-            codes can be; the others ignore it.
-        axis: Dimension with one scale for each index (uniform only), or None for one scale in all.
-        first_code: The least of unsigned uniform codes.
+        spec: The spec.
+        signed: Store codes as signed integers, as integer kernels require of their second operand.
+            Uniform only; other quantizers ignore it.
+        axis: Dimension with one scale per index (uniform only), or None for a single scale.
+        first_code: Smallest code of an unsigned uniform quantizer.
     """
     if spec.quantizer != "uniform":
         quantizer = _for_softmax(spec)

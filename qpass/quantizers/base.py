@@ -1,4 +1,4 @@
-"""What every quantizer is: fit, encode, decode, and a straight-through forward."""
+"""Base class of all quantizers: fit, encode, decode, and a straight-through forward."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-#: Scores a quantizer with candidate parameters; the least score wins.
+#: Scores a quantizer with candidate parameters; the lowest score wins.
 Criterion = Callable[["Quantizer"], float]
 
-#: Codes are stored in bytes: the greatest unsigned one, and the greatest signed one.
+#: Codes are stored in bytes: the largest unsigned and signed code.
 GREATEST_BYTE, GREATEST_INT8 = 255, 127
-#: The least positive float32: below it lies only zero, whose logarithm has no gradient.
+#: The smallest positive float32. Only zero is smaller, and its logarithm has no gradient.
 LEAST_FLOAT = 2.0**-149
 
 
 class _RoundClampSTE(torch.autograd.Function):
-    """Written out, since x + (round(x) - x).detach() is not round(x) in floats, and clamp's gradient at its ends varies."""
+    """Round and clamp with an explicit gradient.
+
+    In floats, x + (round(x) - x).detach() is not round(x), and clamp's gradient at its bounds varies.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, least: Tensor | float, greatest: Tensor | float) -> Tensor:  # type: ignore[override]
@@ -35,7 +38,7 @@ class _RoundClampSTE(torch.autograd.Function):
 
 
 def round_clamp_ste(x: Tensor, least: Tensor | float, greatest: Tensor | float) -> Tensor:
-    """Rounds half to even and clamps; the gradient is 1 where nothing was clamped, else 0 (straight-through estimator)."""
+    """Rounds half to even and clamps, with a straight-through gradient: 1 where unclamped, else 0."""
     if not x.requires_grad:
         return x.round().clamp(least, greatest)  # type: ignore[arg-type]
     result: Tensor = _RoundClampSTE.apply(x, least, greatest)  # type: ignore[no-untyped-call]
@@ -43,9 +46,9 @@ def round_clamp_ste(x: Tensor, least: Tensor | float, greatest: Tensor | float) 
 
 
 def ste_mask(value: Tensor, rounded: Tensor, least: Tensor | float, greatest: Tensor | float) -> Tensor:
-    """Returns ``value`` where the whole number ``rounded`` lies in [least, greatest], and 0 elsewhere; same shape.
+    """Returns ``value`` where the integer ``rounded`` lies in [least, greatest], else 0. Same shape.
 
-    Between numbers by the gradient of a clamp: one pass in place of the several, and slower ones, of a comparison and a mask.
+    For scalar bounds it uses the gradient of a clamp: one pass instead of several slower ones.
     """
     if isinstance(least, Tensor) or isinstance(greatest, Tensor):
         return value * (rounded == rounded.clamp(least, greatest))  # type: ignore[arg-type]
@@ -66,11 +69,13 @@ class _SlopeSTE(torch.autograd.Function):
 
 
 def with_slope(x: Tensor, of: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
-    """Returns x̂ with a gradient known in closed form: autograd through a dozen operators on attention maps takes far longer.
+    """Returns x̂ with a closed-form gradient.
+
+    Autograd through a dozen operators on attention maps is far slower.
 
     Args:
-        x: What is quantized.
-        of: Gives x̂ and dx̂/dx for x, rounding left out of the latter.
+        x: Tensor to quantize.
+        of: Returns x̂ and dx̂/dx for x; the latter ignores rounding.
     """
     result: Tensor = _SlopeSTE.apply(x, of)  # type: ignore[no-untyped-call]
     return result
@@ -79,12 +84,14 @@ def with_slope(x: Tensor, of: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tens
 class Quantizer(nn.Module, ABC):
     """Maps a float tensor to integer codes in [``code_min``, ``code_max``] and back.
 
-    A subclass gives ``fit``, ``codes`` and ``decode``, keeps what it learned in buffers or parameters, and lists its
-    constructor's arguments in ``config`` so that it can be saved. ``forward`` is the fake-quantized tensor.
+    A subclass implements ``fit``, ``codes`` and ``decode``, keeps its fitted state in buffers or
+    parameters, and lists its constructor arguments in ``config`` so that it can be saved. ``forward``
+    returns the fake-quantized tensor.
 
     Attributes:
-        enabled: Whether ``forward`` quantizes; False makes it the identity, as in the float reference of a graph.
-        tabulated: Whether it is deployed as a table of its values (see ``LookUp``).
+        enabled: Whether ``forward`` quantizes. False makes it the identity, as in a graph's float
+            reference.
+        tabulated: Whether it is deployed as a lookup table (see ``LookUp``).
     """
 
     def __init__(self, bits: int, *, signed: bool = False) -> None:
@@ -94,39 +101,39 @@ class Quantizer(nn.Module, ABC):
 
     @property
     def code_min(self) -> int:
-        """The least code."""
+        """Smallest code."""
         return -(2 ** (self.bits - 1)) if self.signed else 0
 
     @property
     def code_max(self) -> int:
-        """The greatest code."""
+        """Largest code."""
         return self.code_min + 2**self.bits - 1
 
     @property
     def label(self) -> str:
-        """What reports call it."""
+        """Name shown in reports."""
         return type(self).__name__
 
     @property
     def code_dtype(self) -> torch.dtype:
-        """The type that holds a code: int8 or uint8."""
+        """Storage dtype of codes: int8 or uint8."""
         return torch.int8 if self.signed else torch.uint8
 
     @property
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """The arguments that rebuild this quantizer, unfitted."""
+        """Constructor arguments that rebuild this quantizer, unfitted."""
 
     @abstractmethod
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
-        """Chooses the parameters with the least squared error on the data, or the least criterion, and returns itself.
+        """Chooses the parameters with the lowest squared error or criterion, and returns self.
 
         Args:
-            x: Data. With an axis of its own scales: (channels, samples); else any shape.
-            weight: How often each value of ``x`` occurs, same shape; None counts each once. A histogram is fitted
-                by its bin centres and counts.
-            criterion: Scores a candidate in place of the squared error, such as the error of a product that the
-                tensor enters; only for quantizers with one scale.
+            x: Data. Shape (channels, samples) with one scale per channel; else any shape.
+            weight: Count of each value of ``x``, same shape; None counts each value once. To fit a
+                histogram, pass its bin centres and counts.
+            criterion: Scores a candidate in place of the squared error, for example by the error of a
+                matmul that reads the tensor. Only for quantizers with one scale.
         """
 
     @abstractmethod
@@ -135,7 +142,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
-        """Returns the float values that ``codes`` (integers, or the floats of ``codes``) stand for. Same shape."""
+        """Returns the float values of ``codes``, given as integers or as floats. Same shape."""
 
     def encode(self, x: Tensor) -> Tensor:
         """Returns the integer codes of ``x`` in ``code_dtype``. Same shape."""
@@ -146,23 +153,23 @@ class Quantizer(nn.Module, ABC):
         return self.decode(self.codes(x)) if self.enabled else x
 
     def project(self) -> Self:
-        """Moves learned parameters to the nearest that are allowed; call it after each step of an optimiser."""
+        """Projects learned parameters onto their valid range; call it after each optimizer step."""
         return self
 
     def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
-        """Returns the shape that ``forward`` gives for an input of this shape: the same."""
+        """Returns the output shape of ``forward`` for this input shape: the same."""
         return shape
 
     def levels(self) -> Tensor:
-        """Returns every value that the quantizer can give, ascending by code; per-channel quantizers add a last dim."""
+        """Returns all output levels, ascending by code; per-channel quantizers add a last dim."""
         assert isinstance(self.scale, Tensor)
         codes = torch.arange(self.code_min, self.code_max + 1, dtype=torch.float32, device=self.scale.device)
         return self.decode(codes)
 
     def integer_levels(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Returns a byte n for each code, a unit and an offset with x̂ = unit n + offset exactly; None where there are none."""
+        """Returns bytes n (one per code), unit and offset with x̂ = unit n + offset exactly, or None."""
         return None
 
     def extra_repr(self) -> str:
-        """Returns what ``print`` shows inside the parentheses."""
+        """Returns the text that ``print`` shows inside the parentheses."""
         return ", ".join(f"{key}={value}" for key, value in self.config.items() if key != "percentiles")

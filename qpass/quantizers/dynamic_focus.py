@@ -1,4 +1,7 @@
-"""The dynamic focusing quantizer for Softmax outputs. Paper: AIQViT, https://arxiv.org/abs/2502.04628, eq. 15."""
+"""Dynamic focusing quantizer for Softmax outputs.
+
+Paper: AIQViT, https://arxiv.org/abs/2502.04628, eq. 15.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,29 @@ from qpass.config import CODE_ZERO, SOFTMAX_PERCENTILES
 from qpass.quantizers.base import GREATEST_BYTE, Criterion, Quantizer
 from qpass.quantizers.search import WeightedRows, least_error
 
-#: Candidates for b1, as shares of b2; those for b2 are quantiles of the data.
+#: Candidates for b1, as fractions of b2. Candidates for b2 are quantiles of the data.
 LOWER_SHARES = (0.0, 1 / 64, 1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4)
-#: b1 is at most this share of b2: an interval keeps some width.
+#: b1 is at most this fraction of b2, so that the interval is never empty.
 _WIDEST_SHARE = 0.95
 _LEAST_B2 = 1e-6
 
 
 class DynamicFocus(Quantizer):
-    """All 2^k codes on [b1, b2]: with L = 2^k - 1 and s = (b2 - b1) / L, q = clamp([(x - b1) / s], 0, L).
+    """All 2^k codes on [b1, b2]: q = clamp([(x - b1) / s], 0, L) with L = 2^k - 1, s = (b2 - b1) / L.
 
-    The paper leaves open what a code stands for; three readings, ours:
+    The paper does not define the value of a code. Three readings, ours:
 
     - ``"affine"``: x̂ = b1 + s q.
-    - ``"zero"``: the same, save that code 0 stands for 0.
-    - ``"snapped"``: b1 is rounded to a multiple n of s, so that the zero point is an integer; the codes n to n + L are
-      those of a uniform quantizer with zero point 0, q = clamp([x / s], n, n + L), x̂ = s q, and an integer matmul takes
-      them as they are. n stays as it was set, and b1 = n s follows b2: one step of n moves every value below b1, most
-      of a Softmax output, by s.
+    - ``"zero"``: the same, except that code 0 decodes to 0.
+    - ``"snapped"``: b1 is rounded to a multiple n of s, so that the zero point is an integer. The
+      codes n to n + L are those of a uniform quantizer with zero point 0, q = clamp([x / s], n, n + L),
+      x̂ = s q, so an integer matmul takes them unchanged. n stays fixed and b1 = n s follows b2: a
+      step of n would move every value below b1, most of a Softmax output, by s.
 
-    b1 and b2 are parameters; the gradients are the closed forms of the straight-through estimator.
+    b1 and b2 are parameters with closed-form straight-through gradients.
 
     Args:
-        bits: Width of the codes, 2 to 8.
+        bits: Bit width, 2 to 8.
         code_zero: The reading, or ``"best"`` to let ``fit`` choose.
     """
 
@@ -49,33 +52,33 @@ class DynamicFocus(Quantizer):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that rebuild this quantizer, unfitted."""
+        """Constructor arguments that rebuild this quantizer, unfitted."""
         return {"bits": self.bits, "code_zero": self.code_zero}
 
     @property
     def steps(self) -> int:
-        """L, the number of steps between b1 and b2."""
+        """Number of steps L between b1 and b2."""
         return int(2**self.bits) - 1
 
     @property
     def scale(self) -> Tensor:
-        """The distance s between two codes; one element."""
+        """Step size s between adjacent codes; one element."""
         if self.code_zero == "snapped":
             return self.b2.detach() / (self.first_code + self.steps)
         return (self.b2.detach() - self.b1.detach()) / self.steps
 
     @property
     def code_min(self) -> int:
-        """The least code: n where the reading is ``"snapped"``, else 0."""
+        """Smallest code: n for ``"snapped"``, else 0."""
         return int(self.first_code)
 
     @property
     def offset(self) -> Tensor:
-        """What is added to s q: b1, or 0 where the reading is ``"snapped"``."""
+        """Offset added to s q: 0 for ``"snapped"``, else b1."""
         return torch.zeros_like(self.b1) if self.code_zero == "snapped" else self.b1.detach()
 
     def set_interval(self, b1: float, b2: float) -> Self:
-        """Sets b1 and b2, kept inside 0 <= b1 < b2 <= 1 and where 8-bit tensors can hold the codes."""
+        """Sets b1 and b2, limited to 0 <= b1 < b2 <= 1 and to codes that fit in 8 bits."""
         b2 = min(max(b2, _LEAST_B2), 1.0)
         share = min(max(b1, 0.0) / b2, _WIDEST_SHARE)
         first = 0
@@ -88,7 +91,7 @@ class DynamicFocus(Quantizer):
         return self.project()
 
     def project(self) -> Self:
-        """Moves b1 and b2 to the nearest pair that is allowed; see ``Quantizer.project``."""
+        """Projects b1 and b2 onto their valid range; see ``Quantizer.project``."""
         with torch.no_grad():
             self.b2.clamp_(min=_LEAST_B2, max=1.0)
             if self.code_zero == "snapped":
@@ -98,7 +101,7 @@ class DynamicFocus(Quantizer):
         return self
 
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
-        """Searches a grid of intervals, and of readings where none is given; see ``Quantizer.fit``."""
+        """Searches a grid of intervals, and of readings for ``"best"``; see ``Quantizer.fit``."""
         rows = WeightedRows.of_tensor(x, weight)
         readings = CODE_ZERO if self.code_zero == "best" else (self.code_zero,)
         uppers = sorted({rows.quantile(p).item() for p in SOFTMAX_PERCENTILES})
@@ -114,7 +117,7 @@ class DynamicFocus(Quantizer):
         return self.position(x).round().clamp(self.code_min, self.code_max)
 
     def position(self, x: Tensor) -> Tensor:
-        """Returns where ``x`` lies in units of codes, before rounding and clamping: (x - b1) / s, or x / s if snapped."""
+        """Returns the unrounded, unclamped code of ``x``: (x - b1) / s, or x / s if snapped."""
         return (x if self.code_zero == "snapped" else x - self.offset) / self.scale
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -126,7 +129,7 @@ class DynamicFocus(Quantizer):
         return torch.where(codes == 0, torch.zeros_like(value), value) if self.code_zero == "zero" else value
 
     def forward(self, x: Tensor) -> Tensor:
-        """See ``Quantizer.forward``; b1 and b2 have gradients too."""
+        """See ``Quantizer.forward``; b1 and b2 receive gradients too."""
         if not self.enabled or not (x.requires_grad or self.b1.requires_grad):
             return super().forward(x)
         result: Tensor = _DynamicFocusSTE.apply(x, self.b1, self.b2, self)  # type: ignore[no-untyped-call]
@@ -134,11 +137,11 @@ class DynamicFocus(Quantizer):
 
 
 class _DynamicFocusSTE(torch.autograd.Function):
-    """The closed forms, since autograd through a dozen operators on attention maps takes several times longer.
+    """Closed-form gradients, several times faster than autograd through a dozen operators.
 
-    With u = (x - b1) / s: inside, dx̂/dx = 1 and dx̂/ds = [u] - u; below, dx̂/db1 = 1; above, dx̂/db2 = 1; and
-    ds = (db2 - db1) / L. ``snapped``, with u = x / s and b1 = n s: inside the same, below dx̂/ds = n, above dx̂/ds = n + L, and
-    ds = db2 / (n + L).
+    With u = (x - b1) / s: inside [b1, b2], dx̂/dx = 1 and dx̂/ds = [u] - u; below, dx̂/db1 = 1; above,
+    dx̂/db2 = 1; and ds = (db2 - db1) / L. For ``snapped``, with u = x / s and b1 = n s: inside the
+    same; below, dx̂/ds = n; above, dx̂/ds = n + L; and ds = db2 / (n + L).
     """
 
     @staticmethod
@@ -148,7 +151,7 @@ class _DynamicFocusSTE(torch.autograd.Function):
         below, above = x < b1, x > b2
         residual = (codes - position).masked_fill_(below | above, 0)
         if quantizer.code_zero == "zero":
-            residual.masked_fill_(codes <= 0, 0)  # 0 whatever b1 and b2 are
+            residual.masked_fill_(codes <= 0, 0)  # code 0 decodes to 0 for any b1 and b2
         ctx.save_for_backward(residual, below, above)
         ctx.first, ctx.steps, ctx.reading = quantizer.code_min, quantizer.steps, quantizer.code_zero
         return quantizer.decode(codes.clamp_(quantizer.code_min, quantizer.code_max))

@@ -1,4 +1,7 @@
-"""Logarithmic quantizers for Softmax outputs. Paper: RepQ-ViT, https://arxiv.org/abs/2212.08254, section 3.3."""
+"""Logarithmic quantizers for Softmax outputs.
+
+Paper: RepQ-ViT, https://arxiv.org/abs/2212.08254, section 3.3.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ from qpass.quantizers.search import WeightedRows, least_error
 class Log2(Quantizer):
     """q = clamp([-log2(x / s) m], 0, L), x̂ = s 2^(-q/m), L = 2^k - 1, with m = ``steps_per_octave`` = 1.
 
-    For x >= 0. The code that is stored is L - q, so that codes ascend with their values as every quantizer's do.
+    For x >= 0. The stored code is L - q, so that codes ascend with their values, as in every quantizer.
 
     Args:
-        bits: Width of the codes, 2 to 8.
+        bits: Bit width, 2 to 8.
         percentiles: Candidates for s tried by ``fit``: quantiles of the data, each in (0.5, 1].
-        zero_code: Let the least code stand for 0 instead of s 2^(-L/m). The paper's formula has no zero; its published
-            code gives 0 to all that lies below the last code, which makes 2^k + 1 values and fits no k-bit tensor. This
-            keeps 2^k.
+        zero_code: Decode the smallest code to 0 instead of s 2^(-L/m). The paper's formula has no zero.
+            The published code maps everything below the last code to 0: 2^k + 1 values, one too many
+            for k bits. This option keeps 2^k.
     """
 
     steps_per_octave = 1
@@ -36,33 +39,33 @@ class Log2(Quantizer):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that rebuild this quantizer, unfitted."""
+        """Constructor arguments that rebuild this quantizer, unfitted."""
         return {"bits": self.bits, "percentiles": self.percentiles, "zero_code": self.zero_code}
 
     @property
     def log_step(self) -> float:
-        """The distance between two codes in ln x."""
+        """Step size between adjacent codes in ln x."""
         return math.log(2) / self.steps_per_octave
 
     def set_parameters(self, scale: Tensor) -> Self:
-        """Sets the greatest value, one element."""
+        """Sets the scale s, the largest level; one element."""
         self.scale = scale.detach().to(self.scale.device, torch.float32)
         return self
 
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
-        """Searches s among the percentiles; see ``Quantizer.fit``."""
+        """Searches s over the percentiles; see ``Quantizer.fit``."""
         rows = WeightedRows.of_tensor(x, weight)
         scales = [scale for p in self.percentiles if (scale := rows.quantile(p)[0].float()) > 0] or [torch.tensor(1.0)]
         return self.set_parameters(least_error(scales, self.set_parameters, self, rows, criterion))
 
     @property
     def least_value(self) -> float:
-        """The least value above zero."""
+        """Smallest level above zero."""
         return self.scale.item() * math.exp((int(self.zero_code) - self.code_max) * self.log_step)
 
     def codes(self, x: Tensor) -> Tensor:
         """See ``Quantizer.codes``."""
-        # In natural logarithms and in this order, as the deployed graph computes it from a LogSoftmax.
+        # Natural logarithms in this order, as the deployed graph computes them from a LogSoftmax.
         distance = (x.clamp(min=LEAST_FLOAT).log() - self.scale.log()) / self.log_step
         return round_clamp_ste(distance, self.code_min - self.code_max, 0) + self.code_max
 
@@ -74,6 +77,6 @@ class Log2(Quantizer):
 
 
 class LogSqrt2(Log2):
-    """``Log2`` with base sqrt(2), twice the resolution over half the range: m = 2 (RepQ-ViT eq. 8-9)."""
+    """``Log2`` with base sqrt(2), m = 2: twice the resolution over half the range (RepQ-ViT eq. 8-9)."""
 
     steps_per_octave = 2

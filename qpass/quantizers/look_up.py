@@ -1,4 +1,4 @@
-"""A fitted quantizer as a table over 256 cells of equal ratio: what it costs to run no longer depends on its formula."""
+"""A fitted quantizer as a table of 256 log-spaced cells, whose cost does not depend on the formula."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from qpass.errors import QPassError
 from qpass.quantizers.base import LEAST_FLOAT, Criterion, Quantizer
 
 _CELLS = 256
-#: ln of the least normal float32; thresholds below it are not looked for.
+#: ln of the smallest normal float32; the threshold search stops here.
 _LEAST_LOG = -126 * math.log(2)
 
 
 class LookUp(Quantizer):
-    """c = clamp([ln x / δ] + 255, 0, 255), x̂ = table[c]: another quantizer, its thresholds moved to edges of cells.
+    """c = clamp([ln x / δ] + 255, 0, 255), x̂ = table[c]: another quantizer, with thresholds at cell edges.
 
-    The logarithm of a Softmax output is a LogSoftmax and costs nothing; cells are δ apart in ln x, and the lowest threshold
-    is the edge of the first cell. Codes are cells. A table of small integers n, x̂ = scale n + offset, meets an integer matmul.
+    The logarithm of a Softmax output is a LogSoftmax and costs nothing extra. Cells are δ apart in
+    ln x; the lowest threshold is the edge of the first cell. Codes are cell indices. A table of small
+    integers n, x̂ = unit n + offset, can feed an integer matmul.
 
     Args:
-        bits: Width of the codes of the quantizer that was tabulated; it has at most 2^bits values.
-        formula: Its class's name.
+        bits: Bit width of the tabulated quantizer, which has at most 2^bits levels.
+        formula: Class name of the tabulated quantizer.
         integers: Whether the table holds integers.
     """
 
@@ -43,7 +44,7 @@ class LookUp(Quantizer):
 
     @classmethod
     def of(cls, quantizer: Quantizer) -> LookUp:
-        """Returns the table of a fitted quantizer with one scale for values >= 0."""
+        """Tabulates a fitted quantizer with one scale for values >= 0."""
         levels = quantizer.integer_levels()
         found = cls(quantizer.bits, formula=type(quantizer).__name__, integers=levels is not None)
         found.to(quantizer.scale.device)  # type: ignore[arg-type]
@@ -60,34 +61,34 @@ class LookUp(Quantizer):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that rebuild this quantizer, unfitted."""
+        """Constructor arguments that rebuild this quantizer, unfitted."""
         return {"bits": self.bits, "formula": self.formula, "integers": self.integers}
 
     @property
     def label(self) -> str:
-        """What reports call it."""
+        """Name shown in reports."""
         return f"{self.formula} (table)"
 
     @property
     def code_max(self) -> int:
-        """The greatest cell."""
+        """Index of the last cell."""
         return _CELLS - 1
 
     @property
     def scale(self) -> Tensor:
-        """The greatest value; one element."""
+        """Largest level; one element."""
         return self.levels()[-1]
 
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
-        """Always fails.
+        """Always raises.
 
         Raises:
-            QPassError: A table is made of a quantizer that is fitted.
+            QPassError: A table is built from a fitted quantizer, not fitted to data.
         """
         raise QPassError("a table is not fitted to data", where="LookUp", hint="fit a quantizer and take LookUp.of(quantizer)")
 
     def codes(self, x: Tensor) -> Tensor:
-        """Returns the cells of ``x`` as floats."""
+        """Returns the cell indices of ``x`` as floats."""
         cells = (x.clamp(min=LEAST_FLOAT).log() / self.log_step).round()
         return cells.clamp(min=1 - _CELLS, max=0) + (_CELLS - 1)
 
@@ -96,12 +97,12 @@ class LookUp(Quantizer):
         return self.table[codes.long()] * self.unit + self.offset
 
     def levels(self) -> Tensor:
-        """Returns every value that the quantizer can give, ascending."""
+        """Returns all output levels, ascending."""
         return self.decode(torch.arange(_CELLS, device=self.table.device)).unique()
 
 
 def _lowest_threshold(quantizer: Quantizer) -> float:
-    """Returns ln x of the least x that is not quantized as 0 is; -1 where there is none below 1."""
+    """Returns ln of the smallest x <= 1 not quantized like 0, capped at -1; -1 where there is none."""
     with torch.no_grad():
         one = torch.ones(1, device=quantizer.scale.device)  # type: ignore[arg-type]
         zero = quantizer(0 * one)

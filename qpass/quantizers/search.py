@@ -1,4 +1,4 @@
-"""Quantiles and errors of weighted samples, row by row: what every fit by percentile search needs."""
+"""Row-wise quantiles and errors of weighted samples, shared by all percentile searches."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ Candidate = TypeVar("Candidate")
 
 
 class WeightedRows:
-    """Rows of samples with how often each occurs, ready for quantiles.
+    """Rows of samples with counts, sorted for quantiles.
 
     Args:
         x: (rows, samples), finite.
-        weight: Same shape, non-negative, at least one positive in each row; None counts each sample once.
+        weight: Same shape, non-negative, at least one positive in each row; None counts each sample
+            once.
     """
 
     def __init__(self, x: Tensor, weight: Tensor | None = None) -> None:
@@ -31,11 +32,11 @@ class WeightedRows:
 
     @classmethod
     def of_tensor(cls, x: Tensor, weight: Tensor | None = None) -> WeightedRows:
-        """Returns all values of a tensor of any shape as one row; ``weight`` has its shape."""
+        """Returns all values of a tensor as one row; ``weight`` has the same shape."""
         return cls(x.detach().reshape(1, -1), None if weight is None else weight.reshape(1, -1))
 
     def quantile(self, p: float) -> Tensor:
-        """Returns the p-quantile of each row, linear between order statistics (as ``torch.quantile``): (rows,)."""
+        """Returns each row's p-quantile, interpolated linearly like ``torch.quantile``: (rows,)."""
         position = p * (self._cumulative[:, -1:] - 1)
         low = self._order_statistic(position.floor())
         high = self._order_statistic(position.ceil())
@@ -47,7 +48,7 @@ class WeightedRows:
         return self.x.gather(-1, at)
 
     def squared_error(self, approximation: Tensor) -> Tensor:
-        """Returns the weighted sum of squared differences to ``approximation``, row by row: (rows,)."""
+        """Returns each row's weighted sum of squared differences to ``approximation``: (rows,)."""
         return ((approximation.double() - self.x).square() * self.weight).sum(-1)
 
 
@@ -58,14 +59,14 @@ def least_error(
     rows: WeightedRows,
     criterion: Criterion | None,
 ) -> Candidate:
-    """Returns the candidate with the least error, the first of equals.
+    """Returns the candidate with the lowest error; ties go to the first.
 
     Args:
         candidates: Parameters to try, at least one.
-        set_parameters: Sets them.
-        quantizer: Whose parameters they are.
+        set_parameters: Applies a candidate to the quantizer.
+        quantizer: The quantizer.
         rows: One row of samples.
-        criterion: The error; None takes the squared error on the samples.
+        criterion: The error; None uses the squared error on the samples.
     """
     x, best, least = rows.x.float(), None, math.inf
     for candidate in candidates:

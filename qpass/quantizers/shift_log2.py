@@ -1,4 +1,7 @@
-"""The shift-uniform-log2 quantizer for Softmax outputs. Paper: I&S-ViT, https://arxiv.org/abs/2311.10126, eq. 13-14."""
+"""Shift-uniform-log2 quantizer for Softmax outputs.
+
+Paper: I&S-ViT, https://arxiv.org/abs/2311.10126, eq. 13-14.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,23 @@ from qpass.quantizers.search import WeightedRows, least_error
 
 #: Candidates for η.
 SHIFTS = tuple(sorted({2.0**-n for n in range(21)} | {0.001, 0.003, 0.01, 0.03, 0.1, 0.3}))
-#: Of y, for a tensor of one value: any step will do that float32 can tell from none.
+#: Smallest range of y, for a constant tensor: any step that float32 can resolve will do.
 _LEAST_RANGE = 2.0**-10
-#: Powers of two that a byte holds.
+#: Exponent of the largest power of two that a byte holds.
 _OCTAVES_OF_A_BYTE = 7
 
 
 class ShiftLog2(Quantizer):
-    """Codes of equal steps on y = log2(x + η): with d = (hi - lo) / L and L = 2^k - 1, q = clamp([(y - lo) / d], 0, L).
+    """Uniform codes on y = log2(x + η): q = clamp([(y - lo) / d], 0, L).
 
-    For x >= 0. The shift η bends the logarithm near zero, so that codes are not spent on values that do not matter.
+    L = 2^k - 1, d = (hi - lo) / L, for x >= 0. The shift η flattens the logarithm near zero, so that
+    no codes are spent on values that do not matter.
 
     Args:
-        bits: Width of the codes, 2 to 8.
-        exponent_round: x̂ = 2^[lo + q d] - η as in the paper, whose inner rounding makes a bit shift of it and lets codes fall
-            together; False keeps all 2^k values, x̂ = 2^(lo + q d) - η (ours).
+        bits: Bit width, 2 to 8.
+        exponent_round: Decode as in the paper, x̂ = 2^[lo + q d] - η. Its inner rounding makes the
+            power a bit shift but lets codes coincide. False keeps all 2^k levels (ours):
+            x̂ = 2^(lo + q d) - η.
     """
 
     eta: Tensor
@@ -43,21 +48,21 @@ class ShiftLog2(Quantizer):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that rebuild this quantizer, unfitted."""
+        """Constructor arguments that rebuild this quantizer, unfitted."""
         return {"bits": self.bits, "exponent_round": self.exponent_round}
 
     @property
     def step(self) -> Tensor:
-        """d, the distance between two codes in log2(x + η); one element."""
+        """Step size d between adjacent codes in log2(x + η); one element."""
         return (self.high - self.low) / self.code_max
 
     @property
     def scale(self) -> Tensor:
-        """The greatest value; one element."""
+        """Largest level; one element."""
         return self.decode(torch.tensor(float(self.code_max), device=self.low.device))
 
     def set_parameters(self, eta: float, least: float, greatest: float) -> Self:
-        """Sets η and the range [lo, hi] that the values from ``least`` to ``greatest`` have under the logarithm."""
+        """Sets η and [lo, hi], the image of [``least``, ``greatest``] under log2(x + η)."""
         low, high = math.log2(least + eta), math.log2(greatest + eta)
         self.eta.fill_(eta)
         self.low.fill_(low)
@@ -65,7 +70,7 @@ class ShiftLog2(Quantizer):
         return self
 
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
-        """Searches η; lo and hi are those of the least and greatest value. See ``Quantizer.fit``."""
+        """Searches η; lo and hi come from the data's minimum and maximum. See ``Quantizer.fit``."""
         rows = WeightedRows.of_tensor(x.clamp(min=0), weight)
         least, greatest = rows.quantile(0.0).item(), rows.quantile(1.0).item()
         best = least_error(SHIFTS, lambda eta: self.set_parameters(eta, least, greatest), self, rows, criterion)
@@ -76,7 +81,7 @@ class ShiftLog2(Quantizer):
         return self._position(x.clamp(min=0) + self.eta).round().clamp(0, self.code_max)
 
     def _position(self, shifted: Tensor) -> Tensor:
-        # In natural logarithms and in this order, as the deployed graph computes it.
+        # Natural logarithms in this order, exactly as the deployed graph computes them.
         return (shifted.log() - self.low * math.log(2)) / (self.step * math.log(2))
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -88,7 +93,7 @@ class ShiftLog2(Quantizer):
         return with_slope(x, self._value_and_slope) if self.enabled and x.requires_grad else super().forward(x)
 
     def _value_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns x̂ and dx̂/dx = (x̂ + η) / (x + η), both roundings left out; 0 where a code was clamped."""
+        """Returns x̂ and dx̂/dx = (x̂ + η) / (x + η), ignoring both roundings; 0 where clamped."""
         shifted = x.clamp(min=0) + self.eta
         rounded = self._position(shifted).round_()
         value = self.decode(rounded.clamp(0, self.code_max))
@@ -99,7 +104,7 @@ class ShiftLog2(Quantizer):
         return exponent.round() if self.exponent_round else exponent
 
     def integer_levels(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """See ``Quantizer.integer_levels``: where exponents are whole numbers that a byte spans, 2^e over the least of them."""
+        """See ``Quantizer.integer_levels``: n = 2^(e - min e), for integer exponents e that fit a byte."""
         exponents = self._exponent(torch.arange(self.code_max + 1, dtype=torch.float32, device=self.low.device))
         span = exponents[-1] - exponents[0]
         if not self.exponent_round or span > _OCTAVES_OF_A_BYTE:

@@ -1,4 +1,4 @@
-"""The tan quantizer for Softmax outputs. Paper: DopQ-ViT, https://arxiv.org/abs/2408.03291."""
+"""Tan quantizer for Softmax outputs. Paper: DopQ-ViT, https://arxiv.org/abs/2408.03291."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from torch import Tensor
 from qpass.quantizers.base import Criterion, Quantizer, with_slope
 from qpass.quantizers.search import WeightedRows, least_error
 
-#: Candidates for s, as quantiles of the data, and for -lo and hi.
+#: Candidates for s (quantiles of the data), and for -lo and hi.
 SCALE_PERCENTILES = (0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99999)
 BENDS = (0.01, 0.3, 0.6, 0.9, 1.1, 1.25, 1.35, 1.45, 1.52)
 
 
 class Tan(Quantizer):
-    """Codes of equal steps on a tangent of the range.
+    """Uniform codes on a tangent of the range.
 
-    With u = clamp(x / s, 0, 1) and L = 2^k - 1: f(u) = (tan(lo + (hi - lo) u) - tan lo) / (tan hi - tan lo), q = [L f(u)],
-    x̂ = s (arctan(tan lo + (tan hi - tan lo) q / L) - lo) / (hi - lo), with -π/2 < lo < hi < π/2. For x >= 0.
+    With u = clamp(x / s, 0, 1) and L = 2^k - 1:
+    f(u) = (tan(lo + (hi - lo) u) - tan lo) / (tan hi - tan lo), q = [L f(u)],
+    x̂ = s (arctan(tan lo + (tan hi - tan lo) q / L) - lo) / (hi - lo), with -π/2 < lo < hi < π/2.
+    For x >= 0.
 
-    The paper's: that a tangent maps the range, so that codes lie dense near zero (lo near -π/2) and, if wanted, near the
-    greatest values (hi near π/2). Ours, since its formula was not to be had: this map of two parameters, which holds every
-    reading of its words, and the grid that they and s are fitted on.
+    From the paper: a tangent maps the range, so that codes are dense near zero (lo near -π/2) and
+    optionally near the maximum (hi near π/2). Ours, because the paper's formula was not available: this
+    two-parameter map, which covers every reading of its text, and the grid for lo, hi and s.
 
     Args:
-        bits: Width of the codes, 2 to 8.
+        bits: Bit width, 2 to 8.
     """
 
     scale: Tensor
@@ -42,17 +44,17 @@ class Tan(Quantizer):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that rebuild this quantizer, unfitted."""
+        """Constructor arguments that rebuild this quantizer, unfitted."""
         return {"bits": self.bits}
 
     @property
     def step(self) -> Tensor:
-        """The distance between two codes in the tangent; one element."""
+        """Step size between adjacent codes in the tangent; one element."""
         return (self.high.tan() - self.low.tan()) / self.code_max
 
     @property
     def slope(self) -> Tensor:
-        """(hi - lo) / s, the angle that a unit of x covers; one element."""
+        """Angle per unit of x, (hi - lo) / s; one element."""
         return (self.high - self.low) / self.scale
 
     def set_parameters(self, scale: float, low: float, high: float) -> Self:
@@ -85,7 +87,7 @@ class Tan(Quantizer):
         return with_slope(x, self._value_and_slope) if self.enabled and x.requires_grad else super().forward(x)
 
     def _value_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns x̂ and dx̂/dx = (1 + t²) / (1 + t̂²), with t and t̂ the tangents of both; 0 beyond s."""
+        """Returns x̂ and dx̂/dx: (1 + t²) / (1 + t̂²) inside [0, s], with tangents t and t̂ of x and x̂; else 0."""
         tangent = self._tangent(x)
         codes = self._position(tangent).round_()
         at_code = self.low.tan() + codes * self.step
@@ -94,5 +96,5 @@ class Tan(Quantizer):
 
     def decode(self, codes: Tensor) -> Tensor:
         """See ``Quantizer.decode``."""
-        tangent = self.low.tan()  # its own arctangent and not lo is taken off, so that code 0 is exactly 0
+        tangent = self.low.tan()  # subtract its own arctangent, not lo, so that code 0 is exactly 0
         return ((tangent + codes.to(self.low.dtype) * self.step).atan() - tangent.atan()) / self.slope

@@ -1,6 +1,7 @@
-"""The uniform quantizer, with an integer zero point. Paper: https://arxiv.org/abs/1712.05877, section 2.1.
+"""Uniform quantizer with an integer zero point.
 
-The gradient of the scale is that of LSQ, https://arxiv.org/abs/1902.08153, eq. 3.
+Paper: https://arxiv.org/abs/1712.05877, section 2.1. The gradient of the scale is LSQ's,
+https://arxiv.org/abs/1902.08153, eq. 3.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from qpass.config import ACTIVATION_PERCENTILES
 from qpass.quantizers.base import GREATEST_BYTE, Criterion, Quantizer, round_clamp_ste, ste_mask
 from qpass.quantizers.search import WeightedRows
 
-#: A row whose range is below this share of the median row's is taken to be constant (a dead channel).
+#: A row whose range is below this fraction of the median range counts as constant (a dead channel).
 DEAD_RANGE = 1e-5
-#: Values of this size are as good as zero (dead units that weight decay shrank): the product of two such scales is the least
-#: normal float32, and what lies below it runtimes compute as they like.
+#: Smaller scales count as zero (dead units shrunk by weight decay). The product of two scales of
+#: this size is the smallest normal float32; below that, runtimes differ.
 _LEAST_FITTED_SCALE = 2.0**-63
-#: A learned scale stays above this.
+#: Lower bound of a learned scale.
 _LEAST_SCALE = 1e-8
 
 
@@ -27,14 +28,15 @@ class Uniform(Quantizer):
     """q = clamp([x / s] + z, code_min, code_max), x̂ = s (q - z), z an integer.
 
     Args:
-        bits: Width of the codes, 2 to 8.
+        bits: Bit width, 2 to 8.
         symmetric: Zero point 0, signed codes.
-        signed: Store signed codes; with ``symmetric`` always so.
-        axis: Dimension of the input with a scale for each index, or None for one scale.
+        signed: Store signed codes; implied by ``symmetric``.
+        axis: Dimension of the input with one scale per index, or None for a single scale.
         percentiles: Clip ranges tried by ``fit``, each in (0.5, 1].
-        free_zero_point: Let the range leave zero out, and so the zero point leave the codes. Exact for channels far
-            from zero, but no ONNX tensor can hold it: only for scales that a LayerNorm fold absorbs.
-        first_code: The least code of unsigned ones; the others follow it. The values are the same, stored elsewhere.
+        free_zero_point: Allow ranges that exclude zero, whose zero point lies outside the codes.
+            Exact for channels far from zero, but no ONNX tensor can hold such a zero point: use it
+            only for scales that a LayerNorm fold absorbs.
+        first_code: Smallest code if unsigned. It shifts the stored codes, not the values.
     """
 
     zero_point: Tensor
@@ -59,7 +61,7 @@ class Uniform(Quantizer):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that rebuild this quantizer, unfitted."""
+        """Constructor arguments that rebuild this quantizer, unfitted."""
         return {
             "bits": self.bits,
             "symmetric": self.symmetric,
@@ -72,11 +74,11 @@ class Uniform(Quantizer):
 
     @property
     def code_min(self) -> int:
-        """The least code."""
+        """Smallest code."""
         return super().code_min if self.signed else self.first_code
 
     def shift_codes(self, zero_point: int) -> Self:
-        """Moves all codes of one unsigned scale so that this one stands for zero, kept where 8 bits hold them."""
+        """Shifts the codes to this zero point, as far as 8 bits allow. Unsigned, one scale only."""
         assert self.axis is None, "one scale"
         assert not self.signed, "unsigned codes"
         moved = int(zero_point - self.zero_point.item())
@@ -86,7 +88,7 @@ class Uniform(Quantizer):
         return self
 
     def set_parameters(self, scale: Tensor, zero_point: Tensor) -> Self:
-        """Sets scale and zero point; one element each, or one for each index of ``axis``."""
+        """Sets scale and zero point: one element each, or one per index of ``axis``."""
         device = self.scale.device
         self.scale = nn.Parameter(scale.detach().to(device, torch.float32), requires_grad=False)
         self.zero_point = zero_point.detach().to(device, torch.float32)
@@ -99,7 +101,7 @@ class Uniform(Quantizer):
         return self
 
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
-        """Searches the percentile clip ranges; see ``Quantizer.fit``."""
+        """Searches over the percentile clip ranges; see ``Quantizer.fit``."""
         x = x.detach().reshape(1, -1) if self.axis is None else x.detach()
         if weight is not None:
             weight = weight.reshape(x.shape)
@@ -119,7 +121,7 @@ class Uniform(Quantizer):
         return self.set_parameters(*((scale[0], zero_point[0]) if self.axis is None else (scale, zero_point)))
 
     def _from_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns scale and zero point, in float64 but representable in float32, for clip ranges: (rows,) each."""
+        """Returns scale and zero point of clip ranges, as float64 exact in float32: (rows,) each."""
         steps = 2**self.bits - 1
         if self.symmetric:
             scale = torch.maximum(low.abs(), high.abs()) / (steps // 2)
@@ -127,7 +129,7 @@ class Uniform(Quantizer):
         if not self.free_zero_point:
             low, high = low.clamp(max=0), high.clamp(min=0)
         width = high - low
-        # A constant row has no width: its own magnitude as the scale represents it exactly.
+        # A constant row has no range: its magnitude as the scale represents it exactly.
         dead = width <= DEAD_RANGE * width.median()
         scale = _alive(torch.where(dead, torch.maximum(low.abs(), high.abs()), width / steps)).float().double()
         zero_point = self.code_min - (low / scale).round()
@@ -139,7 +141,7 @@ class Uniform(Quantizer):
         return (codes - zero_point) * scale
 
     def _shaped(self, dims: int) -> tuple[Tensor, Tensor]:
-        """Returns scale and zero point shaped to broadcast along ``axis`` of a tensor of so many dims."""
+        """Returns scale and zero point, shaped to broadcast along ``axis`` of ``dims`` dims."""
         if self.axis is None:
             return self.scale, self.zero_point
         shape = [1] * dims
@@ -149,11 +151,11 @@ class Uniform(Quantizer):
     def codes(self, x: Tensor) -> Tensor:
         """See ``Quantizer.codes``."""
         scale, zero_point = self._shaped(x.dim())
-        # A division, as ONNX's QuantizeLinear has it: a product with 1/s falls on the other side of some ties.
+        # Divide as ONNX's QuantizeLinear does: multiplying by 1/s would round some ties the other way.
         return round_clamp_ste(x / scale, self.code_min - zero_point, self.code_max - zero_point) + zero_point
 
     def forward(self, x: Tensor) -> Tensor:
-        """See ``Quantizer.forward``; the zero point is left out, which changes no bit: codes are whole numbers."""
+        """See ``Quantizer.forward``. Skipping the zero point is bit-exact, because codes are integers."""
         if not self.enabled:
             return x
         scale, zero_point = self._shaped(x.dim())
@@ -168,18 +170,21 @@ class Uniform(Quantizer):
         return (codes.to(scale.dtype) - zero_point) * scale
 
     def levels(self) -> Tensor:
-        """See ``Quantizer.levels``; per channel the shape is (codes, channels)."""
+        """See ``Quantizer.levels``; shape (codes, channels) per channel."""
         codes = torch.arange(self.code_min, self.code_max + 1, device=self.scale.device, dtype=torch.float32)
         return (codes[:, None] - self.zero_point) * self.scale if self.axis is not None else self.decode(codes)
 
 
 class _FakeQuantizeSTE(torch.autograd.Function):
-    """decode(codes(x)) in one step: learning spends much of its time here, and autograd would keep every intermediate."""
+    """decode(codes(x)) in one step.
+
+    Learning spends much of its time here, and autograd would keep every intermediate.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, least: Tensor, greatest: Tensor) -> Tensor:  # type: ignore[override]
         rounded = (x / scale).round_()
-        # Bounds that are numbers are several times faster than bounds that are tensors.
+        # Scalar bounds are several times faster than tensor bounds.
         ctx.bounds = (least.item(), greatest.item()) if least.numel() == 1 else (least, greatest)
         clamped = rounded.clamp(*ctx.bounds)
         residual = None
@@ -197,6 +202,6 @@ class _FakeQuantizeSTE(torch.autograd.Function):
 
 
 def _alive(scale: Tensor) -> Tensor:
-    """Replaces the scales of rows that are zero, or as good as zero, by the median of the others, or 1."""
+    """Replaces (near-)zero scales by the median of the others, or by 1."""
     live = scale > _LEAST_FITTED_SCALE
     return torch.where(live, scale, scale[live].median() if live.any() else torch.ones_like(scale[0]))

@@ -1,4 +1,4 @@
-"""One block from calibrated to learned: what is trained, the learning, and the merge back into one integer weight."""
+"""Learns one calibrated block: chooses parameters, trains, and merges back into one integer weight."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from qpass.runtime.distributed import ALONE, Processes
 
 
 class LearnableBlock:
-    """A segment of a graph with the values that it reads and should give.
+    """A segment of a graph with its inputs and target outputs.
 
     Args:
-        graph_module: The whole graph, whose modules the segment shares.
+        graph_module: The whole graph, which shares its modules with the segment.
         segment: The block.
-        inputs: Gives what the block reads for some samples.
-        target: Gives what it should return for them.
-        samples: How many samples there are.
-        config: How it is learned.
-        processes: Those that learn it together, each from as many samples of its own.
+        inputs: Returns the block's inputs for some samples.
+        target: Returns the block's target output for some samples.
+        samples: Number of samples.
+        config: How the block is learned.
+        processes: Processes that learn it together, each from the same number of its own samples.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class LearnableBlock:
         }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Sets what ``state`` gave."""
+        """Loads tensors returned by ``state``."""
         for name in self._modules:
             prefix = f"{name}."
             own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -110,7 +110,7 @@ class LearnableBlock:
         return layers
 
     def _trained(self, layers: dict[str, CompensatedLinear]) -> list[nn.Parameter]:
-        """Returns the parameters that the calibration learns; those of a rank search are the search's own business."""
+        """Returns the parameters that the calibration learns; the rank search handles its own."""
         parameters: list[nn.Parameter] = [p for layer in layers.values() for p in (layer.A, layer.B)]
         if self._config.weights != "fixed":
             parameters += [m.weight for m in self._modules.values() if isinstance(m, ResidualFactor) and m.weight is not None]
@@ -136,7 +136,7 @@ class LearnableBlock:
         }
 
     def _error(self) -> float:
-        """Returns the squared error of the block's output over the squared output, in float32 over all samples."""
+        """Returns squared output error over squared target, with a float32 forward, over all samples."""
         error = signal = 0.0
         with torch.no_grad():
             for part in batches_of(self._samples, self._config.batch_size):
@@ -155,7 +155,7 @@ class LearnableBlock:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Tells whether products in bfloat16 have hardware of their own, and so are several times faster."""
+    """Returns whether the device has bfloat16 hardware, which makes matmuls several times faster."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,4 +1,4 @@
-"""Finished blocks on disk, so that a killed run resumes after the last of them."""
+"""Saves finished blocks to disk, so that a killed run resumes after the last finished block."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _HINT = "delete it: the block is learned again"
 
 
 class BlockCheckpoints:
-    """One file for each finished block: the tensors of its modules, and what the report says of it.
+    """One file per finished block: the tensors of its modules and its record for the report.
 
     Args:
-        folder: Where they lie; made if it is not there. None keeps nothing.
-        fingerprint: Of everything that the result depends on; files of another run are refused.
-        processes: Those that learn together: the first one writes, and says which blocks are there.
+        folder: Folder of the files, created if missing. None saves nothing.
+        fingerprint: Fingerprint of everything that affects the result; files of another run are
+            rejected.
+        processes: Processes that learn together. The first one writes, and decides which blocks exist.
     """
 
     def __init__(self, folder: Path | None, fingerprint: str, processes: Processes = ALONE) -> None:
@@ -37,8 +38,8 @@ class BlockCheckpoints:
         """Returns the tensors and the record of a finished block, or None.
 
         Raises:
-            ConfigError: If the file is another run's.
-            DataError: If it cannot be read, or does not hold what ``save`` wrote for this block.
+            ConfigError: If the file belongs to another run.
+            DataError: If it cannot be read, or is not what ``save`` wrote for this block.
         """
         path = self._path(block)
         if path is None or not self._processes.gather(path.exists())[0]:
@@ -49,14 +50,14 @@ class BlockCheckpoints:
                 "holds blocks of another run",
                 where=f"checkpoint_dir {self._folder}",
                 expected="the same network before its blocks were learned, to the bit",
-                hint="another machine or number of threads rounds otherwise: give another folder, or delete this one",
+                hint="another machine or number of threads rounds differently: use another folder, or delete this one",
             )
         if header.get("digest") != _digest(block, self._fingerprint, header.get("record"), tensors):
             raise DataError("is damaged, or another block's", where=str(path), expected="a learned block", hint=_HINT)
         return tensors, header["record"]
 
     def save(self, block: str, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-        """Writes a finished block, whole or not at all."""
+        """Writes a finished block atomically."""
         path = self._path(block)
         if path is None or not self._processes.first:
             return
@@ -69,6 +70,6 @@ class BlockCheckpoints:
 
 
 def _digest(block: str, fingerprint: str, record: Any, tensors: Mapping[str, Tensor]) -> str:
-    """Returns a digest of all that a file holds: of values, of the block that they are, and of the run."""
+    """Returns a digest of a file's content: tensors, record, block and run."""
     names = sorted(tensors)
     return digest(json.dumps([block, fingerprint, record, names], sort_keys=True), [tensors[name] for name in names])

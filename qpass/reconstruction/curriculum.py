@@ -1,4 +1,7 @@
-"""Curriculum learning: the easiest samples first. Paper: AIQViT, https://arxiv.org/abs/2502.04628, eq. 16-17."""
+"""Curriculum learning: easiest samples first.
+
+Paper: AIQViT, https://arxiv.org/abs/2502.04628, eq. 16-17.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,14 @@ from torch import Tensor
 
 
 class Curriculum:
-    """At step t samples are drawn from the easiest share λ(t) = min(1, λ0 + (1 - λ0) t / T), ranked by their present loss.
+    """Draws samples from the easiest fraction, ranked by current loss.
+
+    At step t the fraction is λ(t) = min(1, λ0 + (1 - λ0) t / T).
 
     Args:
         samples: Indices to draw from: (n,).
-        steps: T.
-        difficulty: Gives the present loss of samples, called at every ranking: (n,) indices to (n,) losses.
+        steps: Total number of steps T.
+        difficulty: Returns the current losses (n,) of sample indices (n,); called at every ranking.
         start: λ0; 1 draws from all samples and never ranks.
         interval: Steps between two rankings.
     """
@@ -31,9 +36,9 @@ class Curriculum:
         return min(1.0, self._start + (1 - self._start) * step / self._steps)
 
     def draw(self, step: int, size: int, generator: torch.Generator) -> Tensor:
-        """Returns the indices of one batch: ``size`` of them, or all samples where those are fewer.
+        """Returns the indices of one batch: ``size`` of them, or all samples if there are fewer.
 
-        The share is at least a batch: a graph whose batch is fixed takes no smaller one.
+        The pool holds at least one batch, because a graph with a fixed batch size takes no smaller one.
         """
         if self.share(step) < 1 and step % self._interval == 0:
             self._samples = self._samples[self._difficulty(self._samples).argsort(stable=True)]

@@ -1,4 +1,7 @@
-"""Learns one block: rank search, then calibration. Papers: AIQViT (https://arxiv.org/abs/2502.04628, eq. 9-17)."""
+"""Learns one block: rank search, then calibration.
+
+Paper: AIQViT, https://arxiv.org/abs/2502.04628, eq. 9-17.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,22 @@ from qpass.quantizers import DynamicFocus, Quantizer, Uniform
 from qpass.reconstruction.curriculum import Curriculum
 from qpass.runtime.distributed import ALONE, Processes
 
-#: Weight of the newest loss in the running mean that early stopping looks at, and the improvement that it counts.
+#: Early stopping: weight of the newest loss in the running mean, and ratio that counts as improvement.
 _SMOOTHING, _IMPROVEMENT = 0.02, 0.99
 
 
 class BlockLearner:
-    """Brings a block's output near a target by gradient steps.
+    """Fits a block's output to a target by gradient descent.
 
     Args:
         block: Takes a batch of inputs and returns a tuple whose last entry is the block's output.
-        inputs: Gives the inputs of some samples.
-        targets: Gives the output that those samples should have.
-        config: Steps, rates and so on.
-        generator: Draws batches, masks and splits.
-        samples: How many samples there are.
-        autocast: The context of each forward pass.
-        processes: Those that learn together, each from samples of its own: gradients are means over all of them.
+        inputs: Returns the inputs of some samples.
+        targets: Returns the target outputs of some samples.
+        config: Steps, learning rates and so on.
+        generator: Random generator for batches, masks and splits.
+        samples: Number of samples.
+        autocast: Context manager for each forward pass.
+        processes: Processes that learn together, each from its own samples; gradients are averaged.
         on_step: Called after each step.
     """
 
@@ -60,7 +63,10 @@ class BlockLearner:
         return norm.square() if self._config.loss == "squared" else norm
 
     def search(self, layers: list[CompensatedLinear]) -> None:
-        """Learns the architecture weights on one part of the samples and all else on the other (first-order bilevel)."""
+        """Runs a first-order bilevel search.
+
+        Architecture weights learn from one part of the samples, everything else from the other.
+        """
         config = self._config
         validation, training = self._split()
         alphas = [layer.alpha.requires_grad_() for layer in layers]
@@ -76,7 +82,7 @@ class BlockLearner:
             self._on_step()
 
     def _split(self) -> tuple[Tensor, Tensor]:
-        """Returns the samples of the search's two parts, one at least in each; a single sample is in both."""
+        """Returns validation and training samples, at least one each; a single sample is in both."""
         order = torch.randperm(self._samples, generator=self._generator)
         if self._samples == 1:
             return order, order
@@ -84,7 +90,7 @@ class BlockLearner:
         return order[:held], order[held:]
 
     def calibrate(self) -> int:
-        """Learns until the steps are done or the loss stands still; returns how many steps it took."""
+        """Learns until all steps are done or the loss stops improving; returns the number of steps."""
         config = self._config
         start = config.curriculum_start if config.curriculum else 1.0
         everything = torch.arange(self._samples)
@@ -94,7 +100,7 @@ class BlockLearner:
             loss = self._step(optimizer, curriculum.draw(step, config.batch_size, self._generator))
             optimizer.advance()
             self._on_step()
-            if config.patience is not None:  # which all must lose at once
+            if config.patience is not None:  # all processes must stop together
                 loss = self._processes.sum(torch.tensor(loss)).item() / self._processes.size
             if patience.exhausted(loss):
                 return step + 1
@@ -131,7 +137,7 @@ class BlockLearner:
 
 
 class _CosineAdam:
-    """Adam whose rates fall to zero along a cosine."""
+    """Adam with cosine decay of the learning rates to zero."""
 
     def __init__(self, groups: list[dict[str, Any]], steps: int) -> None:
         self._adam = torch.optim.Adam(groups)
@@ -145,7 +151,7 @@ class _CosineAdam:
 
 
 class _Patience:
-    """Notices that a running mean has not improved for some steps."""
+    """Detects when a running mean has not improved for some steps."""
 
     def __init__(self, steps: int | None) -> None:
         self._steps, self._waited = steps, 0

@@ -1,7 +1,7 @@
-"""fitted -> fitted: learns the weights and quantizers of each transformer block so that its output is the float block's.
+"""fitted -> fitted: learns each transformer block's weights and quantizers to match the float block.
 
-Papers: AIQViT (https://arxiv.org/abs/2502.04628), I&S-ViT (https://arxiv.org/abs/2311.10126); the block as the unit is
-BRECQ's (https://arxiv.org/abs/2102.05426).
+Papers: AIQViT (https://arxiv.org/abs/2502.04628), I&S-ViT (https://arxiv.org/abs/2311.10126).
+Block-wise reconstruction is from BRECQ (https://arxiv.org/abs/2102.05426).
 """
 
 from __future__ import annotations
@@ -39,20 +39,22 @@ from qpass.runtime.tensor_file import digest
 
 
 class Reconstruct(Pass):
-    """Goes through the blocks in order. Targets come from the float network, inputs from the blocks finished so far.
+    """Learns the blocks in order, with targets from the float network and inputs from finished blocks.
 
-    Each block has random numbers of its own, so that a run that was killed and resumes gives the same bits.
+    Each block has its own random generator, so that a killed and resumed run gives bit-identical
+    results.
 
     Args:
         config: How blocks are learned.
         batches: Calls of the model.
-        reference: The float network; None takes the graph with its quantizers switched off.
-        stage: Its name in the records, where a recipe learns several times.
-        seed: Of the random numbers.
-        checkpoint_dir: Where finished blocks are saved, so that a killed run can resume; None saves none.
-        storage: Where what crosses the cuts lies; None is in memory.
-        processes: Those that share the samples: each learns from its own, all take the same steps. The first one keeps blocks.
-        show_progress: Show a bar.
+        reference: The float network; None uses the graph with its quantizers disabled.
+        stage: Name of this stage in the records, if a recipe learns several times.
+        seed: Random seed.
+        checkpoint_dir: Folder for finished blocks, so that a killed run can resume; None saves nothing.
+        storage: Where to keep values that cross the cuts; None keeps them in memory.
+        processes: Processes that share the samples. Each learns from its own, and all take the same
+            steps; the first one saves blocks.
+        show_progress: Show a progress bar.
     """
 
     takes, gives = "fitted", "fitted"
@@ -77,7 +79,7 @@ class Reconstruct(Pass):
         self.processes = processes
 
     def run(self, graph_module: fx.GraphModule) -> bool:
-        """See ``Pass.run``. Parameters change, the graph does not.
+        """See ``Pass.run``. Changes parameters, not the graph.
 
         Raises:
             UnsupportedError: If the graph has no transformer block.
@@ -101,7 +103,7 @@ class Reconstruct(Pass):
         checkpoints = BlockCheckpoints(self.checkpoint_dir, fingerprint, processes)
         floats = self._read_inputs(graph_module)
         quantized = self._read_inputs(graph_module) if config.inputs == "quantized" else None
-        samples = min(processes.gather(floats.samples))  # of as many each, so that all draw the same numbers
+        samples = min(processes.gather(floats.samples))  # the same number in each process, so that all draw the same indices
         records: list[BlockRecord] = []
         total = sum(bool(segment.path) for segment in segments) * config.steps_of_a_block
         with StepBar(total, show=self.show_progress) as bar:
@@ -135,13 +137,13 @@ class Reconstruct(Pass):
         return dataclasses.replace(self.config, batch_size=batch_size(facts_of(graph_module).example))
 
     def _fingerprint(self, graph_module: fx.GraphModule) -> str:
-        # One batch at a time: together they may be larger than the memory.
+        # One batch at a time: all batches together may exceed memory.
         leaves = (leaf for batch in self.batches for leaf in pytree.tree_leaves(tuple(batch)) if isinstance(leaf, Tensor))
         run = f"{self.config} {self.seed} {self.processes.size} {graph_module.graph}"
         return digest(run, itertools.chain(graph_module.state_dict().values(), leaves))
 
     def _read_inputs(self, graph_module: fx.GraphModule) -> SampleStore:
-        """Returns a store that holds the network's inputs, this process's share of them."""
+        """Returns a store with this process's share of the network's inputs."""
         batches = self.processes.share(self.batches)
         sizes = [batch_size(batch, layout_of(graph_module)) for batch in batches]
         store = SampleStore(sum(sizes), self.storage)

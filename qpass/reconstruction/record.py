@@ -1,4 +1,4 @@
-"""What is known of a learned block, for the report."""
+"""Record of a learned block for the report."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ class BlockRecord:
 
     Attributes:
         path: Module path.
-        error_before: Squared error of its output over the squared output, all samples, before it was learned.
-        error_after: The same afterwards.
-        steps: Steps of the calibration that ran.
+        error_before: Squared output error relative to the squared target, over all samples, before
+            learning.
+        error_after: The same after learning.
+        steps: Calibration steps run.
         ranks: Chosen rank of each compensated Linear, by module path.
-        intervals: b1, b2 and the reading of each ``dynamic-focus`` quantizer, by its name.
-        stage: Which of several stages of learning this was; "" where there is one.
+        intervals: b1, b2 and the reading of each ``dynamic-focus`` quantizer, by name.
+        stage: Name of the learning stage; "" if there is only one.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""The values that cross the cuts of a graph, for all calibration samples, within a bound of memory."""
+"""Values that cross the cuts of a graph, for all calibration samples, in bounded memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from qpass.runtime.storage import SpilledTensor, Storage
 
 
 class SampleStore:
-    """Keeps values by name, sample by sample, and gives them back for any samples.
+    """Stores values by name and sample, and returns them for any samples.
 
-    A tensor whose first dim is a multiple of the batch is kept in rows (windows of an image stay with it), a whole number that
-    is a multiple of the batch size is scaled, and all else must be the same for every batch.
+    A tensor whose dim 0 is a multiple of the batch size is stored by rows (an image's windows stay
+    together). An integer that is a multiple of the batch size is scaled. Anything else must be the
+    same in every batch.
 
     Args:
-        samples: How many there are.
-        storage: Where rows lie; what is the same for all is in memory.
+        samples: Number of samples.
+        storage: Where rows are kept; values shared by all samples stay in memory.
     """
 
     def __init__(self, samples: int, storage: Storage) -> None:
@@ -32,10 +33,10 @@ class SampleStore:
         self._shared: dict[str, Any] = {}
 
     def put(self, name: str, start: int, rows: int, value: Any) -> None:
-        """Keeps the value of the samples ``start`` to ``start + rows``.
+        """Stores the value for samples ``start`` to ``start + rows``.
 
         Raises:
-            UnsupportedError: If it neither goes by samples nor is the same for all.
+            UnsupportedError: If it neither has a dim for the samples nor is the same in every batch.
         """
         if isinstance(value, Tensor) and value.dim() and value.shape[0] % rows == 0 and not self._is_shared(name, value):
             each = value.shape[0] // rows
@@ -57,7 +58,7 @@ class SampleStore:
         return bool(torch.equal(kept, value)) if isinstance(kept, Tensor) and isinstance(value, Tensor) else kept is value
 
     def get(self, name: str, samples: Tensor | slice, device: torch.device) -> Any:
-        """Returns a value for some samples: the tensor's rows, or the number or tensor that it is."""
+        """Returns a value for some samples: its rows, its scaled integer, or the shared value."""
         if name in self._shared:
             value = self._shared[name]
             return value.to(device) if isinstance(value, Tensor) else value
@@ -70,20 +71,20 @@ class SampleStore:
         return self._rows[name].read(index).to(device)
 
     def keep_only(self, names: Iterable[str]) -> None:
-        """Forgets every value but these."""
+        """Drops the rows of all other values."""
         wanted = set(names)
         for name in [name for name in self._rows if name not in wanted]:
             del self._rows[name]
 
 
 def batches_of(samples: int, size: int) -> Iterator[slice]:
-    """Yields slices that cover all samples in order, each ``size`` long but perhaps the last."""
+    """Yields slices of length ``size`` that cover all samples in order; the last may be shorter."""
     for start in range(0, samples, size):
         yield slice(start, min(start + size, samples))
 
 
 def advance(store: SampleStore, segment: Segment, size: int, device: torch.device) -> None:
-    """Runs a segment on every sample and keeps its outputs in the store."""
+    """Runs a segment on every sample and stores its outputs."""
     with torch.no_grad():
         for part in batches_of(store.samples, size):
             values = segment.graph_module(*(store.get(name, part, device) for name in segment.inputs))

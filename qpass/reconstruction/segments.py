@@ -1,4 +1,4 @@
-"""A graph cut at the outputs of its transformer blocks, into graphs that run one after the other."""
+"""Cuts a graph at the outputs of its transformer blocks into consecutive graphs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from qpass.passes.constants import constant_nodes
 
 @dataclass(frozen=True)
 class Segment:
-    """The part of a graph between two cuts. Its graph module shares the whole graph's modules and tensors.
+    """Part of a graph between two cuts. Its graph module shares the whole graph's modules and tensors.
 
     Attributes:
-        path: Module path of the block, or "" for what lies before the first one.
-        graph_module: Takes the values of ``inputs`` and returns a tuple of those of ``outputs``.
-        inputs: Nodes of the whole graph that it reads.
-        outputs: Nodes of the whole graph that later ones read; the block's output is the last.
+        path: Module path of the block, or "" for the part before the first block.
+        graph_module: Takes the values of ``inputs`` and returns a tuple of the values of ``outputs``.
+        inputs: Nodes of the whole graph that the segment reads.
+        outputs: Nodes of the whole graph that later nodes read; the block's output is the last.
     """
 
     path: str
@@ -30,10 +30,11 @@ class Segment:
 
 
 def cut_into_segments(graph_module: fx.GraphModule) -> list[Segment]:
-    """Returns a segment for each block, in order, with one before them for what comes first.
+    """Returns one segment per block, in order, preceded by one for the nodes before the first block.
 
-    What follows the last block is left out, and what no layer has a part in comes first wherever it stands: the sampling of a
-    point cloud and the search for neighbours need not be done anew in every step of learning. A graph without blocks gives [].
+    Nodes after the last block are left out. Nodes that depend on no layer go into the first segment
+    wherever they are, so that point sampling and neighbour search are not repeated in every learning
+    step. Returns [] for a graph without blocks.
     """
     ends = find_blocks(graph_module)
     nodes = _without_layers_first(graph_module)
@@ -49,7 +50,7 @@ def cut_into_segments(graph_module: fx.GraphModule) -> list[Segment]:
 
 
 def _without_layers_first(graph_module: fx.GraphModule) -> list[fx.Node]:
-    """Returns all nodes, those first that depend on no layer and no quantizer; the order stays otherwise."""
+    """Returns all nodes, with those that depend on no layer or quantizer first; otherwise in order."""
     behind_layers: set[fx.Node] = set()
     for node in graph_module.graph.nodes:
         if node.op == "call_module" or not behind_layers.isdisjoint(node.all_input_nodes):
@@ -58,9 +59,9 @@ def _without_layers_first(graph_module: fx.GraphModule) -> list[fx.Node]:
 
 
 def _block_start(nodes: Sequence[fx.Node], path: str, constants: set[fx.Node]) -> int:
-    """Returns where the first block begins: behind the last node before its first layer that is not inside it.
+    """Returns the start of the first block: after the last outside node before its first layer.
 
-    A block that rules leave in float has no layer of its own and begins with its first operator.
+    A block that rules leave in float has no layer of its own and starts at its first operator.
     """
     own = [index for index, node in enumerate(nodes) if is_inside(module_path(node), path) and node not in constants]
     first = next((index for index in own if nodes[index].op == "call_module"), own[0])
@@ -82,7 +83,7 @@ def _segment(whole: fx.GraphModule, path: str, nodes: Sequence[fx.Node], constan
                 copies[read] = graph.placeholder(read.name)
 
     def copy(node: fx.Node) -> fx.Node:
-        if node not in copies:  # a constant, wherever it stands in the whole graph, with all that it is made from
+        if node not in copies:  # a constant from anywhere in the whole graph, with everything it is computed from
             copies[node] = graph.node_copy(node, copy)
         return copies[node]
 

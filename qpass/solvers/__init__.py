@@ -1,1 +1,1 @@
-"""Numerical methods on plain tensors: GPTQ, ridge regression, allocation of bits."""
+"""Numerical methods on plain tensors: GPTQ, ridge regression, bit allocation."""

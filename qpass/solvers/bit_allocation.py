@@ -1,4 +1,4 @@
-"""One option for each of several things, so that the sum of their errors is least and no limit is passed."""
+"""Chooses one option per item: the lowest total error within all cost limits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Options:
-    """What one thing may be.
+    """Candidate choices for one item.
 
     Attributes:
-        errors: Of each option.
-        costs: By limit, of each option.
+        errors: Error of each option.
+        costs: Cost of each option, by name of the limit.
     """
 
     errors: Sequence[float]
@@ -22,16 +22,18 @@ class Options:
 
 
 def least_cost(things: Sequence[Options], limit: str) -> float:
-    """Returns the least that all things together can cost."""
+    """Returns the lowest possible total cost."""
     return sum(min(thing.costs[limit]) for thing in things if limit in thing.costs)
 
 
 def allocate(things: Sequence[Options], limits: Mapping[str, float]) -> list[int]:
-    """Returns the option of each thing, as an index; a 0-1 linear program, solved to a ten-thousandth of the error.
+    """Returns the index of the chosen option for each item.
+
+    Solves a 0-1 linear program to a ten-thousandth of the error.
 
     Args:
-        things: With at least one option each.
-        limits: By name; none below ``least_cost``.
+        things: Items, each with at least one option.
+        limits: Cost limits by name, each at least ``least_cost``.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, and only budgets need it
 
@@ -41,7 +43,7 @@ def allocate(things: Sequence[Options], limits: Mapping[str, float]) -> list[int
     constraints = [LinearConstraint(one_each, 1, 1)]
     for name, limit in limits.items():
         costs = np.concatenate([np.asarray(thing.costs.get(name, np.zeros(len(thing.errors))), float) for thing in things])
-        # In units of the limit: the solver's tolerances are absolute.
+        # Costs in units of the limit, because the solver's tolerances are absolute.
         constraints.append(LinearConstraint(costs / limit, -np.inf, 1))
     scale = errors.max() or 1.0
     found = milp(errors / scale, integrality=np.ones(len(owner)), bounds=Bounds(0, 1), constraints=constraints)

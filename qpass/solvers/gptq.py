@@ -1,4 +1,4 @@
-"""Rounding of a weight, column by column, with the error of each made up for by those still to come.
+"""Rounds a weight column by column; later columns compensate for the error of earlier ones.
 
 Papers: GPTQ, https://arxiv.org/abs/2210.17323; GPTAQ, https://arxiv.org/abs/2504.02692.
 """
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from qpass.quantizers import Quantizer
 
-#: Share of the mean diagonal of the Gram matrix that is added to its diagonal.
+#: Fraction of the Gram matrix's mean diagonal that is added to its diagonal.
 DAMPING = 0.01
-#: Columns between two updates of all that follow.
+#: Columns between two updates of all later columns.
 _BLOCK = 64
 
 
@@ -27,21 +27,22 @@ def gptq(
     shares: Sequence[float] = (1.0,),
     damping: float = DAMPING,
 ) -> Tensor:
-    """Returns weights whose quantized form W' has a small ‖X W'ᵀ - (X + α ΔX) Wᵀ‖², where W's own has a small ‖W' - W‖².
+    """Returns weights whose quantized form W' has a small output error ‖X W'ᵀ - (X + α ΔX) Wᵀ‖².
 
-    Each column is what stood there before it was rounded: W plus what makes up for the columns rounded earlier. Columns
-    go in descending order of the Gram matrix's diagonal; one without input is rounded to nearest.
+    Plain rounding minimizes ‖W' - W‖² instead. Each returned column is the value just before its
+    rounding: W plus the compensation for the columns rounded earlier. Columns are processed in
+    descending order of the Gram matrix's diagonal; a column without input is rounded to nearest.
 
     Args:
         weight: W: (out, in).
-        quantizer: One scale for each output channel, fitted.
-        gram: XᵀX of the inputs that the layer gets: (in, in).
-        drift: ΔXᵀX, where ΔX is what the float network's inputs have over those: (in, in); None for no difference (GPTQ).
-        shares: Values of GPTAQ's α; a lesser one follows the float network less.
-        damping: Share of the mean diagonal that is added to the Gram matrix.
+        quantizer: Fitted quantizer, one scale per output channel.
+        gram: XᵀX of the layer's inputs X: (in, in).
+        drift: ΔXᵀX, where X + ΔX are the float network's inputs: (in, in); None for ΔX = 0 (GPTQ).
+        shares: Values of GPTAQ's α; a smaller one follows the float network less.
+        damping: Fraction of the mean diagonal that is added to the Gram matrix's diagonal.
 
     Returns:
-        A weight for each share: (shares, out, in).
+        One weight per share: (shares, out, in).
     """
     gram = gram.double()
     order = gram.diagonal().argsort(descending=True, stable=True)
@@ -61,7 +62,7 @@ def gptq(
         for i in range(block.start, block.stop):
             column = remaining[..., i].clone()
             compensated[..., i] = column
-            rounded = quantizer(compensated[..., i].T).T.double()  # (shares, out): a scale for each output channel
+            rounded = quantizer(compensated[..., i].T).T.double()  # (shares, out): one scale per output channel
             error = (column - rounded) / factor[i, i]
             rest = slice(i, block.stop)
             remaining[..., rest] -= error[..., None] * factor[i, rest]

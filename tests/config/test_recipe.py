@@ -177,7 +177,7 @@ def test_configs_cannot_be_changed_and_take_names_only() -> None:
         (lambda: QuantConfig.from_any({"schedule": "full"}), "schedule: needs a preset"),
         (lambda: QuantConfig.from_any({"polish": "quick"}), "polish: needs a preset"),
         (lambda: QuantConfig.from_any({"preset": "w4a4", "polish": "quik"}), r"polish: got 'quik'; did you mean 'quick'\?"),
-        (lambda: QuantConfig.from_any({"preset": "aiqvit-w4a4", "polish": "quick"}), "polish: 'aiqvit-w4a4' learns as it is"),
+        (lambda: QuantConfig.from_any({"preset": "aiqvit-w4a4", "polish": "quick"}), "polish: 'aiqvit-w4a4' already learns"),
         (lambda: QuantConfig.from_any({"budget": {}}), "budget: no limit is given; expected one of activation_bits"),
         (lambda: QuantConfig.from_any({"budget": {"bits": 4}}), r"budget: unknown key 'bits'; did you mean '\w*_bits'\?"),
         (lambda: QuantConfig.from_any({"budget": {"file_mb": "3"}}), "budget.file_mb: got '3'; expected a number above 0"),
