@@ -20,8 +20,8 @@ _KINDS = (
     ),
     (
         r"specialized integer from data-dependent",
-        "it makes a Python number of a tensor's values",
-        "take int() away: t.max().item() alone can be a size or the end of a slice; or pass it as an input; where it never "
+        "it converts a tensor's values to a Python number",
+        "drop int(): t.max().item() alone can be a size or the end of a slice; or pass it as an input; where it never "
         "changes, keep it as an int of the module",
     ),
     (

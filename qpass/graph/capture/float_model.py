@@ -55,7 +55,7 @@ def in_float32(model: nn.Module) -> tuple[nn.Module, Callable[[ModelInputs], Mod
     kinds = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} - {torch.float32}
     if kinds:
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
-        message = f"the model has weights of {names}: it is quantized from float32, which the result takes and gives"
+        message = f"the model has weights of {names}: it is quantized from float32, and the result takes and returns float32"
         warnings.warn(message, stacklevel=3)
         model = copy.deepcopy(model).float()
     if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):

@@ -57,7 +57,7 @@ def why_not_one_row(
         except Exception:  # an operator may raise anything for sizes that it does not take
             found = None
         if not output_error(found, expected) <= LEAST_BOUND:
-            return f"{lines.branching([1]) or 'its forward'} treats {size} in another way than more"
+            return f"{lines.branching([1]) or 'its forward'} treats {size} differently from larger sizes"
     return ""
 
 

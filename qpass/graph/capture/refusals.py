@@ -64,5 +64,5 @@ def refuse_half(graph_module: fx.GraphModule) -> None:
                 "take .half(), .bfloat16() and .to(dtype) out of the forward, or switch them off in the model's configuration"
             )
             raise UnsupportedError(
-                what, where=describe(node), expected="float32: qpass computes in it what is no integer", hint=hint
+                what, where=describe(node), expected="float32, in which qpass computes all non-integers", hint=hint
             )

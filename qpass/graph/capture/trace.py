@@ -140,7 +140,7 @@ def _open_graph(
         where = lines.fixing() or "its forward"
         return None, f"{where} {TAKEN_FOR_CONSTANT}"
     if line := squeezed_rows(program):
-        reason = f"{line} squeezes an open dim, such as that of the rows, away where its size is 1; name the dims to squeeze"
+        reason = f"{line} squeezes away an open dim, such as the rows, if its size is 1; name the dims to squeeze"
     else:
         bound = bool(conditions(program))
         graph_module = _graph(program, model, example, given)

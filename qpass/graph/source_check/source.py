@@ -142,8 +142,8 @@ class Source:
             where=self._name if first is None else describe(first),
             expected=f"at most {bound:.1e}, which the roundings of float32 explain",
             hint=(
-                f"a forward that treats {OTHER_ROWS} row in another way than several has to be changed; "
-                "else this is a fault of qpass: please report the model"
+                f"change a forward that treats {OTHER_ROWS} row differently from several; "
+                "otherwise this is a fault of qpass: please report the model"
                 if step == "trace" and worst == 2
                 else "this is a fault of qpass: please report the model"
             ),
