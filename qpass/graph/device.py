@@ -1,4 +1,4 @@
-"""Where a graph lies: its device, and moving it with everything that names a device."""
+"""Moves graphs between devices, with everything in them that names a device."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def to_device(model: M, device: torch.device | str) -> M:
-    """Moves a model in place, with the example inputs of the graphs in it and the devices that their nodes name.
+    """Moves a model in place, including its graphs' example inputs and the devices their nodes name.
 
-    ``nn.Module.to`` alone leaves ``torch.zeros(..., device="cuda")`` in a graph as it is.
+    ``nn.Module.to`` alone leaves ``torch.zeros(..., device="cuda")`` in a graph unchanged.
 
     Returns:
         The model.
@@ -33,7 +33,7 @@ def to_device(model: M, device: torch.device | str) -> M:
 
 
 def on_cpu(model: M) -> M:
-    """Returns the model itself where it lies on the CPU, or a copy that does."""
+    """Returns the model itself if it is on the CPU, otherwise a copy that is."""
     return model if device_of(model).type == "cpu" else to_device(copy.deepcopy(model), "cpu")
 
 

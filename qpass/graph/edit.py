@@ -1,4 +1,4 @@
-"""Small helpers on torch.fx graphs, and the only writer of ``node.meta["qpass"]``, which holds a node's plan."""
+"""Helpers for torch.fx graphs. Only this module writes ``node.meta["qpass"]``, a node's plan."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from qpass.runtime.free_memory import TidyInterpreter, return_free_memory
 
 aten = torch.ops.aten
 
-#: What torch.export writes for the end of a slice that has none.
+#: End that torch.export writes for an open-ended slice.
 END_OF_DIM = 2**63 - 1
 
-#: Operators that keep every value and their order, those that change the order of dims, and those that do neither.
+#: RESHAPES keep all values and their order, TRANSPOSES reorder dims, COPIES do neither.
 RESHAPES = (
     aten.reshape.default,
     aten.view.default,
@@ -32,61 +32,61 @@ RESHAPES = (
 )
 TRANSPOSES = (aten.transpose.int, aten.permute.default, aten.mT.default)
 COPIES = (aten.contiguous.default, aten.clone.default)
-#: Operators that move or repeat values without changing them, one tensor in and one out.
+#: Operators with one input and one output tensor that move or repeat values without changing them.
 MOVEMENT_OPS = (*TRANSPOSES, *RESHAPES, *COPIES, aten.expand.default, aten.repeat_interleave.self_int)
 
 
-#: What torch.export names where a node has no module.
+#: Module path prefix that torch.export gives to nodes without a module.
 _NO_MODULE = "_empty_nn_module_stack"
 
 
 def is_call(node: Any, *targets: Any) -> TypeGuard[fx.Node]:
-    """Tells whether ``node`` is a call of one of these functions."""
+    """Returns whether ``node`` calls one of these functions."""
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
 
 
 def calls(graph_module: fx.GraphModule, *targets: Any) -> Iterator[fx.Node]:
-    """Yields the calls of these functions in order of execution; the graph may change meanwhile."""
+    """Yields the calls of these functions in execution order; the graph may change during iteration."""
     yield from [node for node in graph_module.graph.nodes if is_call(node, *targets)]
 
 
 def input_node(node: fx.Node, index: int) -> fx.Node:
-    """Returns an argument that is a node."""
+    """Returns the argument at ``index``, which must be a node."""
     found = node.args[index]
     assert isinstance(found, fx.Node), f"argument {index} of {node.name} is {found!r}"
     return found
 
 
 def input_list(node: fx.Node, index: int) -> list[Any]:
-    """Returns an argument that is a list, such as sizes or dims."""
+    """Returns the argument at ``index``, which must be a list, such as sizes or dims."""
     found = node.args[index]
     assert isinstance(found, list | tuple), f"argument {index} of {node.name} is {found!r}"
     return list(found)
 
 
 def is_inside(path: str, module: str) -> bool:
-    """Tells whether a module path is that of a module or of something in it."""
+    """Returns whether a module path is ``module`` or lies inside it."""
     return path == module or path.startswith(module + ".")
 
 
 def called_module(graph_module: fx.GraphModule, node: Any) -> nn.Module | None:
-    """Returns the module that a node calls, or None for anything else."""
+    """Returns the module that a node calls, or None if it calls none."""
     is_module = isinstance(node, fx.Node) and node.op == "call_module"
     return graph_module.get_submodule(str(node.target)) if is_module else None
 
 
 def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
-    """Returns an argument however it was passed."""
+    """Returns an argument, whether it was passed by position or by name."""
     return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
 
 
 def fetch(graph_module: fx.GraphModule, target: str) -> Any:
-    """Returns what a get_attr node with this target stands for, a tensor or a module."""
+    """Returns the tensor or module that a get_attr node with this target refers to."""
     return operator.attrgetter(target)(graph_module)
 
 
 def ancestors(node: fx.Node) -> set[fx.Node]:
-    """Returns all nodes that a node is computed from."""
+    """Returns all nodes that a node depends on."""
     found, waiting = set[fx.Node](), [node]
     while waiting:
         new = [source for source in waiting.pop().all_input_nodes if source not in found]
@@ -96,7 +96,7 @@ def ancestors(node: fx.Node) -> set[fx.Node]:
 
 
 def get_constant(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
-    """Returns the tensor that a get_attr node stands for, or None for any other node."""
+    """Returns the tensor that a get_attr node refers to, or None for any other node."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
     value = fetch(graph_module, str(node.target))
@@ -104,12 +104,12 @@ def get_constant(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Returns the device of a model's first tensor, the CPU where it has none."""
+    """Returns the device of a model's first tensor, or the CPU if it has none."""
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def _free_name(graph_module: fx.GraphModule, wanted: str) -> str:
-    """Returns ``wanted`` with underscores for what no name holds, numbered if the graph has that name already."""
+    """Returns ``wanted`` with invalid characters as underscores, numbered if the graph has that name."""
     name = base = re.sub(r"[^\w-]", "_", wanted, flags=re.ASCII)
     count = 0
     while hasattr(graph_module, name):
@@ -119,9 +119,9 @@ def _free_name(graph_module: fx.GraphModule, wanted: str) -> str:
 
 
 def add_module(graph_module: fx.GraphModule, wanted: str, module: nn.Module) -> str:
-    """Registers a submodule under ``wanted`` (dots become underscores), or a free name like it; returns the name.
+    """Registers a submodule under ``wanted`` (dots become underscores) or a similar free name.
 
-    The module moves to the graph's device.
+    Moves the module to the graph's device and returns the name.
     """
     name = _free_name(graph_module, wanted)
     graph_module.add_module(name, module.to(device_of(graph_module)))
@@ -139,7 +139,7 @@ def add_constant(graph_module: fx.GraphModule, wanted: str, value: Tensor, befor
 
 
 def call_like(graph_module: fx.GraphModule, model: fx.Node, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
-    """Inserts a call before ``model`` that carries its module path, its source line, and its own shape and dtype."""
+    """Inserts a call before ``model`` with its module path and source line; infers shape and dtype."""
     with graph_module.graph.inserting_before(model):
         node = graph_module.graph.call_function(target, args, kwargs)
     copy_origin(model, node)
@@ -148,14 +148,14 @@ def call_like(graph_module: fx.GraphModule, model: fx.Node, target: Callable[...
 
 
 def set_result(node: fx.Node, result: Any) -> None:
-    """Writes what a node gives on the example inputs: shape and dtype of a tensor, and all of it without values."""
+    """Records a node's output on the example inputs: shape, dtype, and the output as meta tensors."""
     node.meta["result"] = pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), result)
     if isinstance(result, Tensor):
         node.meta["shape"], node.meta["dtype"] = tuple(result.shape), result.dtype
 
 
 def infer_result(node: fx.Node) -> None:
-    """Writes what a new call gives, from what its inputs give; nothing where that is not known of one of them."""
+    """Records a new call's output, inferred from its inputs' outputs if all of these are recorded."""
     if all("result" in source.meta for source in node.all_input_nodes):
         args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda source: source.meta["result"])
         with torch.no_grad():
@@ -163,58 +163,61 @@ def infer_result(node: fx.Node) -> None:
 
 
 def copy_result(source: fx.Node, target: fx.Node) -> None:
-    """Says of ``target`` that it gives a tensor like that of ``source``."""
+    """Copies the recorded shape, dtype and output from ``source`` to ``target``."""
     for key in ("shape", "dtype", "result", "val"):
         if key in source.meta:
             target.meta[key] = source.meta[key]
 
 
 def copy_origin(source: fx.Node, target: fx.Node) -> None:
-    """Copies module path and source line."""
+    """Copies the module path and source line."""
     for key in ("nn_module_stack", "stack_trace"):
         if key in source.meta:
             target.meta[key] = source.meta[key]
 
 
 def module_path(node: fx.Node) -> str:
-    """Returns the path of the module whose forward made this node, '' for the model itself."""
+    """Returns the path of the module whose forward made this node, or '' for the model itself."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [entry[0] for entry in stack.values() if not entry[0].startswith(_NO_MODULE)]
     return paths[-1].removeprefix("L['self'].") if paths else ""
 
 
 def input_name(placeholder: fx.Node) -> str:
-    """Returns an input's name in a file: the model's own. A node may have another: torch.fx reserves ``input`` and others."""
+    """Returns an input's name in files: the model's own name.
+
+    The node's name may differ: torch.fx reserves ``input`` and others.
+    """
     return str(placeholder.target)
 
 
 def describe(node: fx.Node) -> str:
-    """Returns module path and node name, for messages."""
+    """Returns the module path and node name, for messages."""
     path = module_path(node)
     return f"{path} ({node.name})" if path else node.name
 
 
 def shape_of(node: Any) -> tuple[int, ...] | None:
-    """Returns the node's shape on the example inputs, or None where it has none."""
+    """Returns the node's shape on the example inputs, or None if it has none."""
     return node.meta.get("shape") if isinstance(node, fx.Node) else None
 
 
 def dtype_of(node: Any) -> torch.dtype | None:
-    """Returns the node's dtype on the example inputs, or None where it has none."""
+    """Returns the node's dtype on the example inputs, or None if it has none."""
     return node.meta.get("dtype") if isinstance(node, fx.Node) else None
 
 
 def is_open(node: fx.Node, dim: int) -> bool:
-    """Tells whether a size of a node's output may differ from the example's; also where that is not known."""
+    """Returns whether a dim of a node's output may vary with the inputs; True if unknown."""
     value = node.meta.get("val")
     return not isinstance(value, Tensor) or not isinstance(value.shape[dim], int)
 
 
 def replace(node: fx.Node, by: fx.Node) -> None:
-    """Lets every reader of ``node`` read ``by`` and removes ``node``.
+    """Redirects all users of ``node`` to ``by`` and removes ``node``.
 
     Raises:
-        PassError: If the two are known to give other shapes or dtypes: a fault of the pass that asks for it.
+        PassError: If the known shapes or dtypes of the two differ: a bug in the calling pass.
     """
     for key in ("shape", "dtype"):
         old, new = node.meta.get(key), by.meta.get(key)
@@ -227,7 +230,7 @@ def replace(node: fx.Node, by: fx.Node) -> None:
 
 
 def finish(graph_module: fx.GraphModule) -> None:
-    """Removes dead nodes and unused tensors, checks the graph and regenerates its code."""
+    """Removes dead nodes and unused tensors, lints the graph and regenerates its code."""
     graph_module.graph.eliminate_dead_code()
     _drop_unused(graph_module)
     graph_module.graph.lint()
@@ -235,7 +238,10 @@ def finish(graph_module: fx.GraphModule) -> None:
 
 
 def _drop_unused(graph_module: fx.GraphModule) -> None:
-    """Removes modules and tensors that no node names; all inside a named module stays, since regions hold regions."""
+    """Removes modules and tensors that no node refers to.
+
+    Keeps everything inside a module that a node refers to, since regions hold regions.
+    """
     used = {str(node.target) for node in graph_module.graph.nodes if node.op in ("get_attr", "call_module")}
     owners = {owner for name in used for owner in _owners(name)}
     gone: set[str] = set()
@@ -249,7 +255,7 @@ def _drop_unused(graph_module: fx.GraphModule) -> None:
 
 
 def _owners(name: str) -> list[str]:
-    """Returns the paths of the modules around a name, from the outermost."""
+    """Returns the paths of the modules that enclose a name, outermost first."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts))]
 
@@ -265,7 +271,7 @@ def get_plan(node: fx.Node) -> Any:
 
 
 class ShapeRecorder(TidyInterpreter):
-    """Runs the graph once and writes what every node gives into ``node.meta``: see ``set_result``."""
+    """Runs the graph once and records every node's output in ``node.meta``: see ``set_result``."""
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and records it."""
@@ -276,7 +282,7 @@ class ShapeRecorder(TidyInterpreter):
 
 
 def record_shapes(graph_module: fx.GraphModule) -> None:
-    """Writes shapes, dtypes and results of all nodes for the example inputs kept with the graph."""
+    """Records the outputs of all nodes on the graph's example inputs: see ``set_result``."""
     args, kwargs = example_inputs(graph_module)
     with torch.no_grad():
         ShapeRecorder(graph_module).run(*flat_inputs(graph_module, args, kwargs))
@@ -284,10 +290,10 @@ def record_shapes(graph_module: fx.GraphModule) -> None:
 
 
 def flat_inputs(graph_module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """Returns what ``fx.Interpreter.run`` takes for a call ``graph_module(*args, **kwargs)``.
+    """Returns the inputs of ``fx.Interpreter.run`` for a call ``graph_module(*args, **kwargs)``.
 
     Raises:
-        UnsupportedError: If these are not the graph's inputs.
+        UnsupportedError: If they do not match the graph's inputs.
     """
     spec = input_spec(graph_module)
     return list(args) if spec is None else flatten_call(bind_call(graph_module, args, kwargs), spec)
@@ -296,13 +302,13 @@ def flat_inputs(graph_module: fx.GraphModule, args: tuple[Any, ...], kwargs: dic
 def ordered_inputs(
     graph_module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Returns (args, kwargs) of a call nested and in order as the graph was traced with them."""
+    """Returns a call's (args, kwargs), nested and ordered as when the graph was traced."""
     ordered = pytree.tree_unflatten(flat_inputs(graph_module, args, kwargs), input_spec(graph_module))
     return ordered  # type: ignore[no-any-return]
 
 
 def copy_tensors(inputs: Any) -> Any:
-    """Returns nested inputs with a copy of every tensor: a model may write into what it is given."""
+    """Returns nested inputs with every tensor copied: a model may write into its inputs."""
     return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
 
 

@@ -1,4 +1,4 @@
-"""What is known of a graph beside its nodes, in one typed record that travels with the graph."""
+"""What qpass knows about a graph beyond its nodes: one typed record that travels with the graph."""
 
 from __future__ import annotations
 
@@ -11,32 +11,37 @@ from torch import fx
 
 from qpass.config import QuantConfig
 
-#: Where torch.fx keeps it: copies of a graph copy it too.
+#: Key in ``GraphModule.meta``, which copies of a graph keep.
 _KEY = "qpass"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphFacts:
-    """What qpass knows of a graph; ``update_facts`` alone changes it.
+    """What qpass knows about a graph. Only ``update_facts`` changes it.
 
     Attributes:
-        stage: What the passes so far have made of the graph: see ``Pass``.
+        stage: The stage that the passes have reached: see ``Pass``.
         example: Positional and keyword arguments of an example call.
         names: Names of the input tensors.
-        dims: For each input tensor its sizes, numbers or symbols (see ``qpass.graph.signature.input_dims``).
-        dynamic_batch: Whether the graph takes any number of rows.
-        bound_sizes: Whether only some of the sizes that ``dims`` leaves open will do.
-        open_sizes: For each input tensor, the dims beside the batch that were asked to be open and are.
-        layout: For each input tensor the symbol of its rows while calibration cuts them; None takes it from ``dims``.
-        sizes: Sizes behind dim 0 of all tensors together that a part holds for; empty for all that ``dims`` allows.
-        free: Names of inputs that are no tensors and that a part does not use.
+        dims: Sizes of each input tensor, as numbers or symbols (see
+            ``qpass.graph.signature.input_dims``).
+        dynamic_batch: Whether the graph accepts any number of rows.
+        bound_sizes: Whether the graph accepts only some values of the sizes that ``dims`` leaves open.
+        open_sizes: For each input tensor, the dims other than the batch dim that were requested open
+            and are open.
+        layout: Symbol of dim 0 for each input tensor while calibration splits rows; None takes it
+            from ``dims``.
+        sizes: Combinations of the sizes after dim 0 of all tensors that a part accepts; empty for all
+            that ``dims`` allows.
+        free: Names of non-tensor inputs that a part does not use.
         is_part: Whether the graph is a part of a model.
         config: The recipe.
-        source_check: How near the float graph is to the caller's model (a ``SourceCheck``); None before it was compared.
+        source_check: How closely the float graph matches the caller's model (a ``SourceCheck``); None
+            until they are compared.
         rotated_heads: Whether the channels of attention heads have been rotated.
         rotated_residual: Whether the channels of the residual stream have been rotated.
-        unrotated: ("heads" or "residual stream", module path, reason) of what was not rotated.
-        allocation: The bit widths that a budget gave; None before it was spent.
+        unrotated: What was not rotated, as ("heads" or "residual stream", module path, reason).
+        allocation: Bit widths chosen for a budget; None until they are chosen.
         compensated: Whether weights have been corrected for quantization.
         reconstruction: Records of learned blocks.
         report: The report's figures (a ``QuantReport``); None until the graph is frozen.
@@ -65,22 +70,22 @@ class GraphFacts:
 
 
 def facts_of(graph_module: fx.GraphModule) -> GraphFacts:
-    """Returns what is known of a graph; a graph that qpass did not make has the defaults."""
+    """Returns a graph's facts; a graph that qpass did not make has the defaults."""
     facts: GraphFacts = graph_module.meta.get(_KEY) or GraphFacts()
     return facts
 
 
 def recipe_of(graph_module: fx.GraphModule) -> QuantConfig:
-    """Returns the recipe of a graph that has been annotated with one."""
+    """Returns the recipe that a graph was annotated with."""
     config = facts_of(graph_module).config
     assert config is not None, "Annotate notes the recipe"
     return config
 
 
 def update_facts(graph_module: fx.GraphModule, **changes: Any) -> None:
-    """Replaces fields of what is known of a graph.
+    """Replaces fields of a graph's facts.
 
     Raises:
-        TypeError: If a field has no such name.
+        TypeError: If there is no field of that name.
     """
     graph_module.meta[_KEY] = dataclasses.replace(facts_of(graph_module), **changes)

@@ -1,29 +1,30 @@
-"""Values that stand for nothing, such as a masked logit of -1e9: they would hide every error in the values beside them."""
+"""Fill values, such as a masked logit of -1e9: they would hide any error in the values beside them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-#: A value that both sides have is a fill from this multiple of a typical magnitude on; normal values reach 8 times as much.
+#: A value equal on both sides is a fill above this multiple of the typical magnitude. Normal values
+#: reach 8 times the typical magnitude.
 FILL_RATIO = 32.0
-#: The typical magnitude is that of about so many values.
+#: The typical magnitude is estimated from about this many values.
 _SAMPLE = 1 << 18
 
 
 def fill_values(found: Tensor, expected: Tensor, near: float = 0.0) -> Tensor:
-    """Tells which values of a tensor are fills: equal to the bit in both, and far greater than the others.
+    """Returns which values are fills: exactly equal in both tensors, and far greater than the others.
 
-    The typical magnitude is the median over distinct values, so it does not matter how many are fills. A value that differs is
-    never one, however large it is.
+    The typical magnitude is the median of the distinct values, so the number of fills does not
+    matter. A value that differs is never a fill, however large it is.
 
     Args:
-        found: What was computed, of the same shape.
-        expected: What should have been.
-        near: Fills may differ by this share of themselves, such as between float32 and float64.
+        found: Computed values.
+        expected: Expected values, of the same shape.
+        near: Relative difference that fills may have, such as between float32 and float64.
 
     Returns:
-        A boolean tensor of their shape, False throughout for integers.
+        A boolean tensor of the same shape, all False for integers.
     """
     if not expected.is_floating_point():
         return torch.zeros_like(expected, dtype=torch.bool)
@@ -34,7 +35,7 @@ def fill_values(found: Tensor, expected: Tensor, near: float = 0.0) -> Tensor:
 
 
 def repeated_fills(values: Tensor) -> Tensor:
-    """Tells which values are fills where there is nothing to compare with: as great as those, and found more than once."""
+    """Returns which values are fills without a tensor to compare with: equally large, and repeated."""
     great = fill_values(values, values)
     if great.any():
         _, kind, counts = values.detach()[great].unique(return_inverse=True, return_counts=True)
@@ -43,7 +44,7 @@ def repeated_fills(values: Tensor) -> Tensor:
 
 
 def _typical(magnitudes: Tensor) -> float:
-    """Returns the median of distinct finite values above zero, infinity if there are none."""
+    """Returns the median of the distinct finite values above zero, or infinity if there are none."""
     sample = magnitudes.flatten()[:: max(1, magnitudes.numel() // _SAMPLE)]
     distinct = sample[sample.isfinite() & (sample > 0)].unique()
     return float(distinct.median()) if distinct.numel() else float("inf")

@@ -1,4 +1,4 @@
-"""Parts of a model whose whole cannot be captured: their real inputs, the graphs in their place, the sizes these hold for."""
+"""Captures parts of a model that cannot be captured whole: their inputs, graphs and valid sizes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from qpass.graph.signature.input_check import sizes_text
 from qpass.graph.source_check.output_error import output_error
 from qpass.runtime.storage import Storage
 
-#: The greatest error, see ``output_error``, of an output that a graph and its module share.
+#: Largest ``output_error`` at which a graph and its module agree.
 SAME_OUTPUT = 1e-4
 
 
 class CallKey(NamedTuple):
-    """What two calls of a part must have in common to be calls of one graph of fixed sizes.
+    """What two calls of a part must share so that one graph of fixed sizes serves both.
 
     Attributes:
-        structure: Names of all values, and which of them are tensors.
-        constants: The values that are no tensors, as text.
-        sizes: The shape of every tensor without the batch.
+        structure: Name of each value, and whether it is a tensor.
+        constants: The non-tensor values, as text.
+        sizes: The shape of every tensor without the batch dim.
     """
 
     structure: tuple[tuple[str, bool], ...]
@@ -42,13 +42,15 @@ class CallKey(NamedTuple):
 def record_calls(
     model: nn.Module, names: Sequence[str], batches: Sequence[ModelInputs], storage: Storage | None = None
 ) -> dict[str, KeptBatches]:
-    """Runs the model and returns what each of its modules was called with, but for calls without a row.
+    """Runs the model and returns the inputs of each call of the named modules.
+
+    Skips calls with no rows.
 
     Args:
-        model: The whole.
+        model: The whole model.
         names: Paths of the modules.
-        batches: Calls of the model.
-        storage: Where the calls lie; None is in memory.
+        batches: Inputs of the model's calls.
+        storage: Where to keep the calls; None keeps them in memory.
     """
     storage = Storage() if storage is None else storage
     recorded = {name: KeptBatches(storage) for name in names}
@@ -76,17 +78,18 @@ def record_calls(
 def trace_part(
     module: nn.Module, name: str, calls: KeptBatches, dynamic_shapes: Any = None
 ) -> tuple[fx.GraphModule, KeptBatches]:
-    """Captures a part, open in the sizes that its calls differ in where it can be.
+    """Captures a part. Sizes that differ between its calls are open where possible.
 
     Args:
         module: The part.
         name: Its path in the model.
-        calls: What it was called with.
-        dynamic_shapes: What is open instead: see ``qpass.quantize_graph``.
+        calls: Inputs of its calls.
+        dynamic_shapes: Dims to open instead: see ``qpass.quantize_graph``.
 
     Returns:
-        The graph, and the calls that it holds for: where sizes cannot be open, those of the most frequent sizes, and of
-        others where it computes the same. So with values that are no tensors, and inputs that some calls lack.
+        The graph, and the calls that it is valid for. If sizes cannot be open, these are the calls of
+        the most frequent sizes, and of other sizes for which the graph computes the same. The same
+        applies to non-tensor values, and to inputs that some calls lack.
     """
     keys = [_key(call, module) for call in calls]
     (common, _), *others = Counter(keys).most_common()
@@ -110,7 +113,7 @@ def trace_part(
 
 
 def _reason(keys: Sequence[CallKey], common: CallKey) -> str:
-    """Says in what calls differ from the most frequent ones, first of all in what no size explains."""
+    """Returns how calls differ from the most frequent ones; differences other than size come first."""
     if any(key.structure != common.structure for key in keys):
         return "it is not always called with the same inputs"
     names = [name for name, is_tensor in common.structure if not is_tensor]
@@ -129,14 +132,15 @@ def _key(call: ModelInputs, module: nn.Module) -> CallKey:
 
 
 def call_forms(part: nn.Module, calls: Sequence[ModelInputs]) -> dict[str, ModelInputs]:
-    """Returns the first call of each form: sizes behind dim 0, which inputs there are, and values that are no tensors.
+    """Returns the first call of each form: sizes after dim 0, inputs present, and non-tensor values.
 
     Args:
-        part: The part that is called.
-        calls: What it was called with.
+        part: The part.
+        calls: Inputs of its calls.
 
     Returns:
-        Each by its sizes in words, such as ``"(batch, 16, 8)"``; forms of the same sizes are numbered.
+        The calls, keyed by their sizes as text, such as ``"(batch, 16, 8)"``. Forms of the same sizes
+        are numbered.
     """
     first: dict[CallKey, ModelInputs] = {}
     for call in calls:
@@ -150,7 +154,7 @@ def call_forms(part: nn.Module, calls: Sequence[ModelInputs]) -> dict[str, Model
 
 
 def _free_inputs(graph_module: fx.GraphModule, calls: Sequence[ModelInputs]) -> list[str]:
-    """Returns the inputs whose values, no tensors, differ between calls that a graph holds for: it does not read them."""
+    """Returns the non-tensor inputs that differ between a graph's valid calls: it does not read them."""
     placeholders = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
     values = zip(*(flat_inputs(graph_module, *call) for call in calls), strict=True)
     return [name for name, column in zip(placeholders, values, strict=True) if _differ(column)]
@@ -161,12 +165,14 @@ def _differ(values: Sequence[Any]) -> bool:
 
 
 def _agree(graph_module: fx.GraphModule, module: nn.Module, call: ModelInputs) -> bool:
-    """Tells whether a graph gives what its module gives: traced at another size, it may have taken another branch.
+    """Returns whether a graph's output agrees with its module's.
 
-    A graph that cannot compute with the sizes raises a plain RuntimeError or IndexError. Their subclasses, and errors of the
-    module itself, say nothing of sizes and are raised: memory that is used up, a failing device, an operator without a kernel.
+    Traced at another size, the graph may have taken another branch. A graph that cannot handle the
+    sizes raises a plain RuntimeError or IndexError. Subclasses of these, and errors of the module
+    itself, are unrelated to sizes and propagate: out of memory, a failing device, an operator without
+    a kernel.
     """
-    with undisturbed(module):  # in float32, as it was traced
+    with undisturbed(module):  # in float32, as when it was traced
         own = call.copied()  # the module may write into it, and calibration reads the call again
         expected = module(*own.args, **own.kwargs)
         try:
@@ -179,13 +185,13 @@ def _agree(graph_module: fx.GraphModule, module: nn.Module, call: ModelInputs) -
 
 
 def put_back(model: nn.Module, name: str, part: nn.Module) -> None:
-    """Lets another module take the place of the one at a path."""
+    """Replaces the module at a path with another."""
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, part)
 
 
 def parts_of(model: nn.Module) -> dict[str, fx.GraphModule]:
-    """Returns the quantized graphs inside a model, by path; a graph itself is not inside."""
+    """Returns the quantized graphs inside a model, by path, but not the model itself."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -194,7 +200,7 @@ def parts_of(model: nn.Module) -> dict[str, fx.GraphModule]:
 
 
 def _holds_for(graph_module: fx.GraphModule, call: ModelInputs) -> bool:
-    """Tells whether a call has the sizes behind dim 0 that a graph is open or fixed for."""
+    """Returns whether a call's sizes after dim 0 match the graph's fixed and open sizes."""
     tensors = [leaf for leaf in flat_inputs(graph_module, *call) if isinstance(leaf, Tensor)]
     return all(
         tensor.dim() == len(dims) and all(isinstance(b, str) or a == b for a, b in zip(tensor.shape[1:], dims[1:], strict=True))
@@ -203,7 +209,7 @@ def _holds_for(graph_module: fx.GraphModule, call: ModelInputs) -> bool:
 
 
 def _differing(sizes: Sequence[tuple[tuple[int, ...], ...]]) -> list[tuple[int, ...]]:
-    """Returns, for each tensor of a call, the dims behind the batch in which calls differ."""
+    """Returns, for each tensor of a call, the dims after dim 0 in which calls differ."""
     return [_differing_dims(shapes) for shapes in zip(*sizes, strict=True)]
 
 

@@ -213,7 +213,7 @@ def test_one_row_that_is_treated_differently_is_named() -> None:
     def forward(s: Net, x: Tensor) -> Tensor:
         return Net.forward(s, x) * (2 if x.shape[0] == 1 else 1)
 
-    with pytest.warns(UserWarning, match=r"fixed at 8, .*test_unusual_inputs\.py:\d+ treats one row in another way"):
+    with pytest.warns(UserWarning, match=r"fixed at 8, .*test_unusual_inputs\.py:\d+ treats one row differently"):
         qpass.quantize_graph(net(forward), [images(8)], progress=False)
 
 

@@ -1,1 +1,1 @@
-"""From a module to a functional graph of aten operators, with everything in the model left as it was."""
+"""Captures a module as a functional graph of aten operators, and leaves the module unchanged."""

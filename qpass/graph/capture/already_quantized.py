@@ -1,4 +1,4 @@
-"""Models that were quantized before, by qpass or by others: quantizing them again would take their rounding for the network."""
+"""Refuses models that are already quantized: their rounding would be taken for part of the network."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _OTHERS = (
 )
 #: Namespaces of operators on quantized tensors.
 _NAMESPACES = ("quantized", "quantized_decomposed", "torchao", "bitsandbytes", "_quantized")
-#: Types of weights that were rounded.
+#: Dtypes of quantized weights.
 _ROUNDED = (torch.int8, torch.uint8, torch.qint8, torch.quint8, torch.qint32)
 
 
 def refuse_quantized(model: nn.Module, parts: Sequence[str] = ()) -> None:
-    """Refuses a model that is quantized already, whole or in part.
+    """Refuses a model that is already quantized, by qpass or others, in whole or in part.
 
     Args:
         model: The model.
         parts: Paths of the modules to quantize; empty for the whole model.
 
     Raises:
-        UnsupportedError: Naming the module, and what quantized it.
+        UnsupportedError: If it is. Names the module and what quantized it.
     """
     known = dict(model.named_modules())
     for part in [name for name in parts if name in known] or [""]:

@@ -1,4 +1,4 @@
-"""What torch.export says of a model that it cannot capture, as errors that name module, line and way out."""
+"""Turns errors of torch.export into errors that name the module, the source line and the remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from qpass.errors import QPassError, TraceError, UnsupportedError, first_line
 
-#: Parts of torch.export's messages -> what the forward does, and what to do about it. The first that is found counts.
+#: Patterns in torch.export's messages, what the forward does, and the remedy. The first match counts.
 _KINDS = (
     (
         r"Found <class .*> in (output|input|inputs), which is not a known type",
@@ -20,8 +20,8 @@ _KINDS = (
     ),
     (
         r"specialized integer from data-dependent",
-        "it makes a Python number of a tensor's values",
-        "take int() away: t.max().item() alone can be a size or the end of a slice; or pass it as an input; where it never "
+        "it converts a tensor's values to a Python number",
+        "drop int(): t.max().item() alone can be a size or the end of a slice; or pass it as an input; where it never "
         "changes, keep it as an int of the module",
     ),
     (
@@ -45,18 +45,18 @@ _KINDS = (
         "make it in __init__ and register it as a buffer, or return it",
     ),
 )
-#: Files of torch through which an error of torch.func comes.
+#: Files of torch on the stack of an error from torch.func.
 _TRANSFORMS = {("_functorch", file) for file in ("apis.py", "eager_transforms.py", "vmap.py")}
-#: Where functions lie that take the model as their first argument and are no part of it.
+#: Folders whose functions may take the model as their first argument but are not part of it.
 _NOT_THE_MODEL = (Path(torch.__file__).parent, Path(__file__).parent)
 _OTHER_HINT = "a part of it may be captured all the same: pass submodules=('backbone', ...)"
 
 
 def explain(error: Exception, model: nn.Module) -> QPassError:
-    """Names the innermost module of the model that was running, its source line, and what can be done."""
+    """Returns an error that names the innermost running module, its source line and the remedy."""
     where, message = _where(error, model), first_line(error)
     frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    said = re.sub(r"https?://\S+", "", message)  # torch's advice on outputs has a link to functorch
+    said = re.sub(r"https?://\S+", "", message)  # torch's advice on outputs links to functorch
     if "functorch" in said or any(Path(file).parts[-2:] in _TRANSFORMS for file in frames):
         return UnsupportedError(
             "a transform of torch.func, such as vmap or grad",

@@ -1,4 +1,4 @@
-"""torch.export with every row count open that the model leaves open."""
+"""torch.export with dim 0 of every input open where the model allows it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qpass.graph.capture.size_lines import TRIED_SIZES, line_of
 from qpass.graph.edit import aten, describe, input_node, is_call
 from qpass.graph.signature.input_dims import given_dims
 
-#: Guards that say no more than that two sizes are equal, or what a size is: the table of dims holds them.
+#: Guards that only say that two sizes are equal, or bound one size: the table of dims covers them.
 _SIZE = r"L\[.*\]\.size\(\)\[\d+\]"
 _PLAIN_GUARD = re.compile(rf"{_SIZE} == (\d+|{_SIZE})|{_SIZE} (!= [01]|>= [012])")
 
@@ -24,7 +24,7 @@ _SQUEEZES = tuple(getattr(operator, name) for operator in (aten.squeeze, aten.sq
 
 
 class ConditionError(ValueError):
-    """A model that runs only for sizes that fulfil a condition, such as an even batch."""
+    """A model runs only for sizes that meet a condition, such as an even batch."""
 
 
 def export_open(
@@ -35,13 +35,13 @@ def export_open(
     open_sizes: Sequence[tuple[int, ...]] = (),
     dynamic_shapes: Any = None,
 ) -> ExportedProgram:
-    """Exports a model with dim 0 of each tensor open, or with what the caller opens.
+    """Exports a model with dim 0 of each tensor open, or with the dims that the caller opens.
 
-    torch.export ties sizes that the model needs to be equal, and fixes those that it needs to be fixed. Where it would need
-    more of them, such as an even batch, the export fails.
+    torch.export ties sizes that the model needs to be equal, and fixes sizes that it needs to be fixed.
+    Any other condition on sizes, such as an even batch, makes the export fail.
 
     Raises:
-        ConditionError: If it needs more.
+        ConditionError: If the model needs another condition.
     """
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     given = given_dims(model, args, kwargs, dynamic_shapes)
@@ -53,7 +53,7 @@ def export_open(
     shapes = _shapes(model, args, kwargs, tensors, dims)
     program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     if conditions(program) and not any(open_sizes):
-        # Sizes that torch.export finds by itself may come with conditions; those that are given by name are not to have any.
+        # Inferred dims may carry conditions; torch.export rejects conditions on named dims.
         by_name = [_by_name(own, sizes) for own, sizes in zip(dims, _sizes(program), strict=True)]
         named = _shapes(model, args, kwargs, tensors, by_name)
         try:
@@ -65,17 +65,20 @@ def export_open(
 
 
 def conditions(program: ExportedProgram) -> list[str]:
-    """Returns what a program asks of its sizes beyond being equal or fixed, such as whole numbers of windows."""
+    """Returns a program's conditions on sizes beyond equal or fixed, such as whole numbers of windows."""
     return [guard for guard in getattr(program, "_guards_code", None) or () if not _PLAIN_GUARD.fullmatch(guard)]
 
 
 def holds_for_some(program: ExportedProgram) -> bool:
-    """Tells whether a program holds only for sizes that fulfil an equation, such as whole numbers of windows."""
+    """Returns whether a program needs sizes that satisfy an equation, such as whole numbers of windows."""
     return any("%" in guard or "==" in guard for guard in conditions(program))
 
 
 def squeezed_rows(program: ExportedProgram) -> str:
-    """Returns the line of the first operator that removes an open dim where its size is 1, as a program of one graph cannot."""
+    """Returns the line of the first operator that removes an open dim only if its size is 1, or ''.
+
+    A single graph cannot express this.
+    """
     for node in program.graph.nodes:
         if is_call(node, *_SQUEEZES):
             sizes = input_node(node, 0).meta["val"].shape
@@ -86,7 +89,7 @@ def squeezed_rows(program: ExportedProgram) -> str:
 
 
 def _may_be_one(size: Any) -> bool:
-    """Tells whether an open size is 1 for some sizes of the inputs."""
+    """Returns whether an open size is 1 for some input sizes."""
     if not isinstance(size, torch.SymInt) or size.node.expr.is_number:
         return False
     expression = size.node.expr
@@ -100,7 +103,7 @@ def _sizes(program: ExportedProgram) -> list[torch.Size]:
 
 
 def _by_name(dims: dict[int, Any], sizes: torch.Size) -> dict[int, Any]:
-    """Replaces AUTO by a Dim for each symbol that torch.export found; multiples of one it does not name."""
+    """Replaces AUTO by a Dim where torch.export found a symbol, and by None where it did not."""
     return {n: _dim(sizes[n]) if dim is Dim.AUTO else dim for n, dim in dims.items()}
 
 
@@ -111,7 +114,7 @@ def _dim(size: Any) -> Any:
 def _shapes(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: Sequence[Tensor], dims: Sequence[dict[int, Any]]
 ) -> Any:
-    """Returns torch.export's ``dynamic_shapes``, nested as the arguments of the model's forward."""
+    """Returns torch.export's ``dynamic_shapes``, nested like the arguments of the model's forward."""
     by_tensor = {id(tensor): own or None for tensor, own in zip(tensors, dims, strict=True)}
     arguments = inspect.signature(model.forward).bind(*args, **kwargs).arguments  # *args and **kwargs come nested
     return pytree.tree_map(lambda leaf: by_tensor.get(id(leaf)), dict(arguments))

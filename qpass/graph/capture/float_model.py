@@ -1,4 +1,4 @@
-"""What is asked of the float model before anything is done with it: weights with values, and float32 to compute in."""
+"""Requirements on the float model: weights that have finite values, and computation in float32."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from qpass.graph.capture.refusals import refuse_scripted
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuses what is no model, and weights that are no numbers.
+    """Refuses anything that is not a module, and modules with invalid weights.
 
     Raises:
-        TraceError: If it is no ``nn.Module``.
-        UnsupportedError: Naming the first module of torch.jit, the first parameter or buffer without values or sparse, or the
-            first parameter with values that are NaN or infinite in float32.
+        TraceError: If it is not an ``nn.Module``.
+        UnsupportedError: If a module is from torch.jit, a parameter or buffer has no values or is
+            sparse, or a parameter has values that are NaN or infinite in float32. Names the first.
     """
     if not isinstance(model, nn.Module):
         name = model.__name__ if isinstance(model, type) else f"a {type(model).__name__}"
@@ -46,16 +46,16 @@ def check_model(model: nn.Module) -> None:
 
 
 def in_float32(model: nn.Module) -> tuple[nn.Module, Callable[[ModelInputs], ModelInputs]]:
-    """Returns the model in float32, and what makes its inputs float32.
+    """Returns the model in float32, and a function that converts its inputs.
 
-    A model that has weights of another float type (float16, bfloat16, float64) is copied, with a warning: its graph is given
-    float32 and gives it. So is one whose weights torch.inference_mode made: such tensors cannot be captured or learned. Inputs
-    become ordinary tensors without derivatives.
+    A model with weights of another float dtype (float16, bfloat16, float64) is copied, with a warning:
+    its graph takes and returns float32. A model whose weights were made in torch.inference_mode is
+    copied too: such tensors cannot be captured or learned. Inputs become ordinary detached tensors.
     """
     kinds = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} - {torch.float32}
     if kinds:
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
-        message = f"the model has weights of {names}: it is quantized from float32, which the result takes and gives"
+        message = f"the model has weights of {names}: it is quantized from float32, and the result takes and returns float32"
         warnings.warn(message, stacklevel=3)
         model = copy.deepcopy(model).float()
     if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):

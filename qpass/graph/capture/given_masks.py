@@ -1,4 +1,4 @@
-"""Masks of ``nn.Transformer`` are taken as they are given: torch looks whether they are causal, which no export can follow."""
+"""Uses masks of ``nn.Transformer`` as given: torch's check for causal masks cannot be exported."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.nn.modules import transformer
 
 @contextmanager
 def given_masks() -> Iterator[None]:
-    """Lets ``nn.TransformerEncoder`` and ``nn.TransformerDecoder`` believe ``is_causal`` and read no mask to find out.
+    """Makes ``nn.TransformerEncoder`` and ``nn.TransformerDecoder`` trust ``is_causal``.
 
-    The mask itself is applied either way, so their outputs stay the same.
+    They no longer inspect the mask, but still apply it, so the outputs stay the same.
     """
-    name = "_detect_is_causal_mask"  # torch keeps it to itself, and may drop it: exports then fail as they do without this
+    name = "_detect_is_causal_mask"  # private in torch: if it is removed, exports fail as they do without this
     original = getattr(transformer, name, None)
     if original is None:
         yield

@@ -1,6 +1,7 @@
-"""Does a graph that was captured with several rows compute what the model computes for one?
+"""Checks that a graph captured with several rows also computes what the model does for one row.
 
-torch.export takes no size to be 1, and never says so: a branch that a forward takes for one row is not in the graph.
+torch.export silently assumes that no size is 1: a branch that a forward takes for one row is not in
+the graph.
 """
 
 from __future__ import annotations
@@ -24,42 +25,44 @@ from qpass.runtime.torch_modes import kept_random_state
 def why_not_one_row(
     model: nn.Module, graph_module: fx.GraphModule, lines: SizeLines, *, rows_only: bool = False, larger: Collection[str] = ()
 ) -> str:
-    """Runs a model and its graph with one row, all inputs together and each alone, and likewise with other open sizes of 1.
+    """Compares a model and its graph on one row, for all inputs together and for each alone.
+
+    Does the same for every other open dim at size 1.
 
     Args:
         model: The caller's model, which may be changed.
-        graph_module: Its graph, with examples of several rows.
-        lines: What was seen when it was captured.
-        rows_only: Whether to leave other open sizes as they are.
+        graph_module: Its graph, with an example of several rows.
+        lines: Source lines recorded during capture.
+        rows_only: Whether to leave other open sizes unchanged.
         larger: Open dims that are always larger than 1.
 
     Returns:
-        Why the graph does not hold, with the line; or '' if it does.
+        Why the graph does not hold for size 1, with the source line; or '' if it does.
     """
     dims: Dims = facts_of(graph_module).dims
     example = example_inputs(graph_module)
     if not _agree(model, graph_module, example):
-        return ""  # for another reason, such as random numbers: the comparison with the model says it
+        return ""  # unrelated to size, such as random numbers: the source check reports it
     for symbols in _tried(dims, larger, rows_only=rows_only):
         args, kwargs = _cut(example, dims, symbols)
         size = f"{' and '.join(sorted(symbols))} of 1" if symbols != {"batch"} else "one row"
         try:
             expected = _run(model, args, kwargs)
-        except Exception as error:  # whatever a model raises for inputs that it does not take
+        except Exception as error:  # a model may raise anything for inputs that it does not take
             if not symbols >= _row_symbols(dims):
-                continue  # it may well need as many masks as texts
+                continue  # some inputs may have to agree, such as masks and texts
             return f"{line_of(error) or 'its forward'} does not run for {size}: {first_line(error)}"
         try:
             found = _run(graph_module, args, kwargs)
-        except Exception:  # whatever an operator raises for sizes that it does not take
+        except Exception:  # an operator may raise anything for sizes that it does not take
             found = None
         if not output_error(found, expected) <= LEAST_BOUND:
-            return f"{lines.branching([1]) or 'its forward'} treats {size} in another way than more"
+            return f"{lines.branching([1]) or 'its forward'} treats {size} differently from larger sizes"
     return ""
 
 
 def _tried(dims: Dims, larger: Collection[str], *, rows_only: bool) -> Iterator[set[str]]:
-    """Yields the symbols that are 1 together."""
+    """Yields the sets of symbols to set to 1 together."""
     rows = _row_symbols(dims) - set(larger)
     if len(rows) > 1:
         yield rows
@@ -74,7 +77,7 @@ def _row_symbols(dims: Dims) -> set[str]:
 
 
 def _cut(example: Any, dims: Dims, symbols: Collection[str]) -> Any:
-    """Returns the example with some open sizes of 1, or as many times that as the table says."""
+    """Returns the example with some symbols set to 1; sizes that are multiples become the factor."""
     rest = iter(dims)
 
     def cut(leaf: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What no pass can take apart, refused by name before work starts."""
+"""Refuses, before work starts, what no pass can handle."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def refuse_scripted(model: nn.Module) -> None:
-    """Refuses modules that torch.jit made.
+    """Refuses torch.jit modules.
 
     Raises:
-        UnsupportedError: Naming the first.
+        UnsupportedError: If there is one. Names the first.
     """
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -26,10 +26,10 @@ def refuse_scripted(model: nn.Module) -> None:
 
 
 def refuse_flex_attention(graph: fx.Graph) -> None:
-    """Refuses attention whose scores a function of the caller changes.
+    """Refuses flex_attention, whose scores a function of the caller modifies.
 
     Raises:
-        UnsupportedError: Naming where it is called.
+        UnsupportedError: If it is called. Names where.
     """
     for node in graph.nodes:
         if str(node.target) in ("flex_attention", "flex_attention_backward"):
@@ -38,10 +38,10 @@ def refuse_flex_attention(graph: fx.Graph) -> None:
 
 
 def refuse_transforms(graph: fx.Graph) -> None:
-    """Refuses what torch.func makes of a function, such as vmap, which torch.export keeps as calls of its own.
+    """Refuses torch.func transforms such as vmap, which torch.export keeps as separate calls.
 
     Raises:
-        UnsupportedError: Naming where it is called.
+        UnsupportedError: If one is called. Names where.
     """
     for node in graph.nodes:
         if str(getattr(node.target, "__module__", "")).startswith("torch._functorch"):
@@ -52,10 +52,10 @@ def refuse_transforms(graph: fx.Graph) -> None:
 
 
 def refuse_half(graph_module: fx.GraphModule) -> None:
-    """Refuses tensors of float16 and bfloat16 inside the forward.
+    """Refuses float16 and bfloat16 tensors inside the forward.
 
     Raises:
-        UnsupportedError: Naming the first.
+        UnsupportedError: If there is one. Names the first.
     """
     for node in graph_module.graph.nodes:
         if node.op == "call_function" and dtype_of(node) in _HALF:
@@ -64,5 +64,5 @@ def refuse_half(graph_module: fx.GraphModule) -> None:
                 "take .half(), .bfloat16() and .to(dtype) out of the forward, or switch them off in the model's configuration"
             )
             raise UnsupportedError(
-                what, where=describe(node), expected="float32: qpass computes in it what is no integer", hint=hint
+                what, where=describe(node), expected="float32, in which qpass computes all non-integers", hint=hint
             )

@@ -1,4 +1,4 @@
-"""The source lines, outside of torch, at which an export takes a size for a constant or branches by it."""
+"""Source lines outside torch where an export treats a size as a constant or branches on it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-#: Sizes that conditions and sizes that depend on those of the inputs are tried with.
+#: Input sizes at which conditions and derived sizes are evaluated.
 TRIED_SIZES = range(1, 17)
-#: Files through which a size's comparison in a forward reaches torch.
+#: Files of torch that are on the stack when a forward itself compares a size.
 _OPERATORS = ("sym_node.py", "symbolic_shapes.py", "__init__.py")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
 @dataclass
 class SizeLines:
-    """What was seen during exports.
+    """Lines recorded during exports.
 
     Attributes:
-        fixed: Lines that fix a size, '' where none is known.
-        branches: Conditions on sizes that a forward asks for itself, with their answers and lines.
+        fixed: Lines that fix a size; '' where the line is unknown.
+        branches: Conditions on sizes that a forward itself evaluates, with their results and lines.
     """
 
     fixed: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class SizeLines:
         return next(filter(None, self.fixed), "")
 
     def branching(self, sizes: Sequence[int] = TRIED_SIZES) -> str:
-        """Returns the first line whose condition has another answer for some of these sizes, or ''."""
+        """Returns the first line whose condition has another result for some of these sizes, or ''."""
         for condition, answer, line in self.branches:
             answers = [condition.subs(dict.fromkeys(condition.free_symbols, size)) for size in sizes]
             if any(other != answer for other in answers if other in (True, False)):
@@ -49,9 +49,9 @@ class SizeLines:
 
 @contextmanager
 def size_lines() -> Iterator[SizeLines]:
-    """Records lines while the block runs; others may not export meanwhile.
+    """Records lines while the block runs; other threads must not export meanwhile.
 
-    What is watched torch keeps to itself, and may drop: the lines are then unknown.
+    The patched functions are private in torch. If they are removed, the lines are unknown.
     """
     lines = SizeLines()
     replace, evaluate = (getattr(ShapeEnv, name, None) for name in ("_set_replacement", "evaluate_expr"))
@@ -81,7 +81,7 @@ def size_lines() -> Iterator[SizeLines]:
 
 
 def line_of(source: fx.Node | BaseException) -> str:
-    """Returns the innermost line outside of torch that made a node of an export, or that raised an error, or ''."""
+    """Returns the innermost line outside torch that made an exported node or raised an error, or ''."""
     if isinstance(source, fx.Node):
         found = _FRAME.findall(source.meta.get("stack_trace") or "")
         return _line_outside_torch([(file, int(number)) for file, number in found])
@@ -93,13 +93,13 @@ def _stack() -> list[tuple[str, int]]:
 
 
 def _line_outside_torch(frames: Iterable[tuple[str, int]]) -> str:
-    """Returns the innermost of some (file, line) that lies neither in torch nor here, or ''."""
+    """Returns the innermost line that is neither in torch nor in this package, or ''."""
     found = [(file, line) for file, line in frames if not _is_internal(file)]
     return f"{Path(found[-1][0]).name}:{found[-1][1]}" if found else ""
 
 
 def _asking_line(frames: Sequence[tuple[str, int]]) -> str:
-    """Returns the line that compares sizes itself, or '' where a function of torch does."""
+    """Returns the line that compares sizes itself, or '' if a function of torch does."""
     last = max((place for place, (file, _) in enumerate(frames) if not _is_internal(file)), default=None)
     if last is None or any(Path(file).name not in (*_OPERATORS, Path(__file__).name) for file, _ in frames[last + 1 :]):
         return ""

@@ -1,4 +1,4 @@
-"""What a model holds, and putting it back: tensors, attributes, and the containers and objects that these lead to."""
+"""Saves and restores a model's state: tensors, attributes, and all containers and objects they reach."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-#: Packages whose objects are left alone; modules and containers of theirs are not.
+#: Packages whose objects are skipped, except for their modules and containers.
 _FOREIGN = sys.stdlib_module_names | {"torch", "numpy"}
-#: Objects of the standard library that are there to hold others.
+#: Standard library classes that hold other objects.
 _HOLDERS = (SimpleNamespace, UserDict, UserList)
-#: What no model keeps its state in, and what may be large.
+#: Types that hold no model state and may be large.
 _NOT_OPENED = (ModuleType, torch.utils.data.Dataset)
 _MISSING = object()
 
 
 class Snapshot:
-    """Remembers a model, and whatever a forward may change that is reached from it.
+    """Saves everything reachable from a model that a forward may change.
 
-    These are parameters and buffers, the attributes of modules and of their classes, and everything that lies in them: dicts,
-    lists, sets, deques, tuples, arrays, random generators, and objects with attributes, at any depth. Objects of torch and of
-    the standard library, such as locks and files, are left alone. Each tensor is copied once.
+    This covers parameters and buffers, the attributes of modules and of their classes, and everything
+    in them: dicts, lists, sets, deques, tuples, arrays, random generators, and objects with attributes,
+    at any depth. Objects of torch and of the standard library, such as locks and files, are skipped.
+    Each tensor is copied once.
 
     Args:
         model: The model.
@@ -36,7 +37,7 @@ class Snapshot:
 
     def __init__(self, model: nn.Module) -> None:
         self._undo: list[Callable[[], object]] = []
-        self._seen: dict[int, Any] = {}  # holds what was seen, so that no other object takes its id
+        self._seen: dict[int, Any] = {}  # keeps seen objects alive, so that their ids stay unique
         waiting: list[Any] = [model]
         while waiting:
             value = waiting.pop()
@@ -45,12 +46,12 @@ class Snapshot:
                 waiting.extend(self._remember(value))
 
     def restore(self) -> None:
-        """Puts everything back that has changed, in the objects themselves."""
+        """Restores everything that has changed, in place."""
         for undo in reversed(self._undo):
             undo()
 
     def _remember(self, value: Any) -> Iterator[Any]:
-        """Remembers one object, and yields what it leads to."""
+        """Saves one object, and yields the objects it refers to."""
         if isinstance(value, Tensor):
             if value.layout is torch.strided and not value.is_meta:
                 self._undo.append(_tensor(value))
@@ -95,7 +96,7 @@ class Snapshot:
                     yield before
 
     def _remember_class(self, kind: type) -> Iterator[Any]:
-        """Remembers what a class holds beside its functions."""
+        """Saves a class's attributes other than functions."""
         before = dict(vars(kind))
         self._undo.append(functools.partial(_set_class, kind, before))
         for value in before.values():
@@ -111,7 +112,7 @@ def _is_foreign(kind: type) -> bool:
 
 
 def _tensor(tensor: Tensor) -> Callable[[], None]:
-    """Returns what gives a tensor its memory and its values back."""
+    """Returns a function that restores a tensor's memory and values."""
     with torch.no_grad():
         memory, before = tensor.detach(), tensor.detach().clone()
 
@@ -160,7 +161,7 @@ def _set(value: set[Any]) -> Callable[[], None]:
 
 
 def _cached(function: Any) -> Callable[[], None]:
-    """Returns what empties a ``functools.cache`` that has got new entries: they may hold tensors of the trace."""
+    """Returns a function that clears a ``functools.cache`` with new entries: they may hold traced tensors."""
     before = function.cache_info().misses
 
     def undo() -> None:
@@ -186,7 +187,7 @@ def _set_class(kind: type, before: dict[str, Any]) -> None:
 
 
 def _same(found: list[tuple[Any, ...]], before: list[tuple[Any, ...]]) -> bool:
-    """Tells whether entries are the very same objects in the same order."""
+    """Returns whether entries are the same objects in the same order."""
     return len(found) == len(before) and all(
         all(a is b for a, b in zip(x, y, strict=True)) for x, y in zip(found, before, strict=True)
     )

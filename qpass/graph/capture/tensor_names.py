@@ -1,4 +1,4 @@
-"""Names of a model's tensors and inputs that torch.fx cannot write into code, or that its graphs have taken for themselves."""
+"""Names of tensors and inputs that torch.fx cannot write into code, or that its graphs reserve."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch import fx, nn
 
 from qpass.errors import TraceError
 
-#: Names of tensors at the top whose nodes would have the name of something else in code or in a file.
+#: Top-level tensor names whose nodes would clash with other names in code or in a file.
 _TAKEN_NODES = ("self", "output")
-#: What the code of a graph calls by these names.
+#: Names that the generated code of a graph uses itself.
 USED_BY_CODE = frozenset(
     {"self", "torch", "torchvision", "operator", "math", "builtins", "qpass", "pytree", "fx_pytree", "flatten_call"}
 )
-#: What torch.fx may write between quotes.
+#: Text that torch.fx may write between quotes.
 _QUOTABLE = re.compile(r"[^\"'\\\r\n]+")
 
 
 def rename_tensors(program: torch.export.ExportedProgram) -> None:
-    """Gives new names to tensors that lie under a keyword, such as the key ``class`` of a ModuleDict, or under ``graph``.
+    """Renames tensors whose paths hold a keyword, such as a ModuleDict's key ``class``, or ``graph``.
 
-    torch.export accepts such models, and then writes code that is not Python's or that overwrites parts of its graph. Python
-    also normalizes names in code, and then looks for another one.
+    torch.export accepts such models, but generates code that is not valid Python or that overwrites
+    parts of its graph. Python also normalizes names in code, and then looks up a different name.
     """
     signature = program.graph_signature
     reserved = set(dir(fx.GraphModule(nn.Module(), fx.Graph())))
@@ -54,15 +54,15 @@ def _is_unsafe(name: str, reserved: Collection[str]) -> bool:
 
 
 def is_identifier(name: str) -> bool:
-    """Tells whether a name may become one in code: ASCII, no keyword, and nothing that the code itself calls so."""
+    """Returns whether a graph's code can use a name: ASCII, not a keyword, not in ``USED_BY_CODE``."""
     return name.isascii() and name.isidentifier() and not keyword.iskeyword(name) and name not in USED_BY_CODE
 
 
 def check_input_names(names: Iterable[str], model: nn.Module) -> None:
-    """Refuses inputs whose names cannot stand in the code of a graph.
+    """Refuses inputs whose names cannot be used in a graph's code.
 
     Raises:
-        TraceError: If there are any.
+        TraceError: If there are such names.
     """
     refused = [name for name in names if not is_identifier(name)]
     if refused:

@@ -31,9 +31,9 @@ from qpass.graph.signature.input_dims import Dims, exported_dims, given_dims, la
 from qpass.runtime.quiet import quiet_thread
 from qpass.runtime.torch_modes import SHARED_STATE, kept_random_state
 
-#: Rows of the example batch: torch.export takes a size of 1 for a constant.
+#: Rows of the example batch: torch.export treats a size of 1 as a constant.
 EXAMPLE_ROWS = 2
-#: What a line does that fixes the batch, and what to do about it.
+#: What a line that fixes the batch does, and the remedy.
 TAKEN_FOR_CONSTANT = "takes the number of rows for a constant, as len(x), int(x.shape[0]) and loops over x do; write x.shape[0]"
 
 
@@ -47,24 +47,27 @@ def trace(
 ) -> fx.GraphModule:
     """Captures a model in eval mode as a graph that shares nothing with it.
 
-    Dim 0 of every tensor is open where the model leaves it open; those that it needs to be equal are one symbol.
+    Dim 0 of every tensor is open where the model allows it. Dims that the model needs to be equal share
+    one symbol.
 
     Args:
-        model: Any model that torch.export captures; left as it was.
+        model: Any model that torch.export captures; left unchanged.
         args: Positional example inputs, tensors with the batch first.
         kwargs: Example inputs by name.
-        open_sizes: For each tensor of the inputs the dims, beside the batch, that shall be open to other sizes.
-        dynamic_shapes: What is open instead, for the inputs that it names: see ``qpass.quantize_graph``.
+        open_sizes: For each input tensor, the dims to open other than the batch dim.
+        dynamic_shapes: Dims to open instead, for the inputs that it names: see
+            ``qpass.quantize_graph``.
 
     Returns:
-        A GraphModule whose ``facts_of`` hold the example inputs, their ``names``, the table of their ``dims`` (see
-        ``qpass.graph.signature.input_dims``), ``dynamic_batch``, which of ``open_sizes`` the model leaves open, and whether
-        these are ``bound_sizes``, of which only some will do. Where the batch cannot be dynamic, a warning says so, names the
-        line that needs it fixed, and the graph holds for batches as large as the example's.
+        A GraphModule whose ``facts_of`` hold the example inputs, their ``names``, the table of their
+        ``dims`` (see ``qpass.graph.signature.input_dims``), ``dynamic_batch``, the ``open_sizes`` that
+        the model leaves open, and ``bound_sizes``: whether it accepts only some values of these. If the
+        batch cannot be dynamic, a warning names the line that fixes it, and the graph holds for batches
+        of the example's size.
 
     Raises:
-        TraceError: If the model cannot be captured; names the module, the source line and what to do. Also if it does not
-            leave open what ``dynamic_shapes`` opens.
+        TraceError: If the model cannot be captured; names the module, the source line and the remedy.
+            Also if the model fixes a dim that ``dynamic_shapes`` opens.
         ConfigError: If ``dynamic_shapes`` does not fit the inputs.
     """
     kwargs = dict(kwargs or {})
@@ -90,7 +93,7 @@ def trace(
 
 
 def _bound_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
-    """Returns the names of the inputs that are given, in the order of the model's forward."""
+    """Returns the names of the given inputs, in the order of the model's forward."""
     signature = inspect.signature(model.forward)
     try:
         return list(signature.bind(*args, **kwargs).arguments)
@@ -118,10 +121,10 @@ def _open_graph(
     dynamic_shapes: Any,
     as_it_came: Callable[[], None],
 ) -> tuple[fx.GraphModule | None, str]:
-    """Returns a graph whose rows are open and no reason, or no graph and the reason why they cannot be."""
+    """Returns a graph with open rows and '', or None and the reason why rows cannot be open."""
     given = given_dims(model, *example, dynamic_shapes)
     wants_rows = any(own is None or 0 in own for own in given)
-    if not wants_rows:  # dynamic_shapes opens other dims alone
+    if not wants_rows:  # dynamic_shapes opens only other dims
         example = copy_tensors(call)
         given = given_dims(model, *example, dynamic_shapes)
     with size_lines() as lines:
@@ -137,11 +140,11 @@ def _open_graph(
         where = lines.fixing() or "its forward"
         return None, f"{where} {TAKEN_FOR_CONSTANT}"
     if line := squeezed_rows(program):
-        reason = f"{line} squeezes an open dim, such as that of the rows, away where its size is 1; name the dims to squeeze"
+        reason = f"{line} squeezes away an open dim, such as the rows, if its size is 1; name the dims to squeeze"
     else:
         bound = bool(conditions(program))
         graph_module = _graph(program, model, example, given)
-        as_it_came()  # a forward leaves symbolic tensors behind when it is captured
+        as_it_came()  # capturing a forward may leave symbolic tensors in the model
         reason = why_not_one_row(model, graph_module, lines, rows_only=bound, larger=larger_dims(given))
     if not reason:
         return graph_module, ""
@@ -155,12 +158,12 @@ def _check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     try:
         with kept_random_state():
             model(*own_args, **own_kwargs)
-    except Exception as error:  # whatever a model raises for inputs that it does not take
+    except Exception as error:  # a model may raise anything for inputs that it does not take
         raise _does_not_run(model, args, kwargs, error) from error
 
 
 def _fixed_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.GraphModule:
-    """Returns the graph for calls with the sizes of one."""
+    """Returns the graph with all sizes fixed to those of this call."""
     args, kwargs = copy_tensors((args, kwargs))
     try:
         program = torch.export.export(model, args, kwargs, strict=False)
@@ -172,7 +175,7 @@ def _fixed_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 def _graph(
     program: torch.export.ExportedProgram, model: nn.Module, example: tuple[Any, Any], given: Sequence[dict[int, Any] | None]
 ) -> fx.GraphModule:
-    """Returns the graph of a program, with what is known of it."""
+    """Returns the graph of a program, with its facts."""
     names, dims = _table(program, model, example, given)
     rename_tensors(program)
     return _own_graph(
@@ -226,9 +229,9 @@ def _own_graph(exported: nn.Module, name: str, **kept: Any) -> fx.GraphModule:
 
 
 def _example_that_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """Returns a small example with copied tensors that the model runs on, at best one with ``EXAMPLE_ROWS`` rows.
+    """Returns a small copied example that the model runs on, with ``EXAMPLE_ROWS`` rows if possible.
 
-    A tensor of one row may be one of a kind, or what all rows share: both are tried.
+    A one-row tensor may have a row count of its own, or be shared by all rows: both are tried.
     """
     rows = batch_size((args, kwargs))
     error: Exception = TraceError("")
@@ -239,7 +242,7 @@ def _example_that_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str
             with kept_random_state():
                 model(*own_args, **own_kwargs)
             return example  # type: ignore[no-any-return]
-        except Exception as raised:  # whatever a model raises for inputs that it does not take
+        except Exception as raised:  # a model may raise anything for inputs that it does not take
             error = raised
     raise _does_not_run(model, args, kwargs, error) from error
 
@@ -255,7 +258,7 @@ def _does_not_run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def _resized(leaf: Any, sizes: Mapping[int, int]) -> Any:
-    """Cuts or repeats a tensor whose dim 0 is one of some sizes."""
+    """Cuts or repeats a tensor's rows to ``sizes[rows]``; copies it if ``sizes`` has no such entry."""
     if not isinstance(leaf, Tensor) or not leaf.dim() or leaf.shape[0] not in sizes:
         return copy_tensors(leaf)
     rows = sizes[leaf.shape[0]]

@@ -1,4 +1,4 @@
-"""Runs of the caller's model that leave it as it was."""
+"""Runs of the caller's model that leave it unchanged."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from qpass.runtime.torch_modes import kept_random_state
 def undisturbed(model: nn.Module, *, captured: bool = False) -> Iterator[Callable[[], None]]:
     """Puts a model into eval mode and float32, and restores it and the random state afterwards.
 
-    Gives a function that undoes what a run has changed, for the next one.
+    Yields a function that undoes the changes of one run before the next.
 
     Args:
-        model: Run inside, without gradients. What a run changes in it is restored: see ``Snapshot``.
-        captured: Whether torch.export captures it inside. That takes no modes around it: runs keep the random state themselves.
+        model: The model, run inside the block without gradients. Its changes are undone: see
+            ``Snapshot``.
+        captured: Whether torch.export captures the model inside the block. Export allows no modes
+            around it, so that each run must restore the random state itself.
     """
     before = Snapshot(model)
 

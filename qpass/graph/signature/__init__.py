@@ -1,1 +1,1 @@
-"""What a graph takes and gives: sizes and kinds of its inputs, and the structure of its outputs."""
+"""The signature of a graph: sizes and kinds of its inputs, and the structure of its outputs."""

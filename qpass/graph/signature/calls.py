@@ -1,4 +1,4 @@
-"""Calls of a graph: whose arguments are bound to its inputs by name, and flattened without losing any on the way."""
+"""Binds the arguments of a call to a graph's inputs by name, and flattens them without losing any."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qpass.errors import UnsupportedError, nearest
 
 
 def input_spec(graph_module: fx.GraphModule) -> Any:
-    """Returns how ``(args, kwargs)`` of a call are nested; None for a graph that takes its placeholders."""
+    """Returns the pytree spec of a call's ``(args, kwargs)``; None for a graph that takes flat inputs."""
     codegen = graph_module.graph._codegen
     return codegen.pytree_info.in_spec if hasattr(codegen, "pytree_info") else None
 
@@ -21,10 +21,10 @@ def input_spec(graph_module: fx.GraphModule) -> Any:
 def bind_call(
     graph_module: fx.GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Returns ``(args, kwargs)`` of a call as the graph was traced with them: by name or place, and in that order.
+    """Returns a call's ``(args, kwargs)`` as when the graph was traced: by name or position, in order.
 
     Raises:
-        UnsupportedError: Naming inputs that are missing, or that the graph has not.
+        UnsupportedError: If inputs are missing or unknown. Names them.
     """
     spec, names = input_spec(graph_module), list(graph_module.graph._codegen.pytree_info.orig_args)  # type: ignore[attr-defined]
     positional, keywords = spec.children()
@@ -43,7 +43,7 @@ def bind_call(
 
 
 class CheckedCodeGen(fx.graph._PyTreeCodeGen):
-    """Lets a graph's own forward flatten its inputs by ``flatten_call``."""
+    """Makes a graph's own forward flatten its inputs with ``flatten_call``."""
 
     def gen_var_bindings(self, *args: Any, **kwargs: Any) -> str:
         """See ``torch.fx.graph.CodeGen``."""
@@ -55,16 +55,16 @@ class CheckedCodeGen(fx.graph._PyTreeCodeGen):
 
 
 def flatten_call(tree: Any, spec: Any) -> list[Any]:
-    """Returns the leaves of nested inputs, in the order of ``spec``; dicts may have another order of keys.
+    """Returns the leaves of nested inputs, in the order of ``spec``; dict keys may come in any order.
 
     Raises:
-        UnsupportedError: If they are not nested as ``spec`` is: torch.fx itself leaves out what is too much.
+        UnsupportedError: If their nesting differs from ``spec``. torch.fx itself drops extra entries.
     """
     if spec.is_leaf():
         return [tree]
     if isinstance(tree, fx.Proxy):
         return tree_flatten_spec(tree, spec)  # type: ignore[no-any-return]
-    kind = spec.type if isinstance(spec.type, type) else spec.context  # of a NamedTuple torch says namedtuple, a function
+    kind = spec.type if isinstance(spec.type, type) else spec.context  # for a NamedTuple, torch gives the function namedtuple
     if issubclass(kind, Mapping) and isinstance(tree, Mapping):
         keys = pytree.tree_unflatten([None] * spec.num_leaves, spec).keys()
         _check(list(tree), keys)

@@ -1,6 +1,7 @@
-"""A node in front of a graph that refuses inputs which the graph does not hold for.
+"""A node at the start of a graph that refuses inputs for which the graph is not valid.
 
-It is a node, not a hook: copies, files and torch.fx transformations keep it. It takes every input and gives nothing.
+It is a node, not a hook: copies, files and torch.fx transformations keep it. It takes every input and
+returns nothing.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ Sizes = Sequence[Sequence[Sequence[int]]]
 
 
 def check_inputs(inputs: Sequence[Any], expected: Sequence[Any], held: Sizes, model: str) -> None:
-    """Refuses inputs of other sizes, kinds or values than a graph holds for.
+    """Refuses inputs whose sizes, kinds or values a graph is not valid for.
 
     Args:
         inputs: All inputs, flat.
-        expected: Of each input its name, its kind, and the sizes of a tensor (see ``qpass.graph.signature.input_dims``) or
-            the value that a constant has.
-        held: The sizes behind dim 0 of all tensors together that it holds for; empty for all that ``expected`` allows.
+        expected: Name and kind of each input, and the sizes of a tensor (see
+            ``qpass.graph.signature.input_dims``) or the value of a constant.
+        held: Combinations of the sizes after dim 0 of all tensors that the graph accepts; empty for
+            all that ``expected`` allows.
         model: Name of the graph.
 
     Raises:
-        UnsupportedError: Naming the input, and what the graph holds for.
+        UnsupportedError: If an input does not fit. Names the input, and what the graph accepts.
     """
     proxy = next((value for value in inputs if isinstance(value, fx.Proxy)), None)
-    if proxy is not None:  # torch.fx traces the graph anew
+    if proxy is not None:  # torch.fx is retracing the graph
         proxy.tracer.create_proxy("call_function", check_inputs, (tuple(inputs), expected, held, model), {})
         return
     symbols: dict[str, tuple[str, int]] = {}
@@ -54,7 +56,7 @@ fx.node.has_side_effect(check_inputs)
 
 
 def check_arguments(graph_module: fx.GraphModule) -> tuple[tuple[Any, ...], tuple[Any, ...], str]:
-    """Returns what ``check_inputs`` needs to know beside the inputs, from its facts."""
+    """Returns the arguments of ``check_inputs`` other than the inputs, from the graph's facts."""
     facts = facts_of(graph_module)
     placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
     leaves = flat_inputs(graph_module, *example_inputs(graph_module))
@@ -70,7 +72,7 @@ def check_arguments(graph_module: fx.GraphModule) -> tuple[tuple[Any, ...], tupl
 
 
 def add_input_check(graph_module: fx.GraphModule) -> None:
-    """Puts the check in front of a graph, for what its facts say that it holds for."""
+    """Inserts the check at the start of a graph, as its facts require."""
     placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
     with graph_module.graph.inserting_after(placeholders[-1]):
         graph_module.graph.call_function(check_inputs, (tuple(placeholders), *check_arguments(graph_module)))
@@ -81,10 +83,10 @@ def add_input_check(graph_module: fx.GraphModule) -> None:
 
 
 def check_is_as_added(graph_module: fx.GraphModule) -> None:
-    """Refuses a graph whose check of inputs is not the one that ``add_input_check`` puts in front of it.
+    """Refuses a graph whose input check is not the one that ``add_input_check`` inserts.
 
     Raises:
-        DataError: If there are several, or it expects other inputs.
+        DataError: If there is not exactly one check, or it expects other inputs.
     """
     found = [node for node in graph_module.graph.nodes if node.target is check_inputs]
     inputs = tuple(node for node in graph_module.graph.nodes if node.op == "placeholder")
@@ -93,10 +95,10 @@ def check_is_as_added(graph_module: fx.GraphModule) -> None:
 
 
 def check_example(graph_module: fx.GraphModule) -> None:
-    """Refuses a graph whose example inputs, or their names, are none that it takes itself: it is exported with them.
+    """Refuses a graph that does not accept its own example inputs or their names, used by exports.
 
     Raises:
-        DataError: Naming the input.
+        DataError: If it does not. Names the input.
     """
     facts, leaves = facts_of(graph_module), flat_inputs(graph_module, *example_inputs(graph_module))
     try:
@@ -118,10 +120,10 @@ def check_example(graph_module: fx.GraphModule) -> None:
 
 
 def named_inputs(graph_module: fx.GraphModule, call: ModelInputs) -> ModelInputs:
-    """Checks a call as the graph itself does, and returns its inputs by the names that they have in a file.
+    """Checks a call as the graph itself does, and returns its inputs by their names in files.
 
     Raises:
-        UnsupportedError: Naming the input, and what the graph holds for.
+        UnsupportedError: If an input does not fit. Names the input, and what the graph accepts.
     """
     leaves = flat_inputs(graph_module, *call)
     for node in graph_module.graph.nodes:
@@ -132,7 +134,7 @@ def named_inputs(graph_module: fx.GraphModule, call: ModelInputs) -> ModelInputs
 
 
 def without_input_check(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Takes the check out of a graph, in place: what exports it has checks of its own."""
+    """Removes the check from a graph, in place: exporters do their own checks."""
     for node in list(graph_module.graph.nodes):
         if node.target is check_inputs:
             graph_module.graph.erase_node(node)
@@ -181,5 +183,5 @@ def _kind(tensor: Tensor) -> str:
 
 
 def sizes_text(sizes: Sequence[Sequence[int]]) -> str:
-    """Returns the sizes behind dim 0 of some tensors as text, for messages."""
+    """Returns the sizes after dim 0 of some tensors as text, for messages."""
     return ", ".join("(batch, " + ", ".join(map(str, size)) + ")" for size in sizes)

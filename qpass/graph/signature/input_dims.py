@@ -1,7 +1,7 @@
 """The sizes of a graph's inputs: which are fixed, which are open, and which must be equal.
 
-A table has an entry for each input tensor, in flattened order, and in it one for each dim: a size, or the name of a symbol
-(``"batch"``), or a multiple of one (``"4*tokens"``).
+A table has an entry for each input tensor, in flattened order. The entry holds, for each dim, a size,
+the name of a symbol (``"batch"``), or a multiple of one (``"4*tokens"``).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from qpass.graph.edit import example_inputs
 from qpass.graph.facts import facts_of, update_facts
 
 Dims = list[tuple[int | str, ...]]
-#: What may stand for a dim, beside a number.
+#: Types that mark a dim as open.
 _OPEN = (Dim, type(Dim.AUTO))
 _MULTIPLE = re.compile(r"(\d+)\*(\w+)")
 
 
 def layout_of(graph_module: fx.GraphModule) -> Layout:
-    """Returns for each input tensor the symbol of its dim 0, or None where that is fixed."""
+    """Returns the symbol of dim 0 for each input tensor, or None where it is fixed."""
     facts = facts_of(graph_module)
     if facts.layout is not None:
         return facts.layout
@@ -37,16 +37,16 @@ def layout_of(graph_module: fx.GraphModule) -> Layout:
 
 
 def takes_any_rows(graph_module: fx.GraphModule) -> bool:
-    """Tells whether batches can be cut and joined: the batch is dynamic, and no input has a row count of its own."""
+    """Returns whether batches can be split and joined: a dynamic batch, and no input with its own rows."""
     return facts_of(graph_module).dynamic_batch and not has_own_rows(layout_of(graph_module))
 
 
 def tie_rows(graph_module: fx.GraphModule, counts: Sequence[Sequence[int]]) -> None:
-    """Takes inputs that have as many rows as the batch in every call for its rows: in calibration they are cut with it.
+    """Ties inputs to the batch if they have as many rows in every call: calibration splits them with it.
 
     Args:
-        graph_module: Gets the layout that ``layout_of`` returns from then on.
-        counts: Of each call, the size of dim 0 of each tensor.
+        graph_module: The graph, whose layout is updated: see ``layout_of``.
+        counts: For each call, the size of dim 0 of each tensor.
     """
     layout = layout_of(graph_module)
     first = next((index for index, symbol in enumerate(layout or ()) if symbol), None)
@@ -57,7 +57,7 @@ def tie_rows(graph_module: fx.GraphModule, counts: Sequence[Sequence[int]]) -> N
 
 
 def split_multiple(dim: str) -> tuple[int, str]:
-    """Returns factor and symbol of a table's entry."""
+    """Returns the factor and the symbol of a dim in a table."""
     found = _MULTIPLE.fullmatch(dim)
     return (int(found[1]), found[2]) if found else (1, dim)
 
@@ -65,10 +65,10 @@ def split_multiple(dim: str) -> tuple[int, str]:
 def given_dims(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
 ) -> list[dict[int, Any] | None]:
-    """Returns what ``dynamic_shapes`` says of each tensor of a call: its open dims, or None where it says nothing.
+    """Returns the dims that ``dynamic_shapes`` opens in each tensor of a call, or None if not mentioned.
 
     Raises:
-        ConfigError: If it names inputs that the call has not, or is not nested as they are.
+        ConfigError: If it names inputs that the call does not have, or its nesting differs from theirs.
     """
     arguments = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
     extra = next((p.name for p in inspect.signature(model.forward).parameters.values() if p.kind is p.VAR_KEYWORD), None)
@@ -79,7 +79,7 @@ def given_dims(
             f"got a {type(dynamic_shapes).__name__}", where="dynamic_shapes", expected="a mapping of inputs to their dims"
         )
     shapes = dict(dynamic_shapes or {})
-    if extra in arguments:  # inputs that came by **kwargs stand beside the others
+    if extra in arguments:  # inputs passed by **kwargs are listed beside the others
         own = {name: shapes.pop(name) for name in list(shapes) if name in arguments[extra] and name not in arguments}
         shapes[extra] = {**own, **(shapes.get(extra) or {})}
     for name in shapes:
@@ -90,13 +90,13 @@ def given_dims(
 
 
 def larger_dims(given: Sequence[dict[int, Any] | None]) -> set[str]:
-    """Returns the names of the dims that the caller says are larger than 1."""
+    """Returns the names of the dims that the caller declares larger than 1."""
     dims = [dim for own in given for dim in (own or {}).values()]
     return {dim.__name__ for dim in dims if isinstance(getattr(dim, "min", None), int) and dim.min > 1}
 
 
 def dims_left_open(model: nn.Module, batch: ModelInputs, *, dynamic_shapes: Any) -> list[list[int]]:
-    """Returns the dims of each tensor of a call that ``dynamic_shapes`` opens."""
+    """Returns, for each tensor of a call, the dims that ``dynamic_shapes`` opens."""
     return [list(dims or ()) for dims in given_dims(model, *batch, dynamic_shapes)]
 
 
@@ -134,9 +134,9 @@ def exported_dims(program: torch.export.ExportedProgram, names: Sequence[str], g
     """Returns the table of a program's inputs.
 
     Args:
-        program: What torch.export made.
-        names: Of the input tensors.
-        given: What the caller said of each: his names are kept.
+        program: The exported program.
+        names: Names of the input tensors.
+        given: Dims that the caller gave for each; their names are kept.
     """
     user_inputs = set(program.graph_signature.user_inputs)
     values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in user_inputs]
@@ -163,9 +163,9 @@ def _entry(size: Any, symbols: Mapping[Any, str]) -> int | str:
 
 
 def dims_to_export(graph_module: fx.GraphModule) -> dict[str, Any] | None:
-    """Returns torch.export's ``dynamic_shapes`` for the inputs that a graph was traced with; None where all are fixed.
+    """Returns torch.export's ``dynamic_shapes`` for a graph's traced inputs; None if all are fixed.
 
-    Sizes behind dim 0 are left to torch.export, which knows for which ones the graph holds.
+    Sizes after dim 0 are left to torch.export, which infers which values the graph is valid for.
     """
     table: Dims = facts_of(graph_module).dims
     if not any(isinstance(size, str) for dims in table for size in dims):

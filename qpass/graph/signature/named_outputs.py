@@ -1,4 +1,4 @@
-"""What a loaded graph gives in place of an output class of another library, which a file must not name."""
+"""Outputs of a loaded graph in place of another library's output class, which a file must not name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch.utils._pytree as pytree
 
 
 class NamedOutputs(dict[str, Any]):
-    """The fields of a dataclass or of a ``ModelOutput`` of transformers.
+    """The fields of a dataclass or of a transformers ``ModelOutput``.
 
-    Fields are read as attributes (``out.logits``), as keys (``out["logits"]``) and by position (``out[0]``). Fields that were
-    None are attributes that are None, and no keys.
+    Fields are read as attributes (``out.logits``), by key (``out["logits"]``) and by position
+    (``out[0]``). Fields that were None are None as attributes, and are not keys.
 
     Args:
         fields: Name and value of each field that is not None.

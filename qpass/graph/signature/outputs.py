@@ -12,7 +12,7 @@ from torch import fx
 
 from qpass.graph.edit import aten, input_name
 
-#: Operators on tensors that give a number.
+#: Operators on tensors that return a number.
 _TO_NUMBER = (
     aten.sym_size.int,
     aten.sym_numel.default,
@@ -23,27 +23,27 @@ _TO_NUMBER = (
 
 
 def output_leaves(graph_module: fx.GraphModule) -> list[Any]:
-    """Returns the outputs, flat: nodes, and values that are constants."""
+    """Returns the flat outputs: nodes and constants."""
     node = next(node for node in graph_module.graph.nodes if node.op == "output")
     return pytree.tree_leaves(node.args[0])
 
 
 def output_spec(graph_module: fx.GraphModule) -> Any:
-    """Returns how outputs are nested, or None for a single one."""
+    """Returns the pytree spec of the outputs, or None for a single output."""
     codegen = graph_module.graph._codegen
     return codegen.pytree_info.out_spec if hasattr(codegen, "pytree_info") else None
 
 
 def is_tensor_output(leaf: Any) -> bool:
-    """Tells whether an output is a tensor; numbers and what is no node are none."""
+    """Returns whether an output is a tensor, rather than a number or a constant."""
     return isinstance(leaf, fx.Node) and not _gives_number(leaf)
 
 
 def value_of(leaf: Any, inputs: Mapping[str, Any]) -> Any:
-    """Returns an output that is no tensor.
+    """Returns the value of a non-tensor output.
 
     Args:
-        leaf: A constant, or a node that gives a number.
+        leaf: A constant, or a node that returns a number.
         inputs: Values of the placeholders, by name.
     """
     if not isinstance(leaf, fx.Node):
@@ -56,7 +56,7 @@ def value_of(leaf: Any, inputs: Mapping[str, Any]) -> Any:
 
 
 def keep_tensor_outputs(graph_module: fx.GraphModule) -> None:
-    """Leaves a graph its tensors for outputs, as a flat tuple, in place."""
+    """Reduces a graph's outputs to the tensors, as a flat tuple, in place."""
     node = next(node for node in graph_module.graph.nodes if node.op == "output")
     kept = tuple(leaf for leaf in output_leaves(graph_module) if is_tensor_output(leaf))
     node.args = (kept,)
@@ -68,7 +68,7 @@ def keep_tensor_outputs(graph_module: fx.GraphModule) -> None:
 
 
 def output_names(graph_module: fx.GraphModule) -> list[str]:
-    """Returns a name for each tensor among the outputs: keys of a dict, else ``output``, or ``output_0``, ``output_1``, ..."""
+    """Returns a name for each output tensor: dict keys, else ``output``, or ``output_0``, ``output_1``..."""
     leaves, spec = output_leaves(graph_module), output_spec(graph_module)
     kept = [index for index, leaf in enumerate(leaves) if is_tensor_output(leaf)]
     if spec is not None and isinstance(spec.context, (list, tuple)) and spec.type is not tuple and spec.num_children:
@@ -77,7 +77,7 @@ def output_names(graph_module: fx.GraphModule) -> list[str]:
             names = [str(key) for key, child in zip(keys, spec.children(), strict=True) if child.num_leaves]
             return [names[index] for index in kept]
         nested = [index for key, child in zip(keys, spec.children(), strict=True) for index in [str(key)] * child.num_leaves]
-        if len(kept) == len({nested[index] for index in kept}):  # a number in the shape, say, beside one tensor a key
+        if len(kept) == len({nested[index] for index in kept}):  # such as a number from a shape beside one tensor per key
             return [nested[index] for index in kept]
     return [f"output_{index}" for index in range(len(kept))] if len(kept) > 1 else ["output"]
 

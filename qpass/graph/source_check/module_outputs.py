@@ -14,9 +14,9 @@ from qpass.graph.source_check.output_error import tensor_error
 from qpass.runtime.free_memory import TidyInterpreter
 from qpass.runtime.storage import SpilledTensor, Storage
 
-#: The greatest error of a module's output that counts as agreement.
+#: Largest error of a module's output that counts as agreement.
 SAME_MODULE = 1e-4
-#: Bytes of outputs that are recorded at most; modules that run after that are not compared.
+#: Most bytes of outputs to record. Modules that run after that are not compared.
 MOST_BYTES = 2**28
 
 
@@ -25,8 +25,8 @@ def recorded_outputs(model: nn.Module, storage: Storage) -> Iterator[dict[str, S
     """Records, by path, the output of every module that is called once and returns one tensor.
 
     Args:
-        model: The model, which is called inside.
-        storage: Where the outputs lie.
+        model: The model, called inside the block.
+        storage: Where to keep the outputs.
     """
     found: dict[str, SpilledTensor] = {}
     calls: dict[str, int] = {}
@@ -34,7 +34,7 @@ def recorded_outputs(model: nn.Module, storage: Storage) -> Iterator[dict[str, S
 
     def hook(path: str, output: Any) -> None:
         nonlocal size
-        if torch.compiler.is_dynamo_compiling():  # in a branch of cond, say, which may write nothing
+        if torch.compiler.is_dynamo_compiling():  # such as in a branch of cond, which allows no side effects
             return
         calls[path] = calls.get(path, 0) + 1
         if not isinstance(output, Tensor) or calls[path] > 1 or size + output.nbytes > MOST_BYTES:
@@ -56,14 +56,14 @@ def recorded_outputs(model: nn.Module, storage: Storage) -> Iterator[dict[str, S
 
 
 class ModuleErrors(TidyInterpreter):
-    """Runs a graph and compares the last node of every module with the module's output.
+    """Runs a graph and compares each module's last node with the module's output.
 
     Args:
         graph_module: The graph.
-        expected: Outputs of modules, by path.
+        expected: Module outputs, by path.
 
     Attributes:
-        errors: The error of each node that was compared, in order.
+        errors: Error of each compared node, in order.
     """
 
     def __init__(self, graph_module: fx.GraphModule, expected: Mapping[str, SpilledTensor]) -> None:
@@ -89,8 +89,8 @@ class ModuleErrors(TidyInterpreter):
         """Returns the first node that differs and whose difference is not undone later.
 
         Args:
-            agreed: Paths of modules that agreed before the pass. Inside a rotated stream, or after a folded scale, outputs are
-                meant to differ; their readers agree again.
+            agreed: Paths of modules that agreed before the pass. Inside a rotated stream, or after a
+                folded scale, outputs are expected to differ; their users agree again.
         """
         undone, agreeing = set[fx.Node](), self.agreeing
         for node in reversed(self.graph.nodes):

@@ -1,4 +1,4 @@
-"""The effect of rounding on a graph's outputs, measured: every operator's result is changed at random by as much."""
+"""Measures the effect of rounding on a graph's outputs by random errors in every operator's result."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
-#: The unit of float32's rounding.
+#: Unit roundoff of float32.
 ROUNDING = 2.0**-24
-#: How much coarser the tried roundings are: for choices by value, such as top-k, a few draws must find what many could.
+#: How much coarser the simulated roundings are. A few draws must expose what many could, such as a
+#: different choice by top-k.
 COARSER = 32
 
 
 class NoisyRun(fx.Interpreter):
-    """Runs a graph with random relative errors of at most ``COARSER`` roundings in every float that an input or a call gives.
+    """Runs a graph with random relative errors of up to ``COARSER`` roundings in float inputs and results.
 
     Args:
         graph_module: The graph.
@@ -40,7 +41,7 @@ class NoisyRun(fx.Interpreter):
             generator = self._generators[value.device] = torch.Generator(value.device).manual_seed(self._seed)
         errors = torch.rand(value.shape, generator=generator, device=value.device).mul_(2).sub_(1)
         rounded = value * errors.mul_(COARSER * ROUNDING).add_(1).to(value.dtype)
-        return torch.where(rounded.isfinite(), rounded, value)  # a mask's -3.4e38 stays one
+        return torch.where(rounded.isfinite(), rounded, value)  # a mask's -3.4e38 stays finite
 
 
 def _is_float(leaf: Any) -> bool:

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from qpass.graph.fill_values import fill_values
 
-#: A channel counts as no smaller than this share of its tensor: one that is always about 0 holds roundings alone.
+#: Least magnitude of a channel, relative to its tensor's: a channel near 0 holds only rounding errors.
 LEAST_CHANNEL = 1e-3
-#: So many values tell the size of a channel; a few may all be small by chance.
+#: Fewest values that determine a channel's magnitude; fewer may all be small by chance.
 CHANNEL_VALUES = 16
 
 
 def output_error(found: Any, expected: Any, near: float = 0.0, *, channels: bool = False) -> float:
-    """Returns the greatest ``tensor_error`` of all values in two nested outputs, infinity if their counts differ."""
+    """Returns the largest ``tensor_error`` in two nested outputs, or infinity if their counts differ."""
     a, b = _values(found), _values(expected)
     if len(a) != len(b):
         return math.inf
@@ -27,29 +27,29 @@ def output_error(found: Any, expected: Any, near: float = 0.0, *, channels: bool
 
 
 def same_shapes(found: Any, expected: Any) -> bool:
-    """Tells whether two nested outputs have as many values, of the same shapes."""
+    """Returns whether two nested outputs have the same number of values, with the same shapes."""
     return [value.shape for value in _values(found)] == [value.shape for value in _values(expected)]
 
 
 def has_values(calls: Sequence[Any]) -> bool:
-    """Tells whether every output of floats that is not empty has a finite value in one of several calls at least."""
+    """Returns whether every non-empty float output has a finite value in at least one call."""
     columns = zip(*map(_values, calls), strict=False)
     floats = [[value for value in column if value.is_floating_point() and value.numel()] for column in columns]
     return all(any(bool(value.isfinite().any()) for value in column) for column in floats if column)
 
 
 def tensor_error(found: Tensor, expected: Tensor, near: float = 0.0, *, channels: bool = False) -> float:
-    """Returns the greatest difference, relative to the root mean square of the expected values without their fills.
+    """Returns the largest difference, relative to the root mean square of the expected non-fill values.
 
-    For integers and booleans it is the share of values that differ. It is infinite if shapes differ, or if NaN and infinities
-    are not in the same places.
+    For integers and booleans, it is the share of values that differ. It is infinite if the shapes
+    differ, or if NaN and infinities are not in the same places.
 
     Args:
-        found: What was computed.
-        expected: What should have been.
+        found: Computed values.
+        expected: Expected values.
         near: See ``fill_values``.
-        channels: Whether each channel, in dim 1 or in the last one, has a size of its own: in a tensor of boxes in pixels and
-            of scores, the boxes would hide the scores' errors.
+        channels: Whether to also scale each channel, of dim 1 and of the last dim, by its own magnitude.
+            In a tensor of boxes in pixels and of scores, the boxes would hide errors of the scores.
     """
     if found.shape != expected.shape:
         return math.inf
@@ -83,7 +83,7 @@ def _double(tensor: Tensor) -> Tensor:
 
 
 def _values(outputs: Any) -> list[Tensor]:
-    """Returns tensors, and numbers as tensors; other outputs are not compared."""
+    """Returns the tensors, and the numbers as tensors; other outputs are not compared."""
     leaves = pytree.tree_leaves(outputs)
     return [
         leaf if isinstance(leaf, Tensor) else torch.tensor(leaf) for leaf in leaves if isinstance(leaf, (Tensor, int, float))

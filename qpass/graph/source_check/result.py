@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class SourceCheck:
-    """The float graph against the caller's model.
+    """Comparison of the float graph with the caller's model.
 
     Attributes:
-        samples: Calibration samples that both were run on.
-        error: Greatest difference of an output value, relative to the root mean square of that output, over all passes. For
-            integers the share of values that differ.
-        bound: The greatest error that would have passed: 3e-5 or, if the error is larger, twice the effect that roundings 32
-            times as coarse as those of float32 have on the graph's outputs.
+        samples: Number of calibration samples that both ran on.
+        error: Largest difference of an output value, relative to the root mean square of that output,
+            over all passes. For integers, the share of values that differ.
+        bound: Largest error that would have passed: 3e-5, or, if the error is larger, twice the effect
+            on the graph's outputs of roundings 32 times as coarse as float32's.
         passes: The steps after which graph and model were compared, in order.
-        valued: Whether every output of floats has a finite value in some sample.
+        valued: Whether every float output has a finite value in some sample.
     """
 
     samples: int
@@ -29,7 +29,8 @@ class SourceCheck:
     def informative(self) -> bool:
         """Whether the comparison proves anything.
 
-        False where roundings alone change an output by as much as its size, or where an output has no finite value.
+        False if rounding alone changes an output by as much as its magnitude, or if an output has no
+        finite value.
         """
         return self.bound < 1 and self.valued
 

@@ -1,4 +1,4 @@
-"""Compares the graphs that are made of the caller's model with the model."""
+"""Compares the graphs made from the caller's model with that model."""
 
 from __future__ import annotations
 
@@ -27,29 +27,31 @@ from qpass.quantizers import Quantizer
 from qpass.runtime.storage import Storage
 from qpass.runtime.torch_modes import kept_random_state
 
-#: Rows of the first batch, and of the second one, which is run if the batch is dynamic.
+#: Rows of the first batch, and of the second one, which runs if the batch is dynamic.
 FIRST_ROWS, OTHER_ROWS = 3, 1
-#: Draws of roundings, and the bound as a multiple of their effect.
+#: Number of draws of simulated roundings, and the bound as a multiple of their effect.
 DRAWS, NOISE_RATIO = 2, 2.0
-#: Errors up to this pass without a measured bound. A few hundred operators round by as much, and most networks stay below it.
+#: Errors up to this pass without a measured bound. A few hundred operators round by this much; most
+#: networks stay below it.
 LEAST_BOUND = 512 * ROUNDING
-#: What the tried roundings may do to a value that a mask fills in, as a share of it: a few operators move it.
+#: Relative change that simulated roundings may cause in a mask's fill value, over a few operators.
 FILL_ROUNDING = 16 * COARSER * ROUNDING
 
 
 class Source:
-    """Holds the outputs of the caller's model for a few calibration samples, and compares graphs with them.
+    """Holds the caller's model's outputs for a few calibration samples, and compares graphs with them.
 
-    The model runs on construction: twice on the first batch, and once on another size if the graph's batch is dynamic.
+    The model runs on construction: twice on the first batch, and once on another batch size if the
+    graph's batch is dynamic.
 
     Args:
-        model: The caller's model, left as it was.
+        model: The caller's model, left unchanged.
         graph_module: The traced graph.
         batches: Calibration batches.
-        storage: Where outputs of modules lie; None is in memory.
+        storage: Where to keep module outputs; None keeps them in memory.
 
     Raises:
-        SourceError: If the model does not give the same outputs when it is called again.
+        SourceError: If the model's outputs differ when it is called again.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Source:
             )
         samples = sum(map(batch_size, self._calls[1:]))
         self._seen = SourceCheck(samples=samples, error=0.0, bound=LEAST_BOUND, passes=(), valued=valued)
-        #: Paths of modules whose outputs the graph gives; rotations and folds change some rightly.
+        #: Paths of modules whose outputs the graph reproduces. Rotations and folds rightly change some.
         self._agreeing = set(self._modules)
         if (error := output_error(self._outputs[1], self._outputs[0])) > LEAST_BOUND:
             raise SourceError(
@@ -85,15 +87,15 @@ class Source:
             )
 
     def check(self, graph_module: fx.GraphModule, step: str, reference: fx.GraphModule | None = None) -> None:
-        """Compares a graph, quantizers off, with the model, and notes the result among the graph's facts.
+        """Compares a graph, quantizers off, with the model, and records the result in the graph's facts.
 
         Args:
             graph_module: A graph that should compute the model's function in float.
             step: Name of the last step, for messages.
-            reference: Its float network, which is compared in its place; None where its weights are float ones.
+            reference: Its float network, compared in its place; None if the graph's weights are float.
 
         Raises:
-            SourceError: Naming the step and the first node that differs.
+            SourceError: If they differ. Names the step and the first node that differs.
         """
         network = graph_module if reference is None else reference
         with quantizers_off(network), torch.no_grad(), kept_random_state():
@@ -114,12 +116,13 @@ class Source:
         update_facts(graph_module, source_check=self._seen)
 
     def _bound(self, network: fx.GraphModule, expected: Sequence[Any], *, alike: bool) -> float:
-        """Returns the greatest error that roundings explain: the graph's own sensitivity, measured on each different call.
+        """Returns the largest error that rounding explains: the graph's sensitivity on distinct calls.
 
         Args:
             network: The graph.
-            expected: What it gives for every call without roundings.
-            alike: Whether outputs have the model's shapes. If not, no bound holds unless roundings change shapes as well.
+            expected: Its outputs for every call, without simulated roundings.
+            alike: Whether the outputs have the model's shapes. If not, no bound holds unless rounding
+                changes shapes as well.
         """
         different = sorted({0, len(self._calls) - 1})
         runs = [_Flat(network, NoisyRun(network, seed)) for seed in range(DRAWS)]
@@ -139,8 +142,8 @@ class Source:
             where=self._name if first is None else describe(first),
             expected=f"at most {bound:.1e}, which the roundings of float32 explain",
             hint=(
-                f"a forward that treats {OTHER_ROWS} row in another way than several has to be changed; "
-                "else this is a fault of qpass: please report the model"
+                f"change a forward that treats {OTHER_ROWS} row differently from several; "
+                "otherwise this is a fault of qpass: please report the model"
                 if step == "trace" and worst == 2
                 else "this is a fault of qpass: please report the model"
             ),
@@ -148,7 +151,7 @@ class Source:
 
 
 class _Flat:
-    """Calls an interpreter as its graph is called."""
+    """Makes an interpreter callable like its graph."""
 
     def __init__(self, graph_module: fx.GraphModule, run: fx.Interpreter) -> None:
         self._graph_module, self._run = graph_module, run
@@ -158,7 +161,7 @@ class _Flat:
 
 
 def _calls(graph_module: fx.GraphModule, batches: Sequence[ModelInputs]) -> list[ModelInputs]:
-    """Returns the first batch twice, and one of another size where the batch is dynamic."""
+    """Returns the first batch twice, and one of another size if the batch is dynamic."""
     if not facts_of(graph_module).dynamic_batch:
         rows = batch_size(facts_of(graph_module).example)
         first = (split_rows(batches[0], rows) or [ModelInputs(*example_inputs(graph_module))])[0]
@@ -176,20 +179,20 @@ def _calls(graph_module: fx.GraphModule, batches: Sequence[ModelInputs]) -> list
 
 
 def _two_rows(single: Sequence[ModelInputs], layout: Layout) -> ModelInputs:
-    """Returns a batch of two batches of one row, or of one of them twice where they do not go together."""
+    """Joins two one-row batches, or repeats the first if they cannot be joined."""
     joined = next(even_batches(single, least=2, most=2, layout=layout))
     return joined if batch_size(joined, layout) == 2 else repeat_rows(single[0], 2, layout)
 
 
 def _call(model: Any, inputs: ModelInputs) -> Any:
-    """Runs a model on copies."""
+    """Runs a model on copied inputs and copies its outputs."""
     args, kwargs = copy_tensors(tuple(inputs))
     return copy_tensors(model(*args, **kwargs))
 
 
 @contextmanager
 def quantizers_off(graph_module: nn.Module) -> Iterator[None]:
-    """Switches every quantizer off inside the block."""
+    """Disables every quantizer inside the block."""
     switched = [module for module in graph_module.modules() if isinstance(module, Quantizer) and module.enabled]
     for module in switched:
         module.enabled = False

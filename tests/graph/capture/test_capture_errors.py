@@ -96,8 +96,8 @@ def array_of_buffer(part: Part, x: Tensor, lengths: Tensor) -> Tensor:
 
 
 REFUSED = {
-    int_of_values: r"Python number of a tensor's values.*take int\(\) away",
-    int_of_buffer: r"Python number of a tensor's values.*keep it as an int of the module",
+    int_of_values: r"a tensor's values to a Python number.*drop int\(\)",
+    int_of_buffer: r"a tensor's values to a Python number.*keep it as an int of the module",
     branch: r"control flow.*torch\.where.*submodules=",
     printed: r"a Python number, depends on a tensor's values",
     write_data: r"\.data.*write detach\(\) for \.data",

@@ -208,7 +208,7 @@ class Tokens(nn.Module):
 
 def test_a_dim_that_the_caller_opens_may_be_one() -> None:
     x = torch.randn(4, 6, 8)
-    with pytest.raises(TraceError, match=r"test_one_row\.py:\d+ treats tokens of 1 in another way"):
+    with pytest.raises(TraceError, match=r"test_one_row\.py:\d+ treats tokens of 1 differently"):
         trace(Tokens(branch=True).eval(), (x,), dynamic_shapes={"x": {0: "batch", 1: "tokens"}})
     more = {"x": {0: "batch", 1: torch.export.Dim("tokens", min=2)}}
     assert facts_of(trace(Tokens(branch=True).eval(), (x,), dynamic_shapes=more)).dims == [("batch", "tokens", 8)]

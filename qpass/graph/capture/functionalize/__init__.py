@@ -1,4 +1,4 @@
-"""Traced graph -> functional graph: regions inlined, checks of the data gone, and no operator that writes into a tensor."""
+"""Traced graph -> functional graph: inlined regions, no assertions, no writes into tensors."""
 
 from qpass.graph.capture.functionalize.autocast import without_autocast
 from qpass.graph.capture.functionalize.functionalize import functionalize, refuse_writes

@@ -1,4 +1,4 @@
-"""Autocast regions in float32."""
+"""Runs autocast regions in float32."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from qpass.runtime.torch_modes import AUTOCAST_DEVICES, no_autocast
 
 
 class _Float32(TorchFunctionMode):
-    """Switches autocast off again before each function that a region of autocast calls.
+    """Disables autocast again before each function that an autocast region calls.
 
-    A region sets a flag of its thread when it is entered, and sets it back at its end. So nothing of other threads is touched.
+    A region sets a thread-local flag on entry and resets it on exit, so other threads are unaffected.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -31,8 +31,8 @@ class _Float32(TorchFunctionMode):
 def without_autocast() -> Iterator[None]:
     """Disables every ``torch.autocast`` inside the block, including those inside a model, in this thread.
 
-    A graph is quantized from float32. The dtypes of results under autocast, to which a model may cast others, are then float32
-    as well, and a model and its graph are compared in the same precision.
+    A graph is quantized from float32. Results in autocast regions, to whose dtype a model may cast other
+    tensors, are then float32 as well, and a model and its graph are compared in the same precision.
     """
     with no_autocast(), _Float32():
         yield

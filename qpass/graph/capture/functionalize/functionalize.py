@@ -1,6 +1,7 @@
 """Turns a traced graph into a functional one, and checks that graphs stay functional.
 
-Later passes move, copy and replace nodes. That is valid only if no node's value changes after the node has run.
+Later passes move, copy and replace nodes. That is valid only if no node's value changes after the
+node has run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from qpass.graph.capture.functionalize.regions import inline_regions
 from qpass.graph.capture.functionalize.state import refuse_state
 from qpass.graph.edit import aten, calls, describe, finish
 
-#: Assertions on data, and on what the trace has fixed. The caller's model runs with its own assertions in the source check.
+#: Assertions on data, and on what the trace has fixed. In the source check, the caller's model runs
+#: with its own assertions.
 _ASSERTIONS = (
     aten._assert_tensor_metadata.default,
     aten._assert_scalar.default,
@@ -25,13 +27,14 @@ _ASSERTIONS = (
     aten.sym_constrain_range.default,
     aten.sym_constrain_range_for_size.default,
 )
-#: Uninitialized memory becomes zeros: it may hold NaN, and its values would depend on what ran before.
+#: Uninitialized memory becomes zeros: it may hold NaN, and its values depend on what ran before.
 _WITHOUT_VALUES = {
     aten.empty.memory_format: aten.zeros.default,
     aten.empty_like.default: aten.zeros_like.default,
     aten.new_empty.default: aten.new_zeros.default,
 }
-#: Norms that update running statistics although their schemas do not say so, and the position of their training flag.
+#: Norms that update running statistics although their schemas do not say so, and the argument index of
+#: their training flag.
 _UPDATES_STATISTICS = {aten.batch_norm.default: 5, aten.instance_norm.default: 5}
 
 
@@ -39,11 +42,13 @@ def functionalize(graph_module: fx.GraphModule) -> None:
     """Rewrites a traced graph in place.
 
     Args:
-        graph_module: A graph as torch.export gives it, with its own tensors and example inputs, whose values are not changed.
+        graph_module: A graph from torch.export, with its own tensors and example inputs, whose values
+            stay unchanged.
 
     Raises:
-        TraceError: For an operator without a functional form, a write through a view without an inverse, and outputs that
-            depend on how often the model was called. Names the node or the buffer.
+        TraceError: For an operator without a functional form, a write through a view without an
+            inverse, or outputs that depend on how often the model was called. Names the node or the
+            buffer.
     """
     inline_regions(graph_module)
     for node in calls(graph_module, *_ASSERTIONS):
@@ -62,10 +67,10 @@ def functionalize(graph_module: fx.GraphModule) -> None:
 
 
 def refuse_writes(graph_module: fx.GraphModule) -> None:
-    """Checks what every pass relies on.
+    """Checks that no node writes into a tensor, as every pass requires.
 
     Raises:
-        TraceError: Naming the first node that writes into a tensor.
+        TraceError: If one does. Names the first.
     """
     for node in graph_module.graph.nodes:
         if is_mutable(node):

@@ -1,4 +1,7 @@
-"""Operators that write into their arguments, and their functional forms: ``add_`` -> ``add``, ``matmul.out`` -> ``matmul``."""
+"""Operators that write into their arguments, and their functional forms.
+
+``add_`` -> ``add``, ``matmul.out`` -> ``matmul``.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,18 @@ from typing import Any
 import torch
 from torch import fx
 
-#: They change the memory behind a tensor, which no value can stand for.
+#: Operators that change the memory behind a tensor, which no value can represent.
 _NO_VALUE = ("set_", "resize_", "resize_as_", "resize", "resize_as", "set")
 
 
 def is_mutable(node: fx.Node) -> bool:
-    """Tells whether a node calls an operator that writes into an argument."""
+    """Returns whether a node calls an operator that writes into an argument."""
     schema = getattr(node.target, "_schema", None) if node.op == "call_function" else None
     return bool(getattr(schema, "is_mutable", False))
 
 
 def changes_shape(node: fx.Node) -> bool:
-    """Tells whether a node gives its argument another shape over the same memory, as ``unsqueeze_`` does."""
+    """Returns whether a node reshapes its argument over the same memory, as ``unsqueeze_`` does."""
     return torch.Tag.inplace_view in getattr(node.target, "tags", ())
 
 
@@ -36,7 +39,7 @@ def written_arguments(node: fx.Node) -> list[Any]:
 
 @cache
 def functional_form(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
-    """Returns the operator that gives what ``target`` would write, from the same arguments without ``out``, or None."""
+    """Returns the operator that computes what ``target`` writes, without ``out`` arguments, or None."""
     namespace, _, name = target._schema.name.partition("::")
     plain = f"__{name[3:]}" if name.startswith("__i") else name.removesuffix("_")
     wanted = _types(target)
@@ -53,7 +56,7 @@ def functional_form(target: torch._ops.OpOverload) -> torch._ops.OpOverload | No
 
 
 def functional_kwargs(target: torch._ops.OpOverload, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Returns the keyword arguments without those that are only written into."""
+    """Returns the keyword arguments without the ``out`` arguments, which are only written into."""
     out = {entry.name for entry in target._schema.arguments if entry.is_out}
     return {name: value for name, value in kwargs.items() if name not in out}
 

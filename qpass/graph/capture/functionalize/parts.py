@@ -1,6 +1,7 @@
-"""Tensors assembled from parts along one dim, so that a read of a slice finds the value that was written to it.
+"""Tensors assembled from parts along one dim, so that reading a slice finds the value written to it.
 
-``t = zeros(B, 17, C); t[:, 0] = cls; t[:, 1:] = patches`` becomes ``cat([cls, patches], 1)``: the zeros are never read.
+``t = zeros(B, 17, C); t[:, 0] = cls; t[:, 1:] = patches`` becomes ``cat([cls, patches], 1)``: the
+zeros are never read.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from qpass.graph.edit import END_OF_DIM, argument, aten, call_like, is_call
 
 
 class Part(NamedTuple):
-    """A node, and its size along the dim that it is a part of."""
+    """A node, and its size along the concatenated dim."""
 
     size: int
     node: fx.Node
@@ -23,7 +24,7 @@ class Parts:
     """Assembles tensors and remembers their parts.
 
     Args:
-        graph_module: The graph that gets the new nodes.
+        graph_module: The graph to add nodes to.
     """
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
@@ -38,14 +39,14 @@ class Parts:
         return node
 
     def replace(self, source: fx.Node, value: fx.Node, dim: int, bounds: tuple[int, int, int], before: fx.Node) -> fx.Node:
-        """Returns ``source`` with another slice.
+        """Returns ``source`` with one slice replaced.
 
         Args:
             source: The tensor.
             value: The new value of the slice.
             dim: The slice's dim, not negative.
-            bounds: Where it starts and ends, and the size of the dim.
-            before: Where the nodes go.
+            bounds: Start and end of the slice, and the size of the dim.
+            before: The node to insert before.
         """
         start, stop, size = bounds
         written = [Part(stop - start, value)] if stop > start else []
@@ -55,13 +56,13 @@ class Parts:
         )
 
     def find(self, view: fx.Node, source: fx.Node, ndim: int, before: fx.Node) -> fx.Node | None:
-        """Returns the parts of ``source`` that a slice or select reads, or None where they are not known.
+        """Returns the parts of ``source`` that a slice or select reads, or None if they are unknown.
 
         Args:
             view: The slice or select.
-            source: What it is to read.
-            ndim: Dims of ``source``.
-            before: Where the nodes go.
+            source: The tensor that it should read.
+            ndim: Number of dims of ``source``.
+            before: The node to insert before.
         """
         if source not in self._known or not is_call(view, aten.slice.Tensor, aten.select.int):
             return None
@@ -111,7 +112,10 @@ class Parts:
 
 
 def slice_bounds(view: fx.Node, size: int) -> tuple[int, int] | None:
-    """Returns where a slice of a dim of ``size`` starts and ends, or None where it depends on the inputs or has steps."""
+    """Returns start and end of a slice of a dim of ``size``.
+
+    Returns None if they depend on the inputs, or if the step is not 1.
+    """
     start, stop, step = (argument(view, index, name) for index, name in ((2, "start"), (3, "end"), (4, "step")))
     bounds = (0 if start is None else start, END_OF_DIM if stop is None else stop)
     if step not in (None, 1) or not all(isinstance(bound, int) for bound in bounds):

@@ -18,10 +18,11 @@ from qpass.graph.edit import aten, describe, is_call
 
 
 class PresentValues:
-    """Walks a graph in order and replaces the arguments of every node by their current values.
+    """Walks a graph in order and replaces every node's arguments with their current values.
 
-    A tensor is a base, or a view with a parent. A write gives the tensor a new value, which is put into its parent, and
-    so on up to the base. Other views of that base are recomputed from their parents when they are next read.
+    A tensor is a base, or a view with a parent. A write gives the tensor a new value, which is put into
+    its parent, and so on up to the base. Other views of that base are recomputed from their parents
+    when they are next read.
 
     Args:
         graph_module: The graph, with example inputs.
@@ -41,7 +42,7 @@ class PresentValues:
         self._source: dict[fx.Node, fx.Node] = {}
         self._version: dict[fx.Node, int] = {}
         self._value: dict[fx.Node, tuple[int, fx.Node]] = {}
-        #: What a write returns, by the tensor that it is.
+        #: From the result of a write to the tensor that was written.
         self._same: dict[fx.Node, fx.Node] = {}
         self._targets: dict[fx.Node, list[fx.Node]] = {}
 
@@ -49,7 +50,7 @@ class PresentValues:
         """Rewrites the graph.
 
         Returns:
-            For each base that was written into, the node of what it holds at the end.
+            For each base that was written into, the node of its final value.
         """
         gone = []
         for node in list(self._graph_module.graph.nodes):
@@ -66,7 +67,7 @@ class PresentValues:
         return {base: self._value[base][1] for base, version in self._version.items() if version}
 
     def _read_arguments(self, node: fx.Node) -> None:
-        """Lets a node without writes read current values, and records what it is a view of."""
+        """Makes a node that writes nothing read current values, and records what it is a view of."""
         parent = self._find_parent(node)
         node.args, node.kwargs = self._read((node.args, dict(node.kwargs)), node)
         if parent is not None:
@@ -81,7 +82,7 @@ class PresentValues:
         self._value[view] = self._version[base], self._view(view, self._source[view], node, made=True)
 
     def _find_parent(self, node: fx.Node) -> fx.Node | None:
-        """Returns the tensor whose memory a node's result lies in, or None where it has memory of its own."""
+        """Returns the tensor whose memory a node's result shares, or None if it has its own memory."""
         seen = self._seen.get(node)
         seen = seen[0] if isinstance(seen, (tuple, list)) and seen else seen
         base = self._base_of.get(seen.storage) if isinstance(seen, Seen) else None
@@ -107,7 +108,7 @@ class PresentValues:
         return value
 
     def _view(self, view: fx.Node, source: fx.Node, before: fx.Node, *, made: bool) -> fx.Node:
-        """Returns a view recomputed from another value, or the view itself if it was just made from this one."""
+        """Returns a view recomputed from another value, or the view itself if it was just made from it."""
         parent = self._parent[view]
         if self._is_whole(view, parent):
             return source
@@ -120,7 +121,7 @@ class PresentValues:
         with self._graph_module.graph.inserting_before(before):
             again = self._graph_module.graph.node_copy(view, lambda n: source if n is self._source[view] else n)
         if is_call(again, aten.view.default):
-            again.target = aten.reshape.default  # the new source may lie otherwise in memory
+            again.target = aten.reshape.default  # the new source may have other strides
         return again
 
     def _is_whole(self, view: fx.Node, parent: fx.Node) -> bool:

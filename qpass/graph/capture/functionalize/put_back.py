@@ -1,4 +1,4 @@
-"""The inverse of each view: from a view's new value to the new value of the tensor that it is a view of."""
+"""Inverses of views: from a view's new value to the new value of its source tensor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qpass.graph.capture.functionalize.parts import Parts, slice_bounds
 from qpass.graph.capture.functionalize.sizes import fixed_size, same_size, size_arguments
 from qpass.graph.edit import add_constant, argument, aten, call_like, describe, is_call
 
-#: Views that hold the values of their source in the same order.
+#: Views that keep their source's values in the same order.
 _RESHAPES = (
     *(aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten._unsafe_view.default),
     *(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.view_as.default),
@@ -22,7 +22,7 @@ _RESHAPES = (
     *(aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, aten.dropout.default, aten.type_as.default),
     *(aten.atleast_1d.default, aten.atleast_2d.default, aten.atleast_3d.default, aten.expand.default, aten.expand_as.default),
 )
-#: Views that exchange two dims, each its own inverse.
+#: Views that swap two dims; each is its own inverse.
 _SWAPS = (
     *(aten.transpose.int, aten.swapaxes.default, aten.swapdims.default),
     *(aten.t.default, aten.mT.default, aten.numpy_T.default),
@@ -31,7 +31,7 @@ _SPLITS = (
     *(aten.split.Tensor, aten.split.sizes, aten.split_with_sizes.default, aten.chunk.default),
     *(aten.tensor_split.sections, aten.tensor_split.indices),
 )
-#: One call of a method: the view, its new value, the value of its source so far, and its traced source.
+#: Arguments: the view, its new value, the current value of its source, and its traced source.
 _Inverse = Callable[[fx.Node, fx.Node, fx.Node, fx.Node], fx.Node | None]
 
 
@@ -39,9 +39,9 @@ class PutBack:
     """Puts views back into their sources.
 
     Args:
-        graph_module: The graph that gets the new nodes.
-        parts: What was put together before.
-        seen: What each traced node gave when it was run.
+        graph_module: The graph to add nodes to.
+        parts: The tensors assembled so far.
+        seen: Recorded output of each traced node.
     """
 
     def __init__(self, graph_module: fx.GraphModule, parts: Parts, seen: Mapping[fx.Node, Any]) -> None:
@@ -61,17 +61,17 @@ class PutBack:
         }
 
     def __call__(self, view: fx.Node, value: fx.Node, source: fx.Node, of: fx.Node, *, before: fx.Node) -> fx.Node:
-        """Returns the value of a tensor, a view of which has got another value.
+        """Returns the new value of a tensor after one of its views was written to.
 
         Args:
             view: The traced view.
             value: Its new value.
-            source: The value of the tensor so far.
+            source: The current value of the tensor.
             of: The traced tensor.
-            before: Where the nodes go.
+            before: The node to insert before.
 
         Raises:
-            TraceError: For a view that has no inverse.
+            TraceError: If the view has no inverse.
         """
         self._before = before
         inverse = self._inverses.get(view.target)
@@ -142,7 +142,7 @@ class PutBack:
         return self._replace(source, value, dim, (sum(sizes[:index]), sum(sizes[: index + 1]), size))
 
     def _diagonal(self, view: fx.Node, value: fx.Node, source: fx.Node, of: fx.Node) -> fx.Node:
-        """Writes by ``where``: torch's exporter to ONNX refuses ``diagonal_scatter``."""
+        """Writes with ``where``: torch's ONNX exporter rejects ``diagonal_scatter``."""
         assert self._before is not None
         offset, *dims = (argument(view, *which) for which in ((1, "offset", 0), (2, "dim1", 0), (3, "dim2", 1)))
         rows, columns = (fixed_size(of, dim) for dim in dims)
@@ -152,7 +152,7 @@ class PutBack:
         places.diagonal(offset).fill_(True)
         if not places.any():
             return source
-        order = (torch.arange(rows) + min(offset, 0)).clamp(0, int(places.sum()) - 1)  # of the rows that have a place
+        order = (torch.arange(rows) + min(offset, 0)).clamp(0, int(places.sum()) - 1)  # each row's index into the diagonal
         of_rows = add_constant(self._graph_module, f"{view.name}_order", order, self._before)
         where = add_constant(self._graph_module, f"{view.name}_places", places, self._before)
         spread = self._call(aten.unsqueeze.default, self._call(aten.index_select.default, value, -1, of_rows), -1)

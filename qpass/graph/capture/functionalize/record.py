@@ -1,4 +1,4 @@
-"""One run on the example inputs: which tensors share memory, and what each write gives."""
+"""Records which tensors share memory, and what each write gives, in one run on the example inputs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from qpass.runtime.torch_modes import kept_random_state
 
 @dataclass(frozen=True)
 class Seen:
-    """A tensor as it was when its node had run.
+    """A tensor's metadata right after its node ran.
 
     Attributes:
-        storage: Equal for tensors that share memory; it does not keep the memory.
+        storage: Equal for tensors that share memory; does not keep the memory alive.
         layout: Shape, strides and offset.
-        dtype: Its type.
+        dtype: The dtype.
     """
 
     storage: StorageWeakRef
@@ -39,15 +39,15 @@ class Seen:
 
     @property
     def elements(self) -> int:
-        """How many values it has."""
+        """The number of values."""
         return math.prod(self.shape)
 
 
 class Recorder(TidyInterpreter):
-    """Runs a graph that may write into tensors, and leaves inputs, parameters and buffers as they were.
+    """Runs a graph that may write into tensors, and leaves inputs, parameters and buffers unchanged.
 
     Attributes:
-        seen: For each node what it gave, every tensor as a ``Seen``.
+        seen: Output of each node, every tensor as a ``Seen``.
         given: For each call that writes, the (dtype, shape) of each result of its functional form.
     """
 
@@ -71,7 +71,7 @@ class Recorder(TidyInterpreter):
         return self
 
     def run_node(self, n: fx.Node) -> Any:
-        """Runs one node and records what it gives."""
+        """Runs one node and records its output."""
         if is_mutable(n):
             self._before_write(n)
         result = super().run_node(n)
@@ -81,7 +81,7 @@ class Recorder(TidyInterpreter):
         return result
 
     def _before_write(self, node: fx.Node) -> None:
-        """Keeps what will be overwritten of the graph's own tensors, and tries the functional form."""
+        """Saves the graph's own tensors that will be overwritten, and tries the functional form."""
         for written in pytree.tree_leaves([self.env[argument] for argument in _nodes(written_arguments(node))]):
             storage = _see(written).storage
             if storage in self._own and storage not in self._before:

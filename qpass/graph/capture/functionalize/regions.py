@@ -1,4 +1,4 @@
-"""Regions that torch.export wraps: gradient modes, autocast, checkpoints. Their bodies are inlined, so that passes see them."""
+"""Inlines regions that torch.export wraps (gradient modes, autocast, checkpoints) for the passes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import fx
 
 from qpass.graph.edit import aten, fetch, is_call
 
-#: By name: not every torch has all of them. In a graph without gradients each is its body.
+#: By name: not every torch version has all of them. Without gradients, each just runs its body.
 _WRAPPERS = (
     *("wrap_with_set_grad_enabled", "wrap_with_autocast", "wrap_activation_checkpoint", "tag_activation_checkpoint"),
     *("wrap", "strict_mode", "invoke_subgraph"),
@@ -18,12 +18,12 @@ _WRAPPERS = (
 
 
 def is_region(node: fx.Node) -> bool:
-    """Tells whether a node calls an operator that runs graphs of its own, such as ``cond``."""
+    """Returns whether a node calls an operator that runs subgraphs, such as ``cond``."""
     return node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator)
 
 
 def region_linears(graph_module: fx.GraphModule, node: fx.Node) -> int:
-    """Returns how many Linears the graphs inside a region have, nested ones included."""
+    """Returns the number of Linears in a region's subgraphs, including nested ones."""
     bodies = [body for argument in node.all_input_nodes if (body := _body(graph_module, argument)) is not None]
     return sum(
         sum(
@@ -35,7 +35,7 @@ def region_linears(graph_module: fx.GraphModule, node: fx.Node) -> int:
 
 
 def inline_regions(graph_module: fx.GraphModule) -> None:
-    """Inlines every region that does nothing but run its body, nested ones too; ``cond``, ``map`` and the like stay."""
+    """Inlines every region that only runs its body, including nested ones; ``cond``, ``map`` etc. stay."""
     while regions := [node for node in graph_module.graph.nodes if _is_wrapper(node)]:
         for node in regions:
             _inline(graph_module, node)

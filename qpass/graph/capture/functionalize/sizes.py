@@ -1,4 +1,4 @@
-"""Sizes of traced tensors, as numbers where they are fixed and as nodes where they are not."""
+"""Sizes of traced tensors: numbers if they are fixed, nodes if not."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from qpass.graph.edit import aten, call_like
 
 
 def fixed_size(node: fx.Node, dim: int) -> int | None:
-    """Returns the size of a dim of a traced node, or None where it depends on the inputs."""
+    """Returns the size of a dim of a traced node, or None if it depends on the inputs."""
     sizes = _traced_sizes(node)
     return sizes[dim] if sizes is not None and isinstance(sizes[dim], int) else None
 
 
 def same_size(a: fx.Node, b: fx.Node, dim: int) -> bool:
-    """Tells whether two traced nodes have the same size in a dim for all inputs."""
+    """Returns whether two traced nodes have the same size in a dim for all inputs."""
     sizes = _traced_sizes(a), _traced_sizes(b)
     return None not in sizes and str(sizes[0][dim]) == str(sizes[1][dim])  # type: ignore[index]
 
 
 def same_sizes(a: fx.Node, b: fx.Node) -> bool:
-    """Tells whether two traced nodes have the same shape for all inputs."""
+    """Returns whether two traced nodes have the same shape for all inputs."""
     sizes = _traced_sizes(a), _traced_sizes(b)
     return None not in sizes and str(sizes[0]) == str(sizes[1])
 
 
 def size_arguments(graph_module: fx.GraphModule, node: fx.Node, value: fx.Node, before: fx.Node) -> list[Any] | None:
-    """Returns the shape of a traced node as arguments of a call.
+    """Returns the shape of a traced node as call arguments.
 
     Args:
         graph_module: The graph.
         node: The traced node.
         value: A node that has its shape at ``before``.
-        before: Where the arguments will be read.
+        before: The node to insert before.
 
     Returns:
-        Numbers, and nodes for what depends on the inputs; None where the trace has kept no shape.
+        Numbers, and nodes for sizes that depend on the inputs; None if the trace recorded no shape.
     """
     sizes = _traced_sizes(node)
     if sizes is None:

@@ -1,4 +1,4 @@
-"""Buffers that a model writes into: what they hold must not decide what the next call gives."""
+"""Buffers that a model writes into: their contents must not affect the outputs of the next call."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from qpass.runtime.torch_modes import kept_random_state
 
 
 def refuse_state(graph_module: fx.GraphModule, written: Mapping[fx.Node, fx.Node]) -> None:
-    """Refuses a model whose outputs depend on what former calls left in its buffers.
+    """Refuses a model whose outputs depend on what earlier calls left in its buffers.
 
-    Buffers that are written before they are read, counters that no output reads, and values that every call leaves the same
-    pass: the graph computes them without the write.
+    Accepts buffers that are written before they are read, counters that no output reads, and values
+    that every call leaves the same: the graph computes them without the write.
 
     Args:
-        graph_module: The rewritten graph, from which dead nodes are not yet removed.
-        written: For each tensor that is written into, the node of what it holds at the end of a call.
+        graph_module: The rewritten graph, before dead nodes are removed.
+        written: For each tensor that is written into, the node of its value at the end of a call.
 
     Raises:
-        TraceError: Naming the buffer.
+        TraceError: If the outputs depend on them. Names the buffers.
     """
     output = next(node for node in graph_module.graph.nodes if node.op == "output")
     needed = ancestors(output)
@@ -47,7 +47,7 @@ def refuse_state(graph_module: fx.GraphModule, written: Mapping[fx.Node, fx.Node
 
 
 class _Run(fx.Interpreter):
-    """Runs a graph with some tensors exchanged and keeps what some nodes give."""
+    """Runs a graph with some tensors replaced, and keeps the outputs of some nodes."""
 
     def __init__(self, graph_module: fx.GraphModule, own: Mapping[fx.Node, Any], wanted: set[fx.Node]) -> None:
         super().__init__(graph_module)
@@ -65,7 +65,7 @@ class _Run(fx.Interpreter):
 def _run(
     graph_module: fx.GraphModule, output: fx.Node, states: Mapping[fx.Node, fx.Node], own: Mapping[fx.Node, Any], *, other: bool
 ) -> tuple[Any, dict[fx.Node, Any]]:
-    """Returns the outputs, and what is left in each tensor, on the example inputs or on others like them."""
+    """Returns the outputs and each tensor's final value, on the example inputs or on others like them."""
     args, kwargs = example_inputs(graph_module)
     inputs = flat_inputs(graph_module, args, kwargs)
     if other:

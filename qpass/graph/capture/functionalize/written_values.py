@@ -1,4 +1,4 @@
-"""The values that in-place operators write, computed by functional operators."""
+"""Computes the values that in-place operators write, with functional operators."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class WrittenValues:
     """Computes the values that calls write.
 
     Args:
-        graph_module: The graph that gets the new nodes.
-        recorder: What its nodes gave when they were run.
+        graph_module: The graph to add nodes to.
+        recorder: Recorded outputs of its nodes.
         read: Returns arguments with each node replaced by its value before a given node runs.
     """
 
@@ -31,10 +31,10 @@ class WrittenValues:
         self._graph_module, self._recorder, self._read = graph_module, recorder, read
 
     def __call__(self, node: fx.Node, targets: Sequence[fx.Node]) -> list[fx.Node]:
-        """Returns, for each tensor that ``node`` writes into, the node of what it holds afterwards.
+        """Returns, for each tensor that ``node`` writes into, the node of its value afterwards.
 
         Raises:
-            TraceError: For an operator that has no functional form, or that gives its tensor another size.
+            TraceError: If the operator has no functional form, or the value does not fit the tensor.
         """
         if is_call(node, *_COPIES):
             value, source = self._read(node.args[1], node), self._recorder.seen[node.args[1]]  # type: ignore[index]
@@ -53,7 +53,7 @@ class WrittenValues:
         ]
 
     def view(self, node: fx.Node) -> fx.Node:
-        """Returns the view that a change of shape, such as ``unsqueeze_``, stands for."""
+        """Returns the view that an in-place change of shape, such as ``unsqueeze_``, amounts to."""
         view = self._functional(node)
         view.meta["val"] = node.meta.get("val")
         return view
@@ -73,7 +73,7 @@ class WrittenValues:
         return call_like(self._graph_module, node, target, *args, **kwargs)
 
     def _fit(self, node: fx.Node, value: fx.Node, dtype: torch.dtype, shape: tuple[int, ...], target: fx.Node) -> fx.Node:
-        """Gives a value the type and the shape of the tensor that it is written into."""
+        """Converts a value to the dtype and shape of the tensor that it is written into."""
         seen = self._recorder.seen[target]
         if dtype != seen.dtype:
             value = self._call(node, aten.to.dtype, value, seen.dtype)
