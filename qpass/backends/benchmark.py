@@ -1,4 +1,4 @@
-"""Timing a quantized graph or file against a float model or file: exports what is not a file yet."""
+"""Times a quantized graph or file against a float baseline. Exports whatever is not a file yet."""
 
 from __future__ import annotations
 
