@@ -33,7 +33,7 @@ def benchmark_pair(
         if isinstance(baseline, nn.Module):
             if not isinstance(quantized, fx.GraphModule):
                 raise ConfigError(
-                    "a float model beside an ONNX file",
+                    "a float model cannot be compared with an ONNX file",
                     where="baseline",
                     expected="two files, or a model and its quantized graph",
                 )

@@ -105,5 +105,5 @@ def ir_version_for(opset: int) -> int:
     raise LoweringError(
         f"onnxruntime {onnxruntime.__version__} does not load opset {opset}",
         where="export_onnx",
-        hint=f"leave opset out: {PREFERRED_OPSET} is taken",
+        hint=f"leave opset out to use {PREFERRED_OPSET}",
     )

@@ -126,7 +126,7 @@ class OrtSession:
             results = self.session.run(outputs, dict(inputs), options)
         except Exception as error:  # onnxruntime's exception types differ between versions
             if options.terminate:
-                raise LoweringError(f"is not done after {RUN_SECONDS} seconds", where=self._where) from error
+                raise LoweringError(f"did not finish within {RUN_SECONDS} seconds", where=self._where) from error
             first = next(iter(str(error).splitlines()), "")
             raise LoweringError(f"onnxruntime {ort.__version__} cannot run it: {first[:500]}", where=self._where) from error
         finally:

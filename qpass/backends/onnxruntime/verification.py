@@ -68,7 +68,7 @@ class RuntimeCheck:
         found += [failure for output in self.outputs for failure in output.failures]
         if not self.error_ratio <= ERROR_RATIO:
             found.append(
-                f"the outputs are {self.error_ratio:.2f} times as far from torch as torch is uncertain, "
+                f"the error of the outputs is {self.error_ratio:.2f} times torch's own uncertainty, "
                 f"at most {ERROR_RATIO} expected"
             )
         return [f"{self.name}: {failure}" for failure in found]
@@ -171,7 +171,7 @@ def _lines(check: RuntimeCheck) -> list[str]:
             f"greatest error {farthest:.2f} x what float32 explains",
         )
     if vague:
-        lines.append(f"    running freely proves nothing of {vague}: ties alone move it as far as its input does")
+        lines.append(f"    running freely proves nothing about {vague}: ties alone move it as far as its input does")
     return lines + [f"    {failure}" for failure in check.failures]
 
 
