@@ -1,1 +1,1 @@
-"""Backends: a frozen graph -> an artefact that runs elsewhere. Only this package knows ONNX and onnxruntime."""
+"""Backends turn a frozen graph into a deployable file. Only this package uses ONNX and onnxruntime."""

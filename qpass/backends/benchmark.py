@@ -1,4 +1,4 @@
-"""Timing a quantized graph or file against a float model or file: exports what is not a file yet."""
+"""Times a quantized graph or file against a float baseline. Exports whatever is not a file yet."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def benchmark_pair(
         if isinstance(baseline, nn.Module):
             if not isinstance(quantized, fx.GraphModule):
                 raise ConfigError(
-                    "a float model beside an ONNX file",
+                    "a float model cannot be compared with an ONNX file",
                     where="baseline",
                     expected="two files, or a model and its quantized graph",
                 )

@@ -1,4 +1,4 @@
-"""Files of the parts of a model, one for each: written, verified, and run from the model's own control flow."""
+"""Exports, verifies and runs the parts of a model, one file each, within the model's control flow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qpass.runtime.storage import Storage
 
 
 def export_parts(model: nn.Module, folder: Path, *, opset: int | None, target: str, weight_type: str) -> Path:
-    """Writes ``<path of the part>.onnx`` for each part into a folder, all of them or none."""
+    """Writes ``<path of the part>.onnx`` for each part to a folder, all or none."""
     if not folder.parent.is_dir():
         raise LoweringError("no such folder", where=str(folder.parent), expected="an existing one")
     if folder.exists() and not folder.is_dir():
@@ -35,10 +35,10 @@ def export_parts(model: nn.Module, folder: Path, *, opset: int | None, target: s
 def verify_parts(
     model: nn.Module, folder: Path, inputs: ModelInputs, *, strict: bool, storage: Storage | None = None
 ) -> VerifyReport:
-    """Compares each file with its part, on every form of call that the part gets when the model runs on ``inputs``.
+    """Compares each file with its part, for each form of call it gets when the model runs on ``inputs``.
 
-    Calls of one form have the same sizes behind dim 0 and the same values that are no tensors. Where there are several forms,
-    the checks have their sizes in their names.
+    Calls of one form have the same sizes after dim 0 and the same non-tensor values. If there are
+    several forms, the names of the checks contain their sizes.
     """
     parts = parts_of(model)
     calls = record_calls(model, list(parts), [inputs])
@@ -61,7 +61,7 @@ def verify_parts(
 
 
 def _named(report: VerifyReport, where: str, part: str) -> VerifyReport:
-    """Returns the report of one form of call of one part with their names in it."""
+    """Returns a report with the names of the part and its form of call added."""
     return dataclasses.replace(
         report,
         checks=tuple(dataclasses.replace(check, name=f"{where}, {check.name}") for check in report.checks),
@@ -71,7 +71,7 @@ def _named(report: VerifyReport, where: str, part: str) -> VerifyReport:
 
 
 def run_parts(model: nn.Module, folder: Path, *, threads: int) -> nn.Module:
-    """Returns a copy of the model whose parts are computed by onnxruntime; a graph alone becomes one such part."""
+    """Returns a copy of the model whose parts run in onnxruntime; a graph becomes a single part."""
     if isinstance(model, fx.GraphModule):
         return OrtModule(model, folder, threads=threads).eval()
     runner = copy.deepcopy(model)

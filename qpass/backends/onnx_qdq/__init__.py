@@ -1,4 +1,4 @@
-"""Lowering to ONNX: standard operators, QuantizeLinear / DequantizeLinear around integer codes."""
+"""Lowering to standard ONNX operators, with QuantizeLinear / DequantizeLinear around integer codes."""
 
 from qpass.backends.onnx_qdq.export import export_float, export_quantized
 

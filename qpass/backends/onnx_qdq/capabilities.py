@@ -1,4 +1,4 @@
-"""What the installed onnxruntime loads: probed, not looked up."""
+"""Capabilities of the installed onnxruntime, determined by probing."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from onnx import TensorProto, helper
 
 from qpass.errors import LoweringError, nearest
 
-#: The least opset with INT4 and UINT4 tensors; newer ones buy these files nothing and load in fewer runtimes.
+#: The first opset with INT4 and UINT4 tensors. Later opsets have nothing that these files need, and
+#: load in fewer runtimes.
 PREFERRED_OPSET = 21
-#: What second factors of 8 bits may be stored as; ``auto`` is int8 where that is exact on this machine.
+#: Storage types of 8-bit second operands. ``auto`` means int8 if it is exact on this machine, else
+#: uint8.
 WEIGHT_TYPES = ("auto", "int8", "uint8")
-#: The least opset with native LayerNormalization and Gelu, which the exporter then keeps whole.
+#: The first opset with native LayerNormalization and Gelu, so that the exporter does not decompose
+#: them.
 LEAST_OPSET = 20
 
 
 def loads(opset: int, ir_version: int) -> bool:
-    """Tells whether onnxruntime loads a model of that opset and IR version."""
+    """Returns whether onnxruntime loads a model of this opset and IR version."""
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", value[:1], value[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
@@ -35,9 +38,10 @@ def loads(opset: int, ir_version: int) -> bool:
 
 @cache
 def int8_matmul_is_exact() -> bool:
-    """Tells whether onnxruntime's products of uint8 and int8 are exact on this machine.
+    """Returns whether onnxruntime's uint8 x int8 products are exact on this machine.
 
-    x86 processors before AVX512-VNNI and AVX-VNNI add pairs of such products in 16 bits, where two of 255 x 127 overflow.
+    x86 processors before AVX512-VNNI and AVX-VNNI add pairs of such products in 16 bits, where
+    twice 255 x 127 overflows.
     """
     kinds = {"a": TensorProto.UINT8, "b": TensorProto.INT8, "y": TensorProto.INT32}
     a, b, y = (helper.make_tensor_value_info(name, kind, [None, None]) for name, kind in kinds.items())
@@ -54,10 +58,10 @@ def int8_matmul_is_exact() -> bool:
 
 
 def use_int8_weights(weight_type: str) -> bool:
-    """Tells whether second factors of 8 bits are to be int8, by what ``export_onnx`` was given.
+    """Returns whether to store 8-bit second operands as int8, for the argument of ``export_onnx``.
 
     Raises:
-        LoweringError: If it is none of ``WEIGHT_TYPES``.
+        LoweringError: If ``weight_type`` is not one of ``WEIGHT_TYPES``.
     """
     if weight_type not in WEIGHT_TYPES:
         hint = nearest(str(weight_type), WEIGHT_TYPES)
@@ -66,7 +70,7 @@ def use_int8_weights(weight_type: str) -> bool:
 
 
 def explain_weight_type(weight_type: str) -> str:
-    """Returns why second factors of 8 bits have their type."""
+    """Explains the storage type of 8-bit second operands."""
     if weight_type != "auto":
         return f"8-bit factors {weight_type}, as asked for"
     if use_int8_weights(weight_type):
@@ -75,7 +79,7 @@ def explain_weight_type(weight_type: str) -> str:
 
 
 def explain(opset: int) -> str:
-    """Returns why a file has its opset and IR version: it stands in the file's metadata as ``qpass.format``."""
+    """Explains a file's opset and IR version, for its metadata entry ``qpass.format``."""
     runtime, version = f"onnxruntime {onnxruntime.__version__}", ir_version_for(opset)
     types = "with 4-bit integers" if opset >= PREFERRED_OPSET else "without 4-bit integers, which are packed into bytes"
     least = ", the least with them" if opset == PREFERRED_OPSET else ""
@@ -86,10 +90,10 @@ def explain(opset: int) -> str:
 
 @cache
 def ir_version_for(opset: int) -> int:
-    """Returns the IR version to write for an opset: the one it came with, or the newest that onnxruntime loads.
+    """Returns an opset's IR version: the one it was released with, or the newest that onnxruntime loads.
 
     Raises:
-        LoweringError: If onnxruntime loads no model of that opset.
+        LoweringError: If the opset is out of range, or onnxruntime loads no model of it.
     """
     newest = onnx.defs.onnx_opset_version()
     if not LEAST_OPSET <= opset <= newest:
@@ -101,5 +105,5 @@ def ir_version_for(opset: int) -> int:
     raise LoweringError(
         f"onnxruntime {onnxruntime.__version__} does not load opset {opset}",
         where="export_onnx",
-        hint=f"leave opset out: {PREFERRED_OPSET} is taken",
+        hint=f"leave opset out to use {PREFERRED_OPSET}",
     )

@@ -1,4 +1,4 @@
-"""A small writer of onnx_ir nodes: collects the nodes that replace one node."""
+"""Builds the onnx_ir nodes that replace one node."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ CONTRIB_DOMAIN = "com.microsoft"
 
 @dataclass(frozen=True)
 class LoweringOptions:
-    """What lowerings do in one way or another, by the runtime that the file is for.
+    """Choices of the lowerings that depend on the target runtime.
 
     Attributes:
-        clips_codes: Codes below 8 bits are clipped as bytes behind QuantizeLinear (cheapest); else as floats before it.
-        weight_zero_points: Weights keep their zero points; else these are subtracted from the codes where 8 bits hold the rest.
-        wide_int8: Second factors of 8 bits are int8; else uint8, 128 more. Those of fewer bits are int8 in any case.
+        clips_codes: Clip codes below 8 bits as bytes after QuantizeLinear (cheapest); otherwise
+            clip floats before it.
+        weight_zero_points: Keep the zero points of weights; otherwise subtract them from the codes
+            where the result fits 8 bits.
+        wide_int8: Store 8-bit second operands as int8; otherwise as uint8, offset by 128. Operands
+            of fewer bits are always int8.
     """
 
     clips_codes: bool = True
@@ -32,9 +35,9 @@ class Emitter:
     """Builds nodes and initializers for one replacement.
 
     Args:
-        graph: Graph that initializers are registered with.
-        prefix: Start of the names of values and initializers made here.
-        options: What the file's runtime wants.
+        graph: Graph to register initializers in.
+        prefix: Prefix of the names of new values and initializers.
+        options: Choices for the target runtime.
     """
 
     def __init__(self, graph: ir.Graph, prefix: str, options: LoweringOptions = LoweringOptions()) -> None:
@@ -52,7 +55,7 @@ class Emitter:
         shape: ir.Shape | None = None,
         domain: str = "",
     ) -> ir.Value:
-        """Adds a node with one output and returns that."""
+        """Adds a node with one output and returns the output."""
         node = ir.node(op_type, inputs, attributes or {}, domain=domain)
         value = node.outputs[0]
         value.name = name or f"{self.prefix}.{op_type.lower()}_{len(self.nodes)}"
@@ -64,7 +67,7 @@ class Emitter:
         return value
 
     def constant(self, name: str, array: np.ndarray | Sequence[int], dtype: ir.DataType | None = None) -> ir.Value:
-        """Registers an initializer ``prefix.name`` and returns it; the same name again returns the first."""
+        """Registers an initializer ``prefix.name`` and returns it, or the one already there."""
         full = f"{self.prefix}.{name}"
         if full in self.graph.initializers:
             return self.graph.initializers[full]
@@ -75,7 +78,7 @@ class Emitter:
         return value
 
     def replace(self, node: ir.Node, output: ir.Value) -> None:
-        """Puts the collected nodes in the place of ``node``; ``output`` takes over its first output."""
+        """Replaces ``node`` with the collected nodes, and its first output with ``output``."""
         old = node.outputs[0]
         if output.shape is None:
             output.shape = old.shape

@@ -1,4 +1,4 @@
-"""The whole way from a graph to a file."""
+"""Pipeline from a graph to an ONNX file."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from qpass.graph.facts import facts_of
 from qpass.quantizers import Quantizer, Uniform
 from qpass.version import __version__
 
-#: The target of files that are written for none in particular.
+#: Target if none is given.
 DEFAULT_TARGET = "onnxruntime"
-#: Metadata of files whose products may overflow as int8: the type that second factors of 8 bits have.
+#: Metadata key for the type of 8-bit second operands, in files whose products may overflow as int8.
 WEIGHT_TYPE = "qpass.weight_type"
 
 
@@ -51,7 +51,7 @@ def export_quantized(
 
 
 def export_float(graph_module: fx.GraphModule, path: str | Path, *, opset: int | None = None) -> Path:
-    """Writes a traced float graph, as the baseline of sizes and timings."""
+    """Writes a traced float graph, the baseline of sizes and timings."""
     return _export(graph_module, Path(path), opset, target_by_name(DEFAULT_TARGET), "auto")
 
 
@@ -84,17 +84,17 @@ def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target:
 
 
 def processors(graph_module: fx.GraphModule, weight_type: str) -> str:
-    """Returns in words where a file of that ``weight_type`` computes what the graph computes."""
+    """Describes the processors on which a file of this ``weight_type`` matches its graph."""
     if _has_wide_products(graph_module) and use_int8_weights(weight_type):
         return "ARM and x86 with VNNI (--weight-type uint8: on every processor)"
     return "every processor"
 
 
 def _has_wide_products(graph_module: fx.GraphModule) -> bool:
-    """Tells whether codes beyond 127 may meet second factors of 8 bits: all other sums fit.
+    """Returns whether codes above 127 may be multiplied by 8-bit operands; all other sums fit.
 
-    Codes of few bits may be beyond 127, since they may lie at the end of their byte; those of quantizers that are not uniform
-    are, since the tables that decode them give whole bytes.
+    Low-bit codes may exceed 127 because they may lie at the upper end of their byte. Codes of
+    non-uniform quantizers do, because their decoding tables hold full bytes.
     """
     first = second = False
     for quantizer in graph_module.modules():
@@ -107,7 +107,7 @@ def _has_wide_products(graph_module: fx.GraphModule) -> bool:
 
 
 def lower(graph_module: fx.GraphModule, model: ir.Model, target: Target) -> None:
-    """Replaces every ``qpass::`` node by standard operators and applies the target's rewrite rules, in place."""
+    """Lowers every ``qpass::`` node to standard operators and applies the target's rules, in place."""
     graph = model.graph
     output_names = [value.name for value in graph.outputs]
     take_marks(graph, [node for node in graph if (node.domain, node.op_type) == (DOMAIN, MARK)])
@@ -121,7 +121,7 @@ def lower(graph_module: fx.GraphModule, model: ir.Model, target: Target) -> None
     remove_unread(model)
     for rule in target.rules:
         rule(graph)
-        remove_unread(model)  # what a rule leaves behind would count as a reader for the next one
+        remove_unread(model)  # dead nodes would count as readers for the next rule
     name_layer_outputs(graph, output_names)
     separate_outputs(graph)
     model.opset_imports.update({node.domain: 1 for node in graph if node.domain == CONTRIB_DOMAIN})
@@ -131,10 +131,10 @@ def lower(graph_module: fx.GraphModule, model: ir.Model, target: Target) -> None
 
 
 def _strip(graph: ir.Graph) -> None:
-    """Removes the exporter's notes, and the shapes of inner values.
+    """Removes the exporter's metadata and the shapes of intermediate values.
 
-    onnxruntime infers shapes itself. Given them, with a symbolic batch, it plans memory worse: a DeiT-S at batch 8 took about
-    a third longer.
+    onnxruntime infers shapes itself. If the file has them, with a symbolic batch dim, it plans
+    memory worse: a DeiT-S at batch 8 took about a third longer.
     """
     for node in graph:
         node.metadata_props.clear()
@@ -147,4 +147,4 @@ def _strip(graph: ir.Graph) -> None:
         value.metadata_props.clear()
     for value in graph.initializers.values():
         if not value.is_graph_output():
-            value.shape = value.type = None  # its tensor says both
+            value.shape = value.type = None  # its tensor has both

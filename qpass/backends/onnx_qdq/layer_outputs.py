@@ -1,8 +1,8 @@
-"""Names for what quantized layers give, so that a file's layers can be compared with the graph's one by one.
+"""Names for the outputs of quantized layers, to compare a file with its graph layer by layer.
 
-In the graph that is exported a node ``qpass::Output`` stands behind each of these values. Lowering takes the node away and
-names the value after it; rewrite rules keep the names of what they replace. In the file the *node* that computes the value has
-the name, since values have short ones.
+The graph to export has a ``qpass::Output`` node after each of these values. Lowering removes this
+node and names the value after it. Rewrite rules keep the names of the values they replace. In the
+file, the *node* that computes the value has the name, because values have short names.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from qpass.nn import QuantizedLayer
 from qpass.passes.add_residual import sum_with_residual
 from qpass.quantizers import Quantizer
 
-#: Ends the name of the node that computes what a layer gives.
+#: Suffix of the name of the node that computes a layer's output.
 OUTPUT = ".output"
-#: The operator that marks it until the graph is lowered, and the attribute with the name.
+#: The operator that marks a layer's output until lowering, and its attribute that holds the name.
 MARK, _NAME = "Output", "name"
-#: Products of two activations, and what scales them by a constant.
+#: Products of two activations, and operators that scale them by a constant.
 PRODUCTS = (aten.matmul.default, aten.bmm.default)
 SCALINGS = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
 
 
 def layer_outputs(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
-    """Returns the nodes that give what quantized layers and integer products give, by name, in order of execution.
+    """Returns the output nodes of quantized layers and integer products by name, in execution order.
 
-    A layer with a branch beside it is one with the branch, as they may be one product in the file. The constant scale behind
-    a product of activations belongs to it. A product that is only quantized is left out: what its quantizer rounds is compared.
+    A layer and its residual branch count as one, because they may be one product in the file. A
+    product of activations includes the constant scaling after it. A product that only quantizers
+    read is left out: the inputs of its quantizers are compared instead.
     """
     nodes = list(graph_module.graph.nodes)
     layers = [node for node in nodes if isinstance(called_module(graph_module, node), QuantizedLayer)]
@@ -50,7 +51,7 @@ def layer_outputs(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
 
 
 def quantizer_of(graph_module: fx.GraphModule, x: Any) -> Quantizer | None:
-    """Returns the quantizer that gives a value, perhaps moved since, or None."""
+    """Returns the quantizer that a value comes from, through movement operators only, or None."""
     while is_call(x, *MOVEMENT_OPS):
         x = x.args[0]
     module = called_module(graph_module, x)
@@ -58,7 +59,7 @@ def quantizer_of(graph_module: fx.GraphModule, x: Any) -> Quantizer | None:
 
 
 def _scaled(product: fx.Node) -> fx.Node:
-    """Returns the last of the constant scalings behind a product."""
+    """Returns the last constant scaling after a product, or the product itself."""
     node = product
     while len(node.users) == 1:
         (reader,) = node.users
@@ -83,12 +84,12 @@ def _is_only_quantized(graph_module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def mark_layer_outputs(graph_module: fx.GraphModule, outputs: Mapping[str, fx.Node], domain: str) -> None:
-    """Puts a node behind each of these values, in place.
+    """Inserts a marker node after each of these values, in place.
 
     Args:
-        graph_module: A copy of a quantized graph that is to be exported.
+        graph_module: A copy of a quantized graph, to be exported.
         outputs: ``layer_outputs`` of the graph.
-        domain: Of the node in the exported graph.
+        domain: Domain of the marker nodes in the exported graph.
     """
     nodes = {node.name: node for node in graph_module.graph.nodes}
     for name, original in outputs.items():
@@ -104,7 +105,10 @@ def _marked(x: Tensor, name: str, domain: str) -> Tensor:
 
 
 def take_marks(graph: ir.Graph, marks: Iterable[ir.Node]) -> None:
-    """Removes the nodes of ``mark_layer_outputs`` and names the values before them, in place. Outputs lose their own names."""
+    """Removes the nodes of ``mark_layer_outputs`` and names their inputs, in place.
+
+    Graph outputs lose their own names.
+    """
     for mark in marks:
         (value,) = mark.inputs
         assert value is not None
@@ -115,7 +119,7 @@ def take_marks(graph: ir.Graph, marks: Iterable[ir.Node]) -> None:
 
 
 def name_layer_outputs(graph: ir.Graph, outputs: Sequence[str | None]) -> None:
-    """Names the nodes that compute marked values after them, and gives the graph's outputs their names back, in place."""
+    """Names nodes after the marked values they compute and restores the graph's output names, in place."""
     for node in graph:
         for value in node.outputs:
             if value.name and value.name.endswith(OUTPUT):

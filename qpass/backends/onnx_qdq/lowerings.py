@@ -1,4 +1,4 @@
-"""How each qpass module becomes standard ONNX nodes: a table keyed by class."""
+"""Lowerings of qpass modules to standard ONNX nodes, in a table keyed by class."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFac
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, ShiftLog2, Tan, Uniform
 from qpass.quantizers.base import GREATEST_INT8
 
-#: What the outputs of an operator never fall below.
+#: Lower bounds of operators' outputs.
 _LEAST_VALUES = {"Softmax": 0.0, "Gelu": -0.1701}
 
 #: (module, node to replace, emitter) -> the value that replaces the node's output.
 Lowering = Callable[[Any, ir.Node, Emitter], ir.Value]
 
-#: What is added to int8 codes that are stored as uint8.
+#: Offset of int8 codes that are stored as uint8.
 UINT8_OFFSET = GREATEST_INT8 + 1
 
-#: Ends the name of the tensor that holds a quantizer's codes; verification looks for it.
+#: Suffix of the name of the tensor that holds a quantizer's codes; verification looks for it.
 CODES = ".codes"
 
 _LOWERINGS: dict[type[nn.Module], Lowering] = {}
 
 
 def register_lowering(kind: type[nn.Module]) -> Callable[[Lowering], Lowering]:
-    """Registers the lowering of a class; a second one for the same class is refused."""
+    """Registers the lowering of a class; a second one for the same class raises LoweringError."""
 
     def register(lowering: Lowering) -> Lowering:
         if kind in _LOWERINGS:
@@ -49,7 +49,7 @@ def lowering_of(module: nn.Module, where: str) -> Lowering:
     """Returns the lowering of a module's class.
 
     Raises:
-        LoweringError: If there is none; lists those that exist.
+        LoweringError: If there is none; the message lists the known classes.
     """
     if type(module) not in _LOWERINGS:
         known = ", ".join(sorted(kind.__name__ for kind in _LOWERINGS))
@@ -64,7 +64,7 @@ def lowering_of(module: nn.Module, where: str) -> Lowering:
 
 @register_lowering(Uniform)
 def lower_uniform(quantizer: Uniform, node: ir.Node, emit: Emitter) -> ir.Value:
-    """x -> QuantizeLinear -> [Clip] -> DequantizeLinear; codes below 8 bits are bytes, clipped where they must be."""
+    """x -> QuantizeLinear -> [Clip] -> DequantizeLinear; clips codes below 8 bits if needed."""
     scale = emit.constant("scale", _numpy(quantizer.scale))
     zero_point = emit.constant("zero_point", _stored(_codes(quantizer.zero_point, quantizer), quantizer, emit))
     codes = _quantize(node.inputs[0], scale, zero_point, quantizer, emit)
@@ -86,7 +86,7 @@ def _quantize(x: ir.Value | None, scale: ir.Value, zero_point: ir.Value, quantiz
 
 
 def _clip_before(x: ir.Value | None, scale: ir.Value, zero_point: ir.Value, quantizer: Any, emit: Emitter) -> ir.Value:
-    """Clips floats to the values of the least and the greatest code."""
+    """Clips floats to the values of the smallest and largest codes."""
     numbers = [value.const_value.numpy() for value in (scale, zero_point) if value.const_value is not None]
     ends = [(code - int(numbers[1])) * float(numbers[0]) for code in (quantizer.code_min, quantizer.code_max)]
     bounds = [emit.constant(name, np.array(end, np.float32)) for name, end in zip(("lower", "upper"), ends, strict=True)]
@@ -94,7 +94,7 @@ def _clip_before(x: ir.Value | None, scale: ir.Value, zero_point: ir.Value, quan
 
 
 def _needs_clip(x: ir.Value | None, quantizer: Any) -> bool:
-    """Tells whether QuantizeLinear can give codes that the quantizer has not: it clips at the ends of a byte only."""
+    """Returns whether QuantizeLinear, which saturates at 8 bits, may exceed the quantizer's codes."""
     least, greatest = (-128, 127) if quantizer.signed else (0, 255)
     producer = None if x is None else x.producer()
     bound = _LEAST_VALUES.get(producer.op_type) if producer is not None else None
@@ -125,7 +125,10 @@ def lower_log(quantizer: Log2, node: ir.Node, emit: Emitter) -> ir.Value:
 
 @register_lowering(DynamicFocus)
 def lower_dynamic_focus(quantizer: DynamicFocus, node: ir.Node, emit: Emitter) -> ir.Value:
-    """x [- b1] -> QuantizeLinear -> Clip -> DequantizeLinear [+ b1] [-> ThresholdedRelu], whatever the reading asks for."""
+    """x [- b1] -> QuantizeLinear -> Clip -> DequantizeLinear [+ b1] [-> ThresholdedRelu].
+
+    ``code_zero`` decides on the optional operators.
+    """
     x = node.inputs[0]
     scale, zero_point = emit.constant("scale", _numpy(quantizer.scale)), emit.constant("zero_point", np.array(0, np.uint8))
     offset = None if quantizer.code_zero == "snapped" else emit.constant("b1", _numpy(quantizer.b1))
@@ -141,7 +144,7 @@ def lower_dynamic_focus(quantizer: DynamicFocus, node: ir.Node, emit: Emitter) -
 
 @register_lowering(ShiftLog2)
 def lower_shift_log2(quantizer: ShiftLog2, node: ir.Node, emit: Emitter) -> ir.Value:
-    """x -> Add(η) -> Log -> Sub(lo) -> QuantizeLinear -> Clip -> table of the values."""
+    """x -> Add(η) -> Log -> Sub(lo) -> QuantizeLinear -> Clip -> value table."""
     logarithm = emit.op("Log", [emit.op("Add", [node.inputs[0], emit.constant("eta", _numpy(quantizer.eta))])])
     distance = emit.op("Sub", [logarithm, emit.constant("log_low", _numpy(quantizer.low * math.log(2)))])
     return _codes_of_equal_steps(distance, quantizer.step * math.log(2), quantizer, node, emit)
@@ -149,7 +152,7 @@ def lower_shift_log2(quantizer: ShiftLog2, node: ir.Node, emit: Emitter) -> ir.V
 
 @register_lowering(Tan)
 def lower_tan(quantizer: Tan, node: ir.Node, emit: Emitter) -> ir.Value:
-    """x -> Mul -> Add -> Clip -> Tan -> Sub -> QuantizeLinear -> Clip -> table of the values."""
+    """x -> Mul -> Add -> Clip -> Tan -> Sub -> QuantizeLinear -> Clip -> value table."""
     low, high = emit.constant("low", _numpy(quantizer.low)), emit.constant("high", _numpy(quantizer.high))
     angle = emit.op("Mul", [node.inputs[0], emit.constant("slope", _numpy(quantizer.slope))])
     tangent = emit.op("Tan", [emit.op("Clip", [emit.op("Add", [angle, low]), low, high])])
@@ -165,7 +168,7 @@ def _codes_of_equal_steps(distance: ir.Value, step: Tensor, quantizer: Any, node
 
 @register_lowering(LookUp)
 def lower_look_up(quantizer: LookUp, node: ir.Node, emit: Emitter) -> ir.Value:
-    """x -> Log -> QuantizeLinear -> table of values, or of bytes -> DequantizeLinear [-> Add]."""
+    """x -> Log -> QuantizeLinear -> value table, or byte table -> DequantizeLinear -> Add."""
     step, top = emit.constant("log_step", _numpy(quantizer.log_step)), emit.constant("zero_point", np.array(255, np.uint8))
     cells = _quantize(emit.op("Log", [node.inputs[0]]), step, top, quantizer, emit)
     value = _look_up(cells, emit.constant("table", _numpy(quantizer.table)), node, emit)
@@ -177,7 +180,7 @@ def lower_look_up(quantizer: LookUp, node: ir.Node, emit: Emitter) -> ir.Value:
 
 
 def _look_up(codes: ir.Value, table: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
-    """Returns table[codes]: on flat tensors, since GatherElements takes a tenth of the time of Gather."""
+    """Returns table[codes], on flat tensors: GatherElements takes a tenth of the time of Gather."""
     index = emit.op("Cast", [codes], {"to": ir.DataType.INT32}, dtype=ir.DataType.INT32)
     flat = emit.op("Reshape", [index, emit.constant("flat", [-1])])
     found = emit.op("GatherElements", [table, flat], {"axis": 0}, dtype=table.dtype)
@@ -191,22 +194,27 @@ def _look_up(codes: ir.Value, table: ir.Value, node: ir.Node, emit: Emitter) -> 
 @register_lowering(QuantizedLinear)
 @register_lowering(ResidualFactor)
 def lower_linear(layer: QuantizedLinear, node: ir.Node, emit: Emitter) -> ir.Value:
-    """x -> MatMul(x, DequantizeLinear(Wᵀ)) -> Add(bias shaped [1, ..., N]): the form that fuses to an integer matmul."""
+    """x -> MatMul(x, DequantizeLinear(Wᵀ)) -> Add(bias of shape [1, ..., N]).
+
+    This form fuses to an integer matmul.
+    """
     x = node.inputs[0]
     assert x is not None
     rank = len(node.outputs[0].shape or ())
     if rank != 2:
         return _matmul_with_weight(layer, x, emit, rank)
-    # Two dims would become a float Gemm before onnxruntime looks at Q and DQ, whatever the bias's shape.
+    # With two dims, onnxruntime would make this a float Gemm before it looks at Q/DQ, whatever the
+    # bias's shape.
     axis = emit.constant("token_axis", [1])
     return emit.op("Squeeze", [_matmul_with_weight(layer, emit.op("Unsqueeze", [x, axis]), emit, 3), axis])
 
 
 @register_lowering(QuantizedConv)
 def lower_patches(layer: QuantizedConv, node: ir.Node, emit: Emitter) -> ir.Value:
-    """A convolution over windows that tile the image -> Reshape, Transpose, the matmul of a Linear, Transpose, Reshape.
+    """Convolution over windows that tile the image -> Reshape, Transpose, MatMul, Transpose, Reshape.
 
-    Of a float input -> Conv with the dequantized weight, which is folded when the file is loaded.
+    The matmul is that of a Linear. With a float input or several groups -> Conv with the
+    dequantized weight, which is folded when the file is loaded.
     """
     x, output = node.inputs[0], node.outputs[0]
     assert x is not None
@@ -221,7 +229,7 @@ def lower_patches(layer: QuantizedConv, node: ir.Node, emit: Emitter) -> ir.Valu
         bias = [] if layer.bias is None else [emit.constant("bias", _numpy(layer.bias))]
         return emit.op("Conv", [x, weight, *bias], {"strides": list(sides), "group": layer.groups})
     grid = _grid(x, sides, emit)
-    if set(sides) == {1}:  # onnxruntime is far faster at moving two dims than at moving more
+    if set(sides) == {1}:  # onnxruntime transposes two dims far faster than more
         tokens = x
         if len(sides) > 1:
             tokens = emit.op("Reshape", [x, emit.constant("token_shape", [0, channels, -1])])
@@ -239,7 +247,7 @@ def lower_patches(layer: QuantizedConv, node: ir.Node, emit: Emitter) -> ir.Valu
 
 
 def _grid(x: ir.Value, sides: tuple[int, ...], emit: Emitter) -> list[int | ir.Value]:
-    """Returns how many windows (batch, channels, ...) has in each dim: numbers, or values (1,) where a size is open."""
+    """Returns the number of windows in each spatial dim; a value of shape (1,) for a dynamic size."""
     assert x.shape is not None
     grid: list[int | ir.Value] = []
     for dim, side in enumerate(sides, 2):
@@ -253,7 +261,7 @@ def _grid(x: ir.Value, sides: tuple[int, ...], emit: Emitter) -> list[int | ir.V
 
 
 def _shape(name: str, sizes: list[int | ir.Value], emit: Emitter) -> ir.Value:
-    """Returns what Reshape takes."""
+    """Returns the shape input of a Reshape."""
     numbers = [size for size in sizes if isinstance(size, int)]
     if len(numbers) == len(sizes):
         return emit.constant(name, numbers)
@@ -265,14 +273,14 @@ def _matmul_with_weight(layer: QuantizedLayer, x: ir.Value, emit: Emitter, rank:
     product = emit.op("MatMul", [x, _weight(layer, emit, fuses=_is_dequantized(x))], shape=ir.Shape([None] * rank))
     if layer.bias is None:
         return product
-    # Where all dims are known, a bias of shape [N] lets onnxruntime rewrite the pair to a float Gemm before it looks at Q and
-    # DQ, and fuse it with a Gelu behind it, which takes longer than Add and Gelu.
+    # If all dims are known, a bias of shape [N] lets onnxruntime rewrite the pair to a float Gemm
+    # before it looks at Q/DQ, and fuse it with a following Gelu, which is slower than Add and Gelu.
     bias = _numpy(layer.bias).reshape([1] * (rank - 1) + [-1])
     return emit.op("Add", [product, emit.constant("bias", bias)])
 
 
 def _is_dequantized(x: ir.Value) -> bool:
-    """Tells whether a value is a DequantizeLinear's output, perhaps moved: only then do weight and input fuse."""
+    """Returns whether a value is dequantized, perhaps moved since: only then do weight and input fuse."""
     node = x.producer()
     while node is not None and node.op_type in ("Reshape", "Transpose", "Unsqueeze", "Squeeze"):
         node = node.inputs[0].producer() if node.inputs[0] is not None else None
@@ -282,8 +290,9 @@ def _is_dequantized(x: ir.Value) -> bool:
 def _weight(layer: QuantizedLayer, emit: Emitter, *, fuses: bool) -> ir.Value:
     """Returns the weight as a float value of shape (in, out), dequantized from integers in the file.
 
-    Beside a float input a DequantizeLinear would become MatMulNBits, which rounds the input to 8 bits unasked. There the
-    same arithmetic is spelled out, and folded when the file is loaded.
+    With a float input, onnxruntime would turn a DequantizeLinear into MatMulNBits, which silently
+    rounds the input to 8 bits. The same arithmetic is then written with Cast, Sub and Mul, and
+    folded when the file is loaded.
     """
     quantizer = layer.quantizer
     if quantizer is None:
@@ -295,7 +304,7 @@ def _weight(layer: QuantizedLayer, emit: Emitter, *, fuses: bool) -> ir.Value:
     centred = codes.astype(np.int16) - zero_point
     if not emit.options.weight_zero_points and np.abs(centred).max() <= GREATEST_INT8:
         codes, zero_point = centred.astype(np.int8), np.zeros_like(zero_point)
-    if fuses:  # and becomes the second factor of an integer product
+    if fuses:  # and becomes the second operand of an integer product
         codes, zero_point = (_stored(array, quantizer, emit) for array in (codes, zero_point))
     stored = emit.constant(WEIGHT_CODES, np.ascontiguousarray(codes))
     scale = emit.constant("weight_scale", _numpy(quantizer.scale))
@@ -314,15 +323,15 @@ def _as_uint8(quantizer: Any, emit: Emitter) -> bool:
 
 
 def _stored(codes: np.ndarray, quantizer: Uniform, emit: Emitter) -> np.ndarray:
-    """Returns a quantizer's codes as they are in the file."""
+    """Returns a quantizer's codes as stored in the file."""
     return np.asarray(codes.astype(np.int16) + UINT8_OFFSET, np.uint8) if _as_uint8(quantizer, emit) else codes
 
 
 def _codes(value: Tensor, quantizer: Uniform) -> np.ndarray:
-    """Returns zero points as integers of the codes' type.
+    """Returns zero points as integers of the codes' dtype.
 
     Raises:
-        LoweringError: If one is not a code.
+        LoweringError: If a zero point is not a code.
     """
     array = _numpy(value)
     if (array < quantizer.code_min).any() or (array > quantizer.code_max).any() or (array != np.round(array)).any():

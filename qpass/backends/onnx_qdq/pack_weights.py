@@ -1,9 +1,9 @@
-"""Weights of fewer than 8 bits, packed in the file and unpacked by standard operators when it is loaded.
+"""Packs weights of fewer than 8 bits; standard operators unpack them when the file is loaded.
 
-onnxruntime folds the unpacking into the weights, so that the kernels read int8 as they would without it. While it folds, every
-value in between lies in memory beside the others, so few operators of the weight's own size are what counts: a look-up of
-several codes at once takes under four bytes for each code, where shifts and masks of bit planes take seventeen, far more than
-the float weight.
+onnxruntime folds the unpacking into the weights, so the kernels read int8 as they would without
+packing. While it folds, all intermediate values are in memory at once, so the unpacking should have
+few operators of the weight's full size. Looking up several codes at once takes under four bytes per
+code. Shifts and masks of bit planes take seventeen, far more than the float weight.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
 
-#: The constant, after its layer's name, that holds a weight's integer codes.
+#: Name, after the layer's, of the constant that holds a weight's integer codes.
 WEIGHT_CODES = "weight_codes"
-#: The least opset with INT4 tensors, and with INT2 and UINT2.
+#: The first opset with INT4 tensors, and the first with INT2 and UINT2.
 INT4_OPSET, INT2_OPSET = 21, 25
-#: Integers that index a table of codes. A wider one would make the table larger than the weight.
+#: Dtypes of indices into a table of codes. With a wider one, the table would be larger than the
+#: weight.
 _INDEX_TYPES: tuple[np.dtype[Any], ...] = (np.dtype(np.uint8), np.dtype(np.uint16))
 _INT8, _UINT8, _INT32 = ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32
 
 
 def pack_weights(graph: ir.Graph, opset: int, *, tables: bool = True) -> int:
-    """Packs every int8 weight whose codes need fewer bits; returns how many.
+    """Packs every int8 weight whose codes need fewer bits; returns the number of packed weights.
 
-    4 bits become an INT4 tensor and 2 bits INT2, where the opset has it. Other codes of up to 5 bits are looked up: 4 of 2 bits
-    by an index of 8, 5 of 3 bits or 3 of 5 bits by one of 16. 6 and 7 bits are four in INT4 and the rest in its own tensor.
-    Without ``tables`` up to 4 bits become INT4, and more stay int8.
+    4-bit codes become an INT4 tensor and 2-bit codes INT2, if the opset has the type. Other codes
+    of up to 5 bits are looked up in a table: an 8-bit index stands for 4 codes of 2 bits, a 16-bit
+    index for 5 codes of 3 bits or 3 codes of 5 bits. Codes of 6 and 7 bits are split into four bits
+    in INT4 and the rest in its own tensor. Without ``tables``, codes of up to 4 bits become INT4,
+    and wider codes stay int8.
     """
     names = [name for name in graph.initializers if name.endswith(f".{WEIGHT_CODES}")]
     packer = _Packer(graph, opset, tables)
@@ -39,7 +42,7 @@ def pack_weights(graph: ir.Graph, opset: int, *, tables: bool = True) -> int:
 
 
 class _Packer:
-    """Packs the weights of one graph; they share its tables."""
+    """Packs the weights of one graph, which share its tables."""
 
     def __init__(self, graph: ir.Graph, opset: int, tables: bool) -> None:
         self.graph, self.opset, self.looks_up = graph, opset, tables
@@ -47,7 +50,7 @@ class _Packer:
         self._tables: dict[str, ir.Value] = {}
 
     def pack(self, value: ir.Value) -> bool:
-        """Replaces one weight, if that makes it smaller."""
+        """Packs one weight if that makes it smaller; returns whether it did."""
         assert value.const_value is not None
         codes = value.const_value.numpy()
         bits = _width(codes)
@@ -68,7 +71,10 @@ class _Packer:
         return True
 
     def _narrow(self, codes: np.ndarray, bits: int, emit: Emitter, to: ir.DataType, *, signed: bool = True) -> ir.Value:
-        """Packs up to 5 bits, in a tensor of just that width if there is one; negative codes wrap around in a uint8."""
+        """Packs codes of up to 5 bits, in a tensor type of that bit width if there is one.
+
+        In a uint8, negative codes wrap around.
+        """
         if bits == 4 and self.opset >= INT4_OPSET:
             return _cast(codes, ir.DataType.INT4 if signed else ir.DataType.UINT4, to, emit)
         if bits == 2 and self.opset >= INT2_OPSET:
@@ -76,14 +82,14 @@ class _Packer:
         return self._look_up(codes, bits, emit, to, signed)
 
     def _high_and_low(self, codes: np.ndarray, low_bits: int, emit: Emitter) -> ir.Value:
-        """The high four bits, with the sign, and the low ones are packed apart and put together as bytes."""
+        """Packs the high four bits, with the sign, and the low bits separately; joins them to bytes."""
         high = self._narrow(codes >> low_bits, 4, emit, _UINT8)
         low = self._narrow(codes & (2**low_bits - 1), low_bits, emit, _UINT8, signed=False)
         shifted = emit.op("BitShift", [high, emit.constant("low_bits", np.array(low_bits, np.uint8))], {"direction": "LEFT"})
         return emit.op("Cast", [emit.op("BitwiseOr", [shifted, low])], {"to": _INT8}, dtype=_INT8)
 
     def _look_up(self, codes: np.ndarray, bits: int, emit: Emitter, to: ir.DataType, signed: bool) -> ir.Value:
-        """Indices of several codes each -> Gather in the table of all such runs of codes."""
+        """Indices, one per run of codes -> Gather from the table of all runs."""
         indices = pack(codes, bits, signed=signed)
         stored = emit.op("Cast", [emit.constant(f"runs_of_{bits}_bits", indices)], {"to": _INT32})
         found = emit.op("Gather", [self._table(bits, signed, to), stored], {"axis": 0})
@@ -96,7 +102,10 @@ class _Packer:
         return emit.op("Slice", [matrix, start, end, axis], dtype=to)
 
     def _table(self, bits: int, signed: bool, to: ir.DataType) -> ir.Value:
-        """Every run of codes in the order of its index: (2^(n bits), n). Computed on loading, and stored nowhere."""
+        """Returns all runs of n codes in index order, of shape (2^(n * bits), n).
+
+        The table is computed when the file is loaded and stored nowhere.
+        """
         key = f"runs.{'' if signed else 'u'}int{bits}_as_{to.name.lower()}"
         if key not in self._tables:
             emit = Emitter(self.graph, key)
@@ -115,9 +124,10 @@ class _Packer:
 
 
 def pack(codes: np.ndarray, bits: int, *, signed: bool = True) -> np.ndarray:
-    """Returns the indices of runs of codes along rows: (rows, columns) to (rows, runs).
+    """Returns the indices of runs of codes along rows: (rows, columns) -> (rows, runs).
 
-    The first code of a run lies in the lowest bits; the last run of a row is filled with the least code.
+    The first code of a run is in the lowest bits. The last run of a row is padded with the smallest
+    code.
     """
     count, dtype = codes_per_index(bits)
     row = codes.astype(np.int32) + (2 ** (bits - 1) if signed else 0)
@@ -127,13 +137,13 @@ def pack(codes: np.ndarray, bits: int, *, signed: bool = True) -> np.ndarray:
 
 
 def codes_per_index(bits: int) -> tuple[int, np.dtype[Any]]:
-    """Returns how many codes one index stands for, and its type: of those that waste the fewest bits the narrowest."""
+    """Returns the codes per index and its dtype: the narrowest one that wastes the fewest bits."""
     dtype = max(_INDEX_TYPES, key=lambda kind: 8 * kind.itemsize // bits * bits / kind.itemsize)
     return 8 * dtype.itemsize // bits, dtype
 
 
 def _width(codes: np.ndarray) -> int:
-    """Returns the bits that hold the codes, one of them for the sign; at least 2."""
+    """Returns the bit width of the codes, including the sign bit; at least 2."""
     return max(2, *(int(end if end >= 0 else ~end).bit_length() + 1 for end in (codes.min(), codes.max())))
 
 

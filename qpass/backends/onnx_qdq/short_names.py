@@ -1,4 +1,4 @@
-"""Short names for values that are not asked for by name."""
+"""Short names for values that nothing looks up by name."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from qpass.backends.onnx_qdq.lowerings import CODES
 
 
 def shorten_names(graph: ir.Graph) -> None:
-    """Numbers what nodes give, save for outputs of the graph and codes of quantizers, in place.
+    """Numbers the outputs of nodes in place, except graph outputs and quantizers' codes.
 
-    A value's name stands in a file wherever it is read, and nobody looks for it: runtimes name the node in their messages. So
-    nodes keep the name of the layer that they were made for.
+    A file repeats a value's name wherever the value is read, but nobody looks for it: runtimes
+    report node names. Nodes therefore keep the name of the layer that they were made for.
     """
     taken = {value.name for value in [*graph.inputs, *graph.initializers.values()]}
     taken |= {value.name for node in graph.all_nodes() for value in node.outputs}

@@ -1,4 +1,4 @@
-"""Folds what is constant in an exported graph and removes what does nothing, in time that grows as the graph does."""
+"""Folds constants and removes no-ops in an exported graph, in time linear in the graph's size."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from onnxscript.optimizer import fold_constants_ir
 from onnxscript.rewriter import onnx_fusions, rewrite
 from onnxscript.rewriter.rules import common as rules
 
-#: Rules of onnxscript's own optimiser, in its order. Left out is ``slice_split_rule``: a rule for two nodes at once tries each
-#: node beside all others, and a loop over points that torch.export unrolls has thousands. Left out are also those that found
-#: nothing in the models of docs/models.md: products between reshapes, dropout, fused activations, paddings and batch norms.
+#: Rules of onnxscript's own optimiser, in its order. ``slice_split_rule`` is left out: a rule that
+#: matches two nodes at once tries every pair, and a loop over points that torch.export unrolls has
+#: thousands of nodes. Rules that matched nothing in the models of docs/models.md are also left out:
+#: products between reshapes, dropout, fused activations, paddings and batch norms.
 _RULES = (
     rules.mul_by_1_rule,
     rules.add_0_rule,
@@ -43,15 +44,19 @@ _RULES = (
     rules.remove_optional_bias_from_conv_transpose_rule,
     rules.remove_optional_bias_from_gemm_rule,
 )
-#: Twice: what the rules leave may be constant.
+#: Two rounds: the rules may leave new constants to fold.
 _ROUNDS = 2
-#: Elements from which a constant is folded only where it has no more than what it is made from: a file with a table of relative
-#: positions and its index is smaller than one with a bias for each head. onnxruntime folds such constants when it loads a file.
+#: From this many elements on, a constant is folded only if it has no more elements than its inputs:
+#: a file with a table of relative positions and its index is smaller than one with a bias for each
+#: head. onnxruntime folds such constants when it loads a file.
 _FOLDED_ELEMENTS = 1024
 
 
 def simplify(model: ir.Model) -> None:
-    """Does to a model, in place, what ``torch.onnx.export(..., optimize=True)`` does, save for the rules left out above."""
+    """Optimises a model in place as ``torch.onnx.export(..., optimize=True)`` does.
+
+    Only the rules named above are left out.
+    """
     common.InlinePass()(model)
     for _ in range(_ROUNDS):
         fold_constants_ir(model, onnx_shape_inference=True, output_size_limit=_FOLDED_ELEMENTS)
@@ -68,7 +73,7 @@ def simplify(model: ir.Model) -> None:
 
 
 class ShareInitializers(ir.passes.InPlacePass):  # type: ignore[misc]
-    """Makes initializers of the same type, shape and bytes one, however large: blocks have equal tables and masks."""
+    """Merges initializers of equal dtype, shape and bytes, of any size: blocks share tables and masks."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """See ``onnx_ir.passes.InPlacePass``."""

@@ -1,4 +1,4 @@
-"""The runtimes that a file can be written for, and what differs between their files."""
+"""Target runtimes, and how their files differ."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ class Target:
     """How a file for one runtime is written.
 
     Attributes:
-        name: What users call it.
-        rules: Rewrite rules, in order: each makes the pattern that the next one looks for.
-        lowering: What its lowerings do.
-        options: Session or compile options, by name, without which the runtime does not compute what the graph computes. They
-            are in the file's metadata too.
-        unpacks_by_tables: Weights of 2, 3, 5, 6 and 7 bits are packed in forms that the runtime folds as it loads the file.
+        name: Name that users pass.
+        rules: Rewrite rules, in order: each produces the pattern that the next one matches.
+        lowering: Options of the lowerings.
+        options: Session or compile options by name, without which the runtime's results differ from
+            the graph's. They are also in the file's metadata.
+        unpacks_by_tables: Pack weights of 2, 3, 5, 6 and 7 bits in forms that the runtime folds
+            when it loads the file.
     """
 
     name: str
@@ -49,13 +50,14 @@ TARGETS = {
     for target in (
         Target("onnxruntime", (*_STANDARD, rules.dequantize_sums)),
         Target("onnxruntime-contrib", (*_STANDARD, rules.contrib_matmul, rules.contrib_linear)),
-        # OpenVINO fuses Q/DQ pairs by patterns of its own: a byte that is clipped or a weight with a zero point keeps the
-        # product in float, and operators on bytes are not folded but run with every inference.
+        # OpenVINO has its own fusion patterns for Q/DQ pairs: a clipped byte or a weight with a
+        # zero point keeps the product in float. It does not fold operators on bytes but runs them
+        # in every inference.
         Target(
             "openvino",
             (rules.log_softmax, rules.dequantize_after_movement),
             LoweringOptions(clips_codes=False, weight_zero_points=False),
-            # Left to itself it computes all that is float in bfloat16, where the processor has it.
+            # By default it computes floats in bfloat16 if the processor supports it.
             {"INFERENCE_PRECISION_HINT": "f32"},
             unpacks_by_tables=False,
         ),
@@ -67,7 +69,7 @@ def target_by_name(name: str) -> Target:
     """Returns a target.
 
     Raises:
-        LoweringError: If there is none of that name.
+        LoweringError: If no target has that name.
     """
     if name not in TARGETS:
         raise LoweringError(f"no target is called {name!r}", where="export_onnx", hint=nearest(str(name), TARGETS))

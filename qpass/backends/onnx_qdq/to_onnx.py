@@ -1,4 +1,4 @@
-"""GraphModule -> onnx_ir model in which every qpass module is one ``qpass::`` node, to be lowered afterwards."""
+"""GraphModule -> onnx_ir model in which every qpass module is one ``qpass::`` node, to be lowered."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ DOMAIN = "qpass"
 
 
 class _Opaque(nn.Module):
-    """Stands for a qpass module while exporting: one node that names it."""
+    """Stand-in for a qpass module during export: becomes one node that names the module."""
 
     def __init__(self, path: str, inner: Quantizer | QuantizedLayer) -> None:
         super().__init__()
         self.path, self.kind = path, type(inner).__name__
-        self.output_shape = inner.output_shape  # not the module: its tensors are none of the exporter's business
+        self.output_shape = inner.output_shape  # not the module: the exporter must not see its tensors
 
     def forward(self, x: Tensor) -> Tensor:
         shape, attributes = self.output_shape(x.shape), dict[str, Any](module=self.path)
@@ -74,14 +74,14 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
             assert program is not None
             model: ir.Model = program.model
             simplify(model)
-    except Exception as error:  # the exporter and its rules raise many kinds
+    except Exception as error:  # the exporter and its rules raise many exception types
         raise _explain(graph_module, error) from error
     _name(graph_module, model)
     return model
 
 
 def _refuse_complex(graph_module: fx.GraphModule) -> None:
-    """Refuses complex inputs and outputs: torch's exporter makes real numbers of them, in another shape."""
+    """Rejects complex inputs and outputs: torch's exporter makes them real, with another shape."""
     given = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
     for kind, leaves in (("input", given), ("output", output_leaves(graph_module))):
         for leaf in leaves:
@@ -98,7 +98,7 @@ def _refuse_complex(graph_module: fx.GraphModule) -> None:
 
 
 def _drop_idle_squeezes(graph_module: fx.GraphModule) -> None:
-    """Drops ``squeeze(dim)`` of dims that are not 1, such as a fixed batch: torch leaves them, and ONNX refuses them."""
+    """Drops ``squeeze(dim)`` of dims other than 1, such as a fixed batch: ONNX rejects them."""
     for node in calls(graph_module, aten.squeeze.dim):
         shape, dim = shape_of(node.args[0]), node.args[1]
         if shape and shape[dim] != 1:  # type: ignore[index]
@@ -108,9 +108,10 @@ def _drop_idle_squeezes(graph_module: fx.GraphModule) -> None:
 
 
 def _explain(graph_module: fx.GraphModule, error: Exception) -> LoweringError:
-    """Says why the exporter refuses a graph, and which operator it stops at.
+    """Explains why the exporter rejects a graph, and at which operator.
 
-    The exporter's text begins with advice for its developers. Its summary has the exceptions from the innermost on.
+    The exporter's message begins with advice for its developers. Its summary lists the exceptions,
+    innermost first.
     """
     lines = [line.strip() for line in str(error).partition("## Exception summary")[2].splitlines() or str(error).splitlines()]
     reason = next((line.partition(">: ")[2] or line for line in lines if line), type(error).__name__)
@@ -124,7 +125,7 @@ def _explain(graph_module: fx.GraphModule, error: Exception) -> LoweringError:
 
 
 def _name(graph_module: fx.GraphModule, model: ir.Model) -> None:
-    """Names inputs as the graph does, and outputs after the keys of a dict output."""
+    """Names inputs as in the graph, and outputs after the keys of a dict output."""
     inputs, outputs = model.graph.inputs, model.graph.outputs
     tensors = [
         input_name(node) for node in graph_module.graph.nodes if node.op == "placeholder" and node.meta.get("shape") is not None

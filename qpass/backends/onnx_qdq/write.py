@@ -1,4 +1,4 @@
-"""Writing a model whole or not at all."""
+"""Atomic writing of a model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import onnx_ir as ir
 from qpass.errors import LoweringError
 from qpass.runtime.atomic_write import draft_of
 
-#: protobuf's limit is 2 GiB; larger weights lie beside the file.
+#: Larger weights are stored next to the file: protobuf's limit is 2 GiB.
 EXTERNAL_DATA_BYTES = 2**31 - 2**24
 
 
 def check_writable(path: Path) -> Path:
-    """Refuses a path that cannot be written before any work is done.
+    """Rejects a path that cannot be written, before any work is done.
 
     Raises:
         LoweringError: If the folder does not exist or is read-only, or the path is a folder.
@@ -35,15 +35,16 @@ def check_writable(path: Path) -> Path:
 
 
 def write_model(model: ir.Model, path: Path, *, external_bytes: int = EXTERNAL_DATA_BYTES) -> None:
-    """Checks the model with onnx.checker beside ``path`` and moves it into place.
+    """Writes the model atomically, after onnx.checker has checked a draft next to ``path``.
 
     Args:
-        model: What to write.
-        path: The file; weights past ``external_bytes`` go to ``<name>.data`` beside it.
-        external_bytes: Total size of the initializers from which they are kept outside.
+        model: The model.
+        path: The file. Weights beyond ``external_bytes`` go to ``<name>.data`` next to it.
+        external_bytes: Total size of the initializers above which they are stored outside the file.
 
     Raises:
-        LoweringError: If onnx.checker refuses the model, or the disk is full.
+        LoweringError: If onnx.checker rejects the model, or it cannot be written, as on a full
+            disk.
     """
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     data = f"{path.name}.data" if size > external_bytes else None

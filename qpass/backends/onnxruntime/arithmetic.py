@@ -1,4 +1,4 @@
-"""Counting the multiplications of a profiled graph, and measuring how many integer ones the machine can do."""
+"""Multiply-adds of a profiled graph, and the machine's peak integer throughput."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from qpass.backends.onnxruntime.session import OrtSession
 
-#: Operators that multiply rows of the first factor by a matrix.
+#: Operators that multiply the rows of their first input by a matrix.
 _MATMULS = (
     "MatMul",
     "FusedMatMul",
@@ -23,16 +23,17 @@ _MATMULS = (
     "MatMulNBits",
 )
 _GEMMS = ("Gemm", "FusedGemm", "QGemm")
-#: Convolutions, and which input is the weight.
+#: Convolutions, and the index of their weight input.
 _CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
-#: Side of the square matrices that the peak is measured on: large enough to fill the kernels, small enough for a cache.
+#: Side of the square matrices used to measure the peak: large enough to fill the kernels, small
+#: enough for a cache.
 _PEAK_SIZE = 1024
 
 
 def multiply_adds(
     node: onnx.NodeProto, first: Sequence[int], output: Sequence[int], weights: Mapping[str, Sequence[int]]
 ) -> int:
-    """Returns the multiply-adds of one node; 0 for one that multiplies no matrices, and for Einsum, which is not counted.
+    """Returns the multiply-adds of one node; 0 without matrices to multiply, and for Einsum (not counted).
 
     Args:
         node: A node of the optimised graph.
@@ -53,14 +54,14 @@ def multiply_adds(
 
 
 def integer_peak(threads: int = 1, *, runs: int = 20) -> float:
-    """Measures the integer multiply-adds a second of this machine: uint8 times int8, one large square product.
+    """Measures this machine's integer throughput on one large square uint8 x int8 product.
 
     Args:
-        threads: Threads inside the operator.
-        runs: Runs; the fastest counts.
+        threads: Intra-op threads.
+        runs: Number of runs; the fastest counts.
 
     Returns:
-        Operations a second, a multiply-add counted as two.
+        Operations per second; a multiply-add counts as two.
     """
     n = _PEAK_SIZE
     codes = np.random.default_rng(0).integers(-127, 128, (n, n)).astype(np.int8)

@@ -1,4 +1,4 @@
-"""What quantized layers and integer products give for given codes, in float64, and how far float32 may be from it."""
+"""Float64 outputs of quantized layers and integer products for given codes, with float32 error bounds."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from qpass.graph.edit import called_module, flat_inputs, input_node, is_call
 from qpass.nn import QuantizedLayer
 from qpass.quantizers import Log2, Quantizer
 
-#: A product of floats may be off by so many roundings of the sum of its terms' magnitudes, where these have either sign. Where
-#: all n terms have one sign, or the first half cancels the second, the error grows as sqrt(n).
+#: Allowed error of a float product whose terms have mixed signs, in roundings of the sum of their
+#: magnitudes. If all n terms have the same sign, or the first half cancels the second, the error
+#: grows as sqrt(n).
 SUM_ROUNDINGS = 12.0
-#: Of the result: a rescaling, a bias, and two conversions.
+#: Roundings of the result itself: a rescaling, a bias and two conversions.
 OWN_ROUNDINGS = 4.0
 
 
 class Exact(NamedTuple):
-    """What a layer gives.
+    """Output of one layer.
 
     Attributes:
-        value: In float64.
-        slack: How far a float32 result may be from it, value by value, in float32.
+        value: The output, in float64.
+        slack: Allowed error of a float32 result for each value, in float32.
     """
 
     value: Tensor
@@ -37,13 +38,13 @@ class Exact(NamedTuple):
 
 
 class ExactOutputs:
-    """The outputs of a few layers of a graph.
+    """Exact outputs of a few layers of a graph.
 
     Args:
         wide: A ``widened`` graph.
-        ends: Nodes of ``layer_outputs(wide)`` that are asked for.
-        inputs: One call of the graph.
-        codes: What every quantizer gives.
+        ends: Nodes of ``layer_outputs(wide)`` to compute.
+        inputs: Inputs of one call.
+        codes: Codes of every quantizer.
     """
 
     def __init__(
@@ -56,18 +57,18 @@ class ExactOutputs:
             self._run.run(*flat_inputs(wide, *inputs))
 
     def of(self, end: fx.Node, x: Tensor | None = None) -> Exact:
-        """Returns what one of the ends gives.
+        """Returns the output of one of the ends.
 
         Args:
             end: The node.
-            x: What its layer reads, where that is not codes.
+            x: Input of its layer, if that is not codes.
         """
         with torch.no_grad():
             value, slack = self._sum(end, None if x is None else x.double())
             return Exact(value, slack.add_(value.abs(), alpha=OWN_ROUNDINGS).mul_(ROUNDING))
 
     def _sum(self, end: Any, x: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns a value, and in float32 what its sums may be off by, in roundings."""
+        """Returns a value, and the allowed error of its sums in roundings, as float32."""
         layer = called_module(self._wide, end)
         if isinstance(layer, QuantizedLayer):
             return self._layer(layer, end.args[0], x)
@@ -82,7 +83,7 @@ class ExactOutputs:
             number = self._run.fetch_attr(str(given.target)) if isinstance(given, fx.Node) else given
             scale: Any = end.target
             return scale(value, number), scale(slack, abs(number))
-        first, second = (self._sum(node, x) for node in end.args)  # a layer and its branch
+        first, second = (self._sum(node, x) for node in end.args)  # a layer and its residual branch
         return first[0] + second[0], first[1] + second[1]
 
     def _layer(self, layer: QuantizedLayer, node: fx.Node, x: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -96,7 +97,10 @@ class ExactOutputs:
         return product + layer.bias.reshape([-1, *[1] * (product.dim() - 2)] if is_image else [-1]), slack
 
     def _magnitude(self, node: fx.Node, x: Tensor) -> Tensor:
-        """Returns magnitudes of a factor, in float32. What logarithmic codes stand for is off by as much as its exponent."""
+        """Returns an operand's magnitudes in float32.
+
+        Those of logarithmic codes are enlarged: their error grows with the exponent.
+        """
         quantizer, magnitude = quantizer_of(self._wide, node), x.abs()
         if isinstance(quantizer, Log2):
             exponent = (magnitude / quantizer.scale).log().abs().nan_to_num(posinf=0.0)
@@ -105,7 +109,7 @@ class ExactOutputs:
 
 
 def factors_of(graph_module: fx.GraphModule, end: Any) -> list[fx.Node]:
-    """Returns the activations that the products of an end of ``layer_outputs`` read."""
+    """Returns the activations that a node of ``layer_outputs`` multiplies."""
     if isinstance(called_module(graph_module, end), QuantizedLayer):
         return [end.args[0]]
     if is_call(end, *PRODUCTS):
@@ -120,18 +124,18 @@ def _slack(product: Tensor, magnitudes: Tensor, terms: int) -> Tensor:
 
 
 class _Moves(fx.Interpreter):
-    """Runs what lies between quantizers and the layers that read them, and keeps it."""
+    """Runs the nodes between quantizers and the layers that read them, and keeps the results."""
 
     def __init__(self, wide: fx.GraphModule, needed: Collection[fx.Node], codes: Mapping[str, Tensor]) -> None:
         super().__init__(wide, garbage_collect_values=False)
         self._needed, self._codes = needed, codes
 
     def run_node(self, n: fx.Node) -> Any:
-        """Runs a node that is needed."""
+        """Runs a node if it is needed."""
         return super().run_node(n) if n.op in ("placeholder", "output") or n in self._needed else None
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """A quantizer gives what its codes stand for."""
+        """Decodes the given codes in place of a quantizer."""
         module = self.fetch_attr(str(target))
         if isinstance(module, Quantizer):
             return module.decode(self._codes[str(target)])

@@ -1,4 +1,4 @@
-"""A part of a file: the operators that some of its values are computed by."""
+"""Extracts the operators of a file that compute some of its values."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def excerpt(model: onnx.ModelProto, outputs: Sequence[str], given: Collection[on
     """Returns the part of a model that computes these values.
 
     Args:
-        model: Not changed.
-        outputs: Names of floats that operators of the model give.
-        given: Values that become inputs in place of what computes them.
+        model: The model; not modified.
+        outputs: Names of float values that operators of the model compute.
+        given: Values that become inputs instead of being computed.
     """
     inputs = {value.name: value for value in (*model.graph.input, *given)}
     producers = {name: node for node in model.graph.node for name in node.output}
@@ -36,7 +36,7 @@ def excerpt(model: onnx.ModelProto, outputs: Sequence[str], given: Collection[on
 
 
 def _read(node: onnx.NodeProto) -> Iterator[str]:
-    """Yields what a node reads, in its branches and bodies too."""
+    """Yields the names that a node reads, including in its subgraphs."""
     yield from (name for name in node.input if name)
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):

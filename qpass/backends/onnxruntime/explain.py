@@ -1,4 +1,4 @@
-"""Where the time of a file goes, operator by operator, and why what did not fuse did not."""
+"""Run time of a file by operator, and the reasons why Q/DQ pairs did not fuse."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from qpass.backends.onnxruntime.operators import FLOAT_PRODUCTS, kind_of
 from qpass.backends.onnxruntime.profiling import NodeCost, Profile, integer_arithmetic, integer_multiply_adds, profile_file
 from qpass.errors import ConfigError
 
-#: Slow nodes that are listed one by one.
+#: Number of slowest nodes to list.
 _LISTED = 10
 
 
 @dataclass(frozen=True)
 class OperatorCost:
-    """All nodes of one operator.
+    """Cost of all nodes of one operator type.
 
     Attributes:
-        operator: Type of the operator in the optimised graph.
-        kind: ``"integer product"``, ``"float product"``, ``"conversion"``, ``"movement"`` or ``"float"``.
-        count: How many nodes.
-        milliseconds: Their time in one run, the median over runs of each node.
-        share: Of the time of all operators.
-        multiply_adds: In one run; 0 for an operator that multiplies no matrices.
+        operator: Operator type in the optimised graph.
+        kind: ``"integer product"``, ``"float product"``, ``"conversion"``, ``"movement"`` or
+            ``"float"``.
+        count: Number of nodes.
+        milliseconds: Total time in one run, from each node's median over runs.
+        share: Share of the time of all operators.
+        multiply_adds: Multiply-adds in one run; 0 if the operator multiplies no matrices.
     """
 
     operator: str
@@ -45,8 +46,8 @@ class Unfused:
     """A DequantizeLinear that onnxruntime left in the graph.
 
     Attributes:
-        name: The node.
-        reason: What reads its output in float, and why.
+        name: Name of the node.
+        reason: Which operator reads its output in float, and why.
         milliseconds: Time of the node and its reader in one run.
     """
 
@@ -57,15 +58,15 @@ class Unfused:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What ``explain`` found, each list in order of cost; ``print`` it, or read its fields.
+    """Result of ``explain``, each list sorted by cost. ``print`` it, or read its fields.
 
     Attributes:
         path: The file.
         batch: Batch size.
-        threads: Threads inside an operator.
+        threads: Intra-op threads.
         milliseconds: Time of all operators in one run.
-        integer_peak: Operations a second of one large uint8 times int8 product on this machine with as many threads, a
-            multiply-add counted as two.
+        integer_peak: Operations per second of one large uint8 x int8 product on this machine, with
+            the same number of threads; a multiply-add counts as two.
         operators: Time by operator.
         slowest: The slowest nodes.
         unfused: The Q/DQ pairs that did not fuse.
@@ -86,11 +87,14 @@ class Explanation:
 
     @property
     def integer_arithmetic(self) -> float:
-        """The share of all multiply-adds that are done on integers."""
+        """Share of all multiply-adds that are done on integers."""
         return integer_arithmetic(self.operators)
 
     def share_of_peak(self, milliseconds: float | None = None) -> float:
-        """Returns the integer operations a second as a share of ``integer_peak``, over a time or over integer products' own."""
+        """Returns the integer operations per second as a share of ``integer_peak``.
+
+        ``milliseconds`` is the time to divide by; None takes that of the integer products alone.
+        """
         if milliseconds is None:
             milliseconds = self.share_of("integer product") * self.milliseconds
         return 2 * integer_multiply_adds(self.operators) / (milliseconds * 1e-3) / self.integer_peak if milliseconds else 0.0
@@ -120,13 +124,13 @@ class Explanation:
 
 
 def explain(path: str | Path, *, batch: int = 1, threads: int = 1, runs: int = 20) -> Explanation:
-    """Profiles a file as onnxruntime ships and explains where its time goes.
+    """Profiles a file with onnxruntime's defaults and explains where its time goes.
 
     Args:
         path: The file.
-        batch: Batch size, where the file takes any.
-        threads: Threads inside an operator.
-        runs: Profiled runs; one more before them is not counted.
+        batch: Batch size, if the file's batch is dynamic.
+        threads: Intra-op threads.
+        runs: Profiled runs, after one warm-up run.
 
     Raises:
         ConfigError: If a count is not positive.

@@ -1,6 +1,7 @@
-"""What a file costs before it gives anything: time to load and memory, each measured in processes of their own.
+"""Load time and memory of a file, measured in separate processes.
 
-The measuring process runs this file as a script and imports little but onnxruntime: torch beside it would hide the memory.
+The measuring process runs this file as a script and imports little besides onnxruntime: torch's
+memory would hide the file's.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from safetensors.numpy import load_file, save_file
 
 @dataclass(frozen=True)
 class Footprint:
-    """One file.
+    """Size, load time and memory of one file.
 
     Attributes:
         size_mb: Size on disk in MB, external data included.
-        load_ms: Milliseconds to make a session, the median over processes.
-        peak_mb: Greatest resident memory in MB of a process that loads the file and runs it once, above one that only
-            imports onnxruntime.
+        load_ms: Milliseconds to create a session; median over processes.
+        peak_mb: Peak resident memory in MB of a process that loads the file and runs it once,
+            beyond that of a process that only imports onnxruntime.
     """
 
     size_mb: float
@@ -38,9 +39,9 @@ def footprint(path: str | Path, *, batch: int = 1, threads: int = 1, processes: 
 
     Args:
         path: The file.
-        batch: Batch size of the run, where the file takes any.
-        threads: Threads inside an operator.
-        processes: How many times.
+        batch: Batch size of the run, if the file's batch is dynamic.
+        threads: Intra-op threads.
+        processes: Number of processes.
 
     Raises:
         LoweringError: If onnxruntime cannot load or run the file.
@@ -86,8 +87,8 @@ def _measure(path: str, feed_file: str, threads: int) -> dict[str, float]:
 
 
 def _peak_bytes() -> int:
-    """Returns the greatest resident memory of this process so far."""
-    try:  # getrusage would include what the parent held when it started this process
+    """Returns the peak resident memory of this process so far."""
+    try:  # getrusage would include the parent's memory from when it started this process
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
     except OSError:

@@ -1,7 +1,8 @@
-"""Copies of a file in which every layer reads the codes it is given and reports what it computes.
+"""Copies of a file in which every layer reads given codes and outputs the codes that it computes.
 
-Where a code flips on a tie, everything behind it differs, and a whole network cannot be compared code by code. Fed with the
-reference's codes at each quantizer, every layer is compared on the same input and an error stays where it arose.
+If a code flips on a tie, everything downstream differs, so a whole network cannot be compared code
+by code. With the reference's codes fed in at each quantizer, every layer is compared on the same
+input, and an error stays in its layer.
 """
 
 from __future__ import annotations
@@ -23,27 +24,29 @@ from qpass.backends.onnxruntime.rounding_node import FileConstants, RoundingNode
 from qpass.errors import VerifyError
 from qpass.quantizers import Quantizer
 
-#: End the names of outputs: the codes that a layer computes, and the values that it rounds to them.
+#: Suffixes of output names: the codes that a layer computes, and the values that it rounds to
+#: codes.
 COMPUTED = ".computed"
 VALUE = ".value"
 
 
 class CodesOfFile:
-    """A file and torch's codes of each of its quantizers, which the file may store 128 higher, as uint8.
+    """A file and torch's codes of each of its quantizers; the file may store them as uint8, 128 higher.
 
-    Weights that lie beside the file stay there: its copies refer to them.
+    External weights stay where they are: copies of the file refer to them.
 
     Args:
         path: The file.
-        quantizers: The quantizers of the graph by name.
-        codes: The codes of each.
+        quantizers: Quantizers of the graph by name.
+        codes: Torch's codes of each quantizer.
 
     Attributes:
-        folder: Where weights beside the file lie.
-        layer_outputs: The value that each quantized layer gives, by the layer's name.
+        folder: Folder of external weights.
+        layer_outputs: Name of each quantized layer's output value, by the layer's name.
 
     Raises:
-        VerifyError: If the file cannot be read, lacks the codes of a quantizer, or has codes that the graph has not.
+        VerifyError: If the file cannot be read, lacks the codes of a quantizer, or has codes that
+            the graph lacks.
     """
 
     def __init__(self, path: str | Path, quantizers: Mapping[str, Quantizer], codes: Mapping[str, Tensor]) -> None:
@@ -55,11 +58,11 @@ class CodesOfFile:
         self.layer_outputs = {node.name.removesuffix(OUTPUT): str(node.output[0]) for node in named}
 
     def forced(self, *, values: bool = False) -> onnx.ModelProto:
-        """Returns the model with, for each quantizer ``q``, an input ``q.codes`` and an output ``q.codes.computed``.
+        """Returns the model with, per quantizer ``q``, input ``q.codes`` and output ``q.codes.computed``.
 
         Args:
-            values: Add an output ``q.codes.value``: what is rounded to the codes, in float and in the order of the codes. It
-                keeps onnxruntime from fusing what it would fuse without.
+            values: Add an output ``q.codes.value``: the floats that are rounded to codes, in the
+                order of the codes. It prevents some of onnxruntime's fusions.
         """
         model = copy.deepcopy(self._model)
         if values:
@@ -76,23 +79,23 @@ class CodesOfFile:
         return model
 
     def exposed(self) -> onnx.ModelProto:
-        """Returns the model with, for each quantizer ``q``, an output ``q.codes``; it runs as before."""
+        """Returns the model with an output ``q.codes`` for each quantizer ``q``; it runs as before."""
         model = copy.deepcopy(self._model)
         for name, found in self._nodes.items():
             model.graph.output.append(helper.make_tensor_value_info(name + CODES, found.type, None))
         return model
 
     def excerpt(self, values: Sequence[str]) -> onnx.ModelProto:
-        """Returns the operators that give these values, with an input ``q.codes`` for each quantizer ``q`` before them."""
+        """Returns the operators that compute these values from inputs ``q.codes`` of the quantizers."""
         given = [helper.make_tensor_value_info(name + CODES, found.type, None) for name, found in self._nodes.items()]
         return excerpt(self._model, values, given)
 
     def input_of(self, name: str, layer: str) -> str:
-        """Returns the value that a layer reads.
+        """Returns the name of the value that a layer reads.
 
         Args:
             name: The layer's name among ``layer_outputs``.
-            layer: What begins the names of the nodes that were made for it.
+            layer: Prefix of the names of the nodes made for it.
         """
         producers = {value: node for node in self._model.graph.node for value in node.output}
         value = self.layer_outputs[name]
@@ -101,7 +104,7 @@ class CodesOfFile:
         return value
 
     def feed(self, codes: Mapping[str, Tensor] | None = None) -> dict[str, np.ndarray]:
-        """Returns torch's codes, or others, as inputs of the forced model."""
+        """Returns ``codes``, by default torch's, as inputs of the forced model."""
         found = {}
         for quantizer, given in (self._codes if codes is None else codes).items():
             dtype = helper.tensor_dtype_to_np_dtype(self._nodes[quantizer].type)
@@ -111,12 +114,12 @@ class CodesOfFile:
         return found
 
     def read(self, quantizer: str, stored: np.ndarray) -> Tensor:
-        """Returns codes that the file computes for a quantizer as torch has them."""
+        """Converts codes that the file computes for a quantizer to torch's form."""
         codes, offset = torch.from_numpy(stored), self._offset(quantizer)
         return (codes if not offset else codes.to(torch.int16) - offset).to(self._codes[quantizer].dtype)
 
     def wrong_constants(self) -> dict[str, str]:
-        """Returns what is wrong with the constants of each quantizer, "" where they are the graph's."""
+        """Describes the constants of each quantizer that differ from the graph's; "" if none do."""
         return {
             name: wrong_constants(quantizer, self._nodes[name], self._constants) for name, quantizer in self._quantizers.items()
         }
@@ -126,7 +129,7 @@ class CodesOfFile:
 
 
 def _expose_value(model: onnx.ModelProto, name: str, found: RoundingNode) -> None:
-    """Adds an output for what a quantizer rounds, moved as its codes are."""
+    """Adds an output for the values that a quantizer rounds, moved the same way as its codes."""
     value, nodes = _value_before(model, name, found)
     for index, move in enumerate(node for node in found.behind if node.op_type != "Clip"):
         copied = copy.deepcopy(move)
@@ -138,9 +141,9 @@ def _expose_value(model: onnx.ModelProto, name: str, found: RoundingNode) -> Non
 
 
 def _value_before(model: onnx.ModelProto, name: str, found: RoundingNode) -> tuple[str, list[onnx.NodeProto]]:
-    """Returns the float that is rounded, and the operators that compute it where the file has none."""
+    """Returns the name of the float that is rounded, and operators to compute it if the file has none."""
     inputs = found.node.input
-    if found.node.op_type == "QLinearMatMul":  # gives codes at once
+    if found.node.op_type == "QLinearMatMul":  # outputs codes directly
         factors = [f"{name}.{side}" for side in ("first", "second")]
         nodes = [helper.make_node("DequantizeLinear", inputs[i : i + 3], [factors[i // 3]]) for i in (0, 3)]
         return f"{name}.product", [*nodes, helper.make_node("MatMul", factors, [f"{name}.product"])]
@@ -152,7 +155,7 @@ def _value_before(model: onnx.ModelProto, name: str, found: RoundingNode) -> tup
 def _read(path: str | Path) -> onnx.ModelProto:
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf and onnx raise several kinds
+    except Exception as error:  # protobuf and onnx raise several exception types
         raise VerifyError(f"cannot be read as ONNX: {next(iter(str(error).splitlines()), '')}", where=str(path)) from error
     del model.graph.value_info[:]
     return model

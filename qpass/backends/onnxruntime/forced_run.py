@@ -1,4 +1,4 @@
-"""What a forced file computes for given codes."""
+"""Results of a forced file for given codes."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from qpass.backends.onnxruntime.forced import COMPUTED, VALUE, CodesOfFile
 from qpass.backends.onnxruntime.session import OrtSession
 from qpass.data import ModelInputs
 
-#: Results of so many bytes are in memory at once. The layers before them run again for each group of quantizers.
+#: Maximum bytes of results in memory at once. Earlier layers run again for each group of
+#: quantizers.
 AT_ONCE = 2**29
 
 
 class ForcedRun:
-    """The results of a forced file, computed for a group of quantizers at a time: together they may not fit in memory.
+    """Results of a forced file, computed for one group of quantizers at a time to limit memory.
 
     Args:
         file: The file.
-        session: Of ``file.forced()``.
-        inputs: One call, by name.
-        codes: What every quantizer gives.
+        session: Session of ``file.forced()``.
+        inputs: Inputs of one call, by name.
+        codes: Codes of every quantizer.
         outputs: Names of the network's outputs.
-        values: Whether the session gives what is rounded to codes.
+        values: Whether the session outputs the values that are rounded to codes.
 
     Attributes:
         outputs: The network's outputs by name.
@@ -58,19 +59,19 @@ class ForcedRun:
         return self._file.read(quantizer, self._result(quantizer, COMPUTED))
 
     def value(self, quantizer: str) -> Tensor:
-        """Returns what the file rounds to them."""
+        """Returns the values that the file rounds to a quantizer's codes."""
         return torch.from_numpy(self._result(quantizer, VALUE))
 
     def _result(self, quantizer: str, ending: str) -> np.ndarray:
         group = self._group[quantizer]
         if group != self._held:
-            self._results = {}  # before the next take their place
+            self._results = {}  # frees them before the next group runs
             self._held, self._results = group, self._session.run(self._feed, self._names[group])
         return self._results[quantizer + CODES + ending]
 
 
 def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """Yields names in order, together no more than ``AT_ONCE`` bytes save where one alone is more."""
+    """Yields groups of names in order, at most ``AT_ONCE`` bytes each unless one alone is larger."""
     group, taken = list[str](), 0
     for name, size in sizes.items():
         if group and taken + size > AT_ONCE:

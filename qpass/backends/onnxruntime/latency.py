@@ -1,4 +1,4 @@
-"""Timing files against a baseline: alternating runs, medians and spread, and what fused into integer operators."""
+"""Times files against a baseline: alternating runs, medians and spread, and integer fusions."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from qpass.backends.onnxruntime.session import OrtSession
 from qpass.errors import ConfigError
 from qpass.progress import track
 
-#: Timed rounds of a setting, however long they take.
+#: Minimum timed rounds of a setting, however long they take.
 _LEAST_ROUNDS = 5
-#: Makes a function that runs a network once, for a batch size and a number of threads.
+#: (batch size, threads) -> a function that runs a network once.
 Contender = Callable[[int, int], Callable[[], object]]
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """What onnxruntime made of a file.
+    """How onnxruntime fused a file.
 
     Attributes:
         integer_arithmetic: Share of the multiply-adds that are done on integers.
         integer: Count of each operator that multiplies integers.
         float: Count of each operator that still multiplies floats.
-        unfused: The DequantizeLinear nodes that were left, by name: their Q/DQ pairs did not fuse.
+        unfused: Names of the remaining DequantizeLinear nodes, whose Q/DQ pairs did not fuse.
     """
 
     integer_arithmetic: float
@@ -52,12 +52,13 @@ class LatencyRow:
     Attributes:
         name: The file's label.
         batch: Batch size.
-        threads: Threads inside an operator.
-        median_ms: Median time of one run, in milliseconds: of this machine at this hour, read the ratio.
-        spread: Interquartile range over the median.
-        speedup: Baseline's median over this one's, timed in alternation; 1 for the baseline.
-        peak_share: Integer operations a second, over what one large uint8 times int8 product does on this machine; 0 for what
-            multiplies no integers, or is not a file of onnxruntime's.
+        threads: Intra-op threads.
+        median_ms: Median time of one run, in milliseconds. It varies with machine and load; compare
+            ``speedup``.
+        spread: Interquartile range divided by the median.
+        speedup: Baseline's median divided by this one's, timed in alternation; 1 for the baseline.
+        peak_share: Integer operations per second, relative to one large uint8 x int8 product on
+            this machine; 0 if nothing multiplies integers, or for other runtimes.
     """
 
     name: str
@@ -71,14 +72,14 @@ class LatencyRow:
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """What ``benchmark_latency`` found; ``print`` it, or read its fields.
+    """Result of ``benchmark_latency``. ``print`` it, or read its fields.
 
     Attributes:
-        baseline: Name of the file that others are compared with.
+        baseline: Name of the file that the others are compared with.
         machine: Processor and versions.
-        rows: A row for each file and setting.
-        fusion: What onnxruntime made of each file.
-        footprints: Size, time to load and memory of each file.
+        rows: One row for each file and setting.
+        fusion: How onnxruntime fused each file.
+        footprints: Size, load time and memory of each file.
     """
 
     baseline: str
@@ -89,7 +90,7 @@ class LatencyReport:
 
     @property
     def warnings(self) -> list[str]:
-        """A sentence for every file and setting that is slower than the baseline, and for every file with pairs unfused."""
+        """One warning per file and setting slower than the baseline, and per file with unfused pairs."""
         found = [
             f"{row.name} is slower than {self.baseline} at batch {row.batch}, {row.threads} thread(s): "
             f"{row.speedup:.2f} times its speed"
@@ -140,17 +141,17 @@ def benchmark(
     seconds: float = math.inf,
     show_progress: bool = False,
 ) -> LatencyReport:
-    """Times files in alternation, so that what else the machine does falls on all alike.
+    """Times files in alternation, so that other load on the machine affects all of them alike.
 
     Args:
         files: Paths by label.
         baseline: Label of the file that the others are compared with.
-        others: What else to time in the same turns, by label: networks in other runtimes.
+        others: Networks in other runtimes to time in the same rounds, by label.
         batches: Batch sizes; a file with a fixed batch is timed at its own.
         threads: Thread counts.
         runs: Timed rounds, after a tenth as many (at least 2) for warm-up.
-        seconds: No new round of a setting begins after so long, save for the first five.
-        show_progress: Show a bar.
+        seconds: Time limit of a setting: no new round begins after it, except the first five.
+        show_progress: Show a progress bar.
 
     Raises:
         ConfigError: If the baseline is not among the files, or a count is not positive.
@@ -183,7 +184,7 @@ def benchmark(
 
 
 def file_contender(path: str | Path) -> Contender:
-    """Runs a file in onnxruntime on random inputs."""
+    """Returns a contender that runs a file in onnxruntime on random inputs."""
 
     def make(batch: int, threads: int) -> Callable[[], object]:
         session = OrtSession(path, threads=threads, stop_spinning=True)
@@ -209,7 +210,7 @@ def _alternate(runners: Mapping[str, Callable[[], object]], runs: int, seconds: 
 
 
 def fusion_of(path: str | Path) -> Fusion:
-    """Loads a file as onnxruntime ships and tells what it made of it."""
+    """Loads a file with onnxruntime's defaults and returns how it fused."""
     return _fusion(profile_file(path))
 
 
@@ -224,7 +225,7 @@ def _fusion(profile: Profile) -> Fusion:
 
 
 def describe_machine() -> str:
-    """Returns processor, its integer instructions, and versions, in one line."""
+    """Returns the processor, its integer instructions and onnxruntime's version in one line."""
     model, flags = platform.processor() or platform.machine(), ""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Whether a runtime computes a layer's codes, equal but for ties that float32 cannot decide, and what it rounds to them."""
+"""Checks a runtime's codes by layer, up to ties float32 cannot decide, and the values before rounding."""
 
 from __future__ import annotations
 
@@ -15,40 +15,44 @@ from qpass.backends.onnxruntime.tolerance import DECIDED, MOVE, differences, env
 from qpass.backends.onnxruntime.torch_run import FLOAT32_ERRORS, Reach, TorchRun
 from qpass.quantizers import Quantizer
 
-#: A code may differ where its input, moved by this share of the tensor's greatest magnitude, takes the other code too:
-#: two float32 sums of a few hundred terms, taken in another order, differ by about so much.
+#: A differing code is a tie if its input, moved by this share of the tensor's largest magnitude,
+#: can get the other code as well. Two float32 sums of a few hundred terms in different orders
+#: differ by about this much.
 TIE_TOLERANCE = 2e-6
-#: What is rounded to codes may differ by so many of torch's own greatest errors in the same channel, token or sample. Where
-#: values cancel, one error may be small by chance, so groups of fewer values than this are not looked at.
+#: Values before rounding may differ by this many times torch's own largest error in the same
+#: channel, token or sample. Where values cancel, an error may be small by chance, so groups of
+#: fewer than ``LEAST_GROUP`` values do not count.
 VALUE_ERRORS, LEAST_GROUP = 16.0, 16
-#: Four roundings (two dequantizations, a product, a division by the scale), as a share of the tensor's greatest magnitude:
-#: where the exact value is as near as that to the edge of two codes, float32 cannot decide. Rare where values are spread;
-#: few probabilities times few codes can lie there by the dozen.
+#: Four roundings (two dequantizations, a product, a division by the scale), as a share of the
+#: tensor's largest magnitude. If the exact value is this close to the boundary of two codes,
+#: float32 cannot decide. This is rare where values are spread out, but a few probabilities times a
+#: few codes can produce dozens.
 FOUR_ROUNDINGS = 4 * 2.0**-24
-#: Other ties may make up this share of a tensor's codes: a count of rare events scatters, so it is held to three standard
-#: deviations over its expectation (and one is always allowed).
+#: Expected share of other ties among a tensor's codes. Counts of rare events scatter, so the limit
+#: is three standard deviations above the expected count (and one tie is always allowed).
 TIE_SHARE = 1e-4
 
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """Codes of one quantizer, all layers before it fed with the reference's codes.
+    """Check of one quantizer's codes, with all earlier layers fed the reference's codes.
 
     Attributes:
         quantizer: Name of the quantizer in the graph.
-        codes: How many were compared.
-        ties: Codes that differ where the input lies on the edge of two codes.
-        own_ties: Codes whose input, computed in float64 from the same codes before, lies nearer to the edge of two codes than
-            ``FOUR_ROUNDINGS``, or than ``FLOAT32_ERRORS`` times the root mean square of torch's own float32 errors there; and
-            ties that come from a choice by value before the quantizer, such as a top-k, which rounding turns. 0 where there
-            are no more ties than any tensor may have.
-        wrong: Codes that differ otherwise.
-        caused_by: The operator that computed the quantizer's input, where codes differ.
-        off: The greatest distance of what is rounded from what torch rounds, over what float32 explains: codes of few bits
-            hide errors that are small beside a step. 0 where it was not compared.
-        constants: Which constants of the quantizer are not the graph's.
-        informative: Whether the comparison proves anything: False where torch's own float32 errors are as great as the spread
-            of the values.
+        codes: Number of codes compared.
+        ties: Codes that differ where the input lies on the boundary of two codes.
+        own_ties: Codes that float32 cannot decide. Their input, computed in float64 from the same
+            earlier codes, is within ``FOUR_ROUNDINGS`` of the boundary of two codes, or within
+            ``FLOAT32_ERRORS`` times the root mean square of torch's own float32 errors. Ties from a
+            data-dependent choice before the quantizer, such as a top-k that rounding flips, count
+            too. 0 if there are no more ties than any tensor may have.
+        wrong: Other codes that differ.
+        caused_by: The operator that computed the quantizer's input, if codes differ.
+        off: Largest error of the values before rounding, as a multiple of what float32 explains:
+            low-bit codes hide errors that are small compared with a step. 0 if not compared.
+        constants: Which constants of the quantizer differ from the graph's.
+        informative: Whether the comparison proves anything: False if torch's own float32 errors are
+            as large as the spread of the values.
         suspects: Layers that only this quantizer and other wrong ones depend on.
     """
 
@@ -65,17 +69,17 @@ class LayerCheck:
 
     @property
     def codes_agree(self) -> bool:
-        """No wrong code, and few ties."""
+        """Whether no code is wrong and ties are few."""
         return self.wrong == 0 and self.ties <= self.own_ties + _ties_of_any(self.codes)
 
     @property
     def passed(self) -> bool:
-        """Codes agree, and so do what is rounded to them and the quantizer's constants."""
+        """Whether the codes, the values before rounding and the quantizer's constants agree."""
         return self.codes_agree and self.off <= 1 and not self.constants
 
     @property
     def failure(self) -> str:
-        """What is wrong, in words, with the layers that may have done it; "" where nothing is."""
+        """What is wrong, in words, with the suspected layers; "" if nothing is."""
         found = [] if self.codes_agree else [f"{self.wrong} wrong codes and {self.ties} ties of {self.codes}"]
         found += [f"its input is {self.off:.3g} times as far from torch's as float32 explains"] if self.off > 1 else []
         found += [self.constants] if self.constants else []
@@ -91,13 +95,13 @@ def check_layers(
     values: Callable[[str], Tensor] | None = None,
     constants: Mapping[str, str] | None = None,
 ) -> tuple[LayerCheck, ...]:
-    """Compares what a runtime made of a forced file, fed with torch's codes, with what torch made of them.
+    """Compares a runtime's results for a forced file, fed torch's codes, with torch's own results.
 
     Args:
         reference: Torch's run.
-        computed: Returns the codes of a quantizer by the runtime.
-        cause: Names the operator that computes what a quantizer is given.
-        values: Returns what the runtime rounds to them, where it was kept.
+        computed: Returns the codes that the runtime computes for a quantizer.
+        cause: Names the operator that computes a quantizer's input.
+        values: Returns the values that the runtime rounds for a quantizer, if they were kept.
         constants: What is wrong with the constants of each quantizer.
     """
     checks = []
@@ -134,7 +138,7 @@ def check_layers(
 def _less_chosen(
     check: LayerCheck, reference: TorchRun, computed: Callable[[str], Tensor], moved: Callable[[str], Reach]
 ) -> LayerCheck:
-    """Counts wrong codes as ties where roundings before the quantizer make them: these turn choices by value."""
+    """Counts wrong codes as ties if earlier roundings explain them by flipping data-dependent choices."""
     name, quantizer = check.quantizer, reference.quantizers[check.quantizer]
     x, exact, expected = reference.inputs[name], reference.exact[name], reference.codes[name]
     ties, wrong = _compare(quantizer, x, exact, expected, computed(name), moved(name))
@@ -143,7 +147,7 @@ def _less_chosen(
 
 
 def _is_informative(x: Tensor, exact: Tensor) -> bool:
-    """Tells whether torch's own errors, as ``_own_ties`` counts them, are less than the spread of the values, or small."""
+    """Returns whether torch's own errors, as in ``_own_ties``, are small or below the values' spread."""
     error, values = (x - exact).double(), x.double()
     if not x.numel() or not error.isfinite().all():
         return True
@@ -152,17 +156,18 @@ def _is_informative(x: Tensor, exact: Tensor) -> bool:
 
 
 def _ties_of_any(codes: int) -> float:
-    """Returns how many ties a tensor may have without a reason of its own."""
+    """Returns how many ties any tensor may have."""
     expected = TIE_SHARE * codes
     return max(1.0, expected + 3 * math.sqrt(expected))
 
 
 def distances(reference: TorchRun, values: Callable[[str], Tensor]) -> dict[str, float]:
-    """Returns how far what a runtime rounds for each quantizer is from what torch rounds, over what float32 explains.
+    """Returns the error of each quantizer's values before rounding, over what float32 explains.
 
     Args:
         reference: Torch's run.
-        values: Returns what the runtime rounds, all layers before fed with the same codes.
+        values: Returns the values that the runtime rounds, with all earlier layers fed the same
+            codes.
     """
     found = {
         name: _off(quantizer, reference.inputs[name], reference.exact[name], values(name), None)
@@ -172,9 +177,10 @@ def distances(reference: TorchRun, values: Callable[[str], Tensor]) -> dict[str,
 
 
 def _less_moved(found: dict[str, float], reference: TorchRun, values: Callable[[str], Tensor]) -> dict[str, float]:
-    """Looks again at what is too far off, beside what roundings before the quantizer make of its input.
+    """Rechecks values that are too far off, allowing for roundings before the quantizer.
 
-    A function may be right to a share of its argument, as GELU where it is almost 0, and roundings turn choices by value.
+    A function's error may be relative to its argument, as for GELU where it is almost 0, and
+    roundings flip data-dependent choices.
     """
     for pairs in (PAIRS, PAIRS + MORE_PAIRS):
         doubtful = [name for name, share in found.items() if share > 1]
@@ -189,9 +195,9 @@ def _less_moved(found: dict[str, float], reference: TorchRun, values: Callable[[
 
 
 def _off(quantizer: Quantizer, x: Tensor, exact: Tensor, found: Tensor, moved: Reach | None) -> float:
-    """Returns the greatest distance of what the runtime rounds from what torch rounds, over what float32 explains.
+    """Returns the largest error of the values before rounding, over what float32 explains.
 
-    ``moved`` is what rounding can make of ``x``.
+    ``moved`` is the range over which rounding can move ``x``.
     """
     rounding = rounding_of(quantizer)
     if rounding is None or not x.numel():
@@ -210,17 +216,18 @@ def _off(quantizer: Quantizer, x: Tensor, exact: Tensor, found: Tensor, moved: R
 def _compare(
     quantizer: Quantizer, x: Tensor, exact: Tensor, expected: Tensor, actual: Tensor, moved: Reach | None = None
 ) -> tuple[int, int]:
-    """Returns how many codes differ on ties, and how many otherwise.
+    """Returns the number of ties, and the number of other codes that differ.
 
-    ``moved`` is what rounding can make of ``x``, beside a small move of all of it.
+    ``moved`` is the range over which rounding can move ``x``, in addition to a small move of every
+    value.
     """
     differs = actual != expected
     if not differs.any():
         return 0, 0
-    # Quantizers are monotone: the codes within reach of a small move of x are those between the codes of its ends.
+    # Quantizers are monotonic: a small move of x reaches the codes between those of its two ends.
     reach = max(TIE_TOLERANCE * x.abs().amax(), FLOAT32_ERRORS * (x - exact).abs().amax().float())
     low, high = (x, x) if moved is None else moved
-    if rounding_of(quantizer) is not None:  # value by value: the others need no second look
+    if rounding_of(quantizer) is not None:  # elementwise: equal codes need no second look
         low, high, actual, differs = low[differs], high[differs], actual[differs], differs[differs]
     tied = differs & (quantizer.encode(low - reach) <= actual) & (actual <= quantizer.encode(high + reach))
     return int(tied.sum()), int((differs & ~tied).sum())

@@ -1,4 +1,4 @@
-"""Whether each quantized layer of a file gives what the graph's gives for the same codes."""
+"""Checks the output of each quantized layer of a file against the graph's, for the same codes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from qpass.backends.onnxruntime.tolerance import differences
 from qpass.backends.onnxruntime.torch_run import TorchRun
 from qpass.data import ModelInputs
 
-#: Outputs of so many layers are in memory at once.
+#: Number of layers whose outputs are in memory at once.
 _AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class LayerOutputCheck:
-    """What one quantized layer, or one product of two activations, gives for torch's codes and for random ones.
+    """Check of a quantized layer, or a product of two activations, for torch's and for random codes.
 
     Attributes:
         layer: Its name in the graph.
-        values: How many were compared.
-        off: The greatest distance from what float64 gives, over what float32 explains. Infinite for another shape.
+        values: Number of values compared.
+        off: Largest error against float64, as a multiple of what float32 explains. Infinite if
+            shapes differ.
     """
 
     layer: str
@@ -36,12 +37,12 @@ class LayerOutputCheck:
 
     @property
     def failure(self) -> str:
-        """What is wrong, in words; "" where nothing is."""
+        """What is wrong, in words; "" if nothing is."""
         return "" if self.off <= 1 else f"{self.layer}: its output is {self.off:.3g} times as far off as float32 explains"
 
 
 class LayerOutputs:
-    """The outputs of all layers of a graph.
+    """Checks the outputs of all layers of a graph.
 
     Args:
         wide: ``widened(graph_module)``.
@@ -51,11 +52,11 @@ class LayerOutputs:
         self._wide, self._ends = wide, layer_outputs(wide)
 
     def missing(self, file: CodesOfFile) -> list[str]:
-        """Returns the layers whose output the file does not have by name."""
+        """Returns the layers whose outputs have no name in the file."""
         return [name for name in self._ends if name not in file.layer_outputs]
 
     def check(self, file: CodesOfFile, runs: Sequence[tuple[TorchRun, ModelInputs]]) -> list[LayerOutputCheck]:
-        """Compares every layer of a file, for the codes of each of these runs. A few layers at a time run, and no others.
+        """Compares every layer of a file for the codes of each run, executing a few layers at a time.
 
         Args:
             file: The file.
@@ -79,7 +80,7 @@ class LayerOutputs:
         return checks
 
     def _float_input(self, name: str, file: CodesOfFile) -> str | None:
-        """Returns the value that a layer of the file reads where that is not codes."""
+        """Returns the name of a layer's input in the file, or None if it is codes."""
         (factor, *_) = factors_of(self._wide, self._ends[name])
         if quantizer_of(self._wide, factor) is not None:
             return None
@@ -93,7 +94,7 @@ class LayerOutputs:
         run: TorchRun,
         inputs: ModelInputs,
     ) -> Iterator[tuple[str, tuple[int, float]]]:
-        """Yields, for each layer, how many values were compared and how far off they are."""
+        """Yields, for each layer, the number of values compared and their largest error."""
         exact = ExactOutputs(self._wide, [self._ends[name] for name in sources], run.given, run.codes)
         feed = {name: array for name, array in file.feed(run.codes).items() if name in session.input_names}
         results = session.run({**session.feed(inputs), **feed})

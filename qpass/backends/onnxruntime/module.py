@@ -1,4 +1,4 @@
-"""A file in the place of the graph that it was written from, inside a model that stays in torch."""
+"""Runs a file in place of the graph it was exported from, inside a torch model."""
 
 from __future__ import annotations
 
@@ -18,29 +18,32 @@ from qpass.graph.signature.outputs import is_tensor_output, output_leaves, outpu
 
 
 class OrtModule(nn.Module):
-    """Computes with onnxruntime what a graph computes, for the same inputs and with the same structure of outputs.
+    """Runs a graph's file in onnxruntime, with the graph's inputs and output structure.
 
     Args:
         graph_module: The graph.
         path: The file.
-        threads: Threads inside an operator; 0 takes onnxruntime's default.
+        threads: Intra-op threads; 0 means onnxruntime's default.
 
     Raises:
         LoweringError: If onnxruntime cannot load the file.
-        VerifyError: If it has not the outputs that the graph has.
+        VerifyError: If the file and the graph differ in their number of outputs.
     """
 
     def __init__(self, graph_module: fx.GraphModule, path: str | Path, *, threads: int = 0) -> None:
         super().__init__()
         self._session = OrtSession(path, threads=threads)
-        self._graph_module = [graph_module]  # in a list, so that its tensors are not this module's
+        self._graph_module = [graph_module]  # in a list, so that its tensors are not registered here
         self._outputs, self._spec = output_leaves(graph_module), output_spec(graph_module)
         expected, found = sum(map(is_tensor_output, self._outputs)), len(self._session.output_names)
         if expected != found:
             raise VerifyError(f"the file has {found} outputs", where=str(path), expected=f"the {expected} of the graph")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """See the class. Without rows it computes one of zeros and returns none of them: runtimes refuse empty tensors."""
+        """Runs the file; for an empty batch it runs one row of zeros and drops it.
+
+        Runtimes reject empty tensors.
+        """
         call = given = named_inputs(self._graph_module[0], ModelInputs(args, kwargs))
         empty = batch_size(call) == 0
         if empty:

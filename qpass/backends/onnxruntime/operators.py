@@ -1,4 +1,4 @@
-"""What onnxruntime's operators do, by type."""
+"""Kinds of onnxruntime operators, by type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INTEGER_PRODUCTS = (
     "MatMulNBits",
 )
 FLOAT_PRODUCTS = ("MatMul", "Gemm", "Conv", "FusedMatMul", "FusedConv", "FusedGemm", "Einsum")
-#: Operators that turn floats into codes or back.
+#: Operators that convert floats to codes or back.
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "Cast")
 MOVEMENTS = (
     "Transpose",
@@ -34,7 +34,11 @@ MOVEMENTS = (
 
 
 def kind_of(operator: str) -> str:
-    """Returns ``"integer product"``, ``"float product"``, ``"conversion"``, ``"movement"`` or, for all others, ``"float"``."""
+    """Returns an operator's kind.
+
+    One of ``"integer product"``, ``"float product"``, ``"conversion"``, ``"movement"`` or, for all
+    others, ``"float"``.
+    """
     kinds = (
         ("integer product", INTEGER_PRODUCTS),
         ("float product", FLOAT_PRODUCTS),

@@ -1,4 +1,7 @@
-"""Whether a file gives a network's outputs: for torch's codes value by value, and running freely as near as torch to itself."""
+"""Checks a file's outputs: by value for torch's codes, and in a free run within torch's uncertainty.
+
+In a free run, the file computes its own codes.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,13 @@ from qpass.backends.onnxruntime.tolerance import DECIDED, differences, envelope
 from qpass.backends.onnxruntime.torch_run import TorchRun, distance, misplaced, size, without_fills
 from qpass.backends.onnxruntime.uncertainty import Uncertainty
 
-#: The whole network: error of onnxruntime against torch in float32, over what torch in float32 itself is uncertain by.
+#: Whole network: limit of onnxruntime's error against float32 torch, over torch's own uncertainty.
 ERROR_RATIO = 1.5
-#: Outputs that agree to so many dB are equal as far as float32 goes: a network without ties on its way is held to this.
+#: Outputs that agree to this many dB are equal to float32 precision. A network without ties is held
+#: to this.
 FLOAT32_DB = 90.0
-#: Where rounding decides more of an output than this, as behind many sines of large angles, nothing is proven of it.
+#: If rounding decides a larger share of an output, as after many sines of large angles, nothing is
+#: proven about it.
 UNDECIDED_SHARE = 0.5
 
 
@@ -28,16 +33,17 @@ class OutputCheck:
 
     Attributes:
         name: Its name in the file.
-        values: How many were compared.
-        wrong: Values that differ, all quantizers having torch's codes, by more than float32 explains.
-        undecided: Values that differ where rounding decides between quite different values.
-        off: The greatest difference over what float32 explains.
-        misplaced: Values that are NaN or infinite in one of both and not in the other when the file runs freely, beyond what
-            torch in float32 is uncertain of.
-        sqnr_db: Signal over error, the file running freely, in dB.
-        error_ratio: Error of the file running freely over torch's own uncertainty; 0 for outputs that are no floats.
-        informative: Whether the free run proves anything: some values are finite, and a file that ignores its input would be
-            farther from torch than the bound allows.
+        values: Number of values compared.
+        wrong: Values that differ by more than float32 explains, given torch's codes at all
+            quantizers.
+        undecided: Values that differ where rounding decides between very different values.
+        off: Largest difference, as a multiple of what float32 explains.
+        misplaced: Values that are NaN or infinite on one side only in the free run, beyond float32
+            torch's own uncertainty.
+        sqnr_db: Signal over error in the free run, in dB.
+        error_ratio: Error of the free run over torch's own uncertainty; 0 for non-float outputs.
+        informative: Whether the free run proves anything: some values are finite, and a file that
+            ignores its input would exceed the bound.
         suspects: Layers that only this output and other wrong ones depend on.
     """
 
@@ -54,7 +60,7 @@ class OutputCheck:
 
     @property
     def decided(self) -> bool:
-        """Whether enough of its values agree, or differ by what rounding cannot do."""
+        """Whether rounding decides at most ``UNDECIDED_SHARE`` of its values."""
         return self.undecided <= UNDECIDED_SHARE * self.values
 
     @property
@@ -73,13 +79,13 @@ class OutputCheck:
 
 
 def check_output(name: str, found: np.ndarray, reference: TorchRun, index: int) -> OutputCheck:
-    """Compares one output of a forced file, fed with torch's codes, with torch's.
+    """Compares one output of a forced file, fed torch's codes, with torch's output.
 
     Args:
         name: The output's name.
-        found: What the runtime gives.
+        found: The runtime's output.
         reference: Torch's run.
-        index: Which of its outputs.
+        index: Index of the output.
     """
     expected = reference.outputs[index]
     if found.shape != expected.shape or found.dtype.kind != expected.dtype.kind:
@@ -98,7 +104,7 @@ def check_output(name: str, found: np.ndarray, reference: TorchRun, index: int) 
 
 
 def joined(first: OutputCheck, second: OutputCheck) -> OutputCheck:
-    """Returns one check of the same output for two sets of codes."""
+    """Merges the checks of one output for two sets of codes."""
     return replace(
         first,
         values=first.values + second.values,
@@ -109,20 +115,20 @@ def joined(first: OutputCheck, second: OutputCheck) -> OutputCheck:
 
 
 def _agreement(expected: Tensor) -> Tensor:
-    """Returns how near a value must be to agree whatever rounding may do."""
+    """Returns the difference up to which values agree, however far rounding may move them."""
     if not expected.is_floating_point():
         return torch.zeros(())
     return DECIDED * envelope(expected.double().abs().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
 
 
 def check_freely(check: OutputCheck, found: np.ndarray, expected: np.ndarray, own: Uncertainty) -> OutputCheck:
-    """Adds what an output is when the file runs freely.
+    """Adds the results of the free run to the check of an output.
 
     Args:
-        check: The output, all quantizers having torch's codes.
-        found: What the runtime gives.
-        expected: What torch gives.
-        own: How far torch is from itself.
+        check: Its check with torch's codes at all quantizers.
+        found: The runtime's output.
+        expected: Torch's output.
+        own: Torch's own uncertainty.
     """
     away = misplaced(found, expected)
     found, expected = without_fills(found, expected)
@@ -140,23 +146,23 @@ def check_freely(check: OutputCheck, found: np.ndarray, expected: np.ndarray, ow
 
 
 def _proves(expected: np.ndarray, own: Uncertainty) -> bool:
-    """Tells whether a free run that is within its bound proves anything of an output of floats."""
+    """Returns whether a free run within its bound proves anything about a float output."""
     if expected.size and not np.isfinite(expected).any():
         return False
     return not own.distance or ERROR_RATIO * own.distance < _of_the_input(expected)
 
 
 def decibels(noise: float, signal: float) -> float:
-    """Returns signal over noise in dB; infinite where there is no noise, or no signal to compare it with."""
+    """Returns signal over noise in dB; infinite without noise, or without a signal to compare it with."""
     if not noise or not signal:
         return math.inf
     return 20 * math.log10(signal / noise) if math.isfinite(noise) else -math.inf
 
 
 def whole_run(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], own: Sequence[Uncertainty]) -> tuple[float, float]:
-    """Returns signal over error in dB, and the error over torch's own uncertainty, of all float outputs.
+    """Returns signal over error in dB, and error over torch's own uncertainty, for all float outputs.
 
-    Each counts as a share of its size, so that none hides in another's.
+    Each output is scaled by its norm, so that none hides behind a larger one.
     """
     noise = spread = 0.0
     pairs = [without_fills(*pair) for pair in zip(outputs, expected, strict=True)]
@@ -176,7 +182,10 @@ def _ratio(noise: float, floor: float) -> float:
 
 
 def _of_the_input(expected: np.ndarray) -> float:
-    """Returns how far a file that ignores its input is from torch at least: from the mean over samples, or over all values."""
+    """Returns the least error of a file that ignores its input: its output is at best the mean.
+
+    The mean is over samples, or over all values of a single sample.
+    """
     finite = np.where(np.isfinite(expected), expected, 0).astype(np.float64)
     mean = finite.mean(0, keepdims=True) if finite.ndim and len(finite) > 1 else finite.mean()
     return float(np.linalg.norm(np.where(np.isfinite(expected), finite - mean, 0)))

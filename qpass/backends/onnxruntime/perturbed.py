@@ -1,4 +1,4 @@
-"""How far rounding can move what a graph computes."""
+"""How far rounding can move the results of a graph."""
 
 from __future__ import annotations
 
@@ -13,26 +13,30 @@ from qpass.backends.onnxruntime.tolerance import MOVE
 from qpass.graph.edit import MOVEMENT_OPS, aten, called_module, is_call
 from qpass.quantizers import Quantizer
 
-#: Runs with random signs, each with its opposite: of two opposite moves one crosses a threshold that lies between them.
+#: Pairs of runs with random, opposite signs: one of two opposite moves crosses a threshold between
+#: them.
 PAIRS = 4
-#: So many more where these do not explain a difference: a choice between two near values is turned by every other pair.
+#: Additional pairs if those do not explain a difference: about every other pair flips a choice
+#: between two close values.
 MORE_PAIRS = 16
-#: Functions of single values whose error is a share of the result. Others' is a share of 1: erf, tanh and their like.
+#: Functions whose error is relative to the result. That of others, such as erf and tanh, is
+#: relative to 1.
 _RELATIVE = (*MOVEMENT_OPS, aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.softmax.int, aten._softmax.default)
 
 
 class Perturbed(fx.Interpreter):
-    """Runs a graph with every float result moved up or down by ``MOVE`` of itself.
+    """Runs a graph with every float result moved up or down by ``MOVE`` times itself.
 
-    Sums of many terms have every term moved on its own, so results that cancel move as far as rounding moves them.
+    Each term of a sum moves independently, so results that cancel move as far as rounding moves
+    them.
 
     Args:
         graph_module: A quantized graph.
-        seed: Draws the signs.
+        seed: Seed of the random signs.
         sign: 1.0, or -1.0 for the opposite moves.
-        codes: The codes that each quantizer gives; None lets it compute them.
-        quantizers: Those before which to stop, in place of the outputs; they need ``codes``.
-        reached: Takes the name of each of these quantizers and what it is given.
+        codes: Codes of each quantizer; None lets it compute them.
+        quantizers: Quantizers to stop at, instead of the outputs; requires ``codes``.
+        reached: Called with the name and the input of each of these quantizers.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class Perturbed(fx.Interpreter):
         self._needed = dict.fromkeys(graph_module.graph.nodes) if codes is None else behind_quantizers(graph_module, ends)
 
     def run_node(self, n: fx.Node) -> Any:
-        """Runs one node, or skips it where no end needs it."""
+        """Runs one node, or skips it if no end needs it."""
         result = self._run(n)
         for name in (name for name, end in self._ends.items() if end is n):
             self._reached(name, result)
@@ -75,7 +79,10 @@ class Perturbed(fx.Interpreter):
         return pytree.tree_map(lambda leaf: self._moved(leaf, floor), result)
 
     def _scale_of_function(self, n: fx.Node, result: Any) -> Tensor | None:
-        """Returns what the error of a function of single values is a share of besides its result, up to 1; or None."""
+        """Returns an elementwise function's input magnitude, up to 1; None for other operators.
+
+        The error is relative to this plus the result's magnitude.
+        """
         if n.op != "call_function" or is_call(n, *_RELATIVE) or not isinstance(result, Tensor):
             return None
         args, kwargs = self.fetch_args_kwargs_from_env(n)
@@ -93,12 +100,12 @@ class Perturbed(fx.Interpreter):
 
 
 def signed_seeds(seeds: Iterable[int]) -> list[tuple[int, float]]:
-    """Returns the arguments of pairs of opposite runs."""
+    """Returns (seed, sign) for pairs of opposite runs."""
     return [(seed, sign) for seed in seeds for sign in (1.0, -1.0)]
 
 
 def behind_quantizers(graph_module: fx.GraphModule, ends: Iterable[fx.Node]) -> dict[fx.Node, None]:
-    """Returns these nodes and those that they are computed by, back to the quantizers and with them."""
+    """Returns these nodes and their ancestors, back to and including the nearest quantizers."""
     found, waiting = dict[fx.Node, None](), list(ends)
     while waiting:
         node = waiting.pop()

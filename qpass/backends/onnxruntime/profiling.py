@@ -1,4 +1,4 @@
-"""Profiling a file as onnxruntime ships: the time and the multiply-adds of every node of the optimised graph."""
+"""Profiles a file with onnxruntime's defaults: time and multiply-adds of each node as optimised."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from qpass.backends.onnxruntime.session import OrtSession
 
 @dataclass(frozen=True)
 class NodeCost:
-    """One node.
+    """Cost of one node.
 
     Attributes:
         name: Its name in the optimised graph.
         operator: Its type.
-        milliseconds: Its time in one run, the median over runs.
-        multiply_adds: In one run; 0 for an operator that multiplies no matrices.
+        milliseconds: Its time in one run; median over runs.
+        multiply_adds: Multiply-adds in one run; 0 if it multiplies no matrices.
     """
 
     name: str
@@ -36,20 +36,20 @@ class NodeCost:
 
     @property
     def kind(self) -> str:
-        """What kind of operator it is; see ``kind_of``."""
+        """Kind of operator; see ``kind_of``."""
         return kind_of(self.operator)
 
 
 class Counted(Protocol):
-    """What was counted of a node, or of several of one kind."""
+    """Multiply-adds of one node, or of several of one kind."""
 
     @property
     def kind(self) -> str:
-        """What ``kind_of`` says."""
+        """Kind of operator; see ``kind_of``."""
 
     @property
     def multiply_adds(self) -> int:
-        """How many there were."""
+        """Number of multiply-adds."""
 
 
 def integer_multiply_adds(costs: Iterable[Counted]) -> int:
@@ -58,21 +58,24 @@ def integer_multiply_adds(costs: Iterable[Counted]) -> int:
 
 
 def integer_arithmetic(costs: Sequence[Counted]) -> float:
-    """Returns the share of all multiply-adds that are done on integers; 0 where there are none."""
+    """Returns the share of all multiply-adds that are done on integers; 0 if there are none."""
     total = sum(cost.multiply_adds for cost in costs)
     return integer_multiply_adds(costs) / total if total else 0.0
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The nodes of one file, and the optimised graph that they are of."""
+    """The nodes of one file, and its optimised graph."""
 
     nodes: tuple[NodeCost, ...]
     graph: onnx.GraphProto
 
     @property
     def unfused(self) -> list[onnx.NodeProto]:
-        """The DequantizeLinear nodes that are left, save those of an integer product's sums: their Q/DQ pairs did not fuse."""
+        """The remaining DequantizeLinear nodes, whose Q/DQ pairs did not fuse.
+
+        Those that dequantize the sums of an integer product do not count.
+        """
         sums = {output for node in self.graph.node if kind_of(node.op_type) == "integer product" for output in node.output}
         return [node for node in self.graph.node if node.op_type == "DequantizeLinear" and node.input[0] not in sums]
 
@@ -82,9 +85,9 @@ def profile_file(path: str | Path, *, batch: int = 1, threads: int = 1, runs: in
 
     Args:
         path: The file.
-        batch: Batch size, where the file takes any.
-        threads: Threads inside an operator.
-        runs: Profiled runs; one more before them is not counted.
+        batch: Batch size, if the file's batch is dynamic.
+        threads: Intra-op threads.
+        runs: Profiled runs, after one warm-up run.
 
     Raises:
         LoweringError: If onnxruntime cannot load the file.
@@ -105,14 +108,14 @@ def profile_file(path: str | Path, *, batch: int = 1, threads: int = 1, runs: in
     found = []
     for name, each in samples.items():
         operator, milliseconds = each[0]["args"]["op_name"], statistics.median(event["dur"] for event in each[-runs:]) / 1e3
-        # A node without a name is profiled under one that the graph does not know.
+        # The profiler makes up names for unnamed nodes; the graph does not have them.
         node = nodes.get(name, onnx.NodeProto(op_type=operator))
         found.append(NodeCost(name, operator, milliseconds, _multiply_adds(node, each[0]["args"], weights)))
     return Profile(tuple(found), session.optimized_graph)
 
 
 def _multiply_adds(node: onnx.NodeProto, seen: dict[str, Any], weights: dict[str, tuple[int, ...]]) -> int:
-    """Returns the multiply-adds by the shapes that the profiler saw, without constants that kernels keep to themselves."""
+    """Returns the multiply-adds for the profiled shapes, which lack constants prepacked by kernels."""
     first, output = _shape(seen["input_type_shape"]), _shape(seen["output_type_shape"])
     return multiply_adds(node, first, output, weights) if first and output else 0
 

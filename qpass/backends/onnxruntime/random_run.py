@@ -1,4 +1,4 @@
-"""A run on random codes and another number of rows, which tries what the codes of real rows leave untried."""
+"""A run on random codes and another number of rows, to test what real codes leave untested."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from qpass.runtime.storage import Storage
 
 
 class RandomRun:
-    """Torch's run of a graph in which every quantizer gives random codes.
+    """Torch's run of a graph in which every quantizer outputs random codes.
 
-    Real codes leave weights untried: a unit that is off in all samples, the tokens that a class token's layer does not read.
-    Where the batch is dynamic the run has two rows, or three if the call has two: it costs less, and a file that holds for
-    one number of rows fails. Inputs with row counts of their own get different ones.
+    Real codes leave weights untested: a unit that is off in all samples, or tokens that a class
+    token's layer does not read. With a dynamic batch, the run has two rows, or three if the call
+    has two. This costs less and catches files that work for only one number of rows. Inputs with
+    their own row counts get different counts.
 
     Args:
         graph_module: A quantized graph.
-        inputs: One call of it.
+        inputs: Inputs of one call.
         wide: ``widened(graph_module)``.
-        storage: Keeps what quantizers are given; None keeps it in memory.
+        storage: Keeps the inputs of quantizers; None keeps them in memory.
 
     Attributes:
         inputs: The inputs by name.
-        run: The run, or None where the graph cannot compute with such codes.
-        left_out: What was not tried, and why; "" where nothing was left out.
+        run: The run, or None if the graph cannot run with such codes.
+        left_out: What was not tested, and why; "" if nothing was left out.
     """
 
     def __init__(
@@ -47,13 +48,13 @@ class RandomRun:
                 self.inputs = named_inputs(graph_module, call)
                 self.run = TorchRun(graph_module, call, wide=wide, encode=_RandomCodes(), storage=storage)
                 return
-            except (RuntimeError, IndexError, ValueError, QPassError) as error:  # codes that are taken for indices
+            except (RuntimeError, IndexError, ValueError, QPassError) as error:  # such as codes used as indices
                 message = next(iter(str(error).splitlines()), "")
                 self.left_out = f"{what}, which the graph does not take ({type(error).__name__}: {message})"
 
 
 class _RandomCodes:
-    """Draws evenly from a quantizer's codes. Those for zero are replaced: they would hide what they are multiplied with."""
+    """Draws a quantizer's codes uniformly, except codes for 0: they would hide what they multiply."""
 
     def __init__(self) -> None:
         self._generator = torch.Generator().manual_seed(0)
@@ -67,7 +68,10 @@ class _RandomCodes:
 
 
 def _other_rows(graph_module: fx.GraphModule, inputs: ModelInputs) -> ModelInputs:
-    """Returns a call with another number of rows where the batch is dynamic; row counts of their own become different ones."""
+    """Returns a call with another number of rows if the batch is dynamic.
+
+    Inputs with their own row counts get different counts.
+    """
     if not facts_of(graph_module).dynamic_batch:
         return inputs
     ordered, layout = ModelInputs(*ordered_inputs(graph_module, *inputs)), layout_of(graph_module)

@@ -1,4 +1,4 @@
-"""What a file rounds for each class of quantizer: the value before QuantizeLinear, its step and its zero point."""
+"""Rounding in a file by class of quantizer: the value before QuantizeLinear, its step and zero point."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, Quantizer, ShiftLog2, Tan, Uniform
 from qpass.quantizers.base import LEAST_FLOAT
 
-#: ln of the least normal float32: a Softmax in float32 has no accurate values below it, a LogSoftmax has.
+#: ln of the smallest normal float32. A float32 Softmax has no accurate values below it; a
+#: LogSoftmax has.
 _LEAST_LOG = -126 * math.log(2)
 
 
@@ -23,9 +24,10 @@ class Rounding:
     """Codes are round(value(x) / step) + zero_point, clipped to the quantizer's codes.
 
     Attributes:
-        value: What is divided by the step; values that stand for the least code anyhow may be cut off.
-        step: Of the codes.
-        zero_point: Likewise, as torch has it.
+        value: The value that is divided by the step; values that give the lowest code anyway may be
+            cut off.
+        step: Step of the codes.
+        zero_point: Zero point of the codes, in torch's form.
     """
 
     value: Callable[[Tensor], Tensor]
@@ -34,7 +36,7 @@ class Rounding:
 
 
 def rounding_of(quantizer: Quantizer) -> Rounding | None:
-    """Returns what the lowering of a quantizer rounds, or None for a class that qpass does not know."""
+    """Returns the rounding of a quantizer's lowering, or None if it has an axis or an unknown class."""
     make = _ROUNDINGS.get(type(quantizer))
     return None if make is None else make(quantizer)
 
@@ -82,7 +84,7 @@ _ROUNDINGS: dict[type[Quantizer], Callable[[Any], Rounding | None]] = {
 
 
 def cut_off(quantizer: Quantizer, rounding: Rounding, value: Tensor) -> Tensor:
-    """Returns a value of ``rounding`` where it still changes codes, and one code further than the least elsewhere."""
+    """Clamps a value of ``rounding`` one step below the lowest code, where codes no longer change."""
     if not isinstance(quantizer, (Log2, LookUp)):
         return value
     least = float(rounding.step) * (quantizer.code_min - rounding.zero_point - 1)

@@ -1,4 +1,4 @@
-"""Where a file makes a quantizer's codes: the operators, what they are given, and the constants that they hold."""
+"""Finds the operators of a file that compute a quantizer's codes, their inputs and constants."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from qpass.backends.onnxruntime.rounded import rounding_of
 from qpass.errors import VerifyError
 from qpass.quantizers import Quantizer
 
-#: What is expected of a file that is not the graph's.
+#: What errors name as expected for a file that does not belong to the graph.
 EXPECTED_FILE = "the file that export_onnx wrote from this graph"
-#: Which inputs of an operator that rounds are the scale and the zero point of the codes.
+#: Indices of a rounding operator's inputs that are the scale and the zero point of the codes.
 _PARAMETERS = {"QuantizeLinear": (1, 2), "QLinearMatMul": (6, 7)}
 
 
 @dataclass(frozen=True)
 class RoundingNode:
-    """The operators that make one quantizer's codes.
+    """The operators that compute one quantizer's codes.
 
     Attributes:
         node: A QuantizeLinear or a QLinearMatMul.
-        behind: What clips and moves its codes, in order.
+        behind: Operators that clip and move its codes, in order.
         type: ONNX type of the codes.
     """
 
@@ -37,17 +37,17 @@ class RoundingNode:
 
 
 class FileConstants:
-    """The constants of a file by name, read from beside the file where they lie there."""
+    """The constants of a file by name, including external data."""
 
     def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
         self._tensors, self._folder = {tensor.name: tensor for tensor in model.graph.initializer}, str(folder)
 
     def type_of(self, name: str) -> int | None:
-        """Returns the ONNX type of a constant, or None if there is none of that name."""
+        """Returns the ONNX type of a constant, or None if there is no constant of that name."""
         return int(self._tensors[name].data_type) if name in self._tensors else None
 
     def number(self, name: str) -> float | None:
-        """Returns a constant that is one number, or None."""
+        """Returns the number in a one-element constant, or None."""
         tensor = self._tensors.get(name)
         if tensor is None or int(np.prod(tensor.dims)) != 1:
             return None
@@ -55,10 +55,10 @@ class FileConstants:
 
 
 def rounding_nodes(model: onnx.ModelProto, constants: FileConstants, quantizers: Iterable[str]) -> dict[str, RoundingNode]:
-    """Returns the operators that make the codes of each quantizer.
+    """Returns the operators that compute the codes of each quantizer.
 
     Raises:
-        VerifyError: If the file lacks a quantizer, or has one more.
+        VerifyError: If the file lacks a quantizer, or has an extra one.
     """
     producers = {name: node for node in model.graph.node for name in node.output}
     known = {quantizer + CODES: quantizer for quantizer in quantizers}
@@ -92,14 +92,15 @@ def _rounding_node(name: str, producers: Mapping[str, onnx.NodeProto], constants
 
 
 def offset_of(quantizer: Quantizer, found: RoundingNode) -> int:
-    """Returns how much greater the file's codes are than torch's: int8 may be stored as uint8."""
+    """Returns the file's codes minus torch's: int8 may be stored as uint8."""
     return UINT8_OFFSET if quantizer.signed and found.type == TensorProto.UINT8 else 0
 
 
 def wrong_constants(quantizer: Quantizer, found: RoundingNode, constants: FileConstants) -> str:
-    """Returns in words which constants of a quantizer are not the graph's, "" where all are.
+    """Describes the constants of a quantizer that differ from the graph's; "" if none do.
 
-    They are compared as such: a scale that is a little off moves few codes, and a bound that no code of a batch reaches none.
+    Constants are compared directly: a scale that is slightly off changes few codes, and a bound
+    that no code of a batch reaches changes none.
     """
     rounding = rounding_of(quantizer)
     if rounding is None:

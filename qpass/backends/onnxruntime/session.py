@@ -1,4 +1,4 @@
-"""A session of onnxruntime on the CPU, with what it made of the file."""
+"""An onnxruntime session on the CPU, with its optimised graph."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from qpass.errors import LoweringError
 
 _TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
 
-#: After this time a run is ended: a file may hold a loop without end.
+#: Time limit of a run: a file may contain an endless loop.
 RUN_SECONDS = 300
-#: Elements of an input that is made up to time a file.
+#: Maximum elements of a random input.
 LARGEST_INPUT = 2**30
-#: Weights from this size on lie beside an optimised graph.
+#: Weights of at least this size are stored outside an optimised graph.
 _BESIDE_BYTES = 2**20
 
-#: What is said of a file whose 8-bit products do not fit this processor.
+#: Message for a file whose 8-bit products overflow on this processor.
 OVERFLOW = (
     "sums of uint8 x int8 products overflow on this processor, so it computes another network here; export it with "
     "weight_type='uint8'"
@@ -43,21 +43,23 @@ class OrtSession:
 
     Args:
         model: Path of the file, or a model.
-        folder: Where the weights of a model lie that are not in it.
-        optimized: Whether onnxruntime may optimise the graph (its default) or runs it as written.
-        threads: Threads inside an operator; 0 takes onnxruntime's default, one for each core.
+        folder: Folder of a model's external weights.
+        optimized: Whether onnxruntime optimises the graph (its default) or runs it as written.
+        threads: Intra-op threads; 0 means onnxruntime's default, one per core.
         keep_graph: Keep the optimised graph, for ``operators`` and ``optimized_graph``.
-        profile_to: Start of the name of a profile that onnxruntime writes.
-        stop_spinning: Threads sleep as soon as a run ends, and take no time from another session that is timed in turn.
-        arena: Whether memory that a run frees is kept for the next one (onnxruntime's default) or returned.
+        profile_to: File name prefix of a profile that onnxruntime writes.
+        stop_spinning: Let threads sleep as soon as a run ends, so that they take no time from
+            another session timed in turn.
+        arena: Whether memory that a run frees is kept for the next one (onnxruntime's default) or
+            returned.
 
-    Warns where the file's 8-bit products overflow on this processor.
+    Warns if the file's 8-bit products overflow on this processor.
 
     Attributes:
-        overflows: Whether they do.
+        overflows: Whether they overflow.
 
     Raises:
-        LoweringError: If onnxruntime cannot load it.
+        LoweringError: If onnxruntime cannot load the file.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class OrtSession:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = arena
-        options.log_severity_level = 4  # what goes wrong is raised
+        options.log_severity_level = 4  # errors are raised instead
         if folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         if stop_spinning:
@@ -106,14 +108,14 @@ class OrtSession:
         self.output_names = [value.name for value in self.session.get_outputs()]
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Returns outputs by name.
+        """Runs the file and returns its outputs by name.
 
         Args:
             inputs: All inputs by name.
-            outputs: The outputs that are asked for, and nothing else is computed; None runs the whole file.
+            outputs: The outputs to compute, and nothing else; None runs the whole file.
 
         Raises:
-            LoweringError: If onnxruntime fails, or is not done after ``RUN_SECONDS``.
+            LoweringError: If onnxruntime fails, or does not finish within ``RUN_SECONDS``.
         """
         options = ort.RunOptions()
         options.only_execute_path_to_fetches = outputs is not None
@@ -124,7 +126,7 @@ class OrtSession:
             results = self.session.run(outputs, dict(inputs), options)
         except Exception as error:  # onnxruntime's exception types differ between versions
             if options.terminate:
-                raise LoweringError(f"is not done after {RUN_SECONDS} seconds", where=self._where) from error
+                raise LoweringError(f"did not finish within {RUN_SECONDS} seconds", where=self._where) from error
             first = next(iter(str(error).splitlines()), "")
             raise LoweringError(f"onnxruntime {ort.__version__} cannot run it: {first[:500]}", where=self._where) from error
         finally:
@@ -132,12 +134,12 @@ class OrtSession:
         return dict(zip(self.output_names if outputs is None else outputs, results, strict=True))
 
     def __call__(self, *tensors: Tensor) -> Tensor:
-        """Returns the first output for inputs in order, as torch does."""
+        """Returns the first output for positional inputs, like a torch module."""
         result = self.session.run([self.output_names[0]], self.feed(ModelInputs(tensors, {})))[0]
         return torch.from_numpy(result)
 
     def feed(self, inputs: ModelInputs) -> dict[str, np.ndarray]:
-        """Names the inputs of a call: keyword arguments by name, the others in order."""
+        """Maps input names to the inputs of a call: keyword arguments by name, the others in order."""
         feed = {name: _array(value) for name, value in inputs.kwargs.items() if isinstance(value, Tensor)}
         free = [name for name in self.input_names if name not in feed]
         positional = [leaf for leaf in pytree.tree_leaves(inputs.args) if isinstance(leaf, Tensor)]
@@ -145,10 +147,10 @@ class OrtSession:
         return {name: value for name, value in feed.items() if name in self.input_names}
 
     def random_feed(self, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
-        """Returns seeded random inputs, the first unknown dim of each taken as the batch and the others as 1.
+        """Returns seeded random inputs; an unknown dim 0 becomes ``batch``, other unknown dims become 1.
 
         Raises:
-            LoweringError: If they have more than ``LARGEST_INPUT`` elements.
+            LoweringError: If an input has more than ``LARGEST_INPUT`` elements.
         """
         generator = np.random.default_rng(seed)
         feed = {}
@@ -172,7 +174,10 @@ class OrtSession:
 
 
 def _write_graph_to(folder: str, options: ort.SessionOptions) -> None:
-    """Lets a session write its optimised graph, with large weights beside it: past 2 GiB they fit no file of protobuf's."""
+    """Makes a session write its optimised graph, with large weights outside.
+
+    protobuf files cannot exceed 2 GiB.
+    """
     options.optimized_model_filepath = f"{folder}/optimized.onnx"
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", str(_BESIDE_BYTES))

@@ -1,4 +1,4 @@
-"""Which layers an error comes from: those that something wrong depends on and nothing right does."""
+"""Finds the layers an error may come from: a wrong result depends on them, and no right one does."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from qpass.graph.edit import called_module, module_path
 from qpass.nn import QuantizedLayer
 from qpass.quantizers import Quantizer
 
-#: Of each kind so many are named for one quantizer or output.
+#: Maximum names of each kind for one quantizer or output.
 _NAMED = 4
 
 
 def suspects(
     graph_module: fx.GraphModule, wrong: Collection[str | int], right: Collection[str | int]
 ) -> Mapping[str | int, tuple[str, ...]]:
-    """Returns, for each wrong end, the layers between it and the quantizers before that no right end before it depends on.
+    """Returns, for each wrong end, its layers that no earlier right end depends on.
 
-    Right ends behind it clear nothing: what is wrong may be too small there to be seen. Where right ends depend on all layers,
-    as where only the keys are wrong that one layer makes beside queries and values, the layers are named all the same.
+    Layers are followed back to the previous quantizers. Later right ends clear nothing: the error
+    may be too small to show there. If right ends depend on all of the layers, the layers are named
+    anyway: one layer may compute wrong keys and right queries and values.
 
     Args:
         graph_module: The graph.
-        wrong: Names of quantizers whose input is wrong, and numbers of outputs that are.
-        right: Those that are not.
+        wrong: Names of quantizers with wrong inputs, and indices of wrong outputs.
+        right: Names and indices of the right ones.
     """
     found: dict[str | int, tuple[str, ...]] = {}
     cleared: dict[fx.Node, None] = {}
@@ -42,7 +43,7 @@ def suspects(
 
 
 def _ends(graph_module: fx.GraphModule) -> dict[str | int, list[fx.Node]]:
-    """Returns what each quantizer, by name, and each output, by number, is given, in order of execution."""
+    """Returns the inputs of each quantizer, by name, and of each output, by index, in execution order."""
     found: dict[str | int, list[fx.Node]] = {}
     for node in graph_module.graph.nodes:
         if isinstance(called_module(graph_module, node), Quantizer):
@@ -53,7 +54,7 @@ def _ends(graph_module: fx.GraphModule) -> dict[str | int, list[fx.Node]]:
 
 
 def _names(graph_module: fx.GraphModule, nodes: Sequence[fx.Node]) -> tuple[str, ...]:
-    """Returns quantized layers, quantizers whose codes are read, and the paths of the modules of other operators."""
+    """Names quantized layers, quantizers whose codes are read, and the modules of other operators."""
     layers, quantizers, others = _layers(graph_module, nodes), list[str](), list[str]()
     for node in nodes:
         if isinstance(called_module(graph_module, node), Quantizer):

@@ -7,26 +7,30 @@ from torch import Tensor
 
 #: One rounding to float32, as a share of the value.
 ROUNDING = 2.0**-24
-#: Two correct implementations may differ by this share of a value: sums are taken in another order, constants are folded, and
-#: functions are approximated, each to a few roundings. A wrong constant moves its layer by thousands of them.
+#: Two correct implementations may differ by this share of a value: they order sums differently,
+#: fold constants and approximate functions, each to a few roundings. A wrong constant moves its
+#: layer by thousands of roundings.
 MOVE = 64 * ROUNDING
-#: Where rounding may move a value by more than this share of the greatest in its channel, token or sample, it is undecided
-#: unless it agrees to this share all the same.
+#: A value is undecided if rounding may move it by more than this share of the largest in its
+#: channel, token or sample, unless it agrees to this share anyway.
 DECIDED = 1e-3
 
 
 def envelope(values: Tensor, least: int = 1) -> Tensor:
-    """Returns, for each value, the greatest of those that share an index with it, for the dim in which that is least.
+    """Returns, for each value, the maximum of its channel, token or sample, whichever is smallest.
 
-    A bound made of single errors is too tight where one of them is small by chance. The greatest error of a whole tensor would
-    let a large channel hide a wrong small one. This is the greatest error of the value's own channel, token or sample.
+    Each of these groups shares an index in one dim. A bound from single errors is too tight where
+    one of them is small by chance. A bound from the whole tensor would let a large channel hide
+    errors in a small one. This one is the largest error in the value's own channel, token or
+    sample.
 
     Args:
-        values: Not negative, any shape; may be infinite.
-        least: Groups of fewer values do not count. Where every dim has such groups, the whole tensor is one.
+        values: Non-negative values of any shape; may be infinite.
+        least: Groups of fewer values do not count. If every dim has only such groups, the whole
+            tensor is one group.
 
     Returns:
-        Of a shape that broadcasts to that of ``values``.
+        A tensor that broadcasts to the shape of ``values``.
     """
     groups = [dim for dim in range(values.dim()) if values.numel() >= least * values.shape[dim]]
     if not values.numel():
@@ -43,7 +47,7 @@ def envelope(values: Tensor, least: int = 1) -> Tensor:
 
 
 def kinds(values: Tensor) -> Tensor:
-    """Returns 0 where a value is finite, and another number for each of NaN, infinity and minus infinity."""
+    """Returns 0 for finite values, and distinct other numbers for NaN, infinity and minus infinity."""
     if not values.is_floating_point():
         return torch.zeros_like(values, dtype=torch.int8)
     return values.isnan().to(torch.int8) * 3 + values.isposinf().to(torch.int8) + values.isneginf().to(torch.int8) * 2

@@ -1,4 +1,4 @@
-"""What torch makes of a graph: its codes and outputs, what these are in float64, and what rounding can make of them."""
+"""Torch's codes and outputs of a graph, their float64 values, and how far rounding can move them."""
 
 from __future__ import annotations
 
@@ -21,39 +21,40 @@ from qpass.graph.fill_values import fill_values
 from qpass.quantizers import Quantizer
 from qpass.runtime.storage import SpilledTensors, Storage
 
-#: Makes codes of an input in place of its quantizer.
+#: Encodes an input in place of its quantizer.
 Encode = Callable[[Quantizer, Tensor], Tensor]
-#: What torch's own error counts for in a bound: the other implementation has errors of its own.
+#: Factor of torch's own error in a bound: the other implementation has errors of its own.
 FLOAT32_ERRORS = 2.0
 
 
 class Reach(NamedTuple):
-    """The least and the greatest that rounding makes of each value of a tensor."""
+    """Limits between which rounding can move each value of a tensor."""
 
     low: Tensor
     high: Tensor
 
 
 class TorchRun:
-    """One run of a graph, with what lies before and behind each of its quantizers.
+    """One run of a graph, with the input and the codes of each quantizer.
 
     Args:
         graph_module: A quantized graph.
-        inputs: One call of it.
-        wide: ``widened(graph_module)``, where there is one already.
-        encode: Returns the codes that a quantizer gives for an input; None lets it compute them.
+        inputs: Inputs of one call.
+        wide: ``widened(graph_module)``, if there is one already.
+        encode: Returns a quantizer's codes for an input; None lets the quantizer compute them.
         storage: Keeps the inputs of quantizers; None keeps them in memory.
 
     Attributes:
-        given: The call.
-        quantizers: The quantizers by name, in the order in which they are called.
-        inputs: What each of them was given, in float32.
-        codes: What each of them gave.
-        exact: What each of them is given in float64, from the same codes before.
+        given: Inputs of the call.
+        quantizers: The quantizers by name, in execution order.
+        inputs: Input of each quantizer, in float32.
+        codes: Codes of each quantizer.
+        exact: Input of each quantizer in float64, from the same earlier codes.
         outputs: The outputs, in float32.
         exact_outputs: The outputs in float64, from the same codes.
-        bounds: For each output how far float32 may move it from ``outputs``, value by value, all quantizers having the same
-            codes; of a shape that broadcasts to the output's. Infinite where rounding decides between quite different values.
+        bounds: For each output, how far float32 may move each value from ``outputs``, given the
+            same codes at all quantizers; broadcasts to the output's shape. Infinite where rounding
+            decides between very different values.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class TorchRun:
         self.bounds = self._bounds()
 
     def look_closer(self) -> None:
-        """Widens ``bounds`` by what more runs find: a choice between two near values is turned by about every other pair."""
+        """Widens ``bounds`` with more runs: about every other pair flips a choice between close values."""
         if len(self._moved) == 2 * PAIRS:
             self._moved += self._moved_outputs(range(PAIRS, PAIRS + MORE_PAIRS))
             self.bounds = self._bounds()
@@ -94,13 +95,14 @@ class TorchRun:
         return [_bound(*each) for each in zip(self.outputs, self.exact_outputs, zip(*self._moved, strict=True), strict=True)]
 
     def moved_inputs(self, quantizers: Collection[str], pairs: int = PAIRS) -> Callable[[str], Reach]:
-        """Returns a function that gives what rounding can make of a quantizer's input, all before it giving the same codes.
+        """Returns a function that gives the range over which rounding moves a quantizer's input.
 
-        What has been tried is kept: many files may be compared with one run.
+        All earlier quantizers have the same codes. Runs are cached: many files may be compared with
+        one run.
 
         Args:
-            quantizers: Their names.
-            pairs: How many pairs of runs to try at least.
+            quantizers: Names of the quantizers.
+            pairs: Minimum pairs of runs.
         """
         flat = flat_inputs(self._graph_module, *self.given)
         for start in sorted({self._tried.get(name, 0) for name in quantizers}):
@@ -130,12 +132,12 @@ def _bound(output: np.ndarray, exact: np.ndarray, moved: Sequence[np.ndarray]) -
 
 
 def leaves(tree: Any) -> list[np.ndarray]:
-    """Returns the tensors of a tree as arrays; a file has no outputs that are numbers."""
+    """Returns the tensors of a tree as arrays, without plain numbers, which a file does not output."""
     return [leaf.detach().cpu().numpy() for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns the norm of the difference over values that are finite in both; infinity for other shapes."""
+    """Returns the norm of the difference over values that are finite in both; infinity if shapes differ."""
     if a.shape != b.shape:
         return float("inf")
     difference = differences(torch.from_numpy(a), torch.from_numpy(b))
@@ -148,11 +150,11 @@ def size(a: np.ndarray) -> float:
 
 
 def without_fills(found: np.ndarray, expected: np.ndarray, near: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both with 0 for values that a mask fills in: -1e9 would be the size of the output, and allow any error.
+    """Returns both with mask fill values set to 0: -1e9 would dominate the norm and allow any error.
 
     Args:
-        found: What was computed.
-        expected: What should have been.
+        found: Computed values.
+        expected: Expected values.
         near: See ``fill_values``.
     """
     if found.shape != expected.shape or expected.dtype.kind != "f":
@@ -162,7 +164,7 @@ def without_fills(found: np.ndarray, expected: np.ndarray, near: float = 0.0) ->
 
 
 def misplaced(a: np.ndarray, b: np.ndarray) -> int:
-    """Returns how many values are finite, NaN or infinite in one and not in the other."""
+    """Counts the values that are finite, NaN or infinite in one array and not in the other."""
     if a.shape != b.shape:
         return max(a.size, b.size)
     return int((kinds(torch.from_numpy(a)) != kinds(torch.from_numpy(b))).sum())
@@ -187,7 +189,7 @@ class _Recorder(fx.Interpreter):
 
 
 class _ForcedDouble(fx.Interpreter):
-    """Runs a graph of ``widened`` with the codes of the float32 run, and keeps the input of every quantizer."""
+    """Runs a ``widened`` graph with the codes of the float32 run, and keeps the input of every quantizer."""
 
     def __init__(self, wide: fx.GraphModule, codes: dict[str, Tensor], inputs: SpilledTensors) -> None:
         super().__init__(wide)
@@ -204,7 +206,7 @@ class _ForcedDouble(fx.Interpreter):
 def widened(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Returns a copy that computes in float64 throughout, to be run in ``Float64ByDefault``.
 
-    What the graph casts to float32 it casts to float64.
+    Casts to float32 become casts to float64.
     """
     double = copy.deepcopy(graph_module).double()
     widen = lambda value: torch.float64 if value is torch.float32 else value  # noqa: E731
@@ -217,9 +219,9 @@ def widened(graph_module: fx.GraphModule) -> fx.GraphModule:
 
 
 class Float64ByDefault(TorchDispatchMode):
-    """Makes float64 what a graph computes without a type: ``torch.zeros(n)``, the quotient of two integers.
+    """Makes float64 the default dtype, as for ``torch.zeros(n)`` or the quotient of two integers.
 
-    Only in this thread: torch's own default type is that of the whole process.
+    It applies to this thread only; torch's own default dtype is global to the process.
     """
 
     supports_higher_order_operators = True  # a branch or loop runs its body in this mode
@@ -233,9 +235,9 @@ class Float64ByDefault(TorchDispatchMode):
         if any(argument.name == "dtype" for argument in func._schema.arguments) and kwargs.get("dtype") is None:
             return func(*args, **{**kwargs, "dtype": torch.float64})
         if kwargs.get("dtype") is torch.float32:
-            return result  # what is asked for
+            return result  # explicitly requested
         wide = func(*pytree.tree_map(_as_double, args), **pytree.tree_map(_as_double, kwargs))
-        return wide.double()  # a product of a bool and a number is float32 even then
+        return wide.double()  # the product of a bool and a number is still float32
 
 
 def _reads_floats(args: Any, kwargs: Any) -> bool:
@@ -247,7 +249,7 @@ def _as_double(leaf: Any) -> Any:
 
 
 def in_float64(inputs: ModelInputs) -> ModelInputs:
-    """Returns a call with float64 in the place of other floats."""
+    """Returns the inputs of a call with floats converted to float64."""
     return _map_floats(inputs, lambda t: t.double())
 
 

@@ -1,4 +1,4 @@
-"""How far torch is from itself when a graph runs freely: in float64, with ties falling otherwise, with other roundings."""
+"""Torch's own uncertainty in a free run: in float64, with ties broken differently, with other roundings."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ from qpass.data import ModelInputs
 from qpass.graph.edit import flat_inputs
 from qpass.quantizers import Quantizer
 
-#: Ties fall up together, down together (equal values do), and three times at random: they cascade by chance.
+#: Ties round up together, down together (as equal values do), and three times at random: they
+#: cascade by chance.
 _MOVES = (1.0, -1.0, None, None, None)
-#: The share of itself that a fill may be moved by: a few roundings of float32.
+#: Relative tolerance of mask fill values: a few float32 roundings.
 _ROUNDED = 1e-5
 
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """How far torch is from itself in one output.
+    """Torch's own uncertainty in one output.
 
     Attributes:
-        distance: The greatest norm of a difference, over the values that are finite in both.
-        misplaced: The greatest count of values of another kind (finite, NaN, infinite).
-        nan: Whether any run gives NaN.
+        distance: Largest norm of a difference, over the values that are finite in both.
+        misplaced: Largest count of values of another kind (finite, NaN, infinite).
+        nan: Whether any run outputs NaN.
     """
 
     distance: float
@@ -46,14 +47,14 @@ class Uncertainty:
 
 
 class OwnError:
-    """How far torch's float32 outputs are from float64, and from float32 with ties falling otherwise.
+    """Distance of torch's float32 outputs from float64, and from float32 with ties broken differently.
 
     Args:
         graph_module: A quantized graph.
-        inputs: One call of it.
-        outputs: What it returns in float32.
-        tie: The input of every quantizer is moved by up to this share of its greatest magnitude.
-        wide: ``widened(graph_module)``, where there is one already.
+        inputs: Inputs of one call.
+        outputs: Its outputs in float32.
+        tie: Share of its largest magnitude by which the input of every quantizer is moved, at most.
+        wide: ``widened(graph_module)``, if there is one already.
 
     Attributes:
         outputs: The uncertainty of each output.
@@ -79,7 +80,7 @@ class OwnError:
         self.outputs, self._is_close = self._joined(runs, [Uncertainty(0.0, 0, False)] * len(outputs)), False
 
     def look_closer(self) -> None:
-        """Adds runs in which every operator rounds otherwise: a few ties and choices by value fall otherwise in some."""
+        """Adds runs that round every operator differently: some flip ties or data-dependent choices."""
         if self._is_close:
             return
         self._is_close = True
@@ -100,7 +101,7 @@ def _joined(known: Uncertainty, output: np.ndarray, others: Sequence[np.ndarray]
 
 
 class _MovedTies(fx.Interpreter):
-    """Runs a graph with the input of every quantizer moved by a share of its greatest magnitude, or at random."""
+    """Runs a graph with every quantizer's input moved by a share of its largest magnitude, or at random."""
 
     def __init__(self, graph_module: fx.GraphModule, tie: float, move: float | None, seed: int) -> None:
         super().__init__(graph_module)

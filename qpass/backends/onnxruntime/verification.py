@@ -1,4 +1,4 @@
-"""Proof that a file computes what its graph computes: layer by layer, output by output, and as a whole against float64."""
+"""Proves that a file matches its graph: by layer, by output, and as a whole against float64."""
 
 from __future__ import annotations
 
@@ -29,24 +29,26 @@ from qpass.graph.facts import facts_of
 from qpass.graph.signature.input_check import named_inputs
 from qpass.runtime.storage import Storage
 
-#: So many layers and outputs are named in a verdict.
+#: Maximum layers and outputs named in a verdict.
 _NAMED = 4
 
 
 @dataclass(frozen=True)
 class RuntimeCheck:
-    """One way of running the file.
+    """Check of one way of running the file.
 
     Attributes:
         name: ``"as written"`` (optimisations off) or ``"as shipped"`` (onnxruntime's default).
         layers: The check of each quantizer.
         outputs: The check of each output of the network.
-        flipped_share: Share of codes that differ when the file runs freely, ties having cascaded.
-        sqnr_db: Signal over error of the float outputs against torch, in dB, each output scaled to its own size.
-        error_ratio: Error against torch in float32, over the uncertainty of torch in float32: its greatest distance to
-            itself in float64 and to itself with ties falling at random.
-        top1_agreement: Share of samples with the same greatest output, or None where outputs are not (batch, classes).
-        layer_outputs: The check of each quantized layer and product, as written.
+        flipped_share: Share of codes that differ in a free run, in which ties cascade.
+        sqnr_db: Signal over error of the float outputs against torch, in dB, each output scaled by
+            its norm.
+        error_ratio: Error against float32 torch, over its own uncertainty: its largest distance
+            from float64 and from runs with ties broken differently.
+        top1_agreement: Share of samples with the same top-1 class, or None if outputs are not
+            (batch, classes).
+        layer_outputs: The check of each quantized layer and product, only as written.
     """
 
     name: str
@@ -66,7 +68,7 @@ class RuntimeCheck:
         found += [failure for output in self.outputs for failure in output.failures]
         if not self.error_ratio <= ERROR_RATIO:
             found.append(
-                f"the outputs are {self.error_ratio:.2f} times as far from torch as torch is uncertain, "
+                f"the error of the outputs is {self.error_ratio:.2f} times torch's own uncertainty, "
                 f"at most {ERROR_RATIO} expected"
             )
         return [f"{self.name}: {failure}" for failure in found]
@@ -74,15 +76,16 @@ class RuntimeCheck:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What ``verify_onnx`` found; ``print`` it, or read its fields.
+    """Result of ``verify_onnx``. ``print`` it, or read its fields.
 
     Attributes:
         path: The file, or the folder of the parts' files.
-        samples: How many rows were run.
+        samples: Number of rows run.
         checks: One for each way of running a file.
         source_checks: How each graph was compared with the caller's model, in words.
-        source_informative: Whether these comparisons prove anything: see ``SourceCheck.informative``.
-        left_out: What was not done, and why, in words.
+        source_informative: Whether these comparisons prove anything: see
+            ``SourceCheck.informative``.
+        left_out: What was not checked, and why, in words.
     """
 
     path: str
@@ -99,12 +102,15 @@ class VerifyReport:
 
     @property
     def informative(self) -> bool:
-        """Whether the free run proves anything: False where torch is as uncertain of an output as it varies, or all is NaN."""
+        """Whether the free run proves anything.
+
+        False if torch's uncertainty of an output is as large as its variation, or all of it is NaN.
+        """
         return all(output.informative for check in self.checks for output in check.outputs)
 
     @property
     def undecided(self) -> tuple[str, ...]:
-        """Layers and outputs that rounding moves as far as their input does: nothing proves them in any run."""
+        """Layers and outputs that rounding moves as far as their input does: no run proves them."""
         found = [layer.quantizer for check in self.checks for layer in check.layers if not layer.informative]
         found += [f"output {output.name!r}" for check in self.checks for output in check.outputs if not output.decided]
         return tuple(dict.fromkeys(found))
@@ -113,8 +119,8 @@ class VerifyReport:
     def verdict(self) -> str:
         """``"passed"``, ``"failed"``, or what is proven and what is not.
 
-        That is ``"layers proven, whole run not informative"``, ``"file proven, comparison with the model not informative"``,
-        or that rounding decides some layers or outputs, by name.
+        The last is ``"layers proven, whole run not informative"``, ``"file proven, comparison with
+        the model not informative"``, or the names of layers or outputs that rounding decides.
         """
         if not self.passed:
             return "failed"
@@ -165,7 +171,7 @@ def _lines(check: RuntimeCheck) -> list[str]:
             f"greatest error {farthest:.2f} x what float32 explains",
         )
     if vague:
-        lines.append(f"    running freely proves nothing of {vague}: ties alone move it as far as its input does")
+        lines.append(f"    running freely proves nothing about {vague}: ties alone move it as far as its input does")
     return lines + [f"    {failure}" for failure in check.failures]
 
 
@@ -182,10 +188,10 @@ def verify(
 
 
 def _refuse_inputs(graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
-    """Refuses inputs that nothing can be verified with: without a row, or of another float type than the graph computes in.
+    """Rejects inputs that verify nothing: without rows, or of another float dtype than the graph's.
 
     Raises:
-        VerifyError: Naming the input.
+        VerifyError: If an input is rejected; the message names it.
     """
     nodes = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
     given = [pair for pair in zip(nodes, flat_inputs(graph_module, *inputs), strict=True) if isinstance(pair[1], Tensor)]
@@ -199,12 +205,12 @@ def _refuse_inputs(graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
 
 
 class Verification:
-    """What torch makes of a graph and one call of it, once for all files that are compared with it.
+    """Torch's results for one call of a graph, computed once for all files compared with it.
 
     Args:
         graph_module: A quantized graph.
-        inputs: One call of it.
-        storage: Keeps what quantizers are given; None keeps it in memory.
+        inputs: Inputs of one call.
+        storage: Keeps the inputs of quantizers; None keeps them in memory.
     """
 
     def __init__(self, graph_module: fx.GraphModule, inputs: ModelInputs, storage: Storage | None = None) -> None:
@@ -252,7 +258,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """All that the ways of running a file are compared by."""
+    """What each way of running a file is compared with."""
 
     graph_module: fx.GraphModule
     path: str | Path
@@ -264,12 +270,12 @@ class _Comparison:
     layer_outputs: LayerOutputs
 
     def check(self, *, optimized: bool) -> RuntimeCheck:
-        """Runs the file in one way."""
+        """Checks the file with or without onnxruntime's optimisations."""
         free = OrtSession(self.path, optimized=optimized, arena=False)
         names = self._output_names(free)
         layers, outputs = self._forced(names, optimized)
         flipped, results = self._flipped(optimized)
-        if optimized:  # without its codes among the outputs it is fused as shipped
+        if optimized:  # fused as shipped only without its codes among the outputs
             results = free.run(free.feed(self.inputs))
         found = [results[name] for name in names]
         expected = self.reference.outputs
@@ -289,14 +295,14 @@ class _Comparison:
         )
 
     def _layer_outputs(self) -> list[LayerOutputCheck]:
-        """Compares what every layer gives, for torch's codes and for random ones."""
+        """Compares every layer's output, for torch's codes and for random ones."""
         runs = [(self.reference, self.inputs)]
         if self.random.run is not None:
             runs.append((self.random.run, self.random.inputs))
         return self.layer_outputs.check(self.codes, runs)
 
     def _freely(self, outputs: Sequence[OutputCheck], found: Sequence[np.ndarray]) -> tuple[list[OutputCheck], float, float]:
-        """Adds to the checks of outputs what they are when the file runs freely; returns what ``whole_run`` does as well."""
+        """Adds the free run to the checks of outputs; also returns the results of ``whole_run``."""
         expected, own = self.reference.outputs, self.own.outputs
         checks = [check_freely(*each) for each in zip(outputs, found, expected, own, strict=True)]
         return checks, *whole_run(found, expected, own)
@@ -311,10 +317,10 @@ class _Comparison:
         return session.output_names
 
     def _forced(self, names: Sequence[str], optimized: bool) -> tuple[list[LayerCheck], list[OutputCheck]]:
-        """Compares layers and outputs, every layer fed with torch's codes.
+        """Compares layers and outputs, with every layer fed torch's codes.
 
-        What is rounded to codes is compared in the file as written: to give it away would change how the file is optimised.
-        There random codes are tried, too.
+        The values before rounding are compared only in the file as written: outputting them would
+        change how the file is optimised. Random codes are tested there, too.
         """
         session = OrtSession(
             self.codes.forced(values=not optimized),
@@ -340,7 +346,7 @@ class _Comparison:
     def _with_random_codes(
         self, session: OrtSession, random: TorchRun, layers: Sequence[LayerCheck], outputs: Sequence[OutputCheck]
     ) -> tuple[tuple[LayerCheck, ...], list[OutputCheck]]:
-        """Adds what layers and outputs are for codes that try every weight."""
+        """Adds the results for random codes, which test every weight."""
         run = ForcedRun(self.codes, session, self.random.inputs, random.codes, [each.name for each in outputs], values=True)
         off = distances(random, run.value)
         others = [check_output(output.name, run.outputs[output.name], random, index) for index, output in enumerate(outputs)]
@@ -352,7 +358,7 @@ class _Comparison:
     def _with_suspects(
         self, layers: Sequence[LayerCheck], outputs: Sequence[OutputCheck]
     ) -> tuple[list[LayerCheck], list[OutputCheck]]:
-        """Names the layers that may have made what is wrong."""
+        """Names the layers that may have caused the errors."""
         wrong = [layer.quantizer for layer in layers if not layer.codes_agree or layer.off > 1]
         ends: list[str | int] = [*wrong, *(i for i, output in enumerate(outputs) if output.wrong)]
         if not ends:
@@ -365,7 +371,10 @@ class _Comparison:
         )
 
     def _flipped(self, optimized: bool) -> tuple[float, dict[str, np.ndarray]]:
-        """Runs the file freely with its codes as outputs; returns which share differs from torch's, and all outputs."""
+        """Runs the file freely with its codes as outputs.
+
+        Returns the share of codes that differ from torch's, and all outputs.
+        """
         session = OrtSession(self.codes.exposed(), folder=self.codes.folder, optimized=optimized, arena=False)
         results = session.run(session.feed(self.inputs))
         different = sum(
@@ -377,7 +386,7 @@ class _Comparison:
 
 
 def _producer(session: OrtSession, name: str) -> str:
-    """Names the operator that computed a quantizer's input in the optimised graph, past the ones that only move or scale."""
+    """Names the operator behind a quantizer's input, skipping the ones that only move or scale."""
     assert session.optimized_graph is not None
     producers = {output: node for node in session.optimized_graph.node for output in node.output}
     passing = {"QuantizeLinear", "Clip", "Reshape", "Transpose", "Cast", "Mul", "Add", "Squeeze", "Split", "Slice", "Gather"}

@@ -66,7 +66,7 @@ def test_bad_arguments_are_refused(exported: Path, float_file: Path, vit: nn.Mod
         benchmark({"a": exported}, baseline="b")
     with pytest.raises(ConfigError, match="runs=0"):
         benchmark({"a": exported}, baseline="a", runs=0)
-    with pytest.raises(ConfigError, match="a float model beside an ONNX file"):
+    with pytest.raises(ConfigError, match="a float model cannot be compared with an ONNX file"):
         qpass.benchmark_latency(exported, baseline=vit)
     with pytest.raises(LoweringError, match="cannot load it"):
         benchmark({"a": exported, "b": Path(__file__)}, baseline="a", runs=1)

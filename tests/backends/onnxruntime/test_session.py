@@ -35,7 +35,7 @@ def endless(path: Path) -> Path:
 
 def test_a_run_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "RUN_SECONDS", 1)
-    with pytest.raises(LoweringError, match=r"endless\.onnx: is not done after 1 seconds"):
+    with pytest.raises(LoweringError, match=r"endless\.onnx: did not finish within 1 seconds"):
         OrtSession(endless(tmp_path / "endless.onnx")).run({"x": np.zeros((1, 3), np.float32)})
 
 

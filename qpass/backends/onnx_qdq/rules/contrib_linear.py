@@ -1,7 +1,8 @@
-"""Add(MatMul(DQ(x), DQ(w)), bias) -> com.microsoft.MatMulIntegerToFloat(x, w, ..., bias): the bias costs no pass of its own.
+"""Add(MatMul(DQ(x), DQ(w)), bias) -> com.microsoft.MatMulIntegerToFloat(x, w, ..., bias).
 
-onnxruntime makes the same operator of the Q/DQ pairs itself, and leaves the Add; or fuses it with a Gelu behind it, to an
-operator that is slower than the Gelu alone (benchmarks/results/latency.md has both targets).
+The bias needs no separate pass. onnxruntime itself fuses the Q/DQ pairs to the same operator, but
+leaves the Add, or fuses the Add with a following Gelu to an operator that is slower than the Gelu
+alone (benchmarks/results/latency.md has both targets).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def _rewrite(graph: ir.Graph, add: ir.Node) -> bool:
 
 
 def _is_row(bias: ir.TensorProtocol, columns: int, product: ir.Value | None) -> bool:
-    """Tells whether a constant adds one number to each column, and neither one to each row nor dims of its own."""
+    """Returns whether a constant adds one number per column, not one per row, and adds no dims."""
     shape = list(bias.shape)
     known = product is not None and product.shape is not None and len(shape) <= len(product.shape)
     return known and bias.size == columns and shape[-1:] == [columns]

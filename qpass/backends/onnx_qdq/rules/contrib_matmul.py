@@ -1,6 +1,7 @@
-"""Mul(Cast(MatMulInteger(a, b)), s) -> com.microsoft.MatMulIntegerToFloat(a, b, s, 1): the kernel scales what it adds up.
+"""Mul(Cast(MatMulInteger(a, b)), s) -> com.microsoft.MatMulIntegerToFloat(a, b, s, 1).
 
-For onnxruntime alone: it makes this operator of Q/DQ pairs with a weight itself, but not of two activations.
+The kernel scales its own sums. For onnxruntime only. It fuses Q/DQ pairs with a weight to this
+operator itself, but not those of two activations.
 """
 
 from __future__ import annotations

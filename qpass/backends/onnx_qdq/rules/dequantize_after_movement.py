@@ -1,4 +1,7 @@
-"""Move(DequantizeLinear(q)) -> DequantizeLinear(Move(q)), one scale: what moves is bytes, and DQ meets the matmul."""
+"""Move(DequantizeLinear(q)) -> DequantizeLinear(Move(q)), with a single scale.
+
+Bytes are moved instead of floats, and DQ ends up next to the matmul.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ MOVEMENTS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Slice", 
 
 
 def dequantize_after_movement(graph: ir.Graph) -> int:
-    """Applies the rule until it applies nowhere; it ends because each step moves a DQ towards the outputs."""
+    """Applies the rule until nothing changes: each step moves a DQ closer to the outputs."""
     done = 0
     while moved := sum(_move(graph, node) for node in list(graph) if node.op_type in MOVEMENTS):
         done += moved

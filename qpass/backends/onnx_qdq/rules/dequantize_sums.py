@@ -1,7 +1,7 @@
-"""Mul(Cast(MatMulInteger(a, b)), s) -> DequantizeLinear(MatMulInteger(a, b), s): one pass over the sums in place of two.
+"""Mul(Cast(MatMulInteger(a, b)), s) -> DequantizeLinear(MatMulInteger(a, b), s): one pass, not two.
 
-Only where no reader moves the floats: onnxruntime takes a DequantizeLinear past a Transpose or a Reshape, with a QuantizeLinear
-to int32 that it has no kernel for.
+Applies only where no reader moves the floats: onnxruntime moves a DequantizeLinear across a
+Transpose or a Reshape by adding a QuantizeLinear to int32, for which it has no kernel.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import onnx_ir as ir
 from qpass.backends.onnx_qdq.emit import Emitter
 from qpass.backends.onnx_qdq.rules.patterns import product_below
 
-#: What attention logits go into.
+#: Operators that read attention logits.
 _READERS = ("Softmax", "LogSoftmax", "Add", "Where")
 
 

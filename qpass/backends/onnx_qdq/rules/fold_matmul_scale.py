@@ -1,4 +1,7 @@
-"""Mul(Mul(Cast(MatMulInteger), c1), c2) -> Mul(Cast(MatMulInteger), c1 c2), scalars: 1/sqrt(d) costs nothing."""
+"""Mul(Mul(Cast(MatMulInteger), c1), c2) -> Mul(Cast(MatMulInteger), c1 c2) for scalars.
+
+Scaling by 1/sqrt(d) becomes free.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     product, scale = rescale
     dims = [value.shape for value in (node.inputs[1], product.outputs[0]) if value is not None]
-    if dims[1] is None or dims[0] is None or len(dims[0]) > len(dims[1]):  # a number with more dims than the product adds some
+    if dims[1] is None or dims[0] is None or len(dims[0]) > len(dims[1]):  # a scalar with more dims than the product adds dims
         return False
     emit = Emitter(graph, f"{node.outputs[0].name}.scaled")
     emit.replace(node, rescaled(product.outputs[0], emit.constant("rescale", np.array(scale * factor, np.float32)), emit))

@@ -1,7 +1,8 @@
-"""MatMul(DQ(a), DQ(b)) -> Mul(Cast(MatMulInteger(a, b)), s_a s_b), for two activations with one scale each.
+"""MatMul(DQ(a), DQ(b)) -> Mul(Cast(MatMulInteger(a, b)), s_a s_b), for activations with one scale each.
 
 onnxruntime fuses the QDQ form only with a session option. These operators are integer everywhere.
-Rules behind this one look for Cast and Mul; the last of them makes one DequantizeLinear of these where it can.
+Later rules look for Cast and Mul; the last one, ``dequantize_sums``, merges them to one
+DequantizeLinear where it can.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""QuantizeLinear(Move(Mul(Cast(MatMulInteger(a, b)), s))) -> Move(QLinearMatMul(a, b)): attention's output never is float.
+"""QuantizeLinear(Move(Mul(Cast(MatMulInteger(a, b)), s))) -> Move(QLinearMatMul(a, b)).
 
-Casting, scaling, moving and quantizing floats costs more than the product itself; requantized in the kernel it is bytes.
+The output of attention is never float. Casting, scaling, moving and quantizing floats costs more
+than the product itself. Requantized in the kernel, the output is bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def integer_output(graph: ir.Graph) -> int:
 
 def _rewrite(graph: ir.Graph, quantize: ir.Node) -> bool:
     x, scale, zero_point = quantize.inputs[:3]
-    # onnxruntime has no kernel that gives int8 from uint8 x int8.
+    # onnxruntime has no kernel with an int8 output for uint8 x int8.
     if scalar(scale) is None or zero_point is None or zero_point.dtype != ir.DataType.UINT8:
         return False
     moves = []

@@ -1,4 +1,7 @@
-"""Log(Softmax(x)) -> LogSoftmax(x), where the Softmax has no other reader: one pass instead of two, and no log of zero."""
+"""Log(Softmax(x)) -> LogSoftmax(x): one pass instead of two, and no log of zero.
+
+Applies only if the Softmax has no other reader.
+"""
 
 from __future__ import annotations
 

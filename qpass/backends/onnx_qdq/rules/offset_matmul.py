@@ -1,4 +1,7 @@
-"""MatMul(DQ(a) + c, b) -> MatMul(DQ(a), b) + c ReduceSum(b, rows), c a scalar: an affine quantizer keeps integer products."""
+"""MatMul(DQ(a) + c, b) -> MatMul(DQ(a), b) + c ReduceSum(b, rows), for a scalar c.
+
+Products stay integer with an affine quantizer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several rules ask of a value."""
+"""Pattern matching shared by several rules."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
 
-#: Types of codes.
+#: Data types of codes.
 BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 
 
 def only_reader_below(value: ir.Value | None, *op_types: str) -> ir.Node | None:
-    """Returns the node that computes ``value``, if it is one of these operators and nothing else reads the value."""
+    """Returns the node that computes ``value``, if it is one of these operators with a single reader."""
     node = value.producer() if value is not None else None
     if value is None or node is None or node.op_type not in op_types or len(value.uses()) != 1 or value.is_graph_output():
         return None
@@ -21,33 +21,33 @@ def only_reader_below(value: ir.Value | None, *op_types: str) -> ir.Node | None:
 
 
 def scalar(value: ir.Value | None) -> float | None:
-    """Returns the number that a constant of one element holds, or None."""
+    """Returns the number in a one-element constant, or None."""
     if value is None or value.const_value is None or value.const_value.size != 1:
         return None
     return float(value.const_value.numpy().reshape(()))
 
 
 def rescaled(product: ir.Value, scale: ir.Value, emit: Emitter) -> ir.Value:
-    """Emits Mul(Cast(product), scale), the floats that an integer product stands for."""
+    """Emits Mul(Cast(product), scale), the float value of an integer product."""
     as_float = emit.op("Cast", [product], {"to": ir.DataType.FLOAT}, dtype=ir.DataType.FLOAT, shape=product.shape)
     return emit.op("Mul", [as_float, scale])
 
 
 def rescaled_product(value: ir.Value | None) -> tuple[ir.Node, float] | None:
-    """Returns the MatMulInteger of four inputs that ``value`` is rescaled from, and the scale, if nothing else reads them."""
+    """Returns the four-input MatMulInteger that ``value`` rescales and the scale; all with a single reader."""
     rescale = only_reader_below(value, "Mul")
     return None if rescale is None else product_below(rescale)
 
 
 def product_below(rescale: ir.Node) -> tuple[ir.Node, float] | None:
-    """Returns the MatMulInteger of four inputs that a Mul rescales, whoever reads the Mul, and the scale."""
+    """Returns the four-input MatMulInteger that a Mul rescales and the scale; any node may read the Mul."""
     cast, scale = only_reader_below(rescale.inputs[0], "Cast"), scalar(rescale.inputs[1])
     product = None if cast is None else only_reader_below(cast.inputs[0], "MatMulInteger")
     return None if product is None or scale is None or len(product.inputs) != 4 else (product, scale)
 
 
 class WeightProduct(NamedTuple):
-    """DQ(x) times DQ(w): x with one scale, w of shape (rows, columns) with a scale for each column."""
+    """DQ(x) @ DQ(w): x has a single scale; w has shape (rows, columns) and one scale per column."""
 
     x: ir.Value
     x_scale: ir.Value
@@ -58,7 +58,7 @@ class WeightProduct(NamedTuple):
 
 
 def weight_product(value: ir.Value | None) -> WeightProduct | None:
-    """Returns the product that ``value`` is, if it is one of codes and a weight and nothing else reads it."""
+    """Returns the product of codes and a weight that computes ``value``, if it has a single reader."""
     matmul = only_reader_below(value, "MatMul")
     sides = [] if matmul is None else [side.producer() for side in matmul.inputs if side is not None]
     if len(sides) != 2 or any(side is None or side.op_type != "DequantizeLinear" for side in sides):

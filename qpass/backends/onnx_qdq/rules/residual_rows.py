@@ -1,7 +1,8 @@
-"""x W + bias + t B -> [x, t] [m W; B] + bias: a low-rank branch becomes more rows of the integer product beside it.
+"""x W + bias + t B -> [x, t] [m W; B] + bias: a low-rank branch becomes rows of its layer's weight.
 
-Where x and t are codes with one zero point, s_x s_W = m s_t s_B for a whole number m in every output channel, and m W fits a
-byte. A second product costs 13 to 47 % of a Linear of DeiT-T or DeiT-S at rank 16 and 32, more rows 6 to 23 %.
+Applies if x and t are codes with the same zero point, s_x s_W = m s_t s_B for an integer m in every
+output channel, and m W fits a byte. For DeiT-T and DeiT-S at rank 16 and 32, a second product costs
+13 to 47 % of a Linear, extra rows 6 to 23 %.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from qpass.backends.onnx_qdq.emit import Emitter
 from qpass.backends.onnx_qdq.rules.patterns import WeightProduct, only_reader_below, scalar, weight_product
 from qpass.quantizers.base import GREATEST_INT8
 
-#: Scales are float32: their quotient is a whole number but for this share.
+#: Relative tolerance for an integer quotient of float32 scales.
 _ROUNDING = 1e-5
 
 
@@ -35,7 +36,8 @@ def _rewrite(graph: ir.Graph, total: ir.Node) -> bool:
     emit = Emitter(graph, f"{total.outputs[0].name}.with_residual")
     codes = emit.op("Concat", [first.x, second.x], {"axis": -1}, dtype=first.x.dtype)
     x = emit.op("DequantizeLinear", [codes, first.x_scale, first.x_zero])
-    # All of this is folded when the file is loaded, so that the weight's own codes can be packed.
+    # This is folded when the file is loaded, not here, so that the weight's own codes can be
+    # packed.
     rows = emit.op("Cast", [first.w], {"to": ir.DataType.INT32})
     if first.w_zero is not None:
         rows = emit.op("Sub", [rows, emit.op("Cast", [first.w_zero], {"to": ir.DataType.INT32})])
@@ -58,13 +60,13 @@ def _product(value: ir.Value | None) -> WeightProduct | None:
 
 
 def _offset(second: WeightProduct) -> int | None:
-    """Returns the one zero point of B's codes, or None where columns have several."""
+    """Returns the single zero point of B's codes, or None if its columns differ."""
     zeros = np.zeros(1) if second.w_zero is None else np.unique(_array(second.w_zero))
     return int(zeros[0]) if len(zeros) == 1 else None
 
 
 def _factor(first: WeightProduct, second: WeightProduct) -> int | None:
-    """Returns m, or None where there is none."""
+    """Returns m, or None if there is none."""
     scales = [_array(p.x_scale).astype(np.float64) * _array(p.w_scale).astype(np.float64) for p in (first, second)]
     quotient = scales[0] / scales[1]
     factor = int(np.round(quotient.flat[0]))
