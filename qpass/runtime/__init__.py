@@ -1,1 +1,1 @@
-"""What long jobs need: storage, processes, atomic files, locks, and torch's modes."""
+"""Runtime utilities: storage, processes, atomic writes, locks and torch's modes."""

@@ -1,4 +1,4 @@
-"""Arguments of a run that are refused before any work is done."""
+"""Validation of run arguments before any work is done."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import torch
 
 from qpass.errors import ConfigError
 
-#: One more than the largest seed: what is drawn for a block or a layer is seeded by a small multiple of it.
+#: One more than the largest seed. Each block and layer is seeded by a small multiple of the seed.
 SEEDS = 2**32
 
 
 def usable_device(device: torch.device | str | int) -> torch.device:
-    """Returns a device that tensors can be put on.
+    """Returns a device on which tensors can be allocated.
 
     Raises:
-        ConfigError: If torch knows no such device, this machine has none, or it holds no values (``"meta"``).
+        ConfigError: If torch does not know the device, this machine does not have it, or it holds no
+            values (``"meta"``).
     """
     expected = "a device that torch has here, such as cpu or cuda"
     try:
@@ -29,12 +30,12 @@ def usable_device(device: torch.device | str | int) -> torch.device:
 
 
 def is_number(value: object, *kinds: type) -> bool:
-    """Tells whether a value is a number of one of these kinds; a bool, which Python takes for an int, is none."""
+    """Returns whether a value is a number of one of these types; a bool does not count as an int."""
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def check_seed(seed: int) -> None:
-    """Refuses what is no seed.
+    """Checks a random seed.
 
     Raises:
         ConfigError: If it is not an integer from 0 to 2**32 - 1.

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, however the process ends."""
+"""Atomic writes: a file is replaced completely or not at all, however the process ends."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 
 from qpass.errors import DataError
 
-#: Ends the name of the folder that holds a draft, behind the file's own and before the process and some letters at random.
+#: Marks the temporary folder of a draft: ``.<file name>.draft-<process id>-<random letters>``.
 _DRAFT = ".draft-"
 
 
 @contextmanager
 def draft_of(path: Path) -> Iterator[Path]:
-    """Gives the path of a draft, which takes the place of ``path`` when the block ends, and vanishes if it raises.
+    """Yields the path of a draft that replaces ``path`` when the block ends, or is deleted if it raises.
 
-    Files that are written beside the draft are moved beside ``path``, before it.
+    Files written beside the draft are moved beside ``path`` first.
 
     Args:
         path: The file; its folder must exist.
@@ -37,10 +37,10 @@ def draft_of(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text in UTF-8.
+    """Writes a text in UTF-8, atomically.
 
     Raises:
-        DataError: If it cannot be written; what lay there stays.
+        DataError: If it cannot be written; an existing file is kept.
     """
     try:
         with draft_of(path) as draft:
@@ -50,7 +50,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Removes the drafts of processes that were killed while they wrote into this folder; others keep theirs."""
+    """Removes drafts that killed processes left in this folder; running processes keep theirs."""
     for draft in folder.glob(f".*{_DRAFT}*"):
         owner, dash, _ = draft.name.rpartition(_DRAFT)[2].partition("-")
         if dash and owner.isdecimal() and int(owner) != os.getpid() and not _runs(int(owner)):
@@ -58,7 +58,7 @@ def remove_drafts(folder: Path) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Tells whether a process of this machine runs; where nobody can tell it is taken to."""
+    """Returns whether a process of this machine is running; True if this cannot be determined."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""The processes that share the work of one run: what torch.distributed does, in the few forms that calibration needs."""
+"""The processes that share one run: the few torch.distributed operations that calibration needs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from qpass.runtime.arguments import usable_device
 
 T = TypeVar("T")
 
-#: How long a process waits for the others before it gives up with a message. What they do between two messages takes seconds.
+#: Seconds that a process waits for the others before it raises. They normally communicate every few
+#: seconds.
 WAIT_SECONDS = 600
 
 
 @contextmanager
 def job(device: str | None) -> Iterator[str | None]:
-    """Joins the job that torchrun started, if it did, until the block ends; yields the device of this process.
+    """Joins torchrun's job, if any, until the block ends; yields the device of this process.
 
     Args:
-        device: ``"cuda"`` is the GPU of the process's number on its machine. Tensors there travel by nccl, others by gloo.
+        device: ``"cuda"`` selects the GPU of the process's local rank. Tensors on GPUs are exchanged by
+            nccl, others by gloo.
 
     Raises:
-        ConfigError: If the machine has no GPU of that number.
-        DistributedError: If the processes do not come together.
+        ConfigError: If the machine has no GPU of that rank.
+        DistributedError: If the process group cannot be initialized.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
@@ -54,11 +56,11 @@ def job(device: str | None) -> Iterator[str | None]:
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of a job, each of which runs the same program on its share of the batches.
+    """This process's place in a job. Every process runs the same program on its share of the batches.
 
     Attributes:
-        rank: Which of them this one is, from 0.
-        size: How many there are; 1 does everything alone and sends nothing.
+        rank: Rank of this process, from 0.
+        size: Number of processes; with 1, nothing is communicated.
     """
 
     rank: int = 0
@@ -66,7 +68,7 @@ class Processes:
 
     @classmethod
     def current(cls) -> Processes:
-        """Returns the processes of torch.distributed's default group, one alone where there is none."""
+        """Returns the processes of torch.distributed's default group, or a single one without a group."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
@@ -81,7 +83,7 @@ class Processes:
         return items[self.rank :: self.size]
 
     def gather(self, value: T) -> list[T]:
-        """Returns the value of each process, in order of rank. Values travel by pickle, between processes of one job."""
+        """Returns every process's value, in order of rank. Values are pickled, within one job only."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -89,7 +91,7 @@ class Processes:
         return values
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Returns the sum over all processes, the same bits in each of them."""
+        """Returns the sum over all processes, bit-identical in each of them."""
         if self.size == 1:
             return tensor
         total = tensor.contiguous().clone()
@@ -97,7 +99,7 @@ class Processes:
         return total
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replaces each gradient by its mean over all processes, in one message."""
+        """Replaces each gradient with its mean over all processes, in a single all-reduce."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self.size == 1 or not gradients:
             return
@@ -117,5 +119,5 @@ class Processes:
             ) from error
 
 
-#: One process that does everything.
+#: A single process that does all the work.
 ALONE = Processes()

@@ -1,4 +1,6 @@
-"""float32 products in float32: torch lets a process choose coarser ones, by one setting for all or by one for each library."""
+"""Full-precision float32 products: torch has a global and per-library settings that lower their
+precision.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
-#: torch's settings by library and operator, those that others inherit from first, with torch's defaults.
+#: torch's settings by library and operator, with torch's defaults. Settings that others inherit from
+#: come first.
 _DEFAULTS = {
     **dict.fromkeys((("generic", "all"), ("mkldnn", "all"), ("cuda", "all")), "none"),
     **dict.fromkeys((("mkldnn", "matmul"), ("mkldnn", "conv"), ("mkldnn", "rnn"), ("cuda", "matmul")), "none"),
@@ -17,7 +20,7 @@ _DEFAULTS = {
 
 @contextmanager
 def full_products() -> Iterator[None]:
-    """Sets torch's defaults; what the caller had comes back at the end, in the way in which it was set."""
+    """Sets torch's defaults; restores the caller's settings at the end, in the form they were set."""
     settings, precision = _settings(), _precision()
     changed = settings != _DEFAULTS or precision not in (None, "highest")
     if changed:
@@ -33,7 +36,7 @@ def full_products() -> Iterator[None]:
 
 
 def _precision() -> str | None:
-    """Returns the setting for all; None where torch does not tell, because single ones were set."""
+    """Returns the global setting; None if torch raises because individual settings differ."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
@@ -41,7 +44,10 @@ def _precision() -> str | None:
 
 
 def _settings() -> dict[tuple[str, str], str]:
-    """Returns the settings as they were set: torch gives what they inherit, unless there is nothing to inherit."""
+    """Returns the settings as they were set.
+
+    torch's getter returns inherited values, so the parent settings are cleared meanwhile.
+    """
     found = {}
     for place in _DEFAULTS:
         found[place] = torch._C._get_fp32_precision_getter(*place)

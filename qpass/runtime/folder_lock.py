@@ -1,4 +1,4 @@
-"""One run in a folder at a time: a lock file names the process that holds it, and is taken over once that has ended."""
+"""One run per folder at a time: a lock file names its process, and is taken over once that has ended."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Keeps other runs out of a folder until the block ends.
 
     Args:
-        folder: Where the lock file lies.
+        folder: Folder for the lock file.
 
     Raises:
-        DataError: If another run holds it, named by its process, or the lock file cannot be written.
+        DataError: If another run holds the lock (the message names its process), or the lock file cannot
+            be written.
     """
     path = folder / LOCK
     lock = filelock.SoftFileLock(path, timeout=0)

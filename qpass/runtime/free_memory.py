@@ -1,4 +1,4 @@
-"""Memory that was freed and that the C library still holds, and runs of graphs that return it."""
+"""Returns freed memory that the C library still holds, also while graphs run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
-#: Bytes of results after which a run returns what was freed: often enough to bound it, seldom enough to cost little.
+#: Bytes of results after which a run returns freed memory: often enough to bound it, rarely enough to
+#: cost little.
 BETWEEN_RETURNS = 2**29
 
 
 def return_free_memory() -> None:
-    """Returns freed memory to the system where the C library can do so (glibc); elsewhere it does nothing.
+    """Returns freed memory to the system where the C library supports it (glibc); elsewhere does nothing.
 
-    glibc puts tensors of up to 32 MiB and small objects into one heap. A small object that outlives the tensors around it
-    splits the room that they leave, and the next tensor no longer fits in. So a process that runs networks while it builds
-    graphs grows to several times what is alive.
+    glibc puts tensors of up to 32 MiB and small objects into one heap. A small object that outlives the
+    tensors around it fragments the freed space, and the next tensor no longer fits. So a process that
+    runs networks while it builds graphs grows to several times its live memory.
     """
     if (trim := _trim()) is not None:
         trim(0)
@@ -29,12 +30,15 @@ def return_free_memory() -> None:
 def _trim() -> Callable[[int], int] | None:
     try:
         return getattr(ctypes.CDLL(None), "malloc_trim", None)
-    except (OSError, TypeError):  # Windows has no library of that kind
+    except (OSError, TypeError):  # Windows does not support this
         return None
 
 
 class TidyInterpreter(fx.Interpreter):
-    """Runs a graph like its base class, for runs that leave small objects behind: it returns free memory on the way."""
+    """Runs a graph like its base class, but returns freed memory meanwhile.
+
+    For runs that leave small objects behind.
+    """
 
     _made = 0
 
@@ -45,7 +49,7 @@ class TidyInterpreter(fx.Interpreter):
         return result
 
     def made(self, result: Any) -> None:
-        """Counts tensors that were made, and returns free memory where they are many."""
+        """Counts the bytes of new tensors, and returns freed memory every ``BETWEEN_RETURNS`` bytes."""
         tensors = (leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
         self._made += sum(tensor.nbytes for tensor in tensors if not tensor._is_view())
         if self._made > BETWEEN_RETURNS:

@@ -1,4 +1,4 @@
-"""Modules of public functions that have moved can still be imported by their old names."""
+"""Keeps public modules that have moved importable by their old names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-#: Where what was documented lies now.
+#: New name of each documented module that has moved.
 MOVED = {
     "qpass.detectors": "qpass.zoo.mask_rcnn",
     "qpass.distributed": "qpass.runtime.distributed",
@@ -32,7 +32,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Gives the module under its new name; importlib writes the old one into it, which is undone."""
+    """Loads the module by its new name, and restores its spec, which importlib overwrites."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = MOVED[spec.name]
@@ -46,6 +46,6 @@ class _Loader(Loader):
 
 
 def install() -> None:
-    """Lets the old names be imported."""
+    """Makes the old names importable."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

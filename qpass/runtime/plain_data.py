@@ -1,4 +1,4 @@
-"""Bounds on plain data of JSON that others wrote: what no file of qpass holds, and what a terminal would obey."""
+"""Checks plain JSON data from untrusted files: size limits, and characters that affect a terminal."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from typing import Any
 
 from qpass.errors import DataError
 
-#: Values of a file together. A header of 4 million characters, as that of a ViT-L, has 250,000.
+#: Total values in a file. The header of a ViT-L, of 4 million characters, has 250,000.
 VALUES = 2**22
 #: Characters of one text, such as the reason why a layer stayed float.
 TEXT = 10_000
-#: The greatest whole number, with or without a sign.
+#: Largest magnitude of an integer.
 _GREATEST = 2**64
-#: Terminals obey control characters, readers believe text that runs backwards, and no encoding has halves of surrogates.
+#: Control characters affect terminals, direction overrides mislead readers, and lone surrogates cannot
+#: be encoded.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def check_plain(data: Any, where: str) -> None:
-    """Refuses texts with control characters, numbers beyond 64 bits, and more values than any file of qpass holds.
+    """Rejects control characters, integers beyond 64 bits, and more values than any qpass file holds.
 
     Args:
         data: Plain data, nested to any depth.
-        where: What messages name.
+        where: Location for error messages.
 
     Raises:
         DataError: Naming what was found.
@@ -44,10 +45,10 @@ def check_plain(data: Any, where: str) -> None:
 
 
 def check_text(text: str, where: str) -> None:
-    """Refuses a text that is too long, or that does more than to be shown.
+    """Rejects a text that is too long or contains control characters.
 
     Raises:
-        DataError: If it is.
+        DataError: Naming the length or the text.
     """
     if len(text) > TEXT:
         raise DataError(f"holds a text of {len(text)} characters", where=where, expected=f"at most {TEXT}")
@@ -56,5 +57,5 @@ def check_text(text: str, where: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Returns a text with control characters written out, for a terminal."""
+    """Returns a text with control characters escaped, for a terminal."""
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)

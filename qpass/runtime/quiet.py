@@ -1,4 +1,4 @@
-"""Keeps what torch's exporters print and log off the terminal: that of this thread, and of no other."""
+"""Keeps output of torch's exporters off the terminal: what this thread prints and logs, and no other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOGGERS = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch.onnx
 
 @contextmanager
 def quiet_thread() -> Iterator[None]:
-    """Drops what this thread prints and logs inside the block, errors excepted; what other threads print gets through."""
+    """Drops what this thread prints and logs in the block, except errors. Other threads are unaffected."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     streams = {name: _Stream(getattr(sys, name)) for name in ("stdout", "stderr")}
     ident = threading.get_ident()
@@ -30,7 +30,7 @@ def quiet_thread() -> Iterator[None]:
         for logger in loggers:
             logger.removeFilter(errors_only)
         for name, stream in streams.items():
-            stream.dropped_thread = None  # another thread may have kept it, and put it back later
+            stream.dropped_thread = None  # another thread may have saved it, and restore it later
             if getattr(sys, name) is stream:
                 setattr(sys, name, stream.kept)
 
@@ -39,7 +39,7 @@ class _Stream:
     """A stream that drops what one thread writes.
 
     Args:
-        kept: The stream that gets everything else.
+        kept: The stream that receives everything else.
     """
 
     def __init__(self, kept: Any) -> None:

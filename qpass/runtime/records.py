@@ -1,4 +1,4 @@
-"""Dataclasses from plain data of JSON: every field has the type that its annotation names, and none is missing or unknown."""
+"""Builds dataclasses from plain JSON data, checking field names and annotated types."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ T = TypeVar("T")
 
 
 def from_plain(kind: Any, data: Any, where: str) -> Any:
-    """Returns plain data as a value of a type.
+    """Converts plain data to a value of a type.
 
     Args:
-        kind: A dataclass, a plain type, or a tuple, mapping or union of these, as annotations have them.
-        data: What ``dataclasses.asdict`` gave, through JSON too: a tuple may be a list, and keys of mappings texts.
-        where: What messages name.
+        kind: A dataclass, a plain type, or a tuple, mapping or union of these, as in annotations.
+        data: Output of ``dataclasses.asdict``, also through JSON: tuples may be lists, and mapping keys
+            strings.
+        where: Location for error messages.
 
     Raises:
-        DataError: Naming the field that has another type, is missing or unknown.
+        DataError: Naming the field that has the wrong type, is missing or is unknown.
     """
     if kind is Any:
         return data
@@ -43,7 +44,7 @@ def from_plain(kind: Any, data: Any, where: str) -> Any:
 
 
 def record(kind: type[T], data: Any, where: str) -> T:
-    """Returns a dataclass from a mapping of its fields; those that have defaults may be missing.
+    """Returns a dataclass from a mapping of its fields; fields with defaults may be missing.
 
     Raises:
         DataError: As ``from_plain``.

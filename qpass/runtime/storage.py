@@ -1,4 +1,4 @@
-"""Tensors in memory up to a bound, and beyond it in a file that vanishes with the process, however that ends."""
+"""Tensors in memory up to a limit, and beyond it in a file that vanishes however the process ends."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 from qpass.errors import ConfigError, DataError
 from qpass.runtime.arguments import is_number
 
-#: Tensors below this stay in memory: a page in a file for each would cost more than it saves.
+#: Smaller tensors always stay in memory: a file page for each would cost more than it saves.
 SMALL_BYTES = 1 << 16
-#: GiB in memory where nobody says otherwise.
+#: Default memory limit in GiB.
 DEFAULT_GIB = 4.0
 
 
 def bytes_of(max_memory: float) -> int:
-    """Returns a bound given in GiB in bytes.
+    """Converts a limit in GiB to bytes.
 
     Raises:
-        ConfigError: If it is not a number from 0.
+        ConfigError: If it is not a number of 0 or more.
     """
     if not is_number(max_memory, int, float) or not max_memory >= 0:
         raise ConfigError(f"got {max_memory!r}", where="max_memory", expected="GiB, 0 or more")
@@ -31,13 +31,13 @@ def bytes_of(max_memory: float) -> int:
 
 
 class Storage:
-    """Keeps tensors; the first ``max_bytes`` of them in memory, the others in one unnamed temporary file.
+    """Keeps tensors: the first ``max_bytes`` in memory, the rest in one unnamed temporary file.
 
-    The file lies where Python's ``tempfile`` puts it (``TMPDIR`` changes that) and has no name, so nothing is left behind by a
-    process that is killed. What is read from it is a copy in memory; what lies there takes none.
+    The file lies where Python's ``tempfile`` puts it (``TMPDIR`` changes that). It has no name, so a
+    killed process leaves nothing behind. Tensors in the file take no memory; reading one returns a copy.
 
     Args:
-        max_bytes: Bytes in memory; None for no bound.
+        max_bytes: Bytes to keep in memory; None means no limit.
     """
 
     def __init__(self, max_bytes: int | None = None) -> None:
@@ -47,26 +47,29 @@ class Storage:
         self._free: dict[int, list[int]] = defaultdict(list)
 
     def keep(self, tensor: Tensor) -> SpilledTensor:
-        """Keeps a tensor: itself where there is room in memory, else a copy in the file; of one on a GPU a copy on the CPU."""
+        """Keeps a tensor: the tensor itself if it fits in memory, else a copy in the file.
+
+        Of a GPU tensor, a CPU copy is kept.
+        """
         kept = SpilledTensor(self, tensor.shape, tensor.dtype, tensor.device, tensor)
         if kept.on_disk:
             kept.write(0, tensor)
         return kept
 
     def allocate(self, shape: Sequence[int], like: Tensor) -> SpilledTensor:
-        """Returns room for a tensor on the CPU that is to be written row by row.
+        """Allocates a CPU tensor to be written row by row.
 
         Args:
             shape: Its shape.
-            like: Has its dtype.
+            like: A tensor of its dtype.
         """
         return SpilledTensor(self, torch.Size(shape), like.dtype, torch.device("cpu"), None)
 
     def __deepcopy__(self, memo: Any) -> Storage:
-        return self  # a copy of a graph has nothing of its own in it
+        return self  # copies of a graph share its storage
 
     def _take(self, size: int) -> bool:
-        """Takes room in memory; returns whether there was enough."""
+        """Reserves memory; returns whether there was enough."""
         if self._room is None or size < SMALL_BYTES:
             return True
         if size > self._room:
@@ -79,20 +82,20 @@ class Storage:
             self._room += size
 
     def _take_on_disk(self, size: int) -> int:
-        """Returns the place of so many bytes in the file, which grows where no place of that size is free."""
+        """Returns the offset of this many bytes in the file; it grows if no gap of that size is free."""
         if self._free[size]:
             return self._free[size].pop()
         start, self._end = self._end, self._end + size
         return start
 
     def _transfer(self, start: int, tensor: Tensor, *, write: bool) -> None:
-        """Writes a contiguous tensor to the file, or fills it from there."""
+        """Writes a contiguous tensor to the file, or reads it from there."""
         view: Any = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="qpass-", buffering=0)  # noqa: SIM115 (closed with the storage)
             self._file.seek(start)
-            while view:  # the system may take or give less than was asked for
+            while view:  # the system may transfer less than requested
                 view = view[self._file.write(view) if write else self._file.readinto(view) :]
         except OSError as error:
             raise DataError(
@@ -103,7 +106,7 @@ class Storage:
 
 
 class SpilledTensor:
-    """A tensor in a ``Storage``; its room is free again when nothing refers to it any more."""
+    """A tensor in a ``Storage``; its space is freed with its last reference."""
 
     def __init__(
         self, storage: Storage, shape: torch.Size, dtype: torch.dtype, device: torch.device, tensor: Tensor | None
@@ -119,18 +122,18 @@ class SpilledTensor:
 
     @property
     def nbytes(self) -> int:
-        """Its bytes, wherever they lie."""
+        """Size in bytes, in memory or in the file."""
         return self._bytes
 
     @property
     def on_disk(self) -> bool:
-        """Whether it lies in the file."""
+        """Whether it is in the file."""
         return self._start is not None
 
     def read(self, rows: Tensor | slice | None = None) -> Tensor:
-        """Returns the tensor, or some rows of it, on the device that it was on.
+        """Returns the tensor, or some of its rows, on its original device.
 
-        A whole one that lies in memory and was on the CPU is the very tensor.
+        A whole CPU tensor that was kept in memory is returned itself, not as a copy.
         """
         if self._tensor is not None:
             return (self._tensor if rows is None else self._tensor[rows]).to(self._device)
@@ -147,7 +150,7 @@ class SpilledTensor:
         return found.to(self._device)
 
     def write(self, start: int, value: Tensor) -> None:
-        """Writes rows from ``start`` on."""
+        """Writes rows, beginning at row ``start``."""
         if self._tensor is not None:
             self._tensor[start : start + len(value)] = value
         else:
@@ -169,10 +172,10 @@ class SpilledTensor:
 
 
 class SpilledTensors(MutableMapping[str, Tensor]):
-    """Tensors by name in a ``Storage``; what lies in its file is read anew each time that it is asked for.
+    """Tensors by name in a ``Storage``; tensors in its file are read on every access.
 
     Args:
-        storage: Where they are kept; None keeps all of them in memory.
+        storage: Where to keep them; None keeps all of them in memory.
     """
 
     def __init__(self, storage: Storage | None = None) -> None:
@@ -182,7 +185,7 @@ class SpilledTensors(MutableMapping[str, Tensor]):
         return self._kept[name].read()
 
     def __setitem__(self, name: str, tensor: Tensor) -> None:
-        self._kept.pop(name, None)  # its room is free for the new one
+        self._kept.pop(name, None)  # frees its space for the new one
         self._kept[name] = self._storage.keep(tensor)
 
     def __delitem__(self, name: str) -> None:
@@ -196,7 +199,7 @@ class SpilledTensors(MutableMapping[str, Tensor]):
 
 
 def _runs(index: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yields first and last place of each run of consecutive numbers."""
+    """Yields the first and last position of each run of consecutive numbers."""
     first = 0
     for place in range(1, len(index) + 1):
         if place == len(index) or index[place] != index[place - 1] + 1:

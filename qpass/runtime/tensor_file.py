@@ -1,4 +1,4 @@
-"""Files of tensors with a JSON header: safetensors, no pickle, written whole or not at all."""
+"""Tensor files with a JSON header: safetensors, no pickle, written atomically."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qpass.errors import DataError
 from qpass.runtime.atomic_write import draft_of
 
 _KEY = "qpass"
-#: Characters of the longest header; one of safetensors has no more.
+#: Longest header in characters, the limit of safetensors.
 GREATEST_HEADER = 10**8
 
 
@@ -28,16 +28,16 @@ def write_tensors(
     *,
     check: Callable[[Path], None] | None = None,
 ) -> None:
-    """Writes tensors and header.
+    """Writes tensors and header atomically.
 
     Args:
         path: The file.
-        tensors: By name.
+        tensors: Tensors by name.
         header: Plain data for JSON.
-        check: Reads the finished file before it takes its place; what it raises leaves what lay there.
+        check: Called with the finished draft; if it raises, an existing file is kept.
 
     Raises:
-        DataError: If the path cannot be written; what lay there stays.
+        DataError: If the path cannot be written; an existing file is kept.
     """
     kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
@@ -52,13 +52,13 @@ def write_tensors(
 def read_tensors(
     path: Path, *, expected: str, hint: str = "", most: int = GREATEST_HEADER
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Returns header and tensors of a file that ``write_tensors`` wrote.
+    """Returns the header and tensors of a file that ``write_tensors`` wrote.
 
     Args:
         path: The file.
-        expected: What the error says should have been there.
-        hint: What the error says to do.
-        most: Characters of the longest header.
+        expected: Expectation for error messages.
+        hint: Hint for error messages.
+        most: Longest header accepted, in characters.
 
     Raises:
         DataError: If it cannot be read, or has no such header.
@@ -78,7 +78,7 @@ def read_tensors(
 
 
 def digest(text: str, tensors: Iterable[Tensor]) -> str:
-    """Returns a digest of a text and of the exact values of tensors."""
+    """Returns the SHA-256 digest of a text and the exact values of tensors."""
     value = hashlib.sha256(text.encode())
     for tensor in tensors:
         tensor = tensor.detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""torch's modes and random state: default ones inside, and the caller's again afterwards."""
+"""torch's modes and random state: defaults inside, the caller's restored afterwards."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ R = TypeVar("R")
 
 #: Devices whose autocast is switched off.
 AUTOCAST_DEVICES = ("cpu", "cuda")
-#: Held by the one thread that uses what all threads share: torch's exporters and flags, and the filters of warnings.
+#: Lock on process-wide state: torch's exporters and flags, and the warning filters.
 SHARED_STATE = threading.RLock()
 
 
 def in_known_state(function: Callable[P, R]) -> Callable[P, R]:
-    """Lets a public function run in torch's default modes, and one thread at a time in all such functions.
+    """Runs a public function in torch's default modes, one thread at a time across all such functions.
 
-    A thread that calls one waits for the others. What it calls on the way, such as the caller's loader, must not wait for
-    another thread that calls one too.
+    Other threads wait. So nothing that the function calls, such as the caller's loader, may wait for
+    another thread that calls one of these functions.
     """
 
     @functools.wraps(function)
@@ -39,11 +39,12 @@ def in_known_state(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def default_modes() -> Iterator[None]:
-    """Enters torch's default modes; the caller's come back at the end.
+    """Enters torch's default modes; restores the caller's at the end.
 
-    Derivatives are on: learning and Hessians need them, and tensors made in inference mode can never have any. Autocast, other
-    default types and devices, and coarse float32 products are off: they would change what is measured and traced. So are modes
-    that take over torch's functions, such as ``torch.device("meta")`` as a context and ``FakeTensorMode``.
+    Gradients are on: learning and Hessians need them, and tensors made in inference mode can never have
+    any. Autocast, other default dtypes and devices, and reduced-precision float32 products are off: they
+    would change what is measured and traced. So are modes that intercept torch's functions, such as
+    ``torch.device("meta")`` as a context and ``FakeTensorMode``.
     """
     with _no_takeover(), torch.inference_mode(False), torch.enable_grad(), no_autocast(), _default_flags():
         yield
@@ -51,7 +52,7 @@ def default_modes() -> Iterator[None]:
 
 @contextmanager
 def _no_takeover() -> Iterator[None]:
-    """Takes the modes of this thread that intercept functions or operators from their stacks."""
+    """Removes this thread's modes that intercept functions or operators from their stacks."""
     count = torch._C._len_torch_function_stack()
     taken = [torch._C._pop_torch_function_stack() for _ in range(count)]
     try:
@@ -64,7 +65,7 @@ def _no_takeover() -> Iterator[None]:
 
 @contextmanager
 def _default_flags() -> Iterator[None]:
-    """Sets flags of the whole process that change results, where they are not at their defaults."""
+    """Resets process-wide flags that change results to their defaults."""
     dtype = torch.get_default_dtype()
     if dtype is not torch.float32:
         torch.set_default_dtype(torch.float32)
@@ -78,7 +79,7 @@ def _default_flags() -> Iterator[None]:
 
 @contextmanager
 def no_autocast() -> Iterator[None]:
-    """Switches autocast off; regions of autocast inside the block switch it on again."""
+    """Switches autocast off; autocast regions inside the block still switch it on."""
     with ExitStack() as stack:
         for device in AUTOCAST_DEVICES:
             stack.enter_context(torch.autocast(device, enabled=False))
@@ -86,7 +87,7 @@ def no_autocast() -> Iterator[None]:
 
 
 class _Draws(TorchDispatchMode):
-    """Notices operators that draw from torch's own generators."""
+    """Detects operators that draw from torch's own generators."""
 
     supports_higher_order_operators = True
 
@@ -96,21 +97,21 @@ class _Draws(TorchDispatchMode):
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        """Lets a model that compiles parts of itself, as flex_attention does, run as it would without this mode."""
+        """Lets a model that compiles parts of itself, such as flex_attention, run as without this mode."""
         return True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """See ``TorchDispatchMode``."""
         kwargs = kwargs or {}
         if isinstance(func, torch._ops.HigherOrderOperator):
-            self.any = True  # what its body calls does not come by here
+            self.any = True  # calls in its body are not dispatched here
         else:
             self.any = self.any or (torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args, kwargs))
         return func(*args, **kwargs)
 
 
 def _draws(operator: Any, args: Any, kwargs: Any) -> bool:
-    """Tells whether a call of an operator that may draw does: dropout with a share of 0, or outside of training, does not."""
+    """Returns whether a call of a random operator draws: dropout with p = 0 or in eval mode does not."""
     names = [argument.name for argument in operator._schema.arguments]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     share = given.get("dropout_p", given.get("dropout", 0.0 if "dropout_p" in names else 1.0))
@@ -121,7 +122,8 @@ def _draws(operator: Any, args: Any, kwargs: Any) -> bool:
 def kept_random_state() -> Iterator[None]:
     """Restores the random state of the CPU and of every GPU at the end, if this thread has drawn from it.
 
-    If it has not, the state is left alone: another thread may draw meanwhile, and would be given the same numbers again.
+    Otherwise the state is left alone: another thread may draw meanwhile, and would get the same numbers
+    again.
     """
     accelerator = torch.accelerator.current_accelerator()
     module = torch.get_device_module("cuda" if accelerator is None else accelerator.type)
