@@ -1,1 +1,1 @@
-"""From a recipe to passes, and from a model and data to a quantized graph."""
+"""Compiles a recipe to passes, and a model and data to a quantized graph."""

@@ -51,18 +51,19 @@ def pipeline(
     processes: Processes = ALONE,
     show_progress: bool = False,
 ) -> list[Pass]:
-    """Returns the passes that carry ``config`` out, in order.
+    """Returns the passes that carry out ``config``, in order.
 
     Args:
         config: The recipe.
-        batches: Calls of the model.
-        reference: Gets the float network, where a pass compares with it after weights have changed.
-        layout: Which of their tensors go by rows; None tells by size.
-        seed: Of what is drawn at random: the rotation of the residual stream, the signs of the budget's probe, and learning.
-        checkpoint_dir: Where learned blocks are kept; None keeps none.
-        storage: Where values of all batches lie while they are needed; None is in memory.
-        processes: Those that share the work.
-        show_progress: Show bars.
+        batches: Calibration batches.
+        reference: Receives the float network, where a pass compares with it after weights have changed.
+        layout: Which of their tensors have rows; None infers it from sizes.
+        seed: Random seed for the rotation of the residual stream, the signs of the budget's probe, and
+            learning.
+        checkpoint_dir: Where to save learned blocks; None saves none.
+        storage: Where to keep values of all batches while they are needed; None keeps them in memory.
+        processes: The processes that share the work.
+        show_progress: Show progress bars.
 
     Raises:
         DistributedError: If there are fewer batches than processes.
@@ -91,16 +92,16 @@ def pipeline(
 
 @dataclass(frozen=True, kw_only=True)
 class _Steps:
-    """The passes of one recipe, by what they are for.
+    """The passes of one recipe, grouped by purpose.
 
     Attributes:
         config: The recipe.
-        batches: Calls of the model, to learn from.
-        ranges: Those that ranges are fitted on.
+        batches: Calibration batches to learn from.
+        ranges: Batches to fit ranges on.
         reference: The float network.
-        seed: Of what is drawn.
-        checkpoint_dir: Where learned blocks are kept.
-        shared: What every pass that runs batches takes.
+        seed: Random seed.
+        checkpoint_dir: Where to save learned blocks.
+        shared: Arguments of every pass that runs batches.
     """
 
     config: QuantConfig
@@ -112,7 +113,7 @@ class _Steps:
     shared: dict[str, Any]
 
     def prepare(self) -> list[Pass]:
-        """One form for each idea, rotations, and the plan."""
+        """Canonicalization, rotations, and the plan."""
         return [
             Canonicalize(),
             *([RotateResidual(self.seed)] if self.config.rotate_residual else []),
@@ -122,7 +123,7 @@ class _Steps:
         ]
 
     def quantize(self) -> list[Pass]:
-        """Calibration, quantizers, bit widths, and quantizers again behind the quantized prefix."""
+        """Calibration, quantizers, bit widths, and a refit of quantizers behind the quantized prefix."""
         config, statistics, learning = self.config, Statistics(), self.config.reconstruction
         unshared = {name: self.shared[name] for name in ("storage", "show_progress")}
         return [
@@ -134,7 +135,7 @@ class _Steps:
         ]
 
     def finish(self) -> list[Pass]:
-        """Folding, correction of weights and learning, in the order that the recipe has."""
+        """Folding, weight correction and learning, in the recipe's order."""
         keep, learning = KeepReference(self.reference), self.config.reconstruction
         residual = AddResidual(self.ranges, storage=self.shared["storage"], show_progress=self.shared["show_progress"])
         order = None if learning is None else learning.order

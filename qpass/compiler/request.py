@@ -1,4 +1,4 @@
-"""One call of ``quantize_graph``: what was asked for is checked, data is read, and the run is prepared."""
+"""One ``quantize_graph`` call: checks the arguments, reads the data, and prepares the run."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from qpass.runtime.storage import Storage, bytes_of
 
 @dataclass(kw_only=True)
 class Request:
-    """The arguments of ``qpass.quantize_graph``, checked.
+    """The checked arguments of ``qpass.quantize_graph``.
 
     Raises:
-        ConfigError: If one of them is not valid.
+        ConfigError: If one of them is invalid.
     """
 
     config: QuantConfig
@@ -66,7 +66,7 @@ class Request:
             return to_device(quantized, home)
 
     def _read(self, model: nn.Module, loader: Iterable[Batch]) -> tuple[nn.Module, KeptBatches, ModelInputs]:
-        """Returns the model in float32, all calibration data, and the example, on the device where the work is done."""
+        """Returns the float32 model, and all calibration data and the example on the working device."""
         network, in_its_type = in_float32(model)
         batches = KeptBatches(self.storage)
         own_shapes = self.submodules or self.dynamic_shapes is None
@@ -81,7 +81,7 @@ class Request:
 
     @contextmanager
     def _run(self, network: nn.Module, batches: KeptBatches) -> Iterator[RunOptions]:
-        """Compares the run with those of other processes and with that of the checkpoint folder, and holds the folder."""
+        """Checks the run against other processes and the checkpoint folder, and locks the folder."""
         keeps_blocks = self.checkpoint_dir is not None and self.config.reconstruction is not None
         folder = Path(self.checkpoint_dir) if keeps_blocks and self.checkpoint_dir is not None else None
         processes = Processes.current()

@@ -1,4 +1,4 @@
-"""Whose a folder of checkpoints is: what a run depends on, kept beside its blocks, and what differs in another run."""
+"""Matches checkpoint folders to runs: records what a run depends on, and reports what differs."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from qpass.runtime.folder_lock import alone_in
 from qpass.runtime.tensor_file import digest
 from qpass.version import __version__
 
-#: Beside the blocks of a run.
+#: Name of the record beside the blocks of a run.
 RECORD = "run.json"
 
 
 def run_fingerprint(
     model: nn.Module, batches: Iterable[ModelInputs], config: QuantConfig, seed: int, processes: int = 1
 ) -> dict[str, Any]:
-    """Returns what the result of a run depends on, by the words that an error names it with.
+    """Returns what the result of a run depends on, keyed by the terms that errors use.
 
     Args:
         model: The float model.
-        batches: Calls of it; read once, one at a time.
+        batches: Calibration batches; read once, one at a time.
         config: The recipe.
-        seed: Of the random numbers.
-        processes: How many share the work.
+        seed: Random seed.
+        processes: Number of processes that share the work.
     """
     state = model.state_dict()
     tensors = (leaf for batch in batches for leaf in pytree.tree_leaves(tuple(batch)) if isinstance(leaf, Tensor))
@@ -51,10 +51,10 @@ def run_fingerprint(
 
 
 def check_agreement(processes: Processes, facts: Mapping[str, Any]) -> None:
-    """Checks that all processes of a job do the same run.
+    """Checks that all processes of a job perform the same run.
 
     Raises:
-        DistributedError: Naming what one of them was given otherwise.
+        DistributedError: Naming what differs in one of them.
     """
     for rank, others in enumerate(processes.gather(facts)):
         if others != facts:
@@ -68,11 +68,12 @@ def check_agreement(processes: Processes, facts: Mapping[str, Any]) -> None:
 
 @contextmanager
 def locked_checkpoint_dir(folder: Path, facts: Mapping[str, Any]) -> Iterator[None]:
-    """Makes a folder a run's own, or checks that it is, and keeps other runs out of it until the block ends.
+    """Claims a folder for a run, or checks that it is the run's, and locks it until the block ends.
 
     Raises:
-        ConfigError: If it cannot be made, or is another run's; the message names everything that differs.
-        DataError: If another run writes there now, or it cannot be written to.
+        ConfigError: If it cannot be created, or belongs to another run; the message names every
+            difference.
+        DataError: If another run is writing there, or it cannot be written to.
     """
     path = folder / RECORD
     try:
@@ -105,7 +106,7 @@ def _known(path: Path) -> Any:
 
 
 def _differences(known: Any, facts: Mapping[str, Any]) -> Iterator[str]:
-    """Yields what differs, values too where a person can read them."""
+    """Yields what differs, with the values if they are human-readable."""
     if not isinstance(known, dict):
         yield f"{RECORD} is no record"
         return

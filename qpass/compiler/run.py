@@ -1,4 +1,4 @@
-"""From a float model to a frozen graph: tracing, the passes, and the figures that the report shows."""
+"""From a float model to a frozen graph: tracing, passes, and the figures for the report."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ from qpass.runtime.distributed import ALONE, Processes
 from qpass.runtime.free_memory import return_free_memory
 from qpass.runtime.storage import Storage
 
-#: Rows that batches have at least, where the loader gives enough of them, and bytes of the largest value of a batch.
+#: Fewest rows of a batch, if the loader yields enough, and most bytes of a batch's largest value.
 LEAST_ROWS, VALUE_BYTES = 8, 2**26
 #: Samples that the report's errors are measured on.
 REPORT_SAMPLES = 8
-#: What passes leave for one another and for the report, as it is afterwards.
+#: Facts that passes leave for one another and for the report, and the values they are reset to.
 _ONLY_WHILE_QUANTIZING: dict[str, Any] = {"reconstruction": (), "allocation": None, "unrotated": (), "layout": None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What concerns the run and not the recipe.
+    """Options of the run, as opposed to the recipe.
 
     Attributes:
-        seed: Of the random numbers.
-        checkpoint_dir: Where learned blocks are kept, or None.
-        storage: Where values of all batches lie while they are needed.
-        processes: Those that share the work.
-        show_progress: Show bars.
+        seed: Random seed.
+        checkpoint_dir: Where to save learned blocks, or None.
+        storage: Where to keep values of all batches while they are needed.
+        processes: The processes that share the work.
+        show_progress: Show progress bars.
     """
 
     seed: int = 0
@@ -61,7 +61,7 @@ class RunOptions:
     show_progress: bool = False
 
     def inside(self, name: str) -> RunOptions:
-        """Returns the options for a part of the model, whose blocks are kept apart."""
+        """Returns the options for a part of the model, with a folder of its own for learned blocks."""
         folder = None if self.checkpoint_dir is None else self.checkpoint_dir / name
         return dataclasses.replace(self, checkpoint_dir=folder)
 
@@ -73,7 +73,7 @@ def quantize_traced(
     options: RunOptions,
     source: Source,
 ) -> fx.GraphModule:
-    """Runs every pass on a traced graph, in place, compares it with its source, and keeps the report's figures with it."""
+    """Runs every pass on a traced graph in place, compares it with its source, and attaches the report."""
     batches = _suitable_batches(graph_module, batches, options)
     reference = Reference()
     *steps, freeze = pipeline(
@@ -112,7 +112,7 @@ def _report_sample(graph_module: fx.GraphModule, batch: ModelInputs) -> ModelInp
 def _suitable_batches(
     graph_module: fx.GraphModule, batches: Sequence[ModelInputs], options: RunOptions
 ) -> Sequence[ModelInputs]:
-    """Returns the rows in batches of sizes that the graph accepts, neither inefficiently small nor too large for memory.
+    """Returns the rows in batches that the graph accepts, neither inefficiently small nor too large.
 
     Raises:
         CalibrationError: If the graph does not accept a batch.
@@ -168,7 +168,7 @@ def _of_fixed_rows(batches: Iterable[ModelInputs], sizes: Sequence[int], rows: i
     """Yields the rows in batches of a fixed size, and warns if some are left over.
 
     Raises:
-        CalibrationError: If no batch has so many.
+        CalibrationError: If no batch has that many.
     """
     if max(sizes) < rows:
         hint = "give batches of that size, or smaller example_inputs=; the warning before says why the batch is fixed"
@@ -181,7 +181,7 @@ def _of_fixed_rows(batches: Iterable[ModelInputs], sizes: Sequence[int], rows: i
 
 
 def rows_within(graph_module: fx.GraphModule, size: int) -> int:
-    """Returns how many samples a batch may have so that no single value takes more bytes, at least one."""
+    """Returns the most samples for which no value of a batch exceeds ``size`` bytes, at least 1."""
     example = batch_size(facts_of(graph_module).example, layout_of(graph_module))
     shapes = [shape for node in graph_module.graph.nodes if (shape := shape_of(node)) and node.op != "get_attr"]
     largest = max((torch.Size(shape).numel() * 4 for shape in shapes), default=1)
@@ -209,7 +209,7 @@ def quantize_submodules(
     options: RunOptions,
     dynamic_shapes: Any = None,
 ) -> nn.Module:
-    """Quantizes submodules of a copy of the model, each calibrated on its actual inputs, and puts them back."""
+    """Quantizes submodules in a copy of the model, each calibrated on its actual inputs."""
     model = copy.deepcopy(model).eval()
     known = dict(model.named_modules())
     for name in names:
@@ -232,7 +232,9 @@ def quantize_submodules(
 
 
 def _parts_to_learn(parts: Mapping[str, fx.GraphModule], config: QuantConfig) -> set[str]:
-    """Returns the parts with transformer blocks: a detector's heads have none. Where none has any, the first is refused."""
+    """Returns the parts with transformer blocks (a detector's heads have none); all parts if none has
+    any, so that the first is rejected.
+    """
     if config.reconstruction is None:
         return set()
     return {name for name, part in parts.items() if _has_blocks(part, config)} or set(parts)
