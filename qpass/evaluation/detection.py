@@ -19,12 +19,12 @@ _Sample = tuple[Tensor, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class DetectionScores:
-    """COCO's scores, in 0..1.
+    """COCO scores in 0..1.
 
     Attributes:
         box_ap: AP of boxes, mean over IoU 0.50 to 0.95.
         box_ap50: At IoU 0.50.
-        mask_ap: AP of masks, or None for a detector without.
+        mask_ap: AP of masks, or None for a detector without masks.
         mask_ap50: At IoU 0.50, or None.
     """
 
@@ -40,13 +40,13 @@ def evaluate_detection(
     *,
     batch: int = 8,
 ) -> DetectionScores:
-    """Runs a detector over images with targets.
+    """Evaluates a detector on images with targets.
 
     Args:
-        detect: A list of images (3, H, W) to a list of dicts: ``boxes`` (n, 4) as x1 y1 x2 y2, ``scores`` and ``labels`` (n,),
-            and ``masks`` (n, 1, H, W) in 0..1 where it makes them.
-        samples: (image, target) as ``CocoImages`` gives them.
-        batch: Images in a call.
+        detect: Maps a list of images (3, H, W) to a list of dicts: ``boxes`` (n, 4) as x1 y1 x2 y2,
+            ``scores`` and ``labels`` (n,), and optionally ``masks`` (n, 1, H, W) in 0..1.
+        samples: (image, target) pairs, as in ``CocoImages``.
+        batch: Images per call.
 
     Raises:
         DataError: If there are no samples, or torchmetrics or pycocotools are not installed.

@@ -1,4 +1,4 @@
-"""Mean intersection over union of part segmentation, as tables of ShapeNetPart give it.
+"""Mean intersection over union of part segmentation, as reported for ShapeNetPart.
 
 Paper: PointNet, https://arxiv.org/abs/1612.00593, section 5.1.
 """
@@ -18,7 +18,10 @@ from qpass.evaluation.top1 import paired_drop
 
 @dataclass(frozen=True)
 class PartScores:
-    """IoU of each object, the mean over the parts of its kind: (objects,) float64; a part that neither has counts as one."""
+    """IoU of each object, the mean over the parts of its kind: (objects,) float64.
+
+    A part absent from both prediction and label counts as 1.
+    """
 
     objects: Tensor
     kinds: Tensor
@@ -34,23 +37,23 @@ class PartScores:
         return torch.stack([self.objects[self.kinds == kind].mean() for kind in self.kinds.unique()]).mean().item()
 
     def drop_from(self, other: PartScores) -> tuple[float, float]:
-        """Returns how far this lies below another on the same objects, and the paired standard error of that."""
+        """Returns the mean drop from other scores of the same objects, and its paired standard error."""
         return paired_drop(self.objects, other.objects)
 
 
 def evaluate_parts(
     segment: Callable[[Tensor], Tensor], data: PointClouds, parts_of: Sequence[Sequence[int]], *, batch: int = 16
 ) -> PartScores:
-    """Labels every point with the likeliest part of its object's kind.
+    """Scores a segmenter; each point is labelled with the likeliest part of its object's kind.
 
     Args:
-        segment: Clouds (batch, points, 6) to scores (batch, points, parts).
-        data: Objects with parts.
+        segment: Maps clouds (batch, points, 6) to scores (batch, points, parts).
+        data: Objects with part labels.
         parts_of: The parts of each kind.
-        batch: Objects in a call.
+        batch: Objects per call.
 
     Raises:
-        DataError: If the objects have no parts.
+        DataError: If there are no objects, or they have no part labels.
     """
     if data.parts is None or not len(data):
         raise DataError("no labelled points", where="evaluate", expected="what open_shapenet_part returns")

@@ -15,13 +15,13 @@ from qpass.errors import DataError
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Which samples were right: (n,) bool."""
+    """Whether each sample was classified correctly: (n,) bool."""
 
     correct: Tensor
 
     @property
     def top1(self) -> float:
-        """Share of samples whose greatest score is their label's."""
+        """Share of samples whose highest score is their label's."""
         return self.correct.double().mean().item()
 
     @property
@@ -30,25 +30,26 @@ class Accuracy:
         return (self.top1 * (1 - self.top1) / len(self.correct)) ** 0.5
 
     def drop_from(self, other: Accuracy) -> tuple[float, float]:
-        """Returns how far this lies below another on the same samples, and the paired standard error of that."""
+        """Returns the drop from another accuracy on the same samples, and its paired standard error."""
         return paired_drop(self.correct.double(), other.correct.double())
 
 
 def paired_drop(scores: Tensor, others: Tensor) -> tuple[float, float]:
-    """Returns how far scores lie below others of the same samples in the mean, and the paired standard error of that."""
+    """Returns the mean drop of scores from others of the same samples, and its paired standard error."""
     difference = others - scores
     return difference.mean().item(), (difference.std(correction=0) / len(difference) ** 0.5).item()
 
 
 def evaluate_top1(predict: Callable[[Tensor], Any], batches: Iterable[tuple[Tensor, Tensor | None]]) -> Accuracy:
-    """Runs every batch; no more than one is held at a time.
+    """Returns the accuracy over all batches, of which it holds one at a time.
 
     Args:
-        predict: Images (batch, ...) to scores (batch, classes), or to outputs of which ``scores_of`` takes these.
+        predict: Maps images (batch, ...) to scores (batch, classes), or to outputs that ``scores_of``
+            accepts.
         batches: (images, labels) pairs.
 
     Raises:
-        DataError: If there are no batches, a batch has no labels, or labels and scores do not go together.
+        DataError: If there are no batches, a batch has no labels, or labels and scores do not match.
     """
     return evaluate_together({"evaluate": predict}, batches)["evaluate"]
 
@@ -56,7 +57,7 @@ def evaluate_top1(predict: Callable[[Tensor], Any], batches: Iterable[tuple[Tens
 def evaluate_together(
     predictors: Mapping[str, Callable[[Tensor], Any]], batches: Iterable[tuple[Tensor, Tensor | None]]
 ) -> dict[str, Accuracy]:
-    """Runs several predictors on every batch, which is read once; see ``evaluate_top1``."""
+    """Evaluates several predictors in one pass over the batches; see ``evaluate_top1``."""
     correct: dict[str, list[Tensor]] = {name: [] for name in predictors}
     with torch.no_grad():
         for images, labels in batches:
@@ -70,9 +71,9 @@ def evaluate_together(
 
 
 def in_batches_of(rows: int, predict: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
-    """Returns a predictor of class scores for batches of any size, from one that takes ``rows`` images at a time.
+    """Returns a predictor of class scores for batches of any size, from one that takes ``rows`` images.
 
-    The last images of a batch are filled up with the first of them, whose scores are dropped.
+    The last chunk of a batch is padded with its first image; the scores of the padding are dropped.
     """
 
     def scores(images: Tensor) -> Tensor:
@@ -98,11 +99,11 @@ def _correct(scores: Tensor, labels: Tensor, where: str) -> Tensor:
 def scores_of(outputs: Any, where: str = "evaluate") -> Tensor:
     """Returns the class scores (batch, classes) among a model's outputs.
 
-    These are the outputs themselves where they are one tensor, what is called ``logits`` in a dict or an object, or else the
-    only tensor of two dims.
+    These are the outputs themselves if they are one tensor, the entry or attribute ``logits``, or else the
+    only 2-D tensor.
 
     Raises:
-        DataError: Naming the outputs, if none of these is there.
+        DataError: Naming the outputs, if none of these exists.
     """
     named = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
     found = {keystr(path) or "output": leaf for path, leaf in tree_flatten_with_path(outputs)[0] if isinstance(leaf, Tensor)}
