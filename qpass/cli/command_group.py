@@ -1,4 +1,4 @@
-"""A group of commands whose errors are one line on standard error, with exit code 2; bugs keep their traceback."""
+"""A command group that prints errors as one line on stderr and exits with 2; bugs keep their traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qpass.runtime.plain_data import printable
 
 
 class OneLineGroup(click.Group):
-    """Prints what qpass and click raise on purpose, and what files and folders do, as ``error: ...``."""
+    """Prints errors of qpass, click and the file system as ``error: ...``."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         """See ``click.Command.main``."""
@@ -24,7 +24,7 @@ class OneLineGroup(click.Group):
         try:
             code = run(*args, standalone_mode=False, **kwargs)
             sys.stdout.flush()
-        except BrokenPipeError:  # of `qpass ... | head`: what is left to print goes nowhere, when Python ends too
+        except BrokenPipeError:  # `qpass ... | head`: discard the remaining output, also when Python exits
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 1
         except NoArgsIsHelpError as error:

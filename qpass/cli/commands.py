@@ -23,7 +23,7 @@ from qpass.runtime.plain_data import printable
 from qpass.runtime.storage import DEFAULT_GIB, bytes_of
 from qpass.version import __version__
 
-#: Paths and names hold brackets and colons, which are no markup.
+#: Paths and names contain brackets and colons that are not markup.
 console = Console(markup=False, emoji=False)
 
 
@@ -138,7 +138,7 @@ def quantize(
     from qpass.runtime.distributed import Processes, job
     from qpass.zoo.timm_models import create_model
 
-    # refused before any work is done
+    # reject invalid arguments before any work is done
     target_by_name(target)
     use_int8_weights(weight_type)
     bytes_of(max_memory)
@@ -384,7 +384,7 @@ def _saved_transform(folder: Path, crop: int | None, resize: int | None) -> Any:
 
 
 def _named(arguments: tuple[str, ...]) -> dict[str, Any]:
-    """Returns ``name=value`` texts as a mapping; values are read as YAML reads them."""
+    """Returns ``name=value`` arguments as a mapping; values are parsed as YAML."""
     import yaml
 
     found = {}
@@ -402,7 +402,7 @@ def _named(arguments: tuple[str, ...]) -> dict[str, Any]:
 def _write_all(
     network: Any, qmodel: Any, folder: Path, settings: Any, target: str = "onnxruntime", weight_type: str = "auto"
 ) -> None:
-    """Writes file, graph, float file and report into a folder that exists."""
+    """Writes the ONNX file, graph, float file and report to an existing folder."""
     import qpass
     from qpass.backends.onnx_qdq.export import export_float, processors
     from qpass.backends.onnx_qdq.targets import target_by_name

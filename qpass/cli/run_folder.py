@@ -1,4 +1,4 @@
-"""The folder that ``qpass quantize`` writes: names of its files, and its settings, checked when they are read."""
+"""The output folder of ``qpass quantize``: its file names, and its settings, checked on reading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qpass.runtime.folder_lock import alone_in
 MODEL, GRAPH, FLOAT, REPORT, FIGURES, SETTINGS = (
     "model.onnx", "model.qpass", "float.onnx", "report.html", "report.json", "settings.json",
 )  # fmt: skip
-#: Where blocks that were learned are kept until all is written.
+#: Where learned blocks are kept until everything is written.
 BLOCKS = "blocks"
 
 _CHECKS = {"model": text, "calibration": text, "transform": instance(ImageTransform, "a mapping")}
@@ -27,7 +27,7 @@ _CHECKS = {"model": text, "calibration": text, "transform": instance(ImageTransf
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the other commands need to know of a run.
+    """What the other commands need to know about a run.
 
     Attributes:
         model: The model's name.
@@ -49,15 +49,15 @@ class Settings:
 
 @contextmanager
 def owned_folder(folder: Path, *, keeps_blocks: bool, discard: bool) -> Iterator[None]:
-    """Keeps an output folder for one run until the block ends, and then removes what that run kept there on the way.
+    """Locks an output folder for one run until the block ends, then removes the run's intermediate files.
 
     Args:
         folder: The folder; it must exist.
-        keeps_blocks: Whether the run keeps blocks that it learns in ``BLOCKS``.
+        keeps_blocks: Whether the run saves learned blocks in ``BLOCKS``.
         discard: Whether to delete blocks that another run left there.
 
     Raises:
-        DataError: If another run writes there now, or has left blocks that this run would not use.
+        DataError: If another run is writing there, or has left blocks that this run would not use.
     """
     blocks = folder / BLOCKS
     with alone_in(folder):
@@ -91,7 +91,7 @@ def read_settings(folder: Path) -> Settings:
     """Reads the settings of a folder.
 
     Raises:
-        DataError: If there are none, or a value is missing or odd.
+        DataError: If there are none, or a value is missing or invalid.
     """
     path = file_in(folder, SETTINGS)
     try:
@@ -117,7 +117,7 @@ def file_in(folder: Path, name: str) -> Path:
     """Returns the path of a file of the folder.
 
     Raises:
-        DataError: If it is not there.
+        DataError: If the file does not exist.
     """
     if not (folder / name).is_file():
         raise DataError(f"has no {name}", where=str(folder), expected="the --output folder of 'qpass quantize'")
