@@ -1,4 +1,4 @@
-"""What happened to each tensor and layer: collected with the graph, shown as a table, JSON or one HTML page."""
+"""The quantization report: figures for each tensor and layer, as a table, JSON or one HTML page."""
 
 from qpass.report.data import BlockRow, LayerRow, TensorRow
 from qpass.report.model import QuantReport

@@ -1,4 +1,4 @@
-"""What the rows of a report that was read from a file may be: pages and tables are made of them without further questions."""
+"""Checks reports that are read from files: pages and tables use their rows without further checks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from qpass.report.data import ReportData, TensorRow
 
 _TENSOR_KINDS = ("activation", "weight")
 _LAYER_KINDS = ("linear", "conv1d", "conv2d", "conv3d", "matmul")
-#: Rows of each kind, bins of a histogram, values of a quantizer, blocks that were learned, and bits of a number.
+#: Limits: rows of each kind, histogram bins, output values of a quantizer, learned blocks, and bits.
 _ROWS, _BINS, _LEVELS, _BLOCKS, _BITS = 20_000, 1_000, 256, 2_000, 64
-#: The greatest value of a tensor.
+#: Largest magnitude of a value.
 _GREATEST = 3.5e38
 
 
 def check_rows(report: ReportData) -> None:
-    """Refuses a report of more rows, or other values, than ``quantization_report`` gives.
+    """Rejects a report with more rows, or other values, than ``quantization_report`` returns.
 
     Raises:
         DataError: Naming the row.

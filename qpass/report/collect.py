@@ -1,4 +1,4 @@
-"""Measures a quantized graph against the float graph that it came from, node by node."""
+"""Compares a quantized graph with the float graph it came from, node by node."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from qpass.runtime.storage import SpilledTensor, Storage
 
 #: Bins of the histograms in the report.
 HISTOGRAM_BINS = 60
-#: Values that are compared at a time.
+#: Values compared at a time.
 _AT_A_TIME = 2**20
 
 
@@ -39,10 +39,11 @@ def collect_report(
     """Runs both graphs on the sample and returns the report.
 
     Args:
-        reference_graph: The same nodes with float numbers: see ``float_reference``.
+        reference_graph: The same graph in float: see ``float_reference``.
         quantized: The frozen graph.
-        sample: Calibration inputs that the errors are measured on.
-        storage: Where float values lie that are ahead of the quantized ones; None is in memory.
+        sample: Calibration inputs to measure errors on.
+        storage: Where to keep float values until their quantized counterparts are computed; None keeps
+            them in memory.
     """
     blocks = find_blocks(quantized)
     plans = {node: plan for node in quantized.graph.nodes if isinstance(plan := get_plan(node), LayerPlan)}
@@ -91,7 +92,7 @@ def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
     """Returns 10 log10(|reference|² / |reference - approximation|²), in dB, at most 200."""
     signal = noise = 0.0
     pairs = zip(reference.flatten().split(_AT_A_TIME), approximation.flatten().split(_AT_A_TIME), strict=True)
-    for expected, found in pairs:  # in parts: float64 takes twice the memory, several times over
+    for expected, found in pairs:  # in chunks: several float64 temporaries take twice the memory each
         expected = expected.double()
         signal += expected.square().sum().item()
         noise += (expected - found.double()).square_().sum().item()
@@ -101,26 +102,28 @@ def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
 
 
 def _output_sqnr_db(expected: Any, found: Any) -> float:
-    """Returns the lowest figure of all outputs of floats; without one, that of the first tensor."""
+    """Returns the lowest SQNR of all float outputs; without any, that of the first tensor."""
     pairs = list(zip(_tensors(expected), _tensors(found), strict=True))
     figures = [_sqnr_of_output(*pair) for pair in pairs if pair[0].is_floating_point()]
     return min((figure for figure in figures if not math.isnan(figure)), default=math.nan) if figures else sqnr_db(*pairs[0])
 
 
 def _sqnr_of_output(reference: Tensor, approximation: Tensor) -> float:
-    """Returns ``sqnr_db`` of finite values that no mask fills in: -1e9 would be all of the signal, and has no error."""
+    """Returns ``sqnr_db`` of finite values, without mask fills such as -1e9, which would be all of the
+    signal and have no error.
+    """
     kept = reference.isfinite() & approximation.isfinite() & ~fill_values(approximation, reference)
     return sqnr_db(reference[kept], approximation[kept]) if kept.any() else math.nan
 
 
 class _Reference:
-    """The float graph, which runs only as far as its values are asked for: one is there from its node until it was read.
+    """Runs the float graph only as far as its values are read; each is dropped after its last read.
 
     Args:
         graph_module: The float graph.
-        reads: How often the value of a node will be asked for, by name.
+        reads: Number of reads of each node's value, by name.
         sample: Inputs.
-        storage: Where values lie that are asked for later.
+        storage: Where to keep values until they are read.
     """
 
     def __init__(self, graph_module: fx.GraphModule, reads: Mapping[str, int], sample: ModelInputs, storage: Storage) -> None:
@@ -130,14 +133,14 @@ class _Reference:
         self._kept = dict[str, SpilledTensor]()
 
     def read(self, name: str) -> Tensor:
-        """Returns what a node gives; it is dropped after the last read."""
+        """Returns the value of a node; drops it after the last read."""
         while name not in self._kept:
             self._step(next(self._nodes))
         self._reads[name] -= 1
         return (self._kept[name] if self._reads[name] else self._kept.pop(name)).read()
 
     def output(self) -> Any:
-        """Runs the rest and returns what the graph gives."""
+        """Runs the rest and returns the graph's output."""
         for node in self._nodes:
             value = self._step(node)
         return self._graph.process_outputs(value)
@@ -153,11 +156,11 @@ class _Reference:
 
 
 class _Comparer(TidyInterpreter):
-    """Runs a graph, compares what its nodes give with a reference, and makes a row of every quantizer that it passes.
+    """Runs a graph, compares node values with a reference, and adds a row for every quantizer.
 
     Args:
         graph_module: The quantized graph.
-        pairs: Names of a node of the float graph and of one of this graph that ought to give the same.
+        pairs: Names of a node of the float graph and of its counterpart in this graph.
         reference: The float graph's values.
     """
 
@@ -216,7 +219,7 @@ def _weights(reference_graph: fx.GraphModule, quantized: fx.GraphModule, plans: 
 
 
 def _sizes(reference_graph: fx.GraphModule, quantized: fx.GraphModule) -> dict[str, int]:
-    """Returns the bytes of all tensors as float32, and as the file stores them (codes in as many bits as they have)."""
+    """Returns the bytes of all tensors as float32, and as stored in the file (codes at their bit width)."""
     layers = [module for module in quantized.modules() if isinstance(module, QuantizedLayer)]
     bits = {id(layer.codes): layer.quantizer.bits for layer in layers if layer.quantizer is not None}
     stored = 0

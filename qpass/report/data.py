@@ -20,14 +20,14 @@ class TensorRow:
         path: Module path.
         kind: ``"activation"`` or ``"weight"``.
         quantizer: Class of the quantizer.
-        bits: Width of the codes.
-        scale: Its scale; the mean over channels where each has its own.
-        zero_point: Its zero point, likewise; None where it has none.
-        low: Least value seen on the sample.
-        high: Greatest value seen on the sample.
-        sqnr_db: Signal over quantization error of this tensor alone, in dB.
+        bits: Bit width of the codes.
+        scale: Its scale; the mean over channels if per channel.
+        zero_point: Its zero point, likewise; None if it has none.
+        low: Smallest value on the sample.
+        high: Largest value on the sample.
+        sqnr_db: Signal-to-quantization-noise ratio (SQNR) of this tensor alone, in dB.
         histogram: Counts of the values in equal bins of [low, high].
-        levels: The values that the quantizer can give (first channel of a weight), at most 256.
+        levels: The levels of the quantizer (first channel of a weight), at most 256.
     """
 
     name: str
@@ -46,15 +46,15 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One quantized layer: its output in the quantized network against the float one.
+    """One quantized layer: its output in the quantized network compared with the float one.
 
     Attributes:
         path: Module path.
         kind: ``"linear"``, ``"conv1d"``, ``"conv2d"``, ``"conv3d"`` or ``"matmul"``.
-        weight_bits: Width of its weight, None for a matmul or a float weight.
-        input_bits: Widths of its inputs.
-        sqnr_db: Signal over error of its output, errors of all layers before it included, in dB.
-        residual_rank: Rank of the branch that makes up for the rounding of its weight, 0 for none.
+        weight_bits: Bit width of its weight; None for a matmul or a float weight.
+        input_bits: Bit widths of its inputs.
+        sqnr_db: SQNR of its output, including the errors of all layers before it, in dB.
+        residual_rank: Rank of the residual branch that corrects its weight's rounding; 0 for none.
     """
 
     path: str
@@ -67,7 +67,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class BlockRow:
-    """One transformer block: its output in the quantized network against the float one, in dB."""
+    """One transformer block: SQNR of its output in the quantized network, in dB."""
 
     path: str
     sqnr_db: float
@@ -75,26 +75,27 @@ class BlockRow:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that ``quantize_graph`` knows of what it did.
+    """Everything ``quantize_graph`` records about a run.
 
     Attributes:
         model: Class of the model.
         config: The recipe, as plain data.
-        dynamic_batch: Whether the graph takes any batch size.
-        samples: How many calibration samples the errors were measured on.
+        dynamic_batch: Whether the graph accepts any batch size.
+        samples: Number of calibration samples that errors were measured on.
         tensors: Every quantized tensor.
         layers: Every quantized layer, in order.
         blocks: Every transformer block found, in order.
         stayed_float: (kind, module path, reason) of each layer that could have been quantized and was not.
-        output_sqnr_db: Signal over error of the network's output, in dB; of several outputs, the lowest.
-        source_check: How near the float graph was to the given model, before anything was quantized.
-        sizes: Bytes by name: weights as float32, weights as stored, and files once they are known.
-        reconstruction: What was learned of each block, where the recipe learns.
-        unrotated: ("heads" or "residual stream", module path, reason) of what was not turned, where the recipe turns it.
-        allocation: The widths that a budget gave, where the recipe has one.
-        target: The runtime that the file was written for, once it is known.
+        output_sqnr_db: SQNR of the network's output, in dB; the lowest of several outputs.
+        source_check: How close the float graph was to the given model before quantization.
+        sizes: Bytes by name: weights as float32, weights as stored, and files once known.
+        reconstruction: What was learned for each block, if the recipe learns.
+        unrotated: ("heads" or "residual stream", module path, reason) of what was not rotated, if the
+            recipe rotates it.
+        allocation: The bit widths that the budget assigned, if the recipe has one.
+        target: The runtime that the file was written for, once known.
         options: Options that this runtime needs to compute what the graph computes.
-        processors: Where the file computes that exactly.
+        processors: Processors on which the file computes that exactly.
     """
 
     model: str
@@ -117,11 +118,11 @@ class ReportData:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many layers of each kind were quantized."""
+        """Number of quantized layers of each kind."""
         kinds = [layer.kind for layer in self.layers]
         return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 
     @property
     def options_text(self) -> str:
-        """The options in words."""
+        """The options as text."""
         return ", ".join(f"{name}={value}" for name, value in self.options.items()) or "default options"

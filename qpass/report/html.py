@@ -11,7 +11,7 @@ from qpass.report.data import ReportData
 from qpass.report.plots import error_by_depth, errors_of_blocks, histograms, ranges_by_depth, ranks_by_depth, widths_by_depth
 from qpass.version import __version__
 
-#: Histograms shown: the tensors that lose most.
+#: Histograms shown: the tensors with the lowest SQNR.
 SHOWN_HISTOGRAMS = 12
 
 

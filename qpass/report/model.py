@@ -15,7 +15,7 @@ from qpass.runtime.records import record
 
 @dataclass(frozen=True)
 class QuantReport(ReportData):
-    """All that ``quantize_graph`` knows of what it did; ``print`` it, or read the fields of ``ReportData``."""
+    """Everything ``quantize_graph`` records about a run; ``print`` it, or read its fields (``ReportData``)."""
 
     def to_json(self) -> str:
         """Returns the report as JSON; ``from_json`` reads it back."""
@@ -26,16 +26,16 @@ class QuantReport(ReportData):
         """Reads what ``to_json`` wrote.
 
         Raises:
-            DataError: Naming the field that is missing, unknown or of another type.
+            DataError: Naming the field that is missing, unknown or of the wrong type.
         """
         return cls.from_plain(json.loads(text))
 
     @classmethod
     def from_plain(cls, data: Any) -> QuantReport:
-        """Reads what ``to_json`` wrote, from data that was parsed already.
+        """Reads the parsed output of ``to_json``.
 
         Raises:
-            DataError: Naming the field that is missing, unknown, of another type, or that no report has.
+            DataError: Naming the field that is missing, unknown, of the wrong type or out of range.
         """
         check_plain(data, "report")
         report = record(cls, data, "report")

@@ -32,7 +32,7 @@ _STYLE = {
     "grid.color": "#e6e6e6",
     "axes.axisbelow": True,
     "font.size": 9,
-    "text.parse_math": False,  # a $ in a path is a $
+    "text.parse_math": False,  # a $ in a path is literal
     "svg.fonttype": "none",
     "svg.hashsalt": "qpass",
 }
@@ -57,7 +57,7 @@ def error_by_depth(report: ReportData) -> str:
 
 
 def ranges_by_depth(report: ReportData) -> str:
-    """For each activation the range of its values, and inside it the range that its codes cover."""
+    """Range of each activation's values, and the range that its codes cover."""
     rows = [row for row in report.tensors if row.kind == "activation"]
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(9.5, 3.4), layout="constrained")
@@ -88,7 +88,7 @@ def errors_of_blocks(report: ReportData) -> str:
 
 
 def widths_by_depth(report: ReportData) -> str:
-    """What each tensor adds to the output's error at the least width that was tried, coloured by the width that it got."""
+    """Output error from each tensor at the smallest bit width tried, coloured by its assigned bit width."""
     kinds = {kind: [row for row in report.allocation if row.kind == kind and len(row.errors) > 1] for kind in _MARKERS}
     kinds = {kind: rows for kind, rows in kinds.items() if rows}
     widths = sorted({row.bits for rows in kinds.values() for row in rows})
@@ -128,7 +128,7 @@ def ranks_by_depth(report: ReportData) -> str:
 
 
 def histograms(rows: Sequence[TensorRow]) -> str:
-    """Histogram of each tensor with the values that its quantizer can give as ticks below."""
+    """Histogram of each tensor, with the levels of its quantizer as ticks below."""
     columns = 3
     lines = -(-len(rows) // columns)
     with plt.rc_context({**_STYLE, "font.size": 8}):
