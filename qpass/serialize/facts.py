@@ -1,4 +1,4 @@
-"""The facts of a frozen graph that have no other place in a file, as JSON and back: each with its type."""
+"""Encodes the facts of a frozen graph that are stored nowhere else in a file as typed JSON, and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def encode_facts(graph_module: fx.GraphModule) -> dict[str, Any]:
     """Returns JSON data for the facts.
 
     Raises:
-        DataError: If one is of a type that a file does not hold.
+        DataError: If one has a type that files do not support.
     """
     facts, unset = facts_of(graph_module), GraphFacts()
     values = {field: getattr(facts, field) for field in _FACTS}
@@ -29,7 +29,7 @@ def decode_facts(data: Any) -> dict[str, Any]:
     """Returns the facts.
 
     Raises:
-        DataError: Naming the fact that is unknown, missing or of another type.
+        DataError: Naming the fact that is unknown, missing or of the wrong type.
     """
     if not isinstance(data, dict) or not _NEEDED <= set(data) <= set(_FACTS):
         raise DataError("has other facts", where="facts", expected=f"{sorted(_FACTS)}")
@@ -61,7 +61,7 @@ def _several(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list | tuple) and all(map(holds, value))
 
 
-#: Every fact that ``quantize_graph`` leaves, with what it must be.
+#: Every fact that ``quantize_graph`` leaves, with the check of its value.
 _FACTS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("dynamic_batch", "bound_sizes", "is_part"), _flag),
     **dict.fromkeys(("rotated_residual", "rotated_heads", "compensated"), _flag),

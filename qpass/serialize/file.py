@@ -1,4 +1,4 @@
-"""One file for a graph: its description in the header, its tensors behind it, read back before it takes its place."""
+"""One file per graph: a header that describes it, then its tensors; read back before it is put in place."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from qpass.serialize.tensors import decode_kinds, digest_of, from_file, grouped,
 from qpass.serialize.trees import decode_inputs, decode_tree, encode_inputs, encode_tree
 from qpass.serialize.values import decode, encode
 
-#: Raised with every change of the format.
+#: Incremented with every change of the format.
 FORMAT = 7
 
-#: Everything that a header describes.
+#: Fields of a header.
 _FIELDS = {
     *("class", "config", "report", "facts", "example", "example_spec", "kinds", "regions", "modules", "nodes"),
     *("in_names", "in_spec", "out_spec"),
@@ -75,12 +75,12 @@ def load_graph(path: Path) -> fx.GraphModule:
     except DataError as error:
         what = f"{error.where}: {error.what}" if error.where else error.what
         raise DataError(what, where=str(path), expected=error.expected or _EXPECTED, hint=error.hint) from error
-    except Exception as error:  # whatever torch and Python raise for data that is none of ours
+    except Exception as error:  # torch and Python may raise anything for malformed data
         raise DataError(f"its graph cannot be read: {error}", where=str(path), expected=_EXPECTED) from error
 
 
 def _check_equal(graph_module: fx.GraphModule, draft: Path, path: Path) -> None:
-    """Refuses a file that does not give back what was saved: the same tensors to the bit, the same code, the same facts.
+    """Rejects a file that does not restore the same tensors to the bit, the same code and the same facts.
 
     Raises:
         DataError: Naming the first difference, or what ``load`` would refuse.
@@ -104,10 +104,10 @@ def _check_equal(graph_module: fx.GraphModule, draft: Path, path: Path) -> None:
 
 
 def _check_complete(graph_module: fx.GraphModule, header: Mapping[str, Any], tensors: Collection[str]) -> None:
-    """Refuses a file that holds anything beside the graph that was built from it: what ``save`` writes of that is all there is.
+    """Rejects a file that holds anything beyond what ``save`` writes of the graph built from it.
 
     Raises:
-        DataError: Naming the first tensor or the place of the first entry that differs.
+        DataError: Naming the first tensor or entry that differs.
     """
     lost = sorted(tensors ^ tensors_of(graph_module).keys())
     if lost:
@@ -118,9 +118,9 @@ def _check_complete(graph_module: fx.GraphModule, header: Mapping[str, Any], ten
 
 
 def _first_difference(found: Any, expected: Any, place: str) -> str | None:
-    """Returns where two values of plain data differ first, types and NaN included; None where they do not.
+    """Returns where two values of plain data first differ, in types and NaN too; None if they do not.
 
-    What an earlier version wrote of a recipe, plan or report may lack a field that has a default.
+    Recipes, plans and reports of earlier versions may lack fields that have defaults.
     """
     if isinstance(found, dict) and isinstance(expected, dict) and _same_keys(found, expected, place):
         pairs = [(f"{place}.{key}" if place else key, found[key], expected[key]) for key in found]
@@ -169,10 +169,10 @@ def _encode_input(leaf: Any) -> Any:
 
 
 def _decode_example(data: Any, spec: Any) -> Any:
-    """Returns the example inputs, with zeros in tensors.
+    """Returns the example inputs; tensors are zeros.
 
     Raises:
-        DataError: If they do not fit their structure, or are too large.
+        DataError: If they do not match their structure, or are too large.
     """
     if not isinstance(data, list) or not all(isinstance(leaf, dict) for leaf in data):
         raise DataError("is no list of inputs", where="example", expected=_EXPECTED)
@@ -240,10 +240,10 @@ def _rebuild(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> fx.Gra
 
 
 def _check_outputs(graph: fx.Graph, spec: pytree.TreeSpec) -> None:
-    """Refuses a graph whose output does not have as many values as their structure.
+    """Rejects a graph whose output has another number of values than its structure.
 
     Raises:
-        DataError: If it does not.
+        DataError: Naming the output.
     """
     output = next(iter(reversed(graph.nodes)))
     if len(output.args) != 1 or output.kwargs or len(pytree.tree_leaves(output.args[0])) != spec.num_leaves:

@@ -1,4 +1,4 @@
-"""The functions that a graph in a file may call: operators of torch, and those of Python that compute sizes."""
+"""Functions that a saved graph may call: torch operators, and Python functions that compute sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from qpass.errors import DataError
 from qpass.graph.signature.input_check import check_inputs
 from qpass.serialize.operators import is_allowed, operator_by_name
 
-#: Functions of Python and torch that torch.export leaves in graphs: arithmetic on sizes, comparisons, parts of tuples.
+#: Python and torch functions that torch.export leaves in graphs: size arithmetic, comparisons, tuple
+#: items.
 _NAMES: dict[Any, tuple[str, ...]] = {
     operator: (
         *("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg", "pos", "abs"),
@@ -24,7 +25,7 @@ _NAMES: dict[Any, tuple[str, ...]] = {
     builtins: ("abs", "bool", "float", "int", "len", "max", "min", "round", "sum"),
     torch: ("sym_float", "sym_int", "sym_ite", "sym_max", "sym_min", "sym_not", "sym_sqrt", "sym_sum"),
 }
-#: Operators that run regions of a graph: where these stand among their arguments, and how many there are.
+#: Operators that run regions of a graph: index of the first region argument, and number of regions.
 _REGION_OPERATORS = {
     getattr(torch.ops.higher_order, name): place
     for name, place in {
@@ -50,7 +51,7 @@ def name_of(function: Any, where: str) -> str:
     """Returns the name of a function in a file.
 
     Raises:
-        DataError: If it is none that a file can name.
+        DataError: If files cannot name it.
     """
     for name, known in _FUNCTIONS.items():
         if known is function:
@@ -67,7 +68,7 @@ def name_of(function: Any, where: str) -> str:
 
 
 def function_by_name(name: Any, where: str) -> Any:
-    """Returns a function by its name; a file cannot name anything beyond some of torch's operators and a few of Python's.
+    """Returns a function by its name; files can only name some torch operators and Python functions.
 
     Raises:
         DataError: If there is no such function.
@@ -78,16 +79,16 @@ def function_by_name(name: Any, where: str) -> Any:
 
 
 def takes_keywords(target: Any) -> bool:
-    """Tells whether a call may have keywords: only operators of torch, since ``key`` of Python's ``max`` is called."""
+    """Returns whether a call may have keywords: only of torch operators, as ``max`` calls its ``key``."""
     return isinstance(target, torch._ops.OpOverload)
 
 
 def bodies(target: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Returns the arguments that an operator of regions calls."""
+    """Returns the arguments of an operator that are regions it runs."""
     first, count = _REGION_OPERATORS.get(target, (0, 0))
     return args[first : first + count]
 
 
 def target_name(node: fx.Node) -> str:
-    """Returns what a file has for ``node.target``."""
+    """Returns the name of ``node.target`` in a file."""
     return name_of(node.target, node.name) if node.op == "call_function" else str(node.target)

@@ -1,4 +1,4 @@
-"""Names of inputs in the code of a graph: they must differ, and hide nothing that the code uses by that name."""
+"""Checks input names in a graph's code: they must be unique, and shadow no name that the code uses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import fx
 
 from qpass.errors import DataError
 
-#: What torch.fx lets every code use, whether it does or not.
+#: Names that torch.fx provides to all code, used or not.
 _ALWAYS = {"inf", "nan", "NoneType", "device"}
 
 
 def check_hides_nothing(graph: fx.Graph) -> None:
-    """Refuses a graph of which two inputs have one name, or one has a name that its code means something else by.
+    """Rejects a graph with two inputs of the same name, or an input that shadows a name its code uses.
 
     Raises:
         DataError: Naming the input.
@@ -33,7 +33,7 @@ def check_hides_nothing(graph: fx.Graph) -> None:
 
 
 def _implied(graph: fx.Graph) -> Iterator[str]:
-    """Yields names that the code uses to write down values and paths."""
+    """Yields names that the code uses to write values and paths."""
     for node in graph.nodes:
         if node.op in ("get_attr", "call_module") and not str(node.target).replace(".", "").isidentifier():
             yield "getattr"

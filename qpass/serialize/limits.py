@@ -1,4 +1,4 @@
-"""What a file may hold at most, and which texts may become names: checked before anything is built from it."""
+"""Limits on a file's contents and names, checked before anything is built from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qpass.graph.capture.tensor_names import is_identifier
 HEADER_CHARACTERS = 2**25
 #: Nodes of a graph and its regions. A ViT-L has 3,000, and a node takes about 10 kB in memory.
 NODES = 50_000
-#: Levels of lists and mappings inside one another.
+#: Nesting depth of lists and mappings.
 DEPTH = 64
 #: Bytes of the example inputs together.
 EXAMPLE_BYTES = 2**30
@@ -27,18 +27,18 @@ NAME, STEPS = 1_000, 64
 TENSORS, REGIONS = 100_000, 1_000
 #: Dims of a tensor, as torch itself allows.
 DIMS = 64
-#: The end of a slice that has none is the greatest int64.
+#: Largest int64, which also stands for an open end of a slice.
 _GREATEST_SIZE = 2**63 - 1
 
-#: One step of a path to a tensor or module: what cannot end the quotes that torch.fx puts around it.
+#: One step of a path to a tensor or module. It cannot end the quotes that torch.fx puts around it.
 _STEP = re.compile(r"[^\t\n\r\f\v\"'\\(){}\[\].]+")
 
 
 def check_depth(data: Any) -> None:
-    """Refuses data that is nested more deeply than any graph's: what reads it calls itself at every level.
+    """Rejects data that is nested more deeply than any graph's, because its readers are recursive.
 
     Raises:
-        DataError: If it is.
+        DataError: If it is too deep.
     """
     level = [data]
     for _ in range(DEPTH):
@@ -55,10 +55,10 @@ def check_depth(data: Any) -> None:
 
 
 def identifier(name: Any, where: str) -> str:
-    """Returns a text that becomes a name in code.
+    """Returns a text that may become a name in code.
 
     Raises:
-        DataError: If it is no identifier, or one that the code uses itself.
+        DataError: If it is not an identifier, or is one that the code itself uses.
     """
     if not isinstance(name, str) or len(name) > NAME or not is_identifier(name):
         raise DataError(f"has the name {_short(name)}", where=where, expected="an identifier of Python")
@@ -66,13 +66,13 @@ def identifier(name: Any, where: str) -> str:
 
 
 def dotted_path(path: Any, where: str) -> str:
-    """Returns a text that becomes the path to a tensor or module.
+    """Returns a text that may become the path to a tensor or module.
 
     Raises:
-        DataError: If it holds what cannot stand in a path.
+        DataError: If it is not a valid path.
     """
     steps = path.split(".") if isinstance(path, str) and len(path) <= NAME else [""]
-    # Python normalizes identifiers in code, and would read another attribute than the one of this name.
+    # Python normalizes identifiers in code, and would read a different attribute.
     if len(steps) > STEPS or not all(_STEP.fullmatch(step) and unicodedata.normalize("NFKC", step) == step for step in steps):
         raise DataError(f"has the path {_short(path)}", where=where, expected="names with dots between")
     return str(path)
@@ -82,7 +82,7 @@ def shape(data: Any, where: str) -> list[int]:
     """Returns the sizes of a tensor.
 
     Raises:
-        DataError: If they are no sizes.
+        DataError: If they are not valid sizes.
     """
     fits = isinstance(data, list | tuple) and len(data) <= DIMS
     if not fits or not all(type(size) is int and 0 <= size <= _GREATEST_SIZE for size in data):
@@ -91,16 +91,16 @@ def shape(data: Any, where: str) -> list[int]:
 
 
 def example_shape(data: Any, element_bytes: int, room: int, where: str) -> list[int]:
-    """Returns the sizes of an example input, which is made when a file is read.
+    """Returns the sizes of an example input, which is allocated when a file is read.
 
     Args:
-        data: From the file.
-        element_bytes: Of its type.
-        room: Bytes that it may have.
-        where: What messages name.
+        data: Data of the file.
+        element_bytes: Bytes per element.
+        room: Bytes that it may take.
+        where: Location for error messages.
 
     Raises:
-        DataError: If they are no sizes, or too large.
+        DataError: If they are not valid sizes, or too large.
     """
     sizes = shape(data, where)
     if math.prod(sizes) * element_bytes > room:
@@ -109,10 +109,10 @@ def example_shape(data: Any, element_bytes: int, room: int, where: str) -> list[
 
 
 def check_counts(header: Mapping[str, Any], tensors: Collection[str]) -> None:
-    """Refuses a file of more nodes, modules, regions or tensors than any graph has: each takes memory and time.
+    """Rejects a file with more nodes, modules, regions or tensors than any graph has: each costs memory.
 
     Raises:
-        DataError: If it has.
+        DataError: Naming what it has too many of.
     """
     nodes, waiting, regions, modules = 0, [header], 0, len(header["modules"])
     while waiting:
@@ -129,10 +129,10 @@ def check_counts(header: Mapping[str, Any], tensors: Collection[str]) -> None:
 
 
 def check_size(data: Any, where: str) -> None:
-    """Refuses arguments of more values than any node has: torch goes through them one by one, several times.
+    """Rejects arguments of more values than any node has: torch loops over them several times.
 
     Raises:
-        DataError: If there are more.
+        DataError: If there are too many.
     """
     waiting, count = [data], 0
     while waiting:

@@ -1,4 +1,4 @@
-"""What the settings and tensors of quantizers and quantized layers in a file may be: anything else is damage, or worse."""
+"""Checks settings and tensors of quantizers and quantized layers in a file: others are damage or attacks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SETTINGS: dict[type[Quantizer], Mapping[str, Check]] = {
     DynamicFocus: {**_BITS, "code_zero": choice(("best", *CODE_ZERO), noun="reading")},
     LookUp: {**_BITS, "formula": text, "integers": flag},
 }
-#: Tensors whose values are all above zero.
+#: Tensors whose values must be positive.
 _POSITIVE = ("scale", "log_step", "unit", "eta")
 #: Dims of a layer's weight.
 _DIMS: dict[type[QuantizedLayer], tuple[int, ...]] = {QuantizedLinear: (2,), ResidualFactor: (2,), QuantizedConv: (3, 4, 5)}
@@ -44,7 +44,7 @@ def checked_config(kind: type[Quantizer], config: Any, where: str) -> dict[str, 
     """Returns the arguments of a quantizer's constructor.
 
     Raises:
-        DataError: Naming the one that is missing, unknown, of another type or out of range.
+        DataError: Naming the one that is missing, unknown, of the wrong type or out of range.
     """
     checks = _SETTINGS[kind]
     if not isinstance(config, dict) or set(config) != set(checks):
@@ -56,12 +56,12 @@ def checked_config(kind: type[Quantizer], config: Any, where: str) -> dict[str, 
 
 
 def check_tensors(quantizer: Quantizer, fresh: Mapping[str, Tensor], where: str) -> None:
-    """Refuses tensors that no fitted quantizer of the class has.
+    """Rejects tensors that no fitted quantizer of the class has.
 
     Args:
-        quantizer: With the tensors of a file.
-        fresh: Its tensors as the constructor makes them.
-        where: What messages name.
+        quantizer: Quantizer with the tensors of a file.
+        fresh: Its tensors as constructed.
+        where: Location for error messages.
 
     Raises:
         DataError: Naming the tensor.
@@ -82,10 +82,10 @@ def check_tensors(quantizer: Quantizer, fresh: Mapping[str, Tensor], where: str)
 
 
 def check_activation(quantizer: Quantizer, where: str) -> None:
-    """Refuses a quantizer that a node calls and that has a scale for each channel: integer products take one for a tensor.
+    """Rejects a per-channel activation quantizer: integer products take one scale per tensor.
 
     Raises:
-        DataError: If it has.
+        DataError: If it is per channel.
     """
     axis = getattr(quantizer, "axis", None)
     _require(axis is None, f"is {axis}", f"{where}.axis", "None: one scale for a tensor")
@@ -94,15 +94,15 @@ def check_activation(quantizer: Quantizer, where: str) -> None:
 def check_layer(
     kind: type[QuantizedLayer], weight: Tensor, bias: Tensor | None, quantizer: Quantizer | None, *, frozen: bool, where: str
 ) -> None:
-    """Refuses a layer whose tensors do not fit one another.
+    """Rejects a layer whose tensors do not match one another.
 
     Args:
         kind: Its class.
         weight: Its codes, or its float weight.
         bias: Its bias.
-        quantizer: Its weight's quantizer.
+        quantizer: Quantizer of its weight.
         frozen: Whether the weight is codes.
-        where: What messages name.
+        where: Location for error messages.
 
     Raises:
         DataError: Naming the tensor.
@@ -133,7 +133,7 @@ def checked_groups(groups: Any, outputs: int, where: str) -> int:
     """Returns the number of groups of a convolution.
 
     Raises:
-        DataError: If the output channels cannot be cut into so many.
+        DataError: If the output channels cannot be divided into that many.
     """
     fits = type(groups) is int and groups > 0 and outputs % groups == 0
     _require(fits, f"is {str(groups)[:60]}", f"{where}.groups", f"a divisor of {outputs}")
@@ -169,7 +169,7 @@ def _tan(quantizer: Any, where: str) -> None:
     _require(fits, f"goes from {low} to {high}", where, "an interval inside (-pi/2, pi/2)")
 
 
-#: What the tensors of a quantizer are to one another.
+#: Checks of relations between a quantizer's tensors.
 _RELATIONS: dict[type[nn.Module], Callable[[Any, str], None]] = {
     Uniform: _uniform,
     DynamicFocus: _dynamic_focus,

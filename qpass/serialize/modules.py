@@ -23,7 +23,7 @@ def encode_module(module: nn.Module, where: str) -> dict[str, Any]:
     """Returns JSON data for a module that a graph calls, without its tensors.
 
     Raises:
-        DataError: If it is of a class that a file does not hold.
+        DataError: If files do not support its class.
     """
     kind = type(module).__name__
     if type(module) not in _KINDS:

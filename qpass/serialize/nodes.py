@@ -20,13 +20,13 @@ from qpass.serialize.limits import check_size, dotted_path, identifier
 from qpass.serialize.values import decode, encode
 
 _PLANS: dict[str, type[LayerPlan | Declined]] = {kind.__name__: kind for kind in (LayerPlan, Declined)}
-#: What a node of each kind has, beside its name, target and arguments: all of it is written, and nothing else is read.
+#: Fields of a node: all of them are written, and nothing else is read.
 _FIELDS = {"op", "name", "target", "args", "kwargs", "path", "meta", "plan"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What nodes of a graph may read and call: names of its tensors, of its regions, and of its modules."""
+    """What nodes of a graph may read and call: names of its tensors, regions and modules."""
 
     tensors: Collection[str]
     regions: Collection[str]
@@ -57,7 +57,8 @@ def decode_nodes(data: Sequence[Mapping[str, Any]], targets: Targets) -> fx.Grap
     """Returns a graph of these nodes, in order.
 
     Raises:
-        DataError: Naming the first node that is not as ``encode_node`` writes it, or reads what is not there.
+        DataError: Naming the first node that ``encode_node`` would not write, or that reads a missing
+            value.
     """
     if not isinstance(data, list) or not data:
         raise DataError("has no list of nodes", where="nodes", expected="a list of nodes")
@@ -156,9 +157,9 @@ def _is_region(node: Any, targets: Targets) -> bool:
 
 
 def check_resolved(graph_module: fx.GraphModule) -> None:
-    """Refuses names that the code of a graph would read as something else: its class has attributes of its own.
+    """Rejects names that a graph's code would resolve to something else, such as attributes of its class.
 
-    Inputs too have names in that code, and must hide nothing that it uses.
+    Names of inputs must not shadow anything that the code uses.
 
     Raises:
         DataError: Naming the node.
@@ -182,7 +183,7 @@ def _module_stack(data: Any, where: str) -> dict[str, tuple[str, str]]:
 
 
 def _shape(value: Any, where: str) -> Any:
-    """Takes the sizes of a node's value, of which some are names, or those of several values."""
+    """Returns the checked shape of a node's value, or shapes of several; sizes may be names."""
     if isinstance(value, str) or value is None or (type(value) is int and value >= 0):
         return value
     if isinstance(value, list | tuple):
@@ -191,7 +192,7 @@ def _shape(value: Any, where: str) -> Any:
 
 
 def _dtype(value: Any, where: str) -> Any:
-    """Takes the type of a node's value, or those of several values."""
+    """Returns the checked dtype of a node's value, or dtypes of several."""
     if isinstance(value, torch.dtype) or value is None:
         return value
     if isinstance(value, list | tuple):
@@ -199,5 +200,5 @@ def _dtype(value: Any, where: str) -> Any:
     raise DataError(f"has the type {value!r}", where=where, expected="types of torch")
 
 
-#: What travels of ``node.meta``, with its checks.
+#: Entries of ``node.meta`` that are saved, with their checks.
 _META = {"shape": _shape, "dtype": _dtype}

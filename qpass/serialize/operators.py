@@ -1,8 +1,9 @@
-"""The operators of torch that a graph in a file may call, by name: those that compute a result and do nothing else.
+"""The torch operators that a saved graph may call, by name. They compute a result and have no side effects.
 
-The list holds what the ONNX exporter translates, what passes read or write, and what these decompose into. It is a list and
-not a rule: ``torch.ops`` grows with every package that is imported, and operators such as ``aten.from_file`` open files.
-Left out is what reads beyond its arguments where sizes do not fit: ``_reshape_alias``, and the inner ones of ``batch_norm``.
+The list holds what the ONNX exporter translates, what passes read or write, and what these decompose
+into. It is an explicit list, not a rule: ``torch.ops`` grows with every imported package, and operators
+such as ``aten.from_file`` open files. Operators that read out of bounds if sizes do not match are left
+out: ``_reshape_alias``, and the internal ones of ``batch_norm``.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ OPERATORS = frozenset(
 
 
 def is_allowed(function: torch._ops.OpOverload) -> bool:
-    """Tells whether a graph in a file may call an operator: it is on the list, and this overload writes into no tensor."""
+    """Returns whether a saved graph may call an operator: it is listed, and this overload mutates no tensor."""
     namespace, name = function.namespace, function._schema.name.split("::")[1]
     return f"{namespace}.{name}" in OPERATORS and not function._schema.is_mutable
 
@@ -95,7 +96,7 @@ def operator_by_name(name: str, where: str) -> Any:
     """Returns an operator by its name with its overload, such as ``"aten.add.Tensor"``.
 
     Raises:
-        DataError: If it is none that a file may call.
+        DataError: If files may not call it.
     """
     packet, _, overload = name.rpartition(".")
     if packet in OPERATORS:

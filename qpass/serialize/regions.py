@@ -1,4 +1,4 @@
-"""Bodies of branches and loops, which are graphs that a graph reads, as JSON and back. They stay float and call no modules."""
+"""Encodes bodies of branches and loops (subgraphs) as JSON and back. They stay float and call no modules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qpass.serialize.tensors import grouped, put_tensor
 
 
 def encode_regions(graph_module: fx.GraphModule) -> dict[str, Any]:
-    """Returns JSON data for every region that a graph reads, by name, and those inside it.
+    """Returns JSON data for every region that a graph reads, by name, with nested regions.
 
     Raises:
         DataError: If a region calls a module.
@@ -31,10 +31,10 @@ def encode_regions(graph_module: fx.GraphModule) -> dict[str, Any]:
 
 
 def add_regions(root: nn.Module, regions: Any, tensors: Mapping[str, Tensor], kinds: Mapping[str, Any]) -> None:
-    """Registers regions with their tensors, whose names begin with the region's, below a module.
+    """Registers regions on a module, with their tensors, whose names start with the region's.
 
     Raises:
-        DataError: If one is not as ``encode_regions`` writes it.
+        DataError: If ``encode_regions`` would not write one.
     """
     if not isinstance(regions, dict):
         raise DataError(f"is a {type(regions).__name__}", where="regions", expected="a mapping")

@@ -1,4 +1,4 @@
-"""The tensors that a graph reads, wherever they lie, and what they are: parameters, buffers, or buffers of no state_dict."""
+"""The tensors that a graph reads, and their kinds: parameters, buffers, or non-persistent buffers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qpass.graph.edit import fetch
 from qpass.runtime.tensor_file import digest
 from qpass.serialize.limits import dotted_path
 
-#: Tensors that safetensors has no type for are kept as others of the same bytes.
+#: dtypes that safetensors lacks; their tensors are stored as real ones of the same bytes.
 _AS_REAL = (torch.complex64, torch.complex128)
 
 
@@ -39,7 +39,7 @@ def tensors_of(graph_module: fx.GraphModule) -> dict[str, Tensor]:
 
 
 def kinds_of(graph_module: fx.GraphModule) -> dict[str, list[str]]:
-    """Returns the names of tensors that are parameters, and of those that no state_dict has."""
+    """Returns the names of tensors that are parameters, not in the state_dict, or complex."""
     kept = graph_module.state_dict()
     parameters = dict(graph_module.named_parameters(remove_duplicate=False))
     return {
@@ -50,10 +50,10 @@ def kinds_of(graph_module: fx.GraphModule) -> dict[str, list[str]]:
 
 
 def decode_kinds(data: Any, tensors: Collection[str]) -> dict[str, set[str]]:
-    """Returns what ``kinds_of`` gave, for the tensors of a file.
+    """Returns the checked output of ``kinds_of`` for the tensors of a file.
 
     Raises:
-        DataError: If it is something else.
+        DataError: If ``kinds_of`` would not return it.
     """
     kinds = ("parameters", "transient", "complex")
     if not isinstance(data, dict) or set(data) != set(kinds):
@@ -66,28 +66,28 @@ def decode_kinds(data: Any, tensors: Collection[str]) -> dict[str, set[str]]:
 
 
 def to_file(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns them as safetensors can hold them."""
+    """Returns tensors in dtypes that safetensors supports."""
     return {name: torch.view_as_real(t.resolve_conj()) if t.dtype in _AS_REAL else t for name, t in tensors.items()}
 
 
 def from_file(tensors: Mapping[str, Tensor], is_complex: Collection[str]) -> dict[str, Tensor]:
-    """Returns what ``to_file`` was given."""
+    """Reverts ``to_file``."""
     return {name: torch.view_as_complex(tensor) if name in is_complex else tensor for name, tensor in tensors.items()}
 
 
 def digest_of(tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> str:
-    """Returns a digest of names and exact values, and of the plain data of a header."""
+    """Returns a digest of names and exact values, and of a header's plain data."""
     names = sorted(tensors)
     return digest(json.dumps([names, header], sort_keys=True), [tensors[name] for name in names])
 
 
 def below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the tensors of a module or region, by their names in it."""
+    """Returns the tensors of a module or region, by their names inside it."""
     return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
 
 def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Returns ``below`` for every first step of the names that have several."""
+    """Returns ``below`` for the first step of every dotted name."""
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         first, dot, rest = name.partition(".")
@@ -97,10 +97,10 @@ def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def put_tensor(root: nn.Module, name: str, tensor: Tensor, kinds: Mapping[str, Any]) -> None:
-    """Registers a tensor under a dotted name, with the modules that lie between.
+    """Registers a tensor under a dotted name, and creates the modules in between.
 
     Raises:
-        DataError: If the name holds what cannot stand in a path.
+        DataError: If the name is not a valid path.
     """
     *parents, leaf = dotted_path(name, "tensors").split(".")
     for parent in parents:

@@ -21,8 +21,8 @@ _MAPPINGS: dict[str, Any] = {"dict": dict, "ordered": OrderedDict}
 def encode_tree(spec: pytree.TreeSpec) -> Any:
     """Returns JSON data for a structure; None is a leaf.
 
-    Lists, tuples, dicts and named tuples are kept as they are. Dataclasses and other classes with named fields become
-    ``NamedOutputs``.
+    Lists, tuples, dicts and named tuples keep their type. Dataclasses and other classes with named fields
+    become ``NamedOutputs``.
 
     Raises:
         DataError: If a class has no names for its fields.
@@ -38,10 +38,10 @@ def encode_tree(spec: pytree.TreeSpec) -> Any:
 
 
 def encode_inputs(spec: pytree.TreeSpec) -> Any:
-    """Returns JSON data for the structure of inputs, which a loaded graph must be given as it was.
+    """Returns JSON data for the structure of inputs, which a loaded graph requires unchanged.
 
     Raises:
-        DataError: If a class that a file does not name is among them.
+        DataError: If one is of a class that files do not name.
     """
     data = encode_tree(spec)
     if _has_fields(data):
@@ -79,7 +79,7 @@ def _encode_class(spec: pytree.TreeSpec) -> dict[str, Any]:
 
 
 def _keys(context: Any) -> list[str] | None:
-    """Returns names of children: the context is a list of them, or begins or ends with one (dataclasses, defaultdict)."""
+    """Returns child names: the context is their list, or begins or ends with it (dataclasses, defaultdict)."""
     if not isinstance(context, list | tuple):
         return None
     lists = [part for part in context if isinstance(part, list | tuple)]
@@ -97,16 +97,16 @@ def decode_tree(data: Any, where: str) -> pytree.TreeSpec:
     """Returns the structure that ``encode_tree`` was given.
 
     Raises:
-        DataError: If it is none that ``encode_tree`` writes.
+        DataError: If ``encode_tree`` would not write it.
     """
     return pytree.tree_structure(_example(data, where))
 
 
 def decode_inputs(data: Any, names: Any) -> tuple[list[str], pytree.TreeSpec]:
-    """Returns the names of a graph's parameters and the structure of its inputs, which become the code of its forward.
+    """Returns a graph's parameter names and input structure, which become the code of its forward.
 
     Raises:
-        DataError: If a name cannot stand in code, or they do not fit one another.
+        DataError: If a name cannot appear in code, or names and structure do not match.
     """
     spec = decode_tree(data, "in_spec")
     children = spec.children() if spec.type is tuple and spec.num_children == 2 else []
@@ -152,7 +152,7 @@ def _parts(data: Any, where: str) -> tuple[str, list[Any], list[Any]]:
     return kind, children, decoded
 
 
-#: What an entry of each kind has.
+#: Fields of an entry of each kind.
 _FIELDS: dict[Any, set[str]] = {
     **{kind: {"kind", "keys", "children"} for kind in (*_SEQUENCES, *_MAPPINGS)},
     "named tuple": {"kind", "keys", "children", "name"},

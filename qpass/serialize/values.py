@@ -16,10 +16,10 @@ _TORCH_CONSTANTS = {torch.dtype: "dtype", torch.memory_format: "memory_format", 
 
 
 def encode(value: Any, where: str) -> Any:
-    """Returns JSON data for a value; what JSON has no form for is ``{kind: content}``.
+    """Returns JSON data for a value; types that JSON lacks become ``{kind: content}``.
 
     Raises:
-        DataError: Naming ``where``, if the value is of a type that a file does not hold.
+        DataError: Naming ``where``, if the value has a type that files do not support.
     """
     if isinstance(value, bool | int | str | None) and type(value) in (bool, int, str, type(None)):
         return value
@@ -57,10 +57,10 @@ def decode(value: Any, nodes: Mapping[str, fx.Node], where: str) -> Any:
     Args:
         value: JSON data.
         nodes: Nodes by name.
-        where: What messages name.
+        where: Location for error messages.
 
     Raises:
-        DataError: If it is nothing that ``encode`` writes.
+        DataError: If ``encode`` would not write it.
     """
     if isinstance(value, list):
         return [decode(item, nodes, where) for item in value]
@@ -83,7 +83,7 @@ def decode(value: Any, nodes: Mapping[str, fx.Node], where: str) -> Any:
 
 
 def _hashable(key: Any, where: str) -> Any:
-    """Returns a key of a dict; a graph's are texts and numbers."""
+    """Checks the key of a dict: a text or number."""
     if not isinstance(key, str | int | float | bool | None):
         raise DataError(f"has a key of type {type(key).__name__}", where=where, expected="a text or number")
     return key
@@ -110,7 +110,7 @@ def _named(kind: type) -> dict[str, Any]:
     return {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, kind)}
 
 
-#: What is made of several values, and of how many; None is any number.
+#: Constructors of types with several values, and how many; None is any number.
 _PARTS: dict[str, tuple[Any, int | None]] = {
     "tuple": (tuple, None),
     "slice": (lambda parts: slice(*parts), 3),
