@@ -1,4 +1,4 @@
-"""A small ViT for scikit-learn's handwritten digits: what ``qpass demo`` trains, quantizes and checks."""
+"""A small ViT for scikit-learn's handwritten digits, which ``qpass demo`` trains, quantizes and checks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from qpass.progress import track
 from qpass.runtime.torch_modes import kept_random_state
 
-#: Digits held back for evaluation, and of the rest those that calibrate.
+#: Digits held out for evaluation, and training digits used for calibration.
 EVALUATION, CALIBRATION = 500, 128
 
 
 @dataclass(frozen=True)
 class Digits:
-    """8x8 digits: images (n, 1, 8, 8) in [0, 1] and labels (n,), three sets that do not overlap in use."""
+    """8x8 digits: images (n, 1, 8, 8) in [0, 1] and labels (n,), in three sets."""
 
     train: tuple[Tensor, Tensor]
     calibration: Tensor
@@ -25,7 +25,7 @@ class Digits:
 
 
 def load_digits(seed: int = 0) -> Digits:
-    """Returns the 1,797 digits that scikit-learn carries, shuffled by the seed; calibration is a part of training."""
+    """Returns scikit-learn's 1,797 digits, shuffled by the seed; calibration is a subset of training."""
     from sklearn.datasets import load_digits as load
 
     images, labels = load(return_X_y=True)

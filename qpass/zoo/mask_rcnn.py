@@ -1,6 +1,6 @@
-"""torchvision's Mask R-CNN with a vision transformer of timm as its backbone: the detector of the papers' detection tables.
+"""torchvision's Mask R-CNN with a timm backbone: the detector of the papers' detection tables.
 
-Its control flow depends on data, so it is quantized in parts: ``PARTS`` names the ones with Linears in them.
+Its control flow depends on data, so it is quantized in parts: ``PARTS`` names the ones with Linears.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ PARTS = ("backbone", "roi_heads.box_head", "roi_heads.box_predictor", "roi_heads
 
 
 class TransformerPyramid(nn.Module):
-    """Feature maps of a hierarchical transformer, brought to one width by a feature pyramid.
+    """Feature maps of a hierarchical transformer, projected to one width by a feature pyramid.
 
-    Images (B, 3, H, W) become a dict of maps (B, channels, H / stride, W / stride).
+    Maps images (B, 3, H, W) to a dict of maps (B, channels, H / stride, W / stride).
 
     Args:
-        backbone: A timm model that gives feature maps (``swin_tiny_patch4_window7_224``).
+        backbone: A timm model with ``features_only`` support (``swin_tiny_patch4_window7_224``).
         channels: Width of the maps.
         **options: For ``timm.create_model``.
     """
@@ -63,16 +63,16 @@ def mask_rcnn(
 ) -> MaskRCNN:
     """Returns a Mask R-CNN in eval mode.
 
-    A list of images (3, H, W) in 0..1 becomes a list of dicts of boxes, labels, scores and masks.
+    It maps a list of images (3, H, W) in 0..1 to a list of dicts of boxes, labels, scores and masks.
 
     Args:
-        backbone: A hierarchical transformer of timm.
-        classes: How many, the background among them.
-        size: Images are brought to ``size`` x ``size``: most transformers hold for one size.
+        backbone: A hierarchical timm transformer.
+        classes: Number of classes, including the background.
+        size: Images are resized to ``size`` x ``size``: most transformers accept one size only.
         channels: Width of the feature pyramid.
         hidden: Width of the box head.
         mask_layers: Widths of the convolutions of the mask head.
-        anchor: Side of a level's anchors over its stride.
+        anchor: Side of a level's anchors in strides of that level.
         backbone_options: For ``timm.create_model``.
         **options: For torchvision's ``MaskRCNN``.
     """

@@ -1,11 +1,11 @@
-"""Point Transformer: clouds classified, or their points labelled, by attention that has a weight for every channel.
+"""Point Transformer: classifies point clouds, or labels their points, with attention weights per channel.
 
-Paper: Zhao et al., ICCV 2021, https://arxiv.org/abs/2012.09164. Parameters have the names of the checkpoint that
-https://github.com/pierrefdz/point-transformer trained on ModelNet40, whose layout this is: features alone go down, without
-coordinates, and the Softmax is divided by the root of the width.
+Paper: Zhao et al., ICCV 2021, https://arxiv.org/abs/2012.09164. Layout and parameter names are those of
+the checkpoint that https://github.com/pierrefdz/point-transformer trained on ModelNet40: only features
+are passed down, without coordinates, and the input of the Softmax is divided by the root of the width.
 
-Everything is written in operators that torch.export understands: the loop of the farthest-point sampling is unrolled, and its
-first point is the first of the cloud, so that a cloud always gives the same result.
+All operators are supported by torch.export: the loop of farthest-point sampling is unrolled. It starts
+at the first point of the cloud, so that a cloud always gives the same result.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 #: Width of all attention.
 _ATTENTION_WIDTH = 64
-#: Squared distances are told apart to one part in so many.
+#: Squared distances are compared in steps of 1 over this.
 _DISTANCE_STEPS = 2**31
 
 
 class _Trunk(nn.Module):
-    """The way down, that classification and segmentation share."""
+    """The encoder shared by classification and segmentation."""
 
     def __init__(self, points: int, stages: int, neighbours: int) -> None:
         super().__init__()
@@ -46,13 +46,13 @@ class _Trunk(nn.Module):
 
 
 class PointTransformer(_Trunk):
-    """Clouds (B, points, 6), coordinates inside the unit sphere and normals, to logits (B, classes).
+    """Maps clouds (B, points, 6), coordinates in the unit sphere and normals, to logits (B, classes).
 
     Args:
-        points: Points of a cloud; each of the stages keeps a quarter.
-        classes: Width of the output.
-        stages: How often points are thinned out and features widened.
-        neighbours: Points that attend to one another.
+        points: Points of a cloud; each stage keeps a quarter.
+        classes: Number of classes.
+        stages: Number of stages; each subsamples points and widens features.
+        neighbours: Nearest points that each point attends to.
     """
 
     def __init__(self, points: int = 1024, classes: int = 40, *, stages: int = 4, neighbours: int = 16) -> None:
@@ -68,13 +68,15 @@ class PointTransformer(_Trunk):
 
 
 class PointTransformerSegmentation(_Trunk):
-    """Clouds (B, points, 6) to logits for every point (B, points, parts): the same trunk, and the way back up (section 3.4).
+    """Maps clouds (B, points, 6) to logits for every point (B, points, parts).
+
+    The same encoder, and a decoder (section 3.4).
 
     Args:
-        points: Points of a cloud; each of the stages keeps a quarter.
-        parts: Width of the output, all parts of all kinds of objects.
-        stages: How often points are thinned out and features widened.
-        neighbours: Points that attend to one another.
+        points: Points of a cloud; each stage keeps a quarter.
+        parts: Number of outputs: all parts of all kinds of objects.
+        stages: Number of stages; each subsamples points and widens features.
+        neighbours: Nearest points that each point attends to.
     """
 
     def __init__(self, points: int = 1024, parts: int = 50, *, stages: int = 4, neighbours: int = 16) -> None:
@@ -98,8 +100,8 @@ class VectorAttention(nn.Module):
     """y_i = x_i + fc2(Σ_j softmax_j(γ(q_i - k_j + δ_ij) / √d) ⊙ (v_j + δ_ij)) over the nearest points j (eq. 3 of the paper).
 
     Args:
-        width: Of the features.
-        neighbours: How many points j there are; all of a cloud that has fewer.
+        width: Width of the features.
+        neighbours: Number of points j; all points of a smaller cloud.
     """
 
     def __init__(self, width: int, neighbours: int) -> None:
@@ -111,7 +113,7 @@ class VectorAttention(nn.Module):
         self.phi, self.psi, self.alpha = (nn.Linear(d, d, bias=False) for _ in range(3))
 
     def forward(self, xyz: Tensor, x: Tensor) -> Tensor:
-        """Coordinates (B, N, 3) and features (B, N, width) to features."""
+        """Maps coordinates (B, N, 3) and features (B, N, width) to features of the same shape."""
         near = nearest_points(xyz, xyz, self.neighbours)
         hidden = self.fc1(x)
         delta = self.fc_delta(xyz[:, :, None] - take_points(xyz, near))
@@ -122,13 +124,13 @@ class VectorAttention(nn.Module):
 
 
 class TransitionDown(nn.Module):
-    """Keeps the points that lie farthest from each other; each takes the greatest features around it.
+    """Keeps the points farthest from each other, with features max-pooled over the neighbours of each.
 
     Args:
-        points: How many are kept.
-        width: Of the features that come in.
-        wider: Of those that go out.
-        neighbours: Points around each that are asked.
+        points: Number of points kept.
+        width: Width of the input features.
+        wider: Width of the output features.
+        neighbours: Neighbours to pool over.
     """
 
     def __init__(self, points: int, width: int, wider: int, neighbours: int) -> None:
@@ -138,7 +140,7 @@ class TransitionDown(nn.Module):
         self.mlp_bns = nn.ModuleList([nn.BatchNorm2d(wider), nn.BatchNorm2d(wider)])
 
     def forward(self, xyz: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Coordinates (B, N, 3) and features (B, N, width) to (B, points, 3) and (B, points, wider)."""
+        """Maps coordinates (B, N, 3) and features (B, N, width) to (B, points, 3) and (B, points, wider)."""
         kept = take_points(xyz, farthest_points(xyz, self.points))
         around = take_points(x, nearest_points(kept, xyz, self.neighbours)).permute(0, 3, 2, 1)
         for convolution, norm in zip(self.mlp_convs, self.mlp_bns, strict=True):
@@ -147,13 +149,14 @@ class TransitionDown(nn.Module):
 
 
 class TransitionUp(nn.Module):
-    """Features of few points brought to more: x_i = fc2(y_i) + Σ_j w_ij fc1(x_j) over the three nearest of the few.
+    """Interpolates features of few points to many: x_i = fc2(y_i) + Σ_j w_ij fc1(x_j) over the 3 nearest.
 
-    Weights are inverse distances that sum to one, as in PointNet++ (arXiv 1706.02413, eq. 2).
+    Weights are inverse squared distances, normalized to sum to one, as in PointNet++ (arXiv 1706.02413,
+    eq. 2).
 
     Args:
-        width: Of the features of the few.
-        narrower: Of those of the many, and of the result.
+        width: Width of the few points' features.
+        narrower: Width of the many points' features, and of the output.
     """
 
     def __init__(self, width: int, narrower: int) -> None:
@@ -161,7 +164,7 @@ class TransitionUp(nn.Module):
         self.fc1, self.fc2 = nn.Linear(width, narrower), nn.Linear(narrower, narrower)
 
     def forward(self, few: Tensor, x: Tensor, many: Tensor, skipped: Tensor) -> Tensor:
-        """Coordinates (B, n, 3) and features (B, n, width), (B, N, 3) and (B, N, narrower) to features (B, N, narrower)."""
+        """Maps few points (B, n, 3), (B, n, width) and many, (B, N, 3), (B, N, narrower), to (B, N, narrower)."""
         near = nearest_points(many, few, 3)
         distance = (many[:, :, None] - take_points(few, near)).square().sum(-1, keepdim=True)
         closeness = 1 / (distance + 1e-6)
@@ -171,7 +174,7 @@ class TransitionUp(nn.Module):
 
 
 def farthest_points(xyz: Tensor, count: int) -> Tensor:
-    """Returns the first point and, one after another, the one that is farthest from all so far: indices (B, count)."""
+    """Returns the first point and, one by one, the point farthest from all so far: indices (B, count)."""
     farthest = torch.zeros_like(xyz[:, :1, 0], dtype=torch.int64)
     distance = torch.full_like(xyz[..., 0], torch.inf)
     chosen = [farthest]
@@ -185,8 +188,8 @@ def farthest_points(xyz: Tensor, count: int) -> Tensor:
 def nearest_points(queries: Tensor, xyz: Tensor, count: int) -> Tensor:
     """Returns the points nearest to each query, at most ``count``: (B, Q, 3) and (B, N, 3) to indices (B, Q, count).
 
-    Of points at one distance the first is the nearer: torch says nothing about ties in ``topk``, and a runtime may break them
-    otherwise. So distances become whole numbers that leave room for the index below them, and no two are equal.
+    Ties go to the lower index. torch does not specify ties in ``topk``, and a runtime may break them
+    differently. So distances become integers with the index in their low part, and no two are equal.
     """
     points = xyz.shape[1]
     distance = (queries[:, :, None] - xyz[:, None]).square().sum(-1)
@@ -195,7 +198,7 @@ def nearest_points(queries: Tensor, xyz: Tensor, count: int) -> Tensor:
 
 
 def take_points(x: Tensor, index: Tensor) -> Tensor:
-    """Returns x (B, N, C) at indices (B, ...) into its points: (B, ..., C)."""
+    """Returns x (B, N, C) at point indices (B, ...): (B, ..., C)."""
     batch, _, channels = x.shape
     flat = index.reshape(batch, -1, 1).expand(-1, -1, channels)
     return x.gather(1, flat).reshape(*index.shape, channels)

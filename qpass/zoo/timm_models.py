@@ -20,7 +20,7 @@ def create_model(name: str, checkpoint: str | Path | None = None, **kwargs: Any)
 
     Args:
         name: A timm model's name, or ``package.module:factory`` for a callable that returns a model, or for a model itself.
-            The module may lie in the current folder.
+            The module may be in the current folder.
         checkpoint: A safetensors or torch file of its weights, read without executing anything in it; None leaves the
             weights as the factory made them (random, for timm).
         **kwargs: Passed to the factory.
@@ -50,7 +50,7 @@ def _from_timm(name: str, kwargs: dict[str, Any]) -> nn.Module:
 def _from_factory(name: str, kwargs: dict[str, Any]) -> nn.Module:
     module, _, attribute = name.partition(":")
     if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, folder)  # as `python -m` does; a command that was installed does not
+        sys.path.insert(0, folder)  # as `python -m` does, but an installed command does not
     try:
         factory = operator.attrgetter(attribute)(importlib.import_module(module))
     except (Exception, SystemExit) as error:  # a module may raise anything while it is imported
@@ -82,7 +82,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     """Loads a checkpoint into a model, all of it or nothing.
 
     Raises:
-        DataError: If the file cannot be read, or its tensors are not the model's.
+        DataError: If the file cannot be read, or its tensors do not match the model's.
     """
     from timm.models import load_state_dict  # slow to import
 
