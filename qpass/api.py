@@ -1,4 +1,4 @@
-"""The public functions. They check, compose what the layers below give, and hold no logic of their own."""
+"""The public functions. They check their arguments, call the layers below, and hold no logic."""
 
 from __future__ import annotations
 
@@ -44,60 +44,65 @@ def quantize_graph(
 ) -> fx.GraphModule:
     """Quantizes a float model after training, from calibration data alone.
 
-    The caller's modes do not matter, and are left as they are: grad and inference mode, autocast, default type and device, and
-    torch's own random state. Threads that call functions of qpass at the same time take turns.
+    The caller's modes do not affect the result and stay unchanged: grad and inference mode, autocast,
+    default dtype and device, and torch's random state. Threads that call qpass concurrently take turns.
 
-    Where torch.distributed is initialized, every process calls this with the same arguments and gets the same network; each
-    does its share of the work (see docs/scaling.md).
+    If torch.distributed is initialized, every process calls this with the same arguments, does its share
+    of the work and returns the same network (see docs/scaling.md).
 
     Args:
-        model: Any model that torch.export captures. It is not changed, and the result shares nothing with it. One with weights
-            of another float type than float32 is quantized from float32, with a warning.
-        calib_loader: Yields batches: tensors (batch, ...), (inputs, target) pairs, or mappings of inputs by name. A list of
-            batches works, and a single tensor is one batch. Small batches are merged and large ones split. 32 to 128
-            samples are enough for recipes without learning; ``aiqvit`` recipes need about 1,000. All batches must have the
-            same inputs. Values other than tensors must be equal in all batches: they become constants, and the graph rejects
-            any other value. Keys that the model's forward does not accept, and labels that only its loss needs, are dropped.
-            A warning reports both.
-        config: A preset's name (``"w8a8"``, ``"w6a6"``, ``"w4a8"``, ``"w4a4"``, ``"w3a3"``, ``"repq-vit-w4a4"``,
-            ``"aiqvit-w4a4"``, ...), a
-            ``QuantConfig``, a mapping, or the path of a YAML file.
+        model: Any model that torch.export can capture. It is not modified, and the result shares nothing
+            with it. Weights of other float dtypes are converted to float32 first, with a warning.
+        calib_loader: Yields batches: tensors (batch, ...), (inputs, target) pairs, or mappings of inputs by
+            name. A list of batches works, and a single tensor is one batch. Small batches are merged and
+            large ones split. 32 to 128 samples are enough for recipes without learning; ``aiqvit`` recipes
+            need about 1,000. All batches must have the same inputs. Values other than tensors must be equal
+            in all batches: they become constants, and the graph rejects any other value. Keys that the
+            model's forward does not accept, and labels that only its loss needs, are dropped. A warning
+            reports both.
+        config: A preset's name (``"w8a8"``, ``"w6a6"``, ``"w4a8"``, ``"w4a4"``, ``"w3a3"``,
+            ``"repq-vit-w4a4"``, ``"aiqvit-w4a4"``, ...), a ``QuantConfig``, a mapping, or the path of a
+            YAML file.
         example_inputs: A batch to trace the model with; None uses the first calibration batch.
-        transform_fn: Turns what the loader yields into a batch.
-        submodules: Names of submodules to quantize instead of the whole model, for models with data-dependent control flow.
-            Each is traced with its real inputs and replaced in a copy of the model, which is returned. Sizes that vary between
-            calls are dynamic where the submodule allows it. Otherwise its graph supports the most frequent sizes, and raises
-            an error for others.
-        dynamic_shapes: Which dims of the inputs are open, as ``torch.export.export`` takes it: by input name, for each open
-            dim a name or a ``torch.export.Dim``, such as ``{"input_ids": {0: "texts", 1: "tokens"}}``. Dims with the same
-            name are equal in every call. For inputs that are not named, and with None, dim 0 of each tensor is dynamic where
-            the model allows it: tracing finds which of them must be equal, and the others may differ, such as the numbers of
-            images and texts in CLIP. With ``submodules``, a mapping of their names to such mappings.
-        device: Where to trace, calibrate and learn; None uses the model's own device. Batches are moved there. The result is on
-            the model's own device in any case.
-        seed: Seeds everything that is drawn, 0 to 2**32 - 1; the same gives the same bits on the same machine.
-        checkpoint_dir: Where recipes that learn save each finished block. The same call with the same folder resumes after the
-            last one and gives bit-identical results. A folder of another model, calibration data, config or seed is refused
-            before any work is done, and so is one that another run writes to meanwhile. None saves nothing.
-        max_memory: GiB of memory for what is kept of calibration data, such as batches and the values between layers; the
-            rest goes to a temporary file (in ``TMPDIR``). The model, two copies of it, histograms, and what one batch needs
-            come on top.
-        progress: Show bars on standard error.
+        transform_fn: Converts what the loader yields to a batch.
+        submodules: Names of submodules to quantize instead of the whole model, for models with
+            data-dependent control flow. Each is traced with its real inputs and replaced in a copy of the
+            model, which is returned. Sizes that vary between calls are dynamic where the submodule allows
+            it. Otherwise its graph supports the most frequent sizes, and raises an error for others.
+        dynamic_shapes: The dynamic dims of the inputs, as in ``torch.export.export``: by input name, a name
+            or a ``torch.export.Dim`` for each dynamic dim, such as
+            ``{"input_ids": {0: "texts", 1: "tokens"}}``. Dims with the same name are equal in every call.
+            For inputs that are not named, and with None, dim 0 of each tensor is dynamic where the model
+            allows it: tracing finds which of them must be equal, and the others may differ, such as the
+            numbers of images and texts in CLIP. With ``submodules``, a mapping of their names to such
+            mappings.
+        device: Where to trace, calibrate and learn; None uses the model's device. Batches are moved there.
+            The result is always on the model's device.
+        seed: Random seed, 0 to 2**32 - 1; the same seed gives the same bits on the same machine.
+        checkpoint_dir: Where recipes that learn save each finished block. The same call with the same folder
+            resumes after the last one and gives bit-identical results. A folder of another model,
+            calibration data, config or seed is rejected before any work is done, and so is one that another
+            run is writing to. None saves nothing.
+        max_memory: GiB of memory for what is kept of calibration data, such as batches and the values
+            between layers; the rest goes to a temporary file (in ``TMPDIR``). The model, two copies of it,
+            histograms, and the values of one batch are not counted.
+        progress: Whether to show progress bars on standard error.
 
     Returns:
-        A ``torch.fx.GraphModule`` that computes the quantized network with the model's inputs and outputs; with
-        ``submodules``, a copy of the model that holds such graphs.
+        A ``torch.fx.GraphModule`` that computes the quantized network with the model's inputs and outputs;
+        with ``submodules``, a copy of the model that contains such graphs.
 
     Raises:
-        ConfigError: For a config that cannot be carried out, ``dynamic_shapes`` that do not fit the inputs, or a device that is
-            not there.
-        CalibrationError: For calibration data that cannot be used.
-        TraceError: For a model that cannot be captured, whose outputs depend on former calls, or that does not leave open what
-            ``dynamic_shapes`` opens.
-        SourceError: For a graph that does not compute what the model computes: it is compared after every pass that keeps the
-            function, on calibration samples.
-        UnsupportedError: For weights that are NaN or infinite, or have no values, and for models that are quantized already.
-        DistributedError: For processes that were given different things, or when one of them ends.
+        ConfigError: If the config cannot be carried out, ``dynamic_shapes`` do not match the inputs, or the
+            device is not available.
+        CalibrationError: If the calibration data cannot be used.
+        TraceError: If the model cannot be captured, its outputs depend on earlier calls, or it does not
+            support the dims in ``dynamic_shapes``.
+        SourceError: If the graph does not compute what the model computes. It is compared after every pass
+            that keeps the function, on calibration samples.
+        UnsupportedError: If weights are NaN or infinite, or have no values, or the model is already
+            quantized.
+        DistributedError: If processes were given different arguments, or one of them ends.
     """
     request = Request(
         config=QuantConfig.from_any(config),
@@ -123,30 +128,33 @@ def export_onnx(
     target: str = "onnxruntime",
     weight_type: str = "auto",
 ) -> Path:
-    """Writes a quantized graph as an ONNX QDQ file, whole or not at all.
+    """Writes a quantized graph as an ONNX QDQ file, atomically.
 
-    Weights are stored as integers in as many bits as they have; the batch is dynamic where the graph's
-    is; inputs keep their names, and outputs the keys of a dict output (``output`` for a single one).
+    Weights are stored as integers at their bit width. The batch dim is dynamic if the graph's is. Inputs
+    keep their names, and outputs the keys of a dict output (``output`` for a single one).
 
     Args:
-        qmodel: What ``quantize_graph`` returned.
-        path: The file; its folder must exist. Past 2 GB the weights lie beside it in ``<name>.data``. For a model that was
-            quantized in parts (``submodules``) it is a folder, with ``<path of the part>.onnx`` for each.
-        opset: ONNX opset, 20 or later; None takes 21.
-        target: The runtime that the file is shaped for: ``"onnxruntime"``, standard operators only; ``"onnxruntime-contrib"``,
-            onnxruntime's own operators where they save work; ``"openvino"``, standard operators in the form that it
-            fuses. Every one holds the same network, and onnxruntime runs every one.
-        weight_type: Type of 8-bit weights and second factors of products: ``"int8"``, the fastest, is exact on ARM and on x86
-            with AVX512-VNNI or AVX-VNNI; older x86 processors add pairs of products in 16 bits, which overflows.
-            ``"uint8"`` is exact everywhere. ``"auto"`` tries on this machine: say ``"uint8"`` for files that also run on
-            older ones. Fewer bits do not overflow and are int8 in any case.
+        qmodel: Output of ``quantize_graph``.
+        path: The file; its folder must exist. Above 2 GB the weights are written beside it to
+            ``<name>.data``. For a model quantized in parts (``submodules``) it is a folder, with
+            ``<path of the part>.onnx`` for each.
+        opset: ONNX opset, 20 or later; None uses 21.
+        target: The runtime to write for: ``"onnxruntime"``, standard operators only;
+            ``"onnxruntime-contrib"``, onnxruntime's own operators where they save work; ``"openvino"``,
+            standard operators in the form that it fuses. All of them compute the same network and run in
+            onnxruntime.
+        weight_type: dtype of 8-bit weights and second factors of products. ``"int8"``, the fastest, is exact
+            on ARM and on x86 with AVX512-VNNI or AVX-VNNI; older x86 processors add pairs of products in 16
+            bits, which overflows. ``"uint8"`` is exact everywhere. ``"auto"`` tests this machine; use
+            ``"uint8"`` for files that also run on older ones. Fewer bits do not overflow and are always
+            int8.
 
     Returns:
         The path.
 
     Raises:
-        LoweringError: If the path cannot be written, target or type are not known, onnxruntime does not load the opset, or a
-            module has no lowering.
+        LoweringError: If the path cannot be written, target or dtype is unknown, onnxruntime does not load
+            the opset, or a module has no lowering.
     """
     from qpass.backends.onnx_qdq import export_quantized
     from qpass.backends.parts import export_parts
@@ -161,30 +169,33 @@ def export_onnx(
 def verify_onnx(
     qmodel: nn.Module, path: str | Path, inputs: Batch, *, strict: bool = True, max_memory: float = DEFAULT_GIB
 ) -> VerifyReport:
-    """Proves that onnxruntime computes from the file what torch computes from the graph.
+    """Proves that the file in onnxruntime computes what the graph computes in torch.
 
-    Twice, with optimisations off and as shipped. First layer by layer, each fed with torch's codes: codes must be equal
-    save for counted ties, and every output must be torch's within what float32 rounding explains. With optimisations off
-    the values that are rounded to codes and the outputs of all quantized layers are compared too, and random codes try
-    every weight. Then as a whole: outputs may differ from torch's by no more than torch in float32 differs from torch in
-    float64 and from itself with ties falling otherwise (times 1.5). Ties cascade, and no fixed tolerance holds for every
-    network. Where they move an output as far as its input does, the whole run proves nothing. The report's ``verdict`` says
-    so, and likewise where the comparison with the caller's model proves nothing, or rounding decides what a layer gives.
+    All checks run twice, with optimizations off and as shipped. First, each layer is fed with torch's
+    codes: its codes must be equal except for counted ties, and every output must equal torch's within
+    float32 rounding. With optimizations off, the values that are rounded to codes and the outputs of all
+    quantized layers are compared too, and random codes exercise every weight. Then the network runs as a
+    whole: outputs may differ from torch's by at most 1.5 times what torch in float32 differs from torch in
+    float64 and from itself with ties rounded differently. Ties cascade, and no fixed tolerance suits every
+    network. If ties move an output as far as its input does, the whole run proves nothing. The report's
+    ``verdict`` says so. It also says where the comparison with the caller's model proves nothing, or where
+    rounding decides a layer's output.
 
     Args:
-        qmodel: What ``quantize_graph`` returned.
-        path: What ``export_onnx`` wrote from it.
-        inputs: One batch; a handful of real samples is enough. Parts are verified on every form of call that the model makes.
-        strict: Raise when a bound is passed; False returns the report all the same.
-        max_memory: GiB of memory for what the layers are given; the rest lies in a temporary file.
+        qmodel: Output of ``quantize_graph``.
+        path: File that ``export_onnx`` wrote from it.
+        inputs: One batch; a handful of real samples is enough. Parts are verified on every form of call that
+            the model makes.
+        strict: Raise if a bound is exceeded; False returns the report instead.
+        max_memory: GiB of memory for layer inputs; the rest goes to a temporary file.
 
     Returns:
-        The report: ``print`` it; ``passed``, ``verdict``, ``checks`` and ``to_dict()`` for programs.
+        The report: ``print`` it, or read ``passed``, ``verdict``, ``checks`` and ``to_dict()``.
 
     Raises:
-        VerifyError: If a bound is passed (``strict``), or the file is not this graph's.
+        VerifyError: If a bound is exceeded (``strict``), or the file does not belong to this graph.
         LoweringError: If onnxruntime cannot load the file.
-        ConfigError: If ``max_memory`` is no number from 0.
+        ConfigError: If ``max_memory`` is not a number of 0 or more.
     """
     from qpass.backends.onnxruntime import verify
     from qpass.backends.parts import verify_parts
@@ -199,17 +210,17 @@ def verify_onnx(
 
 @in_known_state
 def onnxruntime_model(qmodel: nn.Module, path: str | Path, *, threads: int = 0) -> nn.Module:
-    """Returns a model that is called as ``qmodel`` is, and computes with onnxruntime.
+    """Returns a model that is called like ``qmodel`` and computes with onnxruntime.
 
     Args:
-        qmodel: What ``quantize_graph`` returned. Of a model that was quantized in parts, the rest stays in torch: a detector
-            runs as it did, with its transformer and heads in onnxruntime.
-        path: What ``export_onnx`` wrote from it, a file or a folder.
-        threads: Threads inside an operator; 0 takes onnxruntime's default, one for each core.
+        qmodel: Output of ``quantize_graph``. If it was quantized in parts, the rest stays in torch: a
+            detector runs as before, with its transformer and heads in onnxruntime.
+        path: File or folder that ``export_onnx`` wrote from it.
+        threads: Intra-op threads; 0 uses onnxruntime's default, one per core.
 
     Raises:
         LoweringError: If onnxruntime cannot load a file.
-        VerifyError: If a file is missing, or not this model's.
+        VerifyError: If a file is missing, or does not belong to this model.
     """
     from qpass.backends.parts import run_parts
 
@@ -229,21 +240,21 @@ def benchmark_latency(
     """Times a quantized file against a float one in onnxruntime, in alternation.
 
     Args:
-        path_or_model: An ONNX file, or a quantized graph, which is exported to a temporary one.
-        baseline: A float ONNX file, or a float model, which is exported to a temporary one with the quantized graph's
-            inputs (``path_or_model`` must then be a graph).
+        path_or_model: An ONNX file, or a quantized graph, which is exported to a temporary file.
+        baseline: A float ONNX file, or a float model, which is exported to a temporary file with the
+            quantized graph's inputs (``path_or_model`` must then be a graph).
         batches: Batch sizes.
         threads: Thread counts.
-        runs: Timed rounds for each setting.
-        progress: Show a bar on standard error.
+        runs: Timed rounds per setting.
+        progress: Whether to show a progress bar on standard error.
 
     Returns:
-        The report: medians and spreads, the ratio to the baseline, integer operators that Q/DQ pairs fused into, and
-        warnings where the quantized file is slower.
+        The report: medians and spreads, the ratio to the baseline, integer operators that Q/DQ pairs fused
+        into, and warnings where the quantized file is slower.
 
     Raises:
-        ConfigError: If a float model is given beside a file, or counts are not positive.
-        LoweringError: If a file cannot be made or loaded.
+        ConfigError: If a float model is compared with a file, or counts are not positive.
+        LoweringError: If a file cannot be written or loaded.
     """
     from qpass.backends.benchmark import benchmark_pair
 
@@ -251,19 +262,20 @@ def benchmark_latency(
 
 
 def quantization_report(qmodel: fx.GraphModule) -> QuantReport:
-    """Returns what happened to each tensor, layer and block: ``print`` it, or ``to_json()``, ``to_html()``."""
+    """Returns the report on each tensor, layer and block: ``print`` it, or use ``to_json()``, ``to_html()``."""
     return facts_of(_quantized(qmodel, "quantization_report")).report  # type: ignore[no-any-return]
 
 
 @in_known_state
 def save(qmodel: fx.GraphModule, path: str | Path) -> Path:
-    """Writes a quantized graph to one safetensors file (no pickle, no code), whole or not at all.
+    """Writes a quantized graph to one safetensors file (no pickle, no code), atomically.
 
-    The file is read back and compared before it takes its place: tensors to the bit, the graph and its facts as text.
+    The file is read back and compared before it is put in place: tensors to the bit, the graph and its
+    facts as text.
 
     Raises:
-        DataError: If the path cannot be written, or the graph holds what no file can: functions that are neither torch's
-            operators nor Python's arithmetic, outputs of classes whose fields have no names.
+        DataError: If the path cannot be written, or the graph contains what files do not support: functions
+            other than torch's operators and Python's arithmetic, or outputs of classes without field names.
     """
     return save_graph(on_cpu(_quantized(qmodel, "save")), Path(path))
 
@@ -272,9 +284,10 @@ def save(qmodel: fx.GraphModule, path: str | Path) -> Path:
 def load(path: str | Path) -> fx.GraphModule:
     """Reads what ``save`` wrote. Nothing in the file is executed.
 
-    The graph gives what the saved one gave. Lists, tuples, dicts and named tuples are rebuilt. A file must not name classes to
-    import, so dataclasses and outputs of transformers come back as ``qpass.graph.signature.named_outputs.NamedOutputs``,
-    whose fields are read alike: ``out.logits``, ``out["logits"]``, ``out[0]``.
+    The loaded graph computes what the saved one computed. Lists, tuples, dicts and named tuples are
+    rebuilt. A file must not name classes to import, so dataclasses and outputs of transformers become
+    ``qpass.graph.signature.named_outputs.NamedOutputs``, whose fields are read in the same way:
+    ``out.logits``, ``out["logits"]``, ``out[0]``.
 
     Raises:
         DataError: If the file is missing, damaged, or of another version.
@@ -283,10 +296,11 @@ def load(path: str | Path) -> fx.GraphModule:
 
 
 def _has_parts(qmodel: nn.Module) -> bool:
-    """Tells whether a model was quantized in parts.
+    """Returns whether a model was quantized in parts.
 
     Raises:
-        QPassError: If a graph of a whole model lies in it instead: what is around that graph would be left out of the file.
+        QPassError: If it contains the graph of a whole model instead: the file would leave out everything
+            around that graph.
     """
     if not isinstance(qmodel, nn.Module) or isinstance(qmodel, fx.GraphModule):
         return False

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 
 class QPassError(Exception):
-    """Base of every error that qpass raises on purpose.
+    """Base class of every error that qpass raises on purpose.
 
     Args:
         what: What happened.
         where: Module path, node name, file or field it happened at.
-        expected: What would have been right.
+        expected: What was expected.
         hint: What to do next.
     """
 
@@ -25,11 +25,11 @@ class QPassError(Exception):
         super().__init__(self._message)
 
     def __str__(self) -> str:
-        return self._message  # and not args, to which torch.fx adds pages of its own when an error passes through it
+        return self._message  # not args: torch.fx adds pages of text to them when an error passes through it
 
 
 class PassError(Exception):
-    """A mistake in a pass, not in what a user gave: no ``QPassError``, so that the command line shows where it was made."""
+    """A bug in a pass, not a user error. Not a ``QPassError``, so that the command line shows a traceback."""
 
 
 class ConfigError(QPassError):
@@ -49,7 +49,7 @@ class DataError(QPassError):
 
 
 class DistributedError(QPassError):
-    """Processes of one job that do not go together, or one of which has ended."""
+    """Processes of one job that disagree, or one of which has ended."""
 
 
 class SourceError(QPassError):
@@ -57,11 +57,11 @@ class SourceError(QPassError):
 
 
 class UnsupportedError(QPassError):
-    """Something qpass knows of and does not do."""
+    """Something that qpass recognizes but does not support."""
 
 
 class LoweringError(QPassError):
-    """A graph that cannot be turned into the deployed format."""
+    """A graph that cannot be converted to the deployed format."""
 
 
 class VerifyError(QPassError):
@@ -69,7 +69,7 @@ class VerifyError(QPassError):
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of what another library says, or the kind of its error."""
+    """Returns the first line of another library's error, or its class name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]
 
@@ -85,7 +85,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def check_keys(data: Iterable[object], valid: Iterable[str], where: str) -> None:
-    """Refuses a key that is not among the valid ones.
+    """Rejects a key that is not among the valid ones.
 
     Raises:
         ConfigError: Naming the key, and the valid one closest to it.

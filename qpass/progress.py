@@ -18,7 +18,7 @@ def _bar() -> Progress:
 
 
 def track(items: Iterable[T], label: str, *, show: bool = True, total: int | None = None) -> Iterator[T]:
-    """Yields the items while a bar with the time left runs along; ``total`` is their number where they have no length."""
+    """Yields items and shows a bar with the time left; ``total`` is their number if they have no length."""
     if not show:
         yield from items
         return
@@ -28,11 +28,11 @@ def track(items: Iterable[T], label: str, *, show: bool = True, total: int | Non
 
 
 class StepBar:
-    """A bar that is moved by hand; its label may change on the way.
+    """A bar that is advanced manually; its label may change.
 
     Args:
-        total: Steps in all.
-        show: Draw it.
+        total: Total number of steps.
+        show: Whether to draw it.
     """
 
     def __init__(self, total: int, *, show: bool = True) -> None:
@@ -49,9 +49,9 @@ class StepBar:
         self._bar.stop()
 
     def advance(self) -> None:
-        """Counts one step."""
+        """Advances by one step."""
         self._bar.update(self._task, advance=1, description=self.label)
 
     def move_to(self, steps: int) -> None:
-        """Counts as if so many steps were done."""
+        """Moves to this many finished steps."""
         self._bar.update(self._task, completed=steps)
