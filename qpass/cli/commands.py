@@ -33,7 +33,7 @@ def main() -> None:
     """Quantize vision transformers after training and deploy them as verified ONNX files.
 
     \b
-    The way of a model:
+    Workflow:
       qpass quantize deit_tiny_patch16_224 --checkpoint weights.safetensors \\
             --calib images.zip --config w8a8 --output out/
       qpass evaluate out/ --data validation.zip     top-1 of graph and file
@@ -41,7 +41,7 @@ def main() -> None:
       qpass bench    out/                           is it faster than float?
       qpass report   out/                           what happened to each layer?
 
-    'qpass demo' walks this way on handwritten digits in about a minute, with nothing to download.
+    'qpass demo' runs these steps on handwritten digits in about a minute, with nothing to download.
     """  # noqa: D301 (click reads the backspace)
 
 
@@ -56,7 +56,7 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--resize",
             type=click.IntRange(min=0),
-            help="Resize the shorter side to this first; 0 crops as it is  [default: the model's]",
+            help="Resize the shorter side to this first; 0 crops without resizing  [default: the model's]",
         ),
     ):
         command = option(command)
@@ -73,8 +73,10 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Calibration images to take, spread evenly over the source  [default: 128, 1000 where the recipe learns]",
 )
 @click.option("--config", default="w8a8", show_default=True, help=f"A YAML file or a preset: {', '.join(PRESETS)}.")
-@click.option("--schedule", type=click.Choice(sorted(SCHEDULES)), help="How long recipes learn that do  [default: quick]")
-@click.option("--polish", type=click.Choice(sorted(POLISHES)), help="Learn each block afterwards, for recipes wXaY.")
+@click.option(
+    "--schedule", type=click.Choice(sorted(SCHEDULES)), help="Learning schedule, for recipes that learn  [default: quick]"
+)
+@click.option("--polish", type=click.Choice(sorted(POLISHES)), help="Learn each block after quantizing, for wXaY recipes.")
 @click.option(
     "--checkpoint-dir",
     type=_DATA,
@@ -91,17 +93,17 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--target",
     default="onnxruntime",
     show_default=True,
-    help="What model.onnx is shaped for: onnxruntime, onnxruntime-contrib (its own operators too) or openvino.",
+    help="Runtime to write model.onnx for: onnxruntime, onnxruntime-contrib (its own operators too) or openvino.",
 )
 @click.option(
     "--weight-type",
     default="auto",
     show_default=True,
-    help="Type of 8-bit weights and factors in model.onnx: int8, the fastest; uint8, for x86 without VNNI too; or auto, by what"
-    " is exact on this machine.",
+    help="Type of 8-bit weights and factors in model.onnx: int8, the fastest; uint8, exact on x86 without VNNI too; or auto,"
+    " the fastest that is exact on this machine.",
 )
-@click.option("--output", type=_DATA, required=True, help="Folder to write to; made if missing.")
-@click.option("--discard", is_flag=True, help="Delete blocks that an unfinished run left in --output, and begin anew.")
+@click.option("--output", type=_DATA, required=True, help="Folder to write to; created if missing.")
+@click.option("--discard", is_flag=True, help="Delete blocks that an unfinished run left in --output, and start over.")
 @click.option("--device", help="Where to calibrate, such as cuda  [default: cpu]")
 @click.option("--seed", type=click.IntRange(0, SEEDS - 1), default=0, show_default=True)
 @click.option(
@@ -120,14 +122,14 @@ def quantize(
 ) -> None:  # fmt: skip
     """Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
 
-    The module of a factory may lie in the current folder: 'mymodel:make' calls make() in mymodel.py.
+    The module of a factory may be in the current folder: 'mymodel:make' calls make() in mymodel.py.
 
     \b
     Writes into --output:
       model.onnx    the quantized file for onnxruntime
       model.qpass   the quantized graph for torch (qpass.load)
       float.onnx    the float file, the baseline of size and speed
-      report.html   errors, ranges and histograms of every layer; report.json the same as data
+      report.html   errors, ranges and histograms of every layer; report.json has the same data
     """  # noqa: D301 (click reads the backspace)
     import qpass
     from qpass.backends.onnx_qdq.capabilities import use_int8_weights
@@ -181,7 +183,7 @@ def quantize(
 def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize: int | None) -> None:
     """Measure top-1 of the float file, the quantized graph in torch, and the quantized file in onnxruntime.
 
-    Of several outputs the class scores are the one called 'logits', or else the only one of two dims.
+    Of several outputs, the class scores are the one called 'logits', or else the only 2-D one.
     """
     import qpass
     from qpass.cli.run_folder import FLOAT, GRAPH, MODEL, file_in
@@ -214,10 +216,10 @@ def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize
 
 @main.command()
 @click.argument("folder", type=_DATA)
-@click.option("--data", type=_DATA, help="Images to verify on  [default: those it was calibrated on]")
+@click.option("--data", type=_DATA, help="Images to verify on  [default: the calibration images]")
 @click.option("--samples", type=_COUNT, default=8, show_default=True, help="How many images.")
 @click.option(
-    "--max-memory", default=DEFAULT_GIB, show_default=True, help="GiB of memory for what layers are given; the rest in a file."
+    "--max-memory", default=DEFAULT_GIB, show_default=True, help="GiB of memory for layer inputs; the rest in a file."
 )
 @_image_options
 def verify(
@@ -256,7 +258,7 @@ def _explain(file: Path, batches: tuple[int, ...], threads: tuple[int, ...], run
 @click.option("--threads", multiple=True, type=_COUNT, help="Threads in an operator; may be given again  [default: 1 and 2]")
 @click.option("--runs", type=_COUNT, default=30, show_default=True, help="Timed rounds for each setting.")
 @click.option(
-    "--explain", "explained", is_flag=True, help="Show instead where PATH's time goes, and what did not fuse and why."
+    "--explain", "explained", is_flag=True, help="Show where PATH's time goes instead, and what did not fuse and why."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(
@@ -290,7 +292,7 @@ def bench(
 @click.argument("folder", type=_DATA)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def report(folder: Path, as_json: bool) -> None:
-    """Print what happened to each block and layer, and write report.html anew."""
+    """Print the errors of each block and layer, and rewrite report.html."""
     from qpass.cli.run_folder import FIGURES, REPORT, file_in
     from qpass.report import QuantReport
 

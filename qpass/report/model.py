@@ -66,7 +66,7 @@ class QuantReport(ReportData):
             counts = Counter(row.bits for row in rows)
             mean = sum(row.bits * row.size for row in rows) / sum(row.size for row in rows)
             shares = ", ".join(f"{counts[bits]} of {bits} bits" for bits in sorted(counts))
-            lines.append(f"{kind} widths by the budget: {shares}; {mean:.2f} bits in the mean")
+            lines.append(f"{kind} bit widths from the budget: {shares}; {mean:.2f} bits on average")
         if self.reconstruction:
             lines.append(f"{'learned block':<36} {'error before':>12} {'after':>8}  ranks")
             lines += [
@@ -74,7 +74,7 @@ class QuantReport(ReportData):
                 for row in self.reconstruction
             ]
         if self.unrotated:
-            lines.append("not turned:")
+            lines.append("not rotated:")
             lines += [f"  {what} {path or '(model)'}: {reason}" for what, path, reason in self.unrotated]
         if self.stayed_float:
             lines.append("stayed float:")

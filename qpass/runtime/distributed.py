@@ -46,7 +46,7 @@ def job(device: str | None) -> Iterator[str | None]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=WAIT_SECONDS))
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
-            f"the processes do not come together: {error}", where="torch.distributed", hint="start the command with torchrun"
+            f"the processes cannot connect: {error}", where="torch.distributed", hint="start the command with torchrun"
         ) from error
     try:
         yield device

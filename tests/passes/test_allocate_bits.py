@@ -155,5 +155,5 @@ def test_the_same_call_gives_the_same_widths(vit: nn.Module, batches: list[Tenso
 def test_the_report_comes_back_from_json_and_shows_the_choice(shared_out: fx.GraphModule) -> None:
     report = qpass.quantization_report(shared_out)
     assert type(report).from_json(report.to_json()) == report
-    assert "bits in the mean" in str(report)
-    assert "Widths within the budget" in report.to_html()
+    assert "bits on average" in str(report)
+    assert "Bit widths within the budget" in report.to_html()
