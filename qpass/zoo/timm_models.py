@@ -19,10 +19,10 @@ def create_model(name: str, checkpoint: str | Path | None = None, **kwargs: Any)
     """Returns a float model in eval mode.
 
     Args:
-        name: A timm model's name, or ``package.module:factory`` for a callable that returns a model, or for a model itself.
-            The module may be in the current folder.
-        checkpoint: A safetensors or torch file of its weights, read without executing anything in it; None leaves the
-            weights as the factory made them (random, for timm).
+        name: A timm model's name, or ``package.module:factory`` for a callable that returns a model, or
+            for a model itself. The module may be in the current folder.
+        checkpoint: A safetensors or torch file of its weights, read without executing anything in it; None
+            keeps the factory's weights (random, for timm).
         **kwargs: Passed to the factory.
 
     Raises:
