@@ -71,7 +71,7 @@ def to_file(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_file(tensors: Mapping[str, Tensor], is_complex: Collection[str]) -> dict[str, Tensor]:
-    """Reverts ``to_file``."""
+    """Inverts ``to_file``."""
     return {name: torch.view_as_complex(tensor) if name in is_complex else tensor for name, tensor in tensors.items()}
 
 

@@ -1,4 +1,4 @@
-"""torchvision's Mask R-CNN with a timm backbone: the detector of the papers' detection tables.
+"""torchvision's Mask R-CNN on a timm vision transformer: the detector of the papers' detection tables.
 
 Its control flow depends on data, so it is quantized in parts: ``PARTS`` names the ones with Linears.
 """
