@@ -48,6 +48,7 @@ def test_the_graph_holds_integers_only(quantized_4bit: fx.GraphModule) -> None:
     assert "call_module" in str([node.op for node in quantized_4bit.graph.nodes])
 
 
+@pytest.mark.slow
 def test_more_bits_are_nearer_to_float(vit: nn.Module) -> None:
     """On images that calibrated nothing: error feedback fits those that did."""
     many, unseen = torch.randn(2, 64, 3, 32, 32, generator=torch.Generator().manual_seed(5))
@@ -67,6 +68,7 @@ def test_shared_inputs_share_one_quantizer() -> None:
     assert len(quantizer.users) == 3
 
 
+@pytest.mark.slow
 def test_a_transformers_model(tmp_path: Path) -> None:
     from transformers import ViTConfig, ViTForImageClassification
 

@@ -10,6 +10,7 @@ from qpass.cli.command_group import OneLineGroup
 from qpass.errors import DataError
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("arguments", ["--help", "quantize --help"])
 def test_a_reader_that_stops_early_makes_no_noise(arguments: str) -> None:
     command = f"{sys.executable} -W ignore -m qpass {arguments} | true"

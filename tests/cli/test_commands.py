@@ -70,6 +70,7 @@ def output(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_quantize_writes_everything(output: Path) -> None:
     names = {"model.onnx", "model.qpass", "float.onnx", "report.html", "report.json", "settings.json"}
     assert {path.name for path in output.iterdir()} == names
@@ -77,6 +78,7 @@ def test_quantize_writes_everything(output: Path) -> None:
     assert sizes["file model.onnx"] == (output / "model.onnx").stat().st_size
 
 
+@pytest.mark.slow
 def test_a_recipe_that_learns_keeps_its_blocks_and_reports_them(data: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("preset: aiqvit-w4a4\nreconstruction: {ranks: [2, 4], search_steps: 2, steps: 3, batch_size: 4}\n")
@@ -95,6 +97,7 @@ def test_a_recipe_that_learns_keeps_its_blocks_and_reports_them(data: Path, tmp_
     assert "The rank that the search chose" in page
 
 
+@pytest.mark.slow
 def test_the_blocks_of_an_unfinished_run_are_kept_from_other_runs(data: Path, tmp_path: Path) -> None:
     output, recipe = tmp_path / "out", tmp_path / "recipe.yaml"
     recipe.write_text("preset: aiqvit-w4a4\nreconstruction: {ranks: [2, 4], search_steps: 2, steps: 3, batch_size: 4}\n")
@@ -131,6 +134,7 @@ def test_a_schedule_is_for_recipes_that_learn(data: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_target_is_named_before_work_starts_and_kept_in_the_file(data: Path, tmp_path: Path) -> None:
     options = ("--calib", data, "--config", "w8a8", "--output", tmp_path / "out")
     refused = run("quantize", MODEL, *options, "--target", "openvin")
@@ -201,6 +205,7 @@ def test_help_teaches() -> None:
         assert run(command, "--help").exit_code == 0
 
 
+@pytest.mark.slow
 def test_demo(tmp_path: Path) -> None:
     result = run("demo", "--output", tmp_path / "demo", "--epochs", 2, "--config", "w8a8")
     assert result.exit_code == 0, result.output
@@ -300,6 +305,7 @@ class TestBadInput:
         self.check(tmp_path, ":make: cannot be imported", ":make", "--calib", data)
         self.check(tmp_path, "..up:make: cannot be imported", "..up:make", "--calib", data)
 
+    @pytest.mark.slow
     def test_a_factory_of_the_current_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.in_folder(tmp_path, monkeypatch)
         np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((8, 6), np.float32))

@@ -60,6 +60,7 @@ def check(folder: Path, whole: tuple[dict[str, bytes], float], share: float) -> 
     assert finish(folder, output) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.6, 0.8])
 def test_a_killed_run_goes_on(folder: Path, whole: tuple[dict[str, bytes], float], share: float) -> None:
     check(folder, whole, share)

@@ -46,6 +46,7 @@ def peak(depth: int, recipe: str) -> int:
     return live.peak
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("recipe", ["w8a8", "w4a4"])
 def test_the_peak_does_not_grow_with_depth(recipe: str) -> None:
     few, many = peak(2, recipe), peak(6, recipe)

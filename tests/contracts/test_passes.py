@@ -47,6 +47,7 @@ def stages(request: pytest.FixtureRequest, vit: nn.Module, images: Tensor) -> li
     return result
 
 
+@pytest.mark.slow(after=1)
 def test_stages_follow_one_another(stages: list[tuple[Pass, fx.GraphModule]]) -> None:
     assert list(dict.fromkeys(step.gives for step, _ in stages)) == list(STAGES[1:])
     for step, graph in stages:

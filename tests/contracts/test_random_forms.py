@@ -36,6 +36,7 @@ def check(form: Form, recipe: Any, *, with_files: bool = True) -> None:
             check_with_reference_evaluator(graph, folder / "model.onnx", model_inputs(others, model))
 
 
+@pytest.mark.slow
 @given(forms(most_blocks=1), EIGHT_BITS, st.booleans())
 @settings(max_examples=25, derandomize=True, **COMMON)
 def test_any_form_of_a_network(form: Form, recipe: Any, with_files: bool) -> None:

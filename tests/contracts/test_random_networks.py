@@ -48,6 +48,7 @@ TWO_TOKENS = Shape(1, 8, 2, 2, 8, "separate", "causal", "post-norm", "gelu-tanh"
 COARSE_SOFTMAX = Shape(2, 8, 9, 1, 3, "written-out", "none", "pre-norm", "gelu", False, True, True, True, 1e3, 2)
 
 
+@pytest.mark.slow
 @given(shapes(), recipes(), WEIGHT_TYPES)
 @example(TWO_CHANNELS, {"preset": "repq-vit-w8a5"}, "auto")
 @example(TWO_CHANNELS_AND_OUTLIER, {"preset": "w5a2", "fold_layer_norm": "median", "rules": {"head": None}}, "auto")

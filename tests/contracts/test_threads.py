@@ -162,6 +162,7 @@ def neighbour() -> Iterator[None]:
     assert thread.printed > 10
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_thread_that_draws_and_prints_changes_nothing_and_notices_nothing(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -173,6 +174,7 @@ def test_a_thread_that_draws_and_prints_changes_nothing_and_notices_nothing(
     assert set(capsys.readouterr().out.split()) == {"neighbour"}
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_meanwhile_changes_nothing(tmp_path: Path) -> None:
     models = [transformer(), transformer()]
     folders = [tmp_path / name for name in ("alone", "first", "second")]

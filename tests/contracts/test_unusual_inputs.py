@@ -145,6 +145,7 @@ def _pairs(pictures: int, texts: int, seed: int) -> dict[str, Tensor]:
     return {"x": images(pictures, seed), "ids": ids}
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize(("pictures", "texts"), [(1, 3), (4, 3), (3, 3), (6, 1)])
 def test_two_inputs_of_different_row_counts(pictures: int, texts: int, tmp_path: Path) -> None:
     with torch.random.fork_rng():
@@ -202,6 +203,7 @@ def _rows_squeezed(s: Net, x: Tensor) -> Tensor:
     return s.h(s.att(s.tok(x)).squeeze(0).mean(-2))
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("rows", [1, 4])
 def test_a_squeeze_of_the_batch(rows: int, tmp_path: Path) -> None:
     """The graph takes as many rows as it was calibrated with: one row has another shape."""

@@ -43,6 +43,7 @@ def _end(s: Net, y: Tensor) -> Tensor:
     return s.h(y.transpose(1, 2).flatten(2).mean(1))
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("forward", [softmax_in_float32, attention_by_einsum, attention_by_einsum_without_transposes])
 def test_attention_of_another_form_is_quantized(forward: Callable[..., Tensor], tmp_path: Path) -> None:
     graph = judge(net(forward), [images(16), images(16, 1)], [images(5, 2)], folder=tmp_path)
@@ -108,6 +109,7 @@ def _batch_norm(width: int) -> nn.Module:
         times_a_vector, linear_in_float64,
     ],
 )  # fmt: skip
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("config", ["w8a8", "w4a4"])
 def test_arithmetic_of_an_unusual_kind(forward: Callable[..., Tensor], config: str, tmp_path: Path) -> None:
     model = net(forward, init=LAYERS.get(forward.__name__))
@@ -174,6 +176,7 @@ PLANNED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
 }
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("kind", PLANNED)
 def test_convolutions_that_are_products_are_quantized(kind: str, tmp_path: Path) -> None:
     make, shape, count = PLANNED[kind]

@@ -44,6 +44,7 @@ def autocast_off(s: Net, x: Tensor) -> Tensor:
     return s.h(t.mean(1))
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize(
     ("forward", "linears"), [(with_gradients, 2), (without_gradients, 3), (autocast, 2), (autocast_off, 2)]
 )
@@ -88,6 +89,7 @@ def _buffers(s: Net) -> None:
     s.register_buffer("floats", _lower().float(), persistent=False)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("how", MASKS)
 def test_a_mask_that_is_computed(how: str, tmp_path: Path) -> None:
     def forward(s: Net, x: Tensor) -> Tensor:

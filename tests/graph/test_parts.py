@@ -277,6 +277,7 @@ def test_parts_without_blocks_are_not_learned() -> None:
         qpass.quantize_graph(Detector().eval(), [x], recipe, submodules=["head"], progress=False)
 
 
+@pytest.mark.slow
 def test_mask_rcnn_with_a_transformer_the_whole_way(tmp_path: Path) -> None:
     torch.manual_seed(0)
     detector = mask_rcnn(

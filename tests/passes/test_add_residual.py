@@ -95,6 +95,7 @@ def test_the_report_measures_a_layer_with_its_branch(vit: nn.Module, many_images
     assert sqnr[1] > sqnr[0] + 2
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("preset", ["w2a8", "w3a3", "w3a8"])
 def test_the_branch_shares_zero_point_and_scale_with_the_product_beside_it(
     vit: nn.Module, many_images: Tensor, preset: str
@@ -119,6 +120,7 @@ def test_the_float_network_has_no_branch(vit: nn.Module, many_images: Tensor) ->
     torch.testing.assert_close(float_reference(graph)(many_images), vit(many_images), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize(("preset", "apart"), [("w3a4", ["head"]), ("w3a8", ["blocks.0.mlp.fc2", "blocks.1.mlp.fc2", "head"])])
 def test_the_file_holds_one_product_for_both_and_passes(
     vit: nn.Module, many_images: Tensor, tmp_path: Path, preset: str, apart: list[str]
@@ -139,6 +141,7 @@ def test_the_file_holds_one_product_for_both_and_passes(
     assert not fusion_of(path).unfused
 
 
+@pytest.mark.slow
 def test_learning_goes_on_from_the_branch(vit: nn.Module, many_images: Tensor, tmp_path: Path) -> None:
     config = {"preset": "aiqvit-w3a4", "weight": {"residual_rank": 4}, "reconstruction": LEARNING}
     graph = qpass.quantize_graph(vit, [many_images], config, progress=False)

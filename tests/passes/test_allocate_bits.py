@@ -81,6 +81,7 @@ def test_within_one_mean_the_least_error_is_had(vit: nn.Module, batches: list[Te
     assert squared[1] < 0.9 * squared[0]
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("megabytes", [0.08, 0.09])
 def test_the_file_is_no_larger_than_asked_for(vit: nn.Module, batches: list[Tensor], tmp_path: Path, megabytes: float) -> None:
     graph = quantize(vit, batches[:2], file_mb=megabytes)

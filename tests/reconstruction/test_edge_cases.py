@@ -95,6 +95,7 @@ def check_learned(graph: fx.GraphModule, *paths: str) -> None:
     assert all(math.isfinite(row.error_before) and math.isfinite(row.error_after) for row in rows)
 
 
+@pytest.mark.slow
 @FEW
 @given(
     recipe=any_recipe,
@@ -119,6 +120,7 @@ def test_rules_may_leave_any_block_in_float(
         assert all(any(tensor.shape == e.shape and torch.equal(tensor, e) for tensor in floats) for e in expected)
 
 
+@pytest.mark.slow(after=2)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_network_that_rules_leave_in_float_computes_what_the_model_does(vit: nn.Module, images: Tensor, recipe: str) -> None:
     graph = learn(vit, [images], recipe, rules={"*": None})
@@ -126,6 +128,7 @@ def test_a_network_that_rules_leave_in_float_computes_what_the_model_does(vit: n
     torch.testing.assert_close(graph(images), vit(images), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @FEW
 @given(recipe=any_recipe, samples=st.sampled_from([1, 1, 2, 3, 8]), rows=st.sampled_from([1, 2, 8]))
 def test_few_samples_in_batches_of_any_size(vit: nn.Module, images: Tensor, recipe: str, samples: int, rows: int) -> None:
@@ -134,6 +137,7 @@ def test_few_samples_in_batches_of_any_size(vit: nn.Module, images: Tensor, reci
     assert graph(images).shape == vit(images).shape
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 @pytest.mark.parametrize("samples", [1, 2, 5])
 def test_both_parts_of_the_search_have_samples(vit: nn.Module, images: Tensor, share: float, samples: int) -> None:
@@ -152,6 +156,7 @@ def test_a_fixed_batch_is_always_whole(tokens: Tensor, recipe: str, rows: int) -
     check_learned(graph, "blocks.0", "blocks.1")
 
 
+@pytest.mark.slow(after=3)
 @pytest.mark.parametrize("recipe", SOME)
 @pytest.mark.parametrize("order", [(0, 0, 0), (0, 1, 0)], ids=["one block", "two blocks"])
 def test_blocks_that_are_called_again(tokens: Tensor, recipe: str, order: tuple[int, ...]) -> None:
@@ -234,6 +239,7 @@ def current_modes() -> tuple[bool, bool, bool]:
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize(
     ("mode", "recipe"),
     [("no_grad", "aiqvit"), ("inference_mode", "ias-vit"), ("autocast", "w4a4"), ("set_grad_enabled", "polish")],
@@ -248,6 +254,7 @@ def test_the_modes_of_the_caller_change_nothing(images: Tensor, mode: str, recip
     assert torch.equal(graph(images), expected)
 
 
+@pytest.mark.slow
 @FEW
 @given(recipe=st.sampled_from([*RECIPES, "w8a8"]), model_made_inside=st.booleans(), images_made_inside=st.booleans())
 def test_models_and_images_that_inference_mode_made(
@@ -272,6 +279,7 @@ def test_modes_come_back_after_an_error(images: Tensor) -> None:
             assert current_modes() == before
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("recipe", SOME)
 def test_neither_frozen_weights_nor_inputs_with_derivatives_change_the_result(
     vit: nn.Module, images: Tensor, recipe: str

@@ -77,6 +77,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(
     assert not torch.equal(learn(vit, many_images, seed=1)(many_images), learned(many_images))
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("step", [20, 48, 70], ids=["first block", "between blocks", "second block"])
 def test_a_killed_run_goes_on_and_gives_the_same_bits(
     vit: nn.Module,
@@ -127,6 +128,7 @@ def test_a_damaged_record_is_refused(content: str, vit: nn.Module, many_images: 
         learn(vit, many_images, tmp_path, steps=2)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize(
     "changes",
     [

@@ -24,6 +24,7 @@ def small_swin() -> nn.Module:
     ).eval()
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize(
     ("build", "blocks"),
     [

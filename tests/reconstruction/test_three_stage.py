@@ -48,6 +48,7 @@ def test_every_block_is_learned_in_both_stages(learned: fx.GraphModule, stage: s
     assert all(row.error_after < 0.97 * row.error_before for row in rows)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("preset", ["ias-vit-w3a3", "dopq-vit-w3a3"])
 def test_what_is_left_is_a_plain_integer_network(vit: nn.Module, many_images: Tensor, preset: str, tmp_path: Path) -> None:
     graph = learn(vit, many_images, preset=preset, steps=2)
@@ -90,6 +91,7 @@ def test_the_report_compares_with_the_float_model_and_not_with_learned_weights(
     check_report_compares_with(vit, learned, many_images[:8])
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("step", [40, 100], ids=["first stage", "second stage"])
 def test_a_killed_run_goes_on_and_gives_the_same_bits(
     vit: nn.Module,
@@ -110,6 +112,7 @@ def test_low_rank_weights_are_refused(vit: nn.Module, many_images: Tensor) -> No
         learn(vit, many_images, weights="low-rank")
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("preset", ["w4a4", "repq-vit-w4a4"])
 def test_without_learning_the_target_of_the_fold_cancels(vit: nn.Module, many_images: Tensor, preset: str) -> None:
     """Another layer-wise scale multiplies the folded weights by one number, which their own scales take up."""

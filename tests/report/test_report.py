@@ -96,6 +96,7 @@ def test_text_names_what_stayed_float(vit: nn.Module, images: Tensor) -> None:
     assert not math.isnan(qpass.quantization_report(graph).output_sqnr_db)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("name", [r"$\frac{$", "<script>alert(1)</script>", "]]></svg><b>", "a[/red]:smile:"])
 def test_names_of_modules_are_shown_as_they_are(quantized: fx.GraphModule, name: str) -> None:
     report = qpass.quantization_report(quantized)

@@ -94,6 +94,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["w8a8", "repq-vit-w4a4"])
 def test_two_processes_give_the_bits_of_one(recipe: str, tmp_path: Path) -> None:
     """Scales, zero points and codes: ranges are fitted on the same counts, behind the quantized network too."""
@@ -103,6 +104,7 @@ def test_two_processes_give_the_bits_of_one(recipe: str, tmp_path: Path) -> None
     assert same(second, alone)
 
 
+@pytest.mark.slow
 def test_weights_that_make_up_for_rounding_are_those_of_one_process_but_for_the_order_of_sums(tmp_path: Path) -> None:
     (alone,) = run("w4a4", tmp_path / "one", 1)
     first, second = run("w4a4", tmp_path / "two", 2)
@@ -113,6 +115,7 @@ def test_weights_that_make_up_for_rounding_are_those_of_one_process_but_for_the_
     assert all(torch.equal(first[name], alone[name]) for name in alone if name.endswith("quantizer.scale"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["aiqvit-w4a4", "ias-vit-w4a4"])
 def test_processes_learn_the_same_network_together(preset: str, tmp_path: Path) -> None:
     learning = SHORT if preset.startswith("aiqvit") else {"steps": 20, "batch_size": 8}
@@ -124,6 +127,7 @@ def test_processes_learn_the_same_network_together(preset: str, tmp_path: Path) 
     assert all(row.error_after < row.error_before for row in report.reconstruction if row.stage != "activations")
 
 
+@pytest.mark.slow
 def test_a_dead_process_ends_the_job_with_a_message_and_it_goes_on(tmp_path: Path) -> None:
     recipe = {"preset": "aiqvit-w4a4", "reconstruction": SHORT}
     whole, _ = run(recipe, tmp_path / "whole", 2)
@@ -138,18 +142,21 @@ def test_a_dead_process_ends_the_job_with_a_message_and_it_goes_on(tmp_path: Pat
     assert same(resumed, whole)
 
 
+@pytest.mark.slow
 def test_processes_that_were_given_different_images_are_refused(tmp_path: Path) -> None:
     ended = start("w8a8", tmp_path, shift=(0.0, 1.0))
     assert [code for code, _ in ended] == [2, 2]
     assert "process 1 does another run, whose calibration data differs" in ended[0][1]
 
 
+@pytest.mark.slow
 def test_a_folder_for_one_process_only_is_refused(tmp_path: Path) -> None:
     ended = start({"preset": "aiqvit-w4a4", "reconstruction": SHORT}, tmp_path, without_folder=1)
     assert [code for code, _ in ended] == [2, 2]
     assert "process 1 does another run, whose checkpoint_dir is False, not True" in ended[0][1]
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_come_ends_the_wait_with_a_message(tmp_path: Path) -> None:
     ended = start("w8a8", tmp_path, sleeps=1)
     assert ended[0][0] == 2
@@ -166,6 +173,7 @@ def test_more_processes_than_batches_are_refused(images: Tensor, vit: torch.nn.M
         pipeline(qpass.QuantConfig(), [ModelInputs((images,), {})], processes=Processes(0, 2))
 
 
+@pytest.mark.slow
 def test_torchrun_runs_the_command(tmp_path: Path) -> None:
     x = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     np.savez(tmp_path / "images.npz", x=x.numpy())

@@ -67,6 +67,7 @@ def test_small_tensors_stay_in_memory() -> None:
     assert not Storage(0).keep(torch.zeros(4)).on_disk
 
 
+@pytest.mark.slow
 def test_pages_on_disk_are_not_the_process_s_memory() -> None:
     """A gigabyte passes through a process whose peak stays far below it."""
     script = """
@@ -89,6 +90,7 @@ def test_bounds_that_are_none_are_refused(bound: object, vit: torch.nn.Module, i
     assert bytes_of(0.5) == 2**29
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("preset", ["w4a4", "aiqvit-w4a4", "ias-vit-w4a4", "w3a8-residual"])
 def test_the_bits_do_not_depend_on_the_bound(preset: str, vit: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing in memory the network is the same, to the bit."""

@@ -15,6 +15,7 @@ from tests.models import DictModel
 from tests.serialize.forging import rewrite
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("name", ["quantized", "quantized_4bit"])
 def test_a_loaded_graph_is_the_saved_one(name: str, images: Tensor, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     graph: fx.GraphModule = request.getfixturevalue(name)

@@ -280,6 +280,7 @@ def test_what_no_file_holds_is_refused_by_name(small: fx.GraphModule, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @given(shapes(), recipes(), st.sampled_from(sorted(OUTPUTS)))
 @settings(max_examples=6, derandomize=True, deadline=None)
 def test_any_network_and_recipe_is_saved_to_the_bit(shape: Any, recipe: dict[str, Any], output: str) -> None:

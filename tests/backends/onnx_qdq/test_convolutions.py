@@ -53,6 +53,7 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...], list[str]]] = {
 }
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("config", ["w8a8", "w4a4"])
 @pytest.mark.parametrize("case", CASES)
 def test_from_the_plan_to_the_file(case: str, config: str, tmp_path: Path) -> None:
@@ -72,6 +73,7 @@ def test_from_the_plan_to_the_file(case: str, config: str, tmp_path: Path) -> No
     assert sqnr_db(model(x), graph(x)) > (30 if config == "w8a8" else 8)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("config", ["w8a8", "w4a4"])
 @pytest.mark.parametrize("dims", [1, 2])
 def test_weights_of_grouped_windows_are_integers(dims: int, config: str, tmp_path: Path) -> None:

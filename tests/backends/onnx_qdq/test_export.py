@@ -83,6 +83,7 @@ def test_names_of_dict_inputs_and_outputs_are_kept(tmp_path: Path) -> None:
     assert qpass.verify_onnx(graph, path, batch).passed
 
 
+@pytest.mark.slow(after=2)
 @pytest.mark.parametrize(("bits", "weight_type"), [*((bits, "int8") for bits in range(2, 9)), (7, "uint8"), (8, "uint8")])
 def test_weights_of_any_width_are_stored_as_integers(bits: int, weight_type: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -34,6 +34,7 @@ class _HiddenState(nn.Module):
         return {"hidden": hidden, "pooled": self.head(self.move(hidden))}
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("move", MOVES)
 def test_an_output_that_is_read_behind_a_movement_stays_float(move: str, tmp_path: Path) -> None:
     x = torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(0))

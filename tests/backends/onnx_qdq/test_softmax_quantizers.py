@@ -41,6 +41,7 @@ def quantize(vit: nn.Module, images: torch.Tensor) -> Callable[[str], fx.GraphMo
     return with_softmax
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("target", ["onnxruntime", "onnxruntime-contrib", "openvino"])
 @pytest.mark.parametrize("name", CHANGES)
 def test_the_file_agrees_with_the_graph(
@@ -51,6 +52,7 @@ def test_the_file_agrees_with_the_graph(
     assert found.passed, str(found)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("name", [name for name in CHANGES if "table" in name])
 def test_a_table_reads_the_log_softmax_and_runs_no_formula(
     quantize: Callable[[str], fx.GraphModule], tmp_path: Path, name: str

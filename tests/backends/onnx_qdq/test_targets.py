@@ -25,6 +25,7 @@ def graph(request: pytest.FixtureRequest, vit: nn.Module, images: Tensor) -> fx.
     return qpass.quantize_graph(vit, [images], config, progress=False)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_every_target_is_the_same_network(graph: fx.GraphModule, images: Tensor, tmp_path: Path, target: str) -> None:
     path = qpass.export_onnx(graph, tmp_path / "m.onnx", target=target)
@@ -34,6 +35,7 @@ def test_every_target_is_the_same_network(graph: fx.GraphModule, images: Tensor,
     assert json.loads(metadata["qpass.options"]) == ({"INFERENCE_PRECISION_HINT": "f32"} if target == "openvino" else {})
 
 
+@pytest.mark.slow
 def test_only_contrib_uses_operators_of_onnxruntime_alone(quantized: fx.GraphModule, tmp_path: Path) -> None:
     for target in TARGETS:
         model = onnx.load(qpass.export_onnx(quantized, tmp_path / "m.onnx", target=target))
@@ -63,6 +65,7 @@ class _Shifted(nn.Module):
         return self.linear(self.first(x)) + self.shift
 
 
+@pytest.mark.slow(after=2)
 @pytest.mark.parametrize("shape", [(6, 1), (6,), (1, 6), (1, 6, 1), (1, 1, 1, 6), (6, 6), ()], ids=str)
 def test_contrib_tells_a_bias_from_other_constants(shape: tuple[int, ...], tmp_path: Path) -> None:
     x, model = torch.randn(8, 6, 8, generator=torch.Generator().manual_seed(1)), _Shifted(*shape).eval()
@@ -72,6 +75,7 @@ def test_contrib_tells_a_bias_from_other_constants(shape: tuple[int, ...], tmp_p
     torch.testing.assert_close(OrtSession(path)(x), model(x), rtol=0, atol=0.1)
 
 
+@pytest.mark.slow
 def test_openvino_computes_what_torch_computes_and_in_integers(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     for config in ("w8a8", "w4a4"):

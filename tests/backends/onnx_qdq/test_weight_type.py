@@ -46,6 +46,7 @@ def wide_int8(path: Path) -> list[str]:
     return [name for name, array in arrays.items() if array.dtype == np.int8 and np.abs(array.astype(int)).max() > 64]
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_uint8_is_exact_on_every_processor(graph: fx.GraphModule, images: Tensor, tmp_path: Path, target: str) -> None:
     path = qpass.export_onnx(graph, tmp_path / "m.onnx", target=target, weight_type="uint8")
@@ -88,6 +89,7 @@ def test_the_probe_tells_whether_products_are_exact() -> None:
             assert (found == left.astype(np.int64) @ right).all() == exact
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize(
     ("exact", "kind", "reason"),
     [
@@ -113,6 +115,7 @@ def test_a_session_says_where_a_file_overflows(files: dict[str, Path], monkeypat
         assert not OrtSession(files["uint8"]).overflows
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize(
     "recipe",
     [

@@ -38,6 +38,7 @@ class _Chooses(nn.Module):
         return self.out(F.gelu(self.middle(self.choice(self.scores(x)))))
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("choice", CHOICES)
 def test_a_file_that_chooses_otherwise_between_equal_values_passes_and_a_wrong_one_does_not(
     choice: str, tmp_path: Path

@@ -44,6 +44,7 @@ def test_networks_of_other_runtimes_take_their_turns(float_file: Path) -> None:
     assert set(report.footprints) == {"float"}
 
 
+@pytest.mark.slow
 def test_a_graph_against_its_model(vit: nn.Module, quantized: fx.GraphModule) -> None:
     report = qpass.benchmark_latency(quantized, baseline=vit, runs=2, progress=False)
     assert [row.name for row in report.rows] == ["float", "quantized"]

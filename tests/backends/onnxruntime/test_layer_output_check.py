@@ -66,6 +66,7 @@ def case(
     return graph, qpass.export_onnx(graph, tmp_path_factory.mktemp("diluted") / "m.onnx")
 
 
+@pytest.mark.slow
 def test_every_constant_of_a_layer_shows_however_great_the_stream_is(
     case: tuple[fx.GraphModule, Path], pictures: Tensor, tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_layers_that_a_file_does_not_name_are_left_out_by_name(
     assert "proj_quantized" not in {layer.layer for layer in report.checks[0].layer_outputs}
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("target", ["onnxruntime", "onnxruntime-contrib", "openvino"])
 @pytest.mark.parametrize(
     "recipe",

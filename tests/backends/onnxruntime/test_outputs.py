@@ -65,6 +65,7 @@ def constant(path: Path, role: str) -> str:
     return next(name for name in names if name.startswith(f"head_quantized.{role}"))
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize(("role", "change"), HEAD, ids=["scales", "column", "bias", "zero column", "classes swapped"])
 def test_a_wrong_head_is_found(
     pair: tuple[fx.GraphModule, Path], role: str, change: Change, images: Tensor, tmp_path: Path
@@ -90,6 +91,7 @@ def test_the_last_layer_before_a_coarse_quantizer_is_compared_beneath_its_codes(
         qpass.verify_onnx(graph, wrong, images[:1])
 
 
+@pytest.mark.slow
 def test_a_quantized_head_is_not_a_float_one(images: Tensor, tmp_path: Path) -> None:
     vit = small_vit()
     whole = qpass.quantize_graph(vit, [images], "w8a8", progress=False)
@@ -157,6 +159,7 @@ def replace_output(path: Path, folder: Path, name: str, operator: str, *constant
     return folder / "m.onnx"
 
 
+@pytest.mark.slow(after=2)
 @pytest.mark.parametrize("name", ["boxes", "scores", "small", "hidden", "best", "positive", "masked"])
 def test_each_output_is_compared_for_given_codes_and_running_freely(
     many: tuple[fx.GraphModule, Path, Tensor], name: str, tmp_path: Path
@@ -173,6 +176,7 @@ def test_each_output_is_compared_for_given_codes_and_running_freely(
         assert (check.error_ratio > 1.5) == is_float, "it does not hide among the others"
 
 
+@pytest.mark.slow(after=3)
 @pytest.mark.parametrize(
     ("operator", "constants"),
     [("Sqrt", ()), ("Mul", (float("inf"),)), ("Mul", (float("nan"),)), ("Clip", (-1e30, 1e30))],

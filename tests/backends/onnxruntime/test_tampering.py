@@ -101,6 +101,7 @@ def is_named(message: str, tampering: Tampering, graph: fx.GraphModule) -> bool:
     return any(name and name in message for name in known) or "Op (" in message
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("case", ["vit repq-vit-w4a4", "many outputs", "detector in parts"])
 def test_one_change_in_so_many_is_refused(case: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     assert sum(refused(each, tmp_path, SAMPLED) for each in CASES[case](request)) >= 4

@@ -42,6 +42,7 @@ def test_it_says_that_a_graph_was_not_compared(quantized: fx.GraphModule, export
     assert "source:" not in str(report)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("compared", [True, False])
 def test_parts_are_named(compared: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -111,6 +112,7 @@ class _Sines(nn.Module):
         return self.end(x)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize(
     ("factor", "quantized_end", "verdict"),
     [

@@ -163,6 +163,7 @@ MASKS: dict[str, Callable[[Part, Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("name", MASKS)
 def test_constant_masks_choose_tokens(name: str, tmp_path: Path) -> None:
     model = Whole(lambda part, x, _: part.head(MASKS[name](part, part.layer(x)).mean(1))).eval()

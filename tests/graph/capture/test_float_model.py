@@ -18,6 +18,7 @@ def quantize(model: nn.Module, x: Tensor, preset: str = "w8a8") -> torch.fx.Grap
     return qpass.quantize_graph(model, [x], preset, progress=False)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
 @pytest.mark.parametrize("preset", ["w8a8", "w4a4"])
 def test_other_float_types_are_quantized_from_float32(dtype: torch.dtype, preset: str, images: Tensor, tmp_path: Path) -> None:
@@ -128,6 +129,7 @@ def channels_last(model: nn.Module) -> None:
 CHANGES = [dead, zero, outlier, tied, shared, hooked, normed, in_training, channels_last]
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("preset", ["w8a8", "w4a4"])
 def test_odd_models_are_the_same_network_in_their_file(
@@ -155,6 +157,7 @@ INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("name", INPUTS)
 def test_odd_inputs_calibrate(name: str, vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
     x = INPUTS[name](images)
@@ -168,6 +171,7 @@ def test_inputs_of_inference_mode_calibrate(vit: nn.Module, images: Tensor) -> N
     torch.testing.assert_close(quantize(vit, x, "w4a4")(images), quantize(vit, images, "w4a4")(images), rtol=0, atol=0)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["DataParallel", "compile"])
 def test_wrapped_models(wrap: Callable[[nn.Module], nn.Module], vit: nn.Module, images: Tensor) -> None:
     torch.testing.assert_close(quantize(wrap(vit), images)(images), quantize(vit, images)(images))

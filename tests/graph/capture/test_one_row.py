@@ -167,6 +167,7 @@ def file_agrees(model: nn.Module, file: Path, x: Tensor) -> bool:
     return bool(np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected))
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("kind", FIXED)
 def test_the_batch_is_fixed_and_the_line_is_named(kind: type[Net], tmp_path: Path) -> None:
     lines, start = inspect.getsourcelines(kind)
@@ -180,6 +181,7 @@ def test_the_batch_is_fixed_and_the_line_is_named(kind: type[Net], tmp_path: Pat
         assert file_agrees(model, file, data(rows, 3)) == (rows == 4)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("kind", OPEN)
 def test_every_number_of_rows_that_a_file_takes_is_right(kind: type[Net], tmp_path: Path) -> None:
     model = kind().eval()

@@ -52,6 +52,7 @@ def turned(value: object) -> object:
     return [turned(item) for item in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     st.lists(STRUCTURES, min_size=1, max_size=3), STRUCTURES, st.dictionaries(st.sampled_from("uVw"), STRUCTURES, max_size=2)

@@ -45,6 +45,7 @@ GIVES: dict[str, Callable[[Tensor, Tensor], Any]] = {
 }
 
 
+@pytest.mark.slow(after=2)
 @pytest.mark.parametrize("kind", GIVES)
 def test_everybody_gives_what_the_model_gives(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

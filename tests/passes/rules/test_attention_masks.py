@@ -173,6 +173,7 @@ def test_weights_that_are_dropped_at_random_are_declined() -> None:
     assert "at random" in str(attention_declined(node))
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("rows", ["constant", "boolean input", "float input"])
 def test_rows_that_are_hidden_whole_are_zero_in_the_file(rows: str, tmp_path: Path) -> None:
     x, mask = seeded(8, 6, 16), torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.4

@@ -136,6 +136,7 @@ NIGHTLY = [(config, case) for config in ("w6a6", "w4a8", "w4a4") for case in CAS
 LEARNED = [(LEARNING, case) for case in CASES if case != "constant"]
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize(
     ("config", "case"),
     [*CHECKED, *(pytest.param(*entry, marks=pytest.mark.nightly) for entry in NIGHTLY + LEARNED)],
