@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import qpass
 from qpass.errors import DataError
+from qpass.graph.signature.input_check import check_inputs
 from tests.serialize.audit import harm
 from tests.serialize.forging import rewrite
 
@@ -141,7 +142,7 @@ FILES: dict[str, tuple[Change, str]] = {
     "a node with the name of a function": (lambda h, t: rename(h, "getattr"), "getattr: has the name of something"),
     "a node with the name of a number": (lambda h, t: rename(h, "inf"), "inf: has the name of something"),
     "an input that hides the check of inputs": (
-        lambda h, t: rename_input(h, "qpass_input_check_check_inputs"),
+        lambda h, t: rename_input(h, f"{check_inputs.__module__}.check_inputs".replace(".", "_")),
         "is the name of something that the code uses",
     ),
     "an input that hides infinity": (
