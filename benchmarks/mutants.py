@@ -77,7 +77,7 @@ def _lines_of_raises(code: str) -> set[int]:
 def tests_of(root: Path, package: str, file: str) -> list[str]:
     """Returns the test files for a module, the most direct first: its mirror, those that import it, the package's contract."""
     module = Path(file)
-    mirror = f"tests/{package}/test_{module.stem}.py"
+    mirror = str(Path("tests", *module.parts[1:-1], f"test_{module.stem}.py"))
     dotted = ".".join(module.with_suffix("").parts)
     defined = {
         node.name for node in ast.parse((root / file).read_text()).body if isinstance(node, ast.ClassDef | ast.FunctionDef)
@@ -136,6 +136,6 @@ def _run_in_child(root: Path, tests: Sequence[str], seconds: int) -> None:
         os.environ.update(PYTHONPATH=str(root), PYTHONDONTWRITEBYTECODE="1")
         import pytest
 
-        code = int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]))
+        code = int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--slow=all", "--hypothesis-seed=0", *tests]))
     finally:
         os._exit(code)
