@@ -164,7 +164,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
         for _ in range(40):
             entry.write(bytes(2**24))
     tracemalloc.start()
-    with pytest.raises(QPassError, match=r"images.zip/a.png: .*unpacks to"):
+    with pytest.raises(QPassError, match=r"images.zip/a.png: is too large unpacked"):
         _read_images(path)
     assert tracemalloc.get_traced_memory()[1] < 2**24
     tracemalloc.stop()

@@ -334,8 +334,11 @@ def test_a_pipe_in_the_place_of_a_table_is_refused(folder: Path) -> None:
         open_images(folder, TRANSFORM)
 
 
-@pytest.mark.parametrize("name", ["/dev/zero", "pipe.png", "missing.png", ""])
-def test_what_annotations_name_is_read_within_bounds(folder: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("/dev/zero", "is not a file"), ("pipe.png", "is not a file"), ("missing.png", "does not exist"), ("", "is not a file")],
+)
+def test_what_annotations_name_is_read_within_bounds(folder: Path, name: str, problem: str) -> None:
     os.mkfifo(folder / "pipe.png")
-    with pytest.raises(DataError, match="is not a file"):
+    with pytest.raises(DataError, match=problem):
         image_bytes(folder / name)

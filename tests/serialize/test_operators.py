@@ -9,6 +9,7 @@ from qpass.serialize.operators import OPERATORS, is_allowed, operator_by_name
 
 #: What the exporter translates and no network for inference calls: losses, training, fake quantization.
 NOT_FOR_INFERENCE = (
+    "_prelu_kernel",
     *("_embedding_bag", "_embedding_bag_forward_only", "_grouped_mm", "_native_batch_norm_legit_functional", "_unique"),
     *("_scaled_dot_product_efficient_attention", "_scaled_dot_product_flash_attention", "_unique2", "cross_entropy_loss"),
     *("_scaled_dot_product_flash_attention_for_cpu", "embedding_renorm", "fake_quantize_per_channel_affine", "logdet"),
