@@ -112,6 +112,7 @@ def test_a_dead_channel_is_no_obstacle(images: Tensor) -> None:
     )
 
 
+@pytest.mark.slow
 def test_weights_alone_or_activations_alone(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
     for role in ("weight", "activation"):
         config = qpass.QuantConfig.from_any("w8a8").with_rules({"blocks.0.mlp.*": {role: None}})

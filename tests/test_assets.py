@@ -48,6 +48,7 @@ def test_eight_bits_keep_the_accuracy_in_torch_and_through_onnxruntime(
     assert path.stat().st_size < 0.28 * sum(p.numel() * 4 for p in deit.parameters())
 
 
+@pytest.mark.slow
 def test_both_verifications_pass(quantized_deit: fx.GraphModule, calibration: torch.Tensor, tmp_path: Path) -> None:
     path = qpass.export_onnx(quantized_deit, tmp_path / "m.onnx")
     report = qpass.verify_onnx(quantized_deit, path, calibration[:4])
@@ -55,6 +56,7 @@ def test_both_verifications_pass(quantized_deit: fx.GraphModule, calibration: to
     assert sum(layer.wrong for check in report.checks for layer in check.layers) == 0
 
 
+@pytest.mark.slow
 def test_the_model_has_dead_channels_and_they_are_handled(deit: nn.Module, calibration: torch.Tensor) -> None:
     graph, statistics = trace(deit, (calibration,)), Statistics()
     for step in (

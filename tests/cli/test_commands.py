@@ -187,6 +187,7 @@ def test_verify_says_what_proves_nothing(output: Path, tmp_path: Path) -> None:
     assert "not informative: roundings alone change an output by as much as its size" in said
 
 
+@pytest.mark.slow
 def test_bench_and_report(output: Path) -> None:
     result = run("bench", output, "--batch", 2, "--threads", 1, "--runs", 2, "--json")
     assert result.exit_code == 0, result.output

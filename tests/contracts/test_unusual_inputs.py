@@ -37,6 +37,7 @@ def test_a_forward_of_any_arguments_is_taken(tmp_path: Path) -> None:
     judge(net(forward), [_masked(16, 0), _masked(16, 1)], [_masked(5, 2)], folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_one_positional_input_of_any(tmp_path: Path) -> None:
     def forward(s: Net, *a: Tensor, **k: Tensor) -> Tensor:
         return Net.forward(s, *a)
@@ -231,6 +232,7 @@ def test_a_loader_that_refills_one_buffer() -> None:
     torch.testing.assert_close(graph(x), quantized(model, separate)(x), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_verification_takes_the_inputs_that_the_model_takes(tmp_path: Path) -> None:
     graph = quantized(net(with_keywords), [_masked(16, 0)])
     check_files(graph, [ModelInputs((images(3),), {"mask": _masked(3, 1)["mask"]})], tmp_path)

@@ -115,6 +115,7 @@ def _coder(s: Net) -> None:
     s.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 1)
 
 
+@pytest.mark.slow
 def test_masks_of_torch_transformers_that_may_be_causal(tmp_path: Path) -> None:
     """torch reads the values of such masks to find out whether they are causal."""
 

@@ -61,6 +61,7 @@ def a_constant_too(s: Net, x: Tensor) -> tuple[Tensor, Tensor]:
     return Net.forward(s, x), torch.arange(3)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize(
     "forward", [named, nested, the_input_too, numbers_and_shapes, a_shape, same_twice, minus_infinity, a_constant_too]
 )

@@ -47,6 +47,7 @@ class Rotary(Net):
         return self.h((t + y.transpose(1, 2).flatten(2)).mean(1))
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("form", ["matmul", "outer", "einsum", "multiplied"])
 def test_angles_that_the_forward_computes_stay_float(form: str, tmp_path: Path) -> None:
     model, batches, x = rotary(form), [images(8), images(8, 1)], images(3, 2)
@@ -88,6 +89,7 @@ def test_points_that_end_in_sines_stay_float_and_are_listed(tmp_path: Path) -> N
     assert any("sin" in reason for _, _, reason in report.stayed_float)
 
 
+@pytest.mark.slow
 def test_exponentials_of_positions_stay_float(tmp_path: Path) -> None:
     def forward(s: Net, x: Tensor) -> Tensor:
         t = s.tok(x)

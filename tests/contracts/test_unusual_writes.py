@@ -93,11 +93,13 @@ WITH_LAYER_A = {"constant_written_to": lambda s: setattr(s, "a", nn.Linear(32, 8
         through_a_view, input_written_to, diagonal_written_to, tokens_of_a_constant_mask,
     ],
 )  # fmt: skip
+@pytest.mark.slow(after=1)
 def test_a_forward_that_writes(forward: Callable[..., Tensor], tmp_path: Path) -> None:
     model = net(forward, init=WITH_LAYER_A.get(forward.__name__))
     judge(model, [images(16), images(16, 1)], [images(5, 2)], folder=tmp_path)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("config", ["w6a6", "w4a8", "w4a4"])
 def test_residual_sums_in_place_at_every_width(config: Any) -> None:
     def out_of_place(s: Net, x: Tensor) -> Tensor:
@@ -114,11 +116,13 @@ def test_residual_sums_in_place_are_polished() -> None:
     assert_as_good_as_twin(tokens("+="), tokens("cat"), config)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("write", ["zeros", "empty"])
 def test_a_class_token_is_written_into_a_buffer(write: str, tmp_path: Path) -> None:
     judge(tokens(write), [images(16), images(16, 1)], [images(5, 2)], folder=tmp_path)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("write", ["zeros", "empty"])
 def test_blocks_behind_a_buffer_are_learned_as_behind_a_cat(write: str) -> None:
     config = {"preset": "aiqvit-w4a4", "reconstruction": {"steps": 20, "batch_size": 8, "ranks": [2], "search_steps": 0}}
@@ -134,6 +138,7 @@ def assert_as_good_as_twin(model: nn.Module, twin: nn.Module, config: Any) -> No
     assert found > best - 1.0
 
 
+@pytest.mark.slow
 def test_an_assertion_on_inputs_holds_no_export_up(tmp_path: Path) -> None:
     def forward(s: Net, x: Tensor, mask: Tensor) -> Tensor:
         torch._check_tensor_all(mask.sum(-1) > 0)

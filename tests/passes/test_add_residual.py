@@ -65,6 +65,7 @@ def test_no_pair_of_that_rank_is_better_in_the_metric() -> None:
     torch.testing.assert_close(g, x.T @ x / 50, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_more_rank_leaves_less_error(vit: nn.Module, many_images: Tensor, with_residual: fx.GraphModule) -> None:
     none, full = (qpass.quantize_graph(vit, [many_images], recipe(rank), progress=False) for rank in (0, 48))
     errors = [error(graph, vit, many_images) for graph in (none, with_residual, full)]

@@ -61,6 +61,7 @@ def test_modules_and_report_have_the_widths_that_were_given(shared_out: fx.Graph
     assert widths == {row.path: row.input_bits[0] for row in report.layers if ".mlp." in row.path}
 
 
+@pytest.mark.slow
 def test_the_file_is_the_same_network(shared_out: fx.GraphModule, batches: list[Tensor], tmp_path: Path) -> None:
     path = qpass.export_onnx(shared_out, tmp_path / "model.onnx")
     assert qpass.verify_onnx(shared_out, path, batches[0]).passed

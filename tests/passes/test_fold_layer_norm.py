@@ -99,6 +99,7 @@ def test_the_float_function_is_kept(target: str) -> None:
     torch.testing.assert_close(graph(fresh), model(fresh), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_training_the_target_cancels(vit: nn.Module, images: Tensor) -> None:
     """Any positive target gives the same quantized network: it is only a unit (but damping, which error feedback has, has none)."""
 

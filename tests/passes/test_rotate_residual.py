@@ -85,6 +85,7 @@ class Stream(nn.Module):
         return self.head(self.norms[2](x).mean(1))
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(width=st.sampled_from([2, 7, 8, 12]), bias=st.booleans())
 def test_the_network_computes_what_it_computed_in_other_coordinates(width: int, bias: bool) -> None:

@@ -155,6 +155,7 @@ def test_with_weights_fixed_only_the_intervals_move(vit: nn.Module, many_images:
     assert {name.rpartition(".")[0] for name in different} <= focus
 
 
+@pytest.mark.slow
 def test_learned_scales_lower_the_error_further(vit: nn.Module, many_images: Tensor) -> None:
     still, moved = (learn(vit, many_images, ranks=[6], steps=60, scale_learning_rate=rate) for rate in (0.0, 1e-2))
     scales = {

@@ -100,6 +100,7 @@ def test_features_are_brought_up_by_inverse_distances(clouds: Tensor) -> None:
         torch.testing.assert_close(found[b, i], layer.fc2(skipped[b, i]) + brought, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_segmentation_scores_every_point_and_is_the_same_network_in_its_file(clouds: Tensor, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = PointTransformerSegmentation(64, 7, stages=2, neighbours=8).eval()
@@ -113,6 +114,7 @@ def test_segmentation_scores_every_point_and_is_the_same_network_in_its_file(clo
     assert qpass.verify_onnx(graph, path, clouds).passed
 
 
+@pytest.mark.slow
 def test_methods_that_learn_learn_its_blocks(small: nn.Module, clouds: Tensor) -> None:
     recipe = {"preset": "aiqvit-w4a4", "reconstruction": {"search_steps": 2, "steps": 2, "ranks": [2], "batch_size": 4}}
     graph = qpass.quantize_graph(small, [clouds], recipe, progress=False)
@@ -121,6 +123,7 @@ def test_methods_that_learn_learn_its_blocks(small: nn.Module, clouds: Tensor) -
     assert all(block.ranks for block in learned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["w8a8", "w4a4"])
 def test_the_file_is_the_same_network_at_any_batch(small: nn.Module, clouds: Tensor, tmp_path: Path, config: str) -> None:
     graph = qpass.quantize_graph(small, [clouds[:4]], config, progress=False)
@@ -130,6 +133,7 @@ def test_the_file_is_the_same_network_at_any_batch(small: nn.Module, clouds: Ten
     assert qpass.verify_onnx(graph, path, clouds).passed
 
 
+@pytest.mark.slow
 def test_the_trained_network_classifies_and_keeps_it_at_8_bits(assets: Path, tmp_path: Path) -> None:
     weights = assets / "point_transformer_modelnet40" / "model.safetensors"
     model = create_model("qpass.zoo.point_transformer:PointTransformer", weights)

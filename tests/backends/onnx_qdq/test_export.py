@@ -65,6 +65,7 @@ def test_an_opset_out_of_reach_is_refused_and_leaves_nothing(quantized: fx.Graph
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_four_bits_are_packed_at_any_opset(quantized_4bit: fx.GraphModule, images: Tensor, tmp_path: Path) -> None:
     """Opset 20 has no INT4 tensors."""
     paths = [qpass.export_onnx(quantized_4bit, tmp_path / f"{opset}.onnx", opset=opset) for opset in (20, 21)]
@@ -168,6 +169,7 @@ def test_large_weights_go_beside_the_file(exported: Path, images: Tensor, tmp_pa
     assert torch.equal(OrtSession(tmp_path / "m.onnx")(images), OrtSession(exported)(images))
 
 
+@pytest.mark.slow
 def test_saturation_clips_codes_of_tensors_that_are_bounded_below(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
     """Behind a Softmax and a GELU the greatest code is 255: QuantizeLinear clips by itself. Elsewhere a Clip does."""
     graph = qpass.quantize_graph(vit, [images], {"preset": "w4a4", "budget": None}, progress=False)

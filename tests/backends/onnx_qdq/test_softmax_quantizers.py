@@ -63,6 +63,7 @@ def test_a_table_reads_the_log_softmax_and_runs_no_formula(
     assert not {"Softmax", "Log", "Tan", "Exp"} & set(counts)
 
 
+@pytest.mark.slow
 def test_rounded_exponents_that_a_byte_spans_keep_an_integer_product(
     vit: nn.Module, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def test_only_contrib_uses_operators_of_onnxruntime_alone(quantized: fx.GraphMod
         assert {entry.domain for entry in model.opset_import} == domains
 
 
+@pytest.mark.slow
 def test_contrib_leaves_no_product_to_scale(quantized: fx.GraphModule, tmp_path: Path) -> None:
     operators = {
         target: OrtSession(qpass.export_onnx(quantized, tmp_path / f"{target}.onnx", target=target), keep_graph=True).operators
@@ -92,6 +93,7 @@ def test_openvino_computes_what_torch_computes_and_in_integers(vit: nn.Module, i
         assert set(linears) == {"u8"}, config
 
 
+@pytest.mark.slow
 def test_bytes_are_clipped_behind_and_floats_before(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
     graph = qpass.quantize_graph(vit, [images], "w3a3", progress=False)
     for target, wanted in (("onnxruntime", {np.dtype(np.uint8), np.dtype(np.int8)}), ("openvino", {np.dtype(np.float32)})):

@@ -132,6 +132,7 @@ def test_files_whose_sums_fit_say_nothing(vit: nn.Module, images: Tensor, tmp_pa
     assert qpass.verify_onnx(graph, path, images).passed
 
 
+@pytest.mark.slow
 def test_codes_of_few_bits_may_lie_at_the_end_of_their_byte(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
     """There products overflow as those of 8 bits do."""
     recipe = {role: {"bits": 7} for role in ("activation", "post_softmax", "network_input")}

@@ -18,6 +18,7 @@ def float_file(vit: nn.Module, images: Tensor, tmp_path_factory: pytest.TempPath
     return export_float(trace(vit, (images,)), tmp_path_factory.mktemp("float") / "float.onnx")
 
 
+@pytest.mark.slow
 def test_every_setting_has_a_row_and_the_baseline_is_one(exported: Path, float_file: Path) -> None:
     report = qpass.benchmark_latency(exported, baseline=float_file, batches=(1, 4), threads=(1, 2), runs=3, progress=False)
     settings = [(row.name, row.batch, row.threads) for row in report.rows]

@@ -147,6 +147,7 @@ class Convolutions(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+@pytest.mark.slow
 def test_layers_of_float_inputs_are_compared_for_what_they_read(pictures: Tensor, tmp_path: Path) -> None:
     torch.manual_seed(0)
     graph = qpass.quantize_graph(Convolutions().eval(), [pictures], "w8a8", progress=False)

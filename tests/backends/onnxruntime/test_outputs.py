@@ -198,6 +198,7 @@ def test_nan_and_infinite_values_are_refused_where_torch_has_none(
     assert "FAILED" in str(report)
 
 
+@pytest.mark.slow
 def test_a_network_that_stays_float_is_compared_in_all_of_it(images: Tensor, tmp_path: Path) -> None:
     vit = small_vit()
     with pytest.warns(UserWarning, match="nothing was found to quantize"):

@@ -76,6 +76,7 @@ def test_batches_that_are_all_too_small_are_refused() -> None:
         qpass.quantize_graph(PostNorm().eval(), [data(7), data(3)], example_inputs=data(ROWS), progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:PostNorm. the batch is fixed")
 def test_timings_are_taken_at_the_fixed_batch() -> None:
     model = PostNorm().eval()
