@@ -219,7 +219,10 @@ def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize
 @click.option("--data", type=_DATA, help="Images to verify on  [default: the calibration images]")
 @click.option("--samples", type=_COUNT, default=8, show_default=True, help="How many images.")
 @click.option(
-    "--max-memory", default=DEFAULT_GIB, show_default=True, help="GiB of memory for layer inputs; the rest in a file."
+    "--max-memory",
+    default=DEFAULT_GIB,
+    show_default=True,
+    help="GiB of memory for layer inputs; the rest goes to a temporary file.",
 )
 @_image_options
 def verify(

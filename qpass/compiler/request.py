@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,27 +82,24 @@ class Request:
     @contextmanager
     def _run(self, network: nn.Module, batches: KeptBatches) -> Iterator[RunOptions]:
         """Checks the run against other processes and the checkpoint folder, and locks the folder."""
-        keeps_blocks = self.checkpoint_dir is not None and self.config.reconstruction is not None
-        folder = Path(self.checkpoint_dir) if keeps_blocks and self.checkpoint_dir is not None else None
+        learns = self.config.reconstruction is not None
+        folder = Path(self.checkpoint_dir) if learns and self.checkpoint_dir is not None else None
         processes = Processes.current()
-        options = RunOptions(
-            seed=self.seed,
-            checkpoint_dir=folder,
-            storage=self.storage,
-            processes=processes,
-            show_progress=self.progress and processes.first,
-        )
-        if folder is None and processes.size == 1:
-            yield options
-            return
-        facts = run_fingerprint(network, batches, self.config, self.seed, processes.size)
-        given = {"checkpoint_dir": keeps_blocks, "max_memory": self.max_memory, "submodules": self.submodules}
-        check_agreement(processes, {**facts, **given, "dynamic_shapes": repr(self.dynamic_shapes)})
-        if folder is None or not processes.first:
-            yield options
-            return
-        with locked_checkpoint_dir(folder, facts):
-            yield options
+        lock: AbstractContextManager[None] = nullcontext()
+        if folder is not None or processes.size > 1:
+            facts = run_fingerprint(network, batches, self.config, self.seed, processes.size)
+            given = {"checkpoint_dir": folder is not None, "max_memory": self.max_memory, "submodules": self.submodules}
+            check_agreement(processes, {**facts, **given, "dynamic_shapes": repr(self.dynamic_shapes)})
+            if folder is not None and processes.first:
+                lock = locked_checkpoint_dir(folder, facts)
+        with lock:
+            yield RunOptions(
+                seed=self.seed,
+                checkpoint_dir=folder,
+                storage=self.storage,
+                processes=processes,
+                show_progress=self.progress and processes.first,
+            )
 
 
 @contextmanager

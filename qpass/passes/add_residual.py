@@ -183,13 +183,14 @@ def _scale_around_middle(t: Tensor, reads: Uniform) -> tuple[Tensor, Tensor]:
 def _insert(graph_module: fx.GraphModule, node: fx.Node, branch: tuple[ResidualFactor, Quantizer, ResidualFactor]) -> None:
     readers, value = list(node.users), node.args[0]
     after, leading = node, (shape_of(node) or ())[:-1]
-    rows = {"down": branch[0], "codes": branch[0], "up": branch[2]}
-    for name, module in zip(rows, branch, strict=True):
+    down, codes, up = branch
+    (rank, _), (out, _) = down.weight_shape, up.weight_shape
+    for name, module, width in (("down", down, rank), ("codes", codes, rank), ("up", up, out)):
         target = add_module(graph_module, f"{node.target}_residual_{name}", module)
         with graph_module.graph.inserting_after(after):
             after = graph_module.graph.call_module(target, (value,))
         copy_origin(node, after)
-        set_result(after, torch.empty(*leading, rows[name].weight_shape[0], device="meta"))
+        set_result(after, torch.empty(*leading, width, device="meta"))
         value = after
     with graph_module.graph.inserting_after(after):
         total = graph_module.graph.call_function(aten.add.Tensor, (node, after))

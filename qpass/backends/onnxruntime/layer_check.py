@@ -169,11 +169,12 @@ def distances(reference: TorchRun, values: Callable[[str], Tensor]) -> dict[str,
         values: Returns the values that the runtime rounds, with all earlier layers fed the same
             codes.
     """
-    found = {
-        name: _off(quantizer, reference.inputs[name], reference.exact[name], values(name), None)
-        for name, quantizer in reference.quantizers.items()
-    }
+    found = {name: _distance(reference, values, name) for name in reference.quantizers}
     return _less_moved(found, reference, values)
+
+
+def _distance(reference: TorchRun, values: Callable[[str], Tensor], name: str, moved: Reach | None = None) -> float:
+    return _off(reference.quantizers[name], reference.inputs[name], reference.exact[name], values(name), moved)
 
 
 def _less_moved(found: dict[str, float], reference: TorchRun, values: Callable[[str], Tensor]) -> dict[str, float]:
@@ -187,10 +188,7 @@ def _less_moved(found: dict[str, float], reference: TorchRun, values: Callable[[
         if not doubtful:
             break
         moved = reference.moved_inputs(doubtful, pairs)
-        found |= {
-            name: _off(reference.quantizers[name], reference.inputs[name], reference.exact[name], values(name), moved(name))
-            for name in doubtful
-        }
+        found |= {name: _distance(reference, values, name, moved(name)) for name in doubtful}
     return found
 
 

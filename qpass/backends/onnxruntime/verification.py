@@ -195,13 +195,14 @@ def _refuse_inputs(graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
     """
     nodes = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
     given = [pair for pair in zip(nodes, flat_inputs(graph_module, *inputs), strict=True) if isinstance(pair[1], Tensor)]
+    name = lambda node: f"verify_onnx, input {input_name(node)!r}"  # noqa: E731
+    if given and not any(tensor.numel() for _, tensor in given):
+        raise VerifyError("has no row", where=name(given[0][0]), expected="at least one", hint="pass a few samples")
     for node, value in given:
-        where, expected = f"verify_onnx, input {input_name(node)!r}", dtype_of(node)
-        if not any(tensor.numel() for _, tensor in given):
-            raise VerifyError("has no row", where=where, expected="at least one", hint="pass a few samples")
+        expected = dtype_of(node)
         if value.is_floating_point() and expected is not None and expected.is_floating_point and value.dtype != expected:
             kind, wanted = (str(dtype).removeprefix("torch.") for dtype in (value.dtype, expected))
-            raise VerifyError(f"is {kind}", where=where, expected=wanted, hint=f"pass x.to(torch.{wanted})")
+            raise VerifyError(f"is {kind}", where=name(node), expected=wanted, hint=f"pass x.to(torch.{wanted})")
 
 
 class Verification:

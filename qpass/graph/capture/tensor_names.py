@@ -67,10 +67,10 @@ def check_input_names(names: Iterable[str], model: nn.Module) -> None:
     refused = [name for name in names if not is_identifier(name)]
     if refused:
         raise TraceError(
-            f"its forward has inputs of the names {refused}",
+            f"forward has inputs named {refused}",
             where=type(model).__name__,
             expected=f"ASCII identifiers other than Python's keywords and {', '.join(sorted(USED_BY_CODE))}",
-            hint="wrap the model in a module whose forward has other names",
+            hint="wrap the model in a module whose forward uses other names",
         )
 
 

@@ -99,10 +99,10 @@ def _bound_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
         return list(signature.bind(*args, **kwargs).arguments)
     except TypeError as error:
         raise TraceError(
-            f"its forward does not take the batch: {error}",
+            f"the batch does not match forward: {error}",
             where=type(model).__name__,
             expected=f"the inputs of forward{signature}",
-            hint="of a pair only the first entry is an input; give several inputs as a mapping by name",
+            hint="only the first entry of a tuple is an input; pass several inputs as a dict by name",
         ) from error
 
 
