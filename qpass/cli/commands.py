@@ -49,6 +49,17 @@ _DATA = click.Path(path_type=Path)
 _COUNT = click.IntRange(min=1)
 
 
+def _renamed(new: str) -> Callable[..., Any]:
+    """Returns the callback of an option's old name, which says the new one."""
+
+    def warn(_: click.Context, option: click.Parameter, value: Any) -> Any:
+        if value is not None:
+            click.echo(f"warning: {option.opts[0]} is now {new}", err=True)
+        return value
+
+    return warn
+
+
 def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--batch-size", type=_COUNT, default=16, show_default=True, help="Images in a batch."),
@@ -68,10 +79,11 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--checkpoint", type=_DATA, help="Weights: safetensors, or a torch file (read without running any code in it).")
 @click.option("--calib", type=_DATA, required=True, help="Folder, ImageFolder, .zip, .npy or .npz of calibration images.")
 @click.option(
-    "--num-calib",
+    "--calib-count",
     type=_COUNT,
-    help="Calibration images to take, spread evenly over the source  [default: 128, 1000 where the recipe learns]",
+    help="Calibration images to draw at random, spread over the classes  [default: 128, 1000 where the recipe learns]",
 )
+@click.option("--num-calib", type=_COUNT, hidden=True, callback=_renamed("--calib-count"), help="Old name of --calib-count.")
 @click.option("--config", default="w8a8", show_default=True, help=f"A YAML file or a preset: {', '.join(PRESETS)}.")
 @click.option(
     "--schedule", type=click.Choice(sorted(SCHEDULES)), help="Learning schedule, for recipes that learn  [default: quick]"
@@ -105,7 +117,13 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--output", type=_DATA, required=True, help="Folder to write to; created if missing.")
 @click.option("--discard", is_flag=True, help="Delete blocks that an unfinished run left in --output, and start over.")
 @click.option("--device", help="Where to calibrate, such as cuda  [default: cpu]")
-@click.option("--seed", type=click.IntRange(0, SEEDS - 1), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, SEEDS - 1),
+    default=0,
+    show_default=True,
+    help="Seed of everything random: which images are drawn, rotations, learning.",
+)
 @click.option(
     "--model-arg",
     "model_args",
@@ -115,9 +133,9 @@ def _image_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @_image_options
 def quantize(
-    model: str, checkpoint: Path | None, calib: Path, num_calib: int | None, config: str, schedule: str | None,
-    polish: str | None, checkpoint_dir: Path | None, max_memory: float, target: str, weight_type: str, output: Path,
-    discard: bool, device: str | None, seed: int, model_args: tuple[str, ...], batch_size: int, crop: int | None,
+    model: str, checkpoint: Path | None, calib: Path, calib_count: int | None, num_calib: int | None, config: str,
+    schedule: str | None, polish: str | None, checkpoint_dir: Path | None, max_memory: float, target: str, weight_type: str,
+    output: Path, discard: bool, device: str | None, seed: int, model_args: tuple[str, ...], batch_size: int, crop: int | None,
     resize: int | None,
 ) -> None:  # fmt: skip
     """Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
@@ -130,13 +148,14 @@ def quantize(
       model.qpass   the quantized graph for torch (qpass.load)
       float.onnx    the float file, the baseline of size and speed
       report.html   errors, ranges and histograms of every layer; report.json has the same data
+      settings.json the model, the seed, and which calibration images were drawn
     """  # noqa: D301 (click reads the backspace)
     import qpass
     from qpass.backends.onnx_qdq.capabilities import use_int8_weights
     from qpass.backends.onnx_qdq.targets import target_by_name
     from qpass.cli.run_folder import BLOCKS, Settings, owned_folder
     from qpass.config import QuantConfig
-    from qpass.data import image_batches, open_images
+    from qpass.data import draw_images, image_batches, open_images
     from qpass.runtime.distributed import Processes, job
     from qpass.zoo.timm_models import create_model
 
@@ -157,11 +176,11 @@ def quantize(
             held.enter_context(owned_folder(output, keeps_blocks=keeps_blocks, discard=discard))
         network = create_model(model, checkpoint, **factory_arguments)
         transform = _transform(network, crop, resize)
-        source = open_images(calib, transform)
-        limit = num_calib or (128 if recipe.reconstruction is None else 1000)
+        count = calib_count or num_calib or (128 if recipe.reconstruction is None else 1000)
+        images = draw_images(open_images(calib, transform), count, seed=seed)
         qmodel = qpass.quantize_graph(
             network,
-            (images for images, _ in image_batches(source, batch_size, limit=limit)),
+            (batch for batch, _ in image_batches(images, batch_size)),
             recipe,
             device=device,
             seed=seed,
@@ -170,7 +189,7 @@ def quantize(
         )
         if not first:
             return
-        settings = Settings(model=model, calibration=str(calib.resolve()), transform=transform)
+        settings = Settings(model=model, calibration=str(calib.resolve()), transform=transform, seed=seed, images=images.names)
         _write_all(network, qmodel, output, settings, target, weight_type)
     console.print(str(qpass.quantization_report(qmodel)), highlight=False)
     console.print(f"written to {output}", highlight=False)
@@ -231,16 +250,16 @@ def verify(
     """Prove that model.onnx computes what the graph computes, code by code; exit code 2 if it does not."""
     import qpass
     from qpass.cli.run_folder import GRAPH, MODEL, SETTINGS, file_in, read_settings
-    from qpass.data import image_batches, open_images
+    from qpass.data import draw_images, image_batches, open_images
     from qpass.data.rows import batch_size as rows_of
 
-    calibration = read_settings(folder).calibration
-    if data is None and not calibration:
+    settings = read_settings(folder)
+    if data is None and not settings.calibration:
         raise DataError("names no calibration images", where=str(folder / SETTINGS), hint="name images with --data")
-    source = open_images(data or Path(calibration), _saved_transform(folder, crop, resize))
+    source = open_images(data or Path(settings.calibration), _saved_transform(folder, crop, resize))
     graph = qpass.load(file_in(folder, GRAPH))
     count = samples if facts_of(graph).dynamic_batch else rows_of(facts_of(graph).example)
-    images = next(iter(image_batches(source, count, limit=count)))[0]
+    images = next(iter(image_batches(draw_images(source, count, seed=settings.seed), count)))[0]
     result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False, max_memory=max_memory)
     console.print(printable(str(result)), highlight=False)
     if not result.passed:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from qpass.config.fields import check_fields, instance, text
+from qpass.config.fields import check_fields, instance, several, text, whole
 from qpass.data import ImageTransform
 from qpass.errors import ConfigError, DataError, check_keys
+from qpass.runtime.arguments import SEEDS
 from qpass.runtime.atomic_write import remove_drafts, write_whole
 from qpass.runtime.folder_lock import alone_in
 
@@ -22,7 +23,19 @@ MODEL, GRAPH, FLOAT, REPORT, FIGURES, SETTINGS = (
 #: Where learned blocks are kept until everything is written.
 BLOCKS = "blocks"
 
-_CHECKS = {"model": text, "calibration": text, "transform": instance(ImageTransform, "a mapping")}
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    """Accepts a list or tuple of texts, which may be empty."""
+    return () if value in ([], ()) else several(text, "a list of names")(value, where)
+
+
+_CHECKS = {
+    "model": text,
+    "calibration": text,
+    "transform": instance(ImageTransform, "a mapping"),
+    "seed": whole(0, SEEDS - 1),
+    "images": _names,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +46,16 @@ class Settings:
         model: The model's name.
         calibration: Path of the calibration images; empty for none.
         transform: Preprocessing of images.
+        seed: Seed of the run, which drew the images too.
+        images: Names of the calibration images, in the order drawn: paths relative to ``calibration``.
+            Empty if a version of qpass wrote the folder that did not record them.
     """
 
     model: str
     calibration: str
     transform: ImageTransform
+    seed: int = 0
+    images: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_fields(self, _CHECKS)

@@ -92,7 +92,10 @@ class ImageTransform:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Samples in a fixed order: ``load(i)`` returns a tensor, ``labels[i]`` its class if known."""
+    """Samples in a fixed order: ``load(i)`` returns a tensor, ``labels[i]`` its class if known.
+
+    Names of images are paths relative to their folder or zip.
+    """
 
     where: str
     names: Sequence[str]
@@ -157,15 +160,13 @@ def _open_folder(path: Path, transform: ImageTransform) -> ImageSource:
         raise DataError("is not a file", where=str(odd), expected="an image", hint="move it away, or rename it")
     table = next((t for t in (path / "labels.csv", path.parent / "labels.csv") if t.exists()), None)
     labels: list[int] | None = None
+    names = [file.relative_to(path).as_posix() for file in files]
     if table is not None:
-        names = [file.relative_to(path).as_posix() for file in files]
         labels = read_labels(_text(table), names, str(table), lambda name: f"{path.name}/{name}")
     elif files and all(file.parent.parent == path for file in files):
         classes = sorted({file.parent.name for file in files})
         labels = [classes.index(file.parent.name) for file in files]
-    return ImageSource(
-        str(path), [str(file) for file in files], labels, lambda i: transform.decode(image_bytes(files[i]), str(files[i]))
-    )
+    return ImageSource(str(path), names, labels, lambda i: transform.decode(image_bytes(files[i]), str(files[i])))
 
 
 def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:

@@ -280,6 +280,7 @@ class TestBadInput:
             ("make --batch-size 0", "Invalid value for '--batch-size'"),
             ("make --crop -1", "Invalid value for '--crop'"),
             ("make --seed -1", "Invalid value for '--seed'"),
+            ("make --calib-count x", "Invalid value for '--calib-count'"),
             ("make --num-calib x", "Invalid value for '--num-calib'"),
             ("make --schedule slow", "Invalid value for '--schedule'"),
             ("make --nonsense", "No such option"),
