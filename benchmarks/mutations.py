@@ -1,22 +1,25 @@
 """Share of mutants that the tests kill, by package, on a sample drawn from a seed.
 
-Run: python benchmarks/mutations.py --samples 40 --seed 0
-Writes: benchmarks/results/mutations.json and .md. What is tested is a commit, in a copy of its own. A run that was stopped goes
-on where it was when the same command is given again. Needs mutmut (``pip install -e ".[dev]"``).
+Run: python benchmarks/mutations.py --samples 40 --seed 0 --jobs 2
+Writes: benchmarks/results/mutations.json and .md. It tests a commit, in copies of its own. The same command resumes a run that
+was stopped. Needs mutmut (``pip install -e ".[dev]"``).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import platform
 import random
 import resource
+import shutil
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -73,7 +76,30 @@ def check_original(root: Path, tests: Sequence[str], package: str) -> int:
     return 30 + round(2 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
 
 
-def run_package(root: Path, package: str, size: int, seed: int, found: dict[str, Any], keep: Any) -> None:
+def run_mutant(root: Path, tests: dict[str, list[str]], limit: int, mutant: Mutant) -> tuple[Mutant, str, float]:
+    """Runs the tests of one mutant in a copy of the repository that belongs to this process.
+
+    Args:
+        root: The copy that every process starts from.
+        tests: Test files by source file.
+        limit: Processor seconds.
+        mutant: What is tested.
+
+    Returns:
+        The mutant, its status and the seconds by the clock.
+    """
+    copy = root.with_name(f"{root.name}-{os.getpid()}")
+    if not copy.exists():
+        shutil.copytree(root, copy, symlinks=True)
+    path = copy / mutant.file
+    original = path.read_text(encoding="utf-8")
+    path.write_text(mutant.source, encoding="utf-8")
+    status, seconds = run_tests(copy, tests[mutant.file], limit)
+    path.write_text(original, encoding="utf-8")
+    return mutant, status, seconds
+
+
+def run_package(root: Path, package: str, size: int, seed: int, jobs: int, found: dict[str, Any], keep: Any) -> None:
     """Runs the sample of one package and keeps each result as soon as it is known."""
     mutants = sample(root, package, size, seed)
     tests = {file: tests_of(root, package, file) for file in {mutant.file for mutant in mutants}}
@@ -81,15 +107,11 @@ def run_package(root: Path, package: str, size: int, seed: int, found: dict[str,
     if not missing:
         return
     limit = check_original(root, sorted({name for names in tests.values() for name in names}), package)
-    for mutant in missing:
-        path = root / mutant.file
-        original = path.read_text(encoding="utf-8")
-        path.write_text(mutant.source, encoding="utf-8")
-        status, seconds = run_tests(root, tests[mutant.file], limit)
-        path.write_text(original, encoding="utf-8")
-        click.echo(f"{package}: {mutant.file}:{mutant.index} {status} in {seconds:.0f} s")
-        found[f"{mutant.file}:{mutant.index}"] = {"package": package, "status": status, "diff": mutant.diff}
-        keep()
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        for mutant, status, seconds in pool.imap_unordered(partial(run_mutant, root, tests, limit), missing):
+            click.echo(f"{package}: {mutant.file}:{mutant.index} {status} in {seconds:.0f} s")
+            found[f"{mutant.file}:{mutant.index}"] = {"package": package, "status": status, "diff": mutant.diff}
+            keep()
 
 
 def without_equivalents(found: dict[str, Any]) -> dict[str, Any]:
@@ -158,10 +180,12 @@ def machine() -> str:
 @click.option("--samples", default=40, help="Mutants for each package.")
 @click.option("--seed", default=0, help="Of the draw.")
 @click.option("--package", "packages", multiple=True, type=click.Choice(PACKAGES), help="Only these; all by default.")
+@click.option("--jobs", default=1, help="Mutants tested side by side, each by a process of one thread.")
 @click.option("--commit", default="HEAD", help="What is tested.")
 @click.option("--page-only", is_flag=True, help="Write the page from the results that are there.")
-def main(samples: int, seed: int, packages: tuple[str, ...], commit: str, page_only: bool) -> None:
+def main(samples: int, seed: int, packages: tuple[str, ...], jobs: int, commit: str, page_only: bool) -> None:
     """Draws mutants, runs the tests on each, and writes the results."""
+    os.environ["OMP_NUM_THREADS"] = "1"
     runs = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     commit = git("rev-parse", commit).decode().strip()
     key = {"commit": commit, "seed": seed}
@@ -181,10 +205,11 @@ def main(samples: int, seed: int, packages: tuple[str, ...], commit: str, page_o
         for name in PRELOADED:
             __import__(name)
         with tempfile.TemporaryDirectory(prefix="qpass-mutants-") as folder:
+            root = Path(folder, "original")
             with tarfile.open(fileobj=BytesIO(git("archive", commit))) as archive:
-                archive.extractall(folder, filter="data")
+                archive.extractall(root, filter="data")
             for package in packages or PACKAGES:
-                run_package(Path(folder), package, samples, seed, run["found"], keep)
+                run_package(root, package, samples, seed, jobs, run["found"], keep)
     keep()
 
 
