@@ -26,6 +26,7 @@ from qpass.backends.onnx_qdq import export_float
 from qpass.backends.onnxruntime import OrtSession
 from qpass.backends.onnxruntime.latency import benchmark, describe_machine
 from qpass.config import SOFTMAX_PERCENTILES, QuantConfig
+from qpass.config.options import LearningOrder
 from qpass.config.presets import SCALE_LEARNING_RATE
 from qpass.evaluation.top1 import Accuracy, evaluate_top1
 from qpass.graph.capture.trace import trace
@@ -253,7 +254,7 @@ def measure(name: str, table: Table, task: Task, seed: int, base: Accuracy, floa
         verified=verified.passed,
         threads=torch.get_num_threads(),
         seed=seed,
-        steps=0 if learning is None else learning.steps_of_a_block * (2 if learning.order == "three-stage" else 1),
+        steps=0 if learning is None else learning.steps_of_a_block * (2 if learning.order == LearningOrder.THREE_STAGE else 1),
         speedup=float(next(row.speedup for row in timed.rows if row.name == "row")),
     )
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 import qpass
 from qpass.backends.onnxruntime.latency import describe_machine
 from qpass.config import QuantConfig
+from qpass.config.options import LearningOrder
 from qpass.data import CocoImages, open_shapenet_part
 from qpass.evaluation.detection import evaluate_detection
 from qpass.evaluation.part_segmentation import evaluate_parts
@@ -153,7 +154,7 @@ def measure(name: str, task: VisionTask) -> Row:
     if not verified.passed:
         click.echo(str(verified))
     learning = recipe.reconstruction
-    steps = 0 if learning is None else learning.steps_of_a_block * (2 if learning.order == "three-stage" else 1)
+    steps = 0 if learning is None else learning.steps_of_a_block * (2 if learning.order == LearningOrder.THREE_STAGE else 1)
     text = [" ".join(f"{value:.2f}" for value in scores) for scores in (in_torch, in_onnxruntime)]
     return Row(name, *text, verified.passed, steps, seconds)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qpass.config import QuantConfig
+from qpass.config.options import BlockInputs, CalibrateOn, LearningOrder, TokenWeights, WeightRounding
 from qpass.data import ModelInputs
 from qpass.data.rows import Layout, spread_samples
 from qpass.errors import DistributedError
@@ -130,8 +131,8 @@ class _Steps:
             Calibrate(self.ranges, statistics, per_channel=config.fold_layer_norm is not None, **self.shared),
             InsertQuantizers(statistics),
             AllocateBits(config.budget, self.ranges, statistics, seed=self.seed, **unshared),
-            *([SuspendWeightRounding()] if learning is not None and learning.order == "three-stage" else []),
-            RefitQuantizers(self.ranges if config.calibrate_on == "quantized" else (), statistics, **self.shared),
+            *([SuspendWeightRounding()] if learning is not None and learning.order == LearningOrder.THREE_STAGE else []),
+            RefitQuantizers(self.ranges if config.calibrate_on == CalibrateOn.QUANTIZED else (), statistics, **self.shared),
         ]
 
     def finish(self) -> list[Pass]:
@@ -141,11 +142,11 @@ class _Steps:
         order = None if learning is None else learning.order
         if order is None:
             return [*self._fold(), *self._correct(), residual]
-        if order == "fold-first":
+        if order == LearningOrder.FOLD_FIRST:
             return [*self._fold(), residual, *(self._correct() or [keep]), self._learn("")]
-        if order == "paper":
+        if order == LearningOrder.PAPER:
             return [keep, self._learn(""), *self._fold(), residual]
-        activations, weights = self._learn("activations", inputs="float"), self._learn("weights")
+        activations, weights = self._learn("activations", inputs=BlockInputs.FLOAT), self._learn("weights")
         return [keep, activations, *self._fold(), ResumeWeightRounding(), residual, weights]
 
     def _fold(self) -> list[Pass]:
@@ -153,7 +154,7 @@ class _Steps:
         return [] if target is None else [FoldLayerNorm(target, self.reference)]
 
     def _correct(self) -> list[Pass]:
-        rounding = self.config.weight_rounding == "error-feedback"
+        rounding = self.config.weight_rounding == WeightRounding.ERROR_FEEDBACK
         if not rounding and not self.config.compensate_activations:
             return []
         correct = RidgeAndGPTQ(
@@ -161,7 +162,7 @@ class _Steps:
             activations=self.config.compensate_activations,
             rounding=rounding,
             reference=self.reference,
-            hessian=self.config.token_weights == "hessian",
+            hessian=self.config.token_weights == TokenWeights.HESSIAN,
             seed=self.seed,
             **self.shared,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from qpass.errors import ConfigError, nearest
@@ -90,8 +90,9 @@ def text(value: Any, where: str) -> str:
     raise refuse(value, where, "a text")
 
 
-def choice(names: Sequence[str], *, noun: str = "", expected: str = "") -> Check:
-    """Accepts one of ``names``."""
+def choice(options: Iterable[str], *, noun: str = "", expected: str = "") -> Check:
+    """Accepts one of ``options``, such as an enum of strings; returns a plain string."""
+    names = [str.__str__(option) for option in options]
 
     def check(value: Any, where: str) -> str:
         if not isinstance(value, str) or value not in names:

@@ -9,6 +9,7 @@ from typing import Any
 
 from qpass.config.budget import BudgetConfig
 from qpass.config.fields import choice, text
+from qpass.config.options import Schedule
 from qpass.config.reconstruction import ReconstructionConfig
 from qpass.config.spec import ACTIVATION_PERCENTILES, SOFTMAX_PERCENTILES, WEIGHT_PERCENTILES, QuantSpec
 from qpass.errors import ConfigError, nearest
@@ -109,11 +110,11 @@ def preset_fields(name: str, *, schedule: str | None = None, polish: str | None 
         raise ConfigError(f"{name!r} already learns", where="polish", hint="leave it out")
     if polish is not None:
         choice(tuple(POLISHES))(polish, "polish")
-    found = build(int(match[2]), int(match[3]), schedules.get(schedule or "quick"))
+    found = build(int(match[2]), int(match[3]), schedules.get(schedule or Schedule.QUICK))
     if polish is not None:
         name = f"{name}, polish {polish}"
         found |= {"reconstruction": POLISHES[polish], "range_samples": RANGE_SAMPLES}
-    return found | {"name": f"{name}, full schedule" if schedule == "full" else name}
+    return found | {"name": f"{name}, full schedule" if schedule == Schedule.FULL else name}
 
 
 def _uniform(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> dict[str, Any]:

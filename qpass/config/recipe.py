@@ -13,6 +13,14 @@ import yaml
 
 from qpass.config.budget import BudgetConfig
 from qpass.config.fields import check_fields, choice, flag, instance, optional, text, whole
+from qpass.config.options import (
+    CalibrateOn,
+    FoldTarget,
+    LearningOrder,
+    PointwiseConvolutions,
+    TokenWeights,
+    WeightRounding,
+)
 from qpass.config.presets import preset_fields
 from qpass.config.recipe_file import read_recipe
 from qpass.config.reconstruction import ReconstructionConfig
@@ -27,21 +35,15 @@ from qpass.config.spec import (
 from qpass.errors import ConfigError, check_keys
 from qpass.runtime.atomic_write import write_whole
 
-FOLD_TARGETS = ("mean", "median")
-CALIBRATION_GRAPHS = ("float", "quantized")
-WEIGHT_ROUNDINGS = ("nearest", "error-feedback")
-TOKEN_WEIGHTS = ("equal", "hessian")
-POINTWISE_CONVOLUTIONS = ("weights", "all")
-
 _CHECKS = {
     "name": text,
     **{role: instance(QuantSpec, "a QuantSpec") for role in SPEC_FIELDS},
-    "fold_layer_norm": optional(choice(FOLD_TARGETS, expected="'mean', 'median'")),
+    "fold_layer_norm": optional(choice(FoldTarget, expected="'mean', 'median'")),
     **dict.fromkeys(("rotate_heads", "rotate_residual", "compensate_activations"), flag),
-    "pointwise_convolutions": choice(POINTWISE_CONVOLUTIONS),
-    "weight_rounding": choice(WEIGHT_ROUNDINGS),
-    "token_weights": choice(TOKEN_WEIGHTS),
-    "calibrate_on": choice(CALIBRATION_GRAPHS),
+    "pointwise_convolutions": choice(PointwiseConvolutions),
+    "weight_rounding": choice(WeightRounding),
+    "token_weights": choice(TokenWeights),
+    "calibrate_on": choice(CalibrateOn),
     "rules": lambda value, _: as_rules(value),
     "budget": optional(instance(BudgetConfig, "a BudgetConfig")),
     "range_samples": optional(whole(1, expected="a whole number above 0")),
@@ -60,26 +62,22 @@ class QuantConfig:
         post_softmax: The Softmax output as input of the matmul with V.
         network_input: Inputs of layers that read the network's input (the patch embedding); 8 bits in
             every preset.
-        fold_layer_norm: Target of the channel-wise LayerNorm scales: ``"mean"`` (RepQ-ViT),
-            ``"median"`` (DopQ-ViT), or None to quantize LayerNorm outputs per tensor.
+        fold_layer_norm: Target of the channel-wise LayerNorm scales (``FoldTarget``): ``"mean"``,
+            ``"median"``, or None to quantize LayerNorm outputs per tensor.
         rotate_heads: Rotate each attention head's channels before quantization; adjacent weights absorb
             the inverse (see ``qpass.passes.RotateHeads``).
         rotate_residual: Rotate the channels of the residual stream; adjacent weights absorb the inverse
             (see ``qpass.passes.RotateResidual``).
-        pointwise_convolutions: What to quantize in 1x1 convolutions. ``"weights"`` keeps the product in
-            float: on a CPU, converting images to matrices and back costs more than integers save.
-            ``"all"`` is for other hardware.
-        weight_rounding: ``"nearest"``, or ``"error-feedback"``: column by column, with later columns
-            compensating for each error in the metric of the layer's inputs (GPTQ, GPTAQ; see
-            ``qpass.passes.RidgeAndGPTQ``).
+        pointwise_convolutions: What to quantize in 1x1 convolutions (``PointwiseConvolutions``):
+            ``"weights"`` or ``"all"``.
+        weight_rounding: ``"nearest"`` or ``"error-feedback"``, by GPTQ and GPTAQ
+            (``WeightRounding``).
         compensate_activations: Let each weight compensate for the quantization of its input, by ridge
             regression before rounding (ERQ; see ``qpass.passes.RidgeAndGPTQ``).
         token_weights: Weight of each token of a layer's output in these two methods: ``"equal"``, or
-            ``"hessian"``, by the effect of its error on the network's output (the diagonal of a Hessian
-            from one backward pass).
-        calibrate_on: ``"float"`` fits every range on the float network. ``"quantized"`` refits them on
-            the outputs of the preceding quantized layers (a second run over the data), as in
-            RepQ-ViT's published code.
+            ``"hessian"``, by its effect on the network's output (``TokenWeights``).
+        calibrate_on: Network that ranges are fitted on: ``"float"``, or ``"quantized"``, in a second
+            run over the data (``CalibrateOn``).
         rules: Ordered ``{glob on module path: {role: change}}``; later rules win. A change is a
             mapping of QuantSpec fields, or None to leave that tensor in float. The rule
             ``{"head": None}`` leaves the layer in float.
@@ -100,14 +98,14 @@ class QuantConfig:
     activation: QuantSpec = field(default_factory=QuantSpec)
     post_softmax: QuantSpec = field(default_factory=QuantSpec)
     network_input: QuantSpec = field(default_factory=QuantSpec)
-    fold_layer_norm: str | None = "mean"
+    fold_layer_norm: str | None = FoldTarget.MEAN.value
     rotate_heads: bool = False
     rotate_residual: bool = False
-    pointwise_convolutions: str = "weights"
-    weight_rounding: str = "nearest"
+    pointwise_convolutions: str = PointwiseConvolutions.WEIGHTS.value
+    weight_rounding: str = WeightRounding.NEAREST.value
     compensate_activations: bool = False
-    token_weights: str = "equal"
-    calibrate_on: str = "float"
+    token_weights: str = TokenWeights.EQUAL.value
+    calibrate_on: str = CalibrateOn.FLOAT.value
     rules: Rules = ()
     budget: BudgetConfig | None = None
     range_samples: int | None = None
@@ -129,9 +127,9 @@ class QuantConfig:
             self.resolve(pattern, "activation", reads_network_input=True)
 
     def _check_learning(self) -> None:
-        if self.reconstruction is None or self.reconstruction.order == "fold-first":
+        if self.reconstruction is None or self.reconstruction.order == LearningOrder.FOLD_FIRST:
             return
-        for name, usual in (("weight_rounding", "nearest"), ("compensate_activations", False)):
+        for name, usual in (("weight_rounding", WeightRounding.NEAREST.value), ("compensate_activations", False)):
             if (value := getattr(self, name)) != usual:
                 raise ConfigError(
                     f"{name}={value!r} with order={self.reconstruction.order!r}",
@@ -141,7 +139,7 @@ class QuantConfig:
 
     def _check_residuals(self) -> None:
         weights = [self.weight, *(self.resolve(pattern, "weight") for pattern, _ in self.rules)]
-        if self.weight_rounding != "nearest" and any(spec is not None and spec.residual_rank for spec in weights):
+        if self.weight_rounding != WeightRounding.NEAREST and any(spec is not None and spec.residual_rank for spec in weights):
             raise ConfigError(
                 f"weight_rounding={self.weight_rounding!r} with a residual_rank",
                 where="weight_rounding",

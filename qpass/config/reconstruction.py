@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qpass.config.fields import check_fields, choice, flag, number, optional, several, whole
+from qpass.config.options import BlockInputs, BlockLoss, LearnedWeights, LearningOrder, Precision
 from qpass.errors import ConfigError, check_keys
 
 _count = whole(1, expected="a whole number above 0")
@@ -15,7 +16,7 @@ _above_0 = number(lambda value: value > 0, "a number above 0")
 _from_0 = number(lambda value: value >= 0, "0 or a number above it")
 _share = number(lambda value: 0 <= value < 1, "a share of one")
 _CHECKS = {
-    "weights": choice(("low-rank", "full", "fixed")),
+    "weights": choice(LearnedWeights),
     "ranks": several(_count, "whole numbers above 0"),
     "search_steps": whole(0, expected="a whole number"),
     **dict.fromkeys(("steps", "batch_size", "curriculum_interval"), _count),
@@ -23,11 +24,11 @@ _CHECKS = {
     **dict.fromkeys(("focus_learning_rate", "scale_learning_rate"), _from_0),
     **dict.fromkeys(("drop_path", "validation_share"), _share),
     "curriculum_start": number(lambda value: 0 <= value <= 1, "a share of one"),
-    "inputs": choice(("quantized", "float")),
+    "inputs": choice(BlockInputs),
     "curriculum": flag,
-    "order": choice(("fold-first", "paper", "three-stage")),
-    "loss": choice(("norm", "squared")),
-    "precision": choice(("auto", "float32", "bfloat16")),
+    "order": choice(LearningOrder),
+    "loss": choice(BlockLoss),
+    "precision": choice(Precision),
     "patience": optional(_count),
 }
 
@@ -37,9 +38,8 @@ class ReconstructionConfig:
     """Block-wise learning against the float network; defaults: full-length AIQViT (arXiv 2502.04628).
 
     Attributes:
-        weights: What to learn in the Linears of a block: ``"low-rank"``, factors B A added before
-            rounding (AILoC, eq. 9); ``"full"``, the weights and biases themselves (a control that the
-            paper lacks); ``"fixed"``, nothing.
+        weights: What to learn in the Linears of a block: ``"low-rank"`` factors added before rounding,
+            the ``"full"`` weights and biases, or nothing, ``"fixed"`` (``LearnedWeights``).
         ranks: Candidate ranks, searched (eq. 11-14) if there are several. Each is capped at the smaller
             side of the weight.
         search_steps: Rank search steps per block; unused with one rank.
@@ -53,23 +53,21 @@ class ReconstructionConfig:
             arXiv 1902.08153); 0, as in AIQViT, leaves them as fitted.
         drop_path: Probability that a search step drops a candidate.
         validation_share: Fraction of samples on which the architecture weights are learned.
-        inputs: Whether a block's inputs come from the ``"quantized"`` or ``"float"`` blocks before it.
+        inputs: Whether a block's inputs come from the ``"quantized"`` or ``"float"`` blocks before it
+            (``BlockInputs``).
         curriculum: Start with the easiest samples (eq. 16-17).
         curriculum_start: Fraction of samples used in the first step.
         curriculum_interval: Steps between two rankings of the samples.
-        order: ``"fold-first"`` folds LayerNorm scales before blocks are learned. ``"paper"`` folds them
-            afterwards, which keeps less accuracy (benchmarks/results/ablation.md). ``"three-stage"`` is
-            I&S-ViT's (arXiv 2311.10126): learn blocks with float weights, one scale per channel and
-            inputs from the float network; fold the scales; learn again with rounded weights and
-            ``inputs``.
-        loss: Loss of a sample: ``"norm"`` of the difference between two outputs of a block (AIQViT), or
-            that norm ``"squared"`` (I&S-ViT).
-        precision: Precision of matmuls in a step: ``"bfloat16"`` by autocast, ``"float32"``, or
-            ``"auto"``, which uses bfloat16 where the hardware multiplies it faster.
+        order: When LayerNorm scales are folded: ``"fold-first"``, before learning; ``"paper"``,
+            afterwards; ``"three-stage"``, in between, as in I&S-ViT (``LearningOrder``).
+        loss: Loss of a sample: the ``"norm"`` of the difference between two outputs of a block, or that
+            norm ``"squared"`` (``BlockLoss``).
+        precision: Precision of matmuls in a step: ``"float32"``, ``"bfloat16"``, or ``"auto"``, which
+            uses bfloat16 where the hardware multiplies it faster (``Precision``).
         patience: Stop a block after this many steps without a 1 % lower loss; None runs every step.
     """
 
-    weights: str = "low-rank"
+    weights: str = LearnedWeights.LOW_RANK.value
     ranks: tuple[int, ...] = (10, 20, 50, 100, 150)
     search_steps: int = 2000
     steps: int = 6000
@@ -80,22 +78,22 @@ class ReconstructionConfig:
     scale_learning_rate: float = 0.0
     drop_path: float = 0.1
     validation_share: float = 0.5
-    inputs: str = "quantized"
+    inputs: str = BlockInputs.QUANTIZED.value
     curriculum: bool = True
     curriculum_start: float = 0.5
     curriculum_interval: int = 500
-    order: str = "fold-first"
-    loss: str = "norm"
-    precision: str = "auto"
+    order: str = LearningOrder.FOLD_FIRST.value
+    loss: str = BlockLoss.NORM.value
+    precision: str = Precision.AUTO.value
     patience: int | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, _CHECKS, "reconstruction.")
-        if len(self.ranks) > 1 and self.weights == "low-rank" and not self.search_steps:
+        if len(self.ranks) > 1 and self.weights == LearnedWeights.LOW_RANK and not self.search_steps:
             raise ConfigError(
                 f"{len(self.ranks)} ranks and no step to search them", where="reconstruction.search_steps", hint="give one rank"
             )
-        if self.order == "three-stage" and self.weights == "low-rank":
+        if self.order == LearningOrder.THREE_STAGE and self.weights == LearnedWeights.LOW_RANK:
             raise ConfigError(
                 "weights='low-rank' with order='three-stage'",
                 where="reconstruction.weights",
@@ -107,7 +105,7 @@ class ReconstructionConfig:
     @property
     def steps_of_a_block(self) -> int:
         """Total steps of search and calibration."""
-        return self.steps + (self.search_steps if self.weights == "low-rank" and len(self.ranks) > 1 else 0)
+        return self.steps + (self.search_steps if self.weights == LearnedWeights.LOW_RANK and len(self.ranks) > 1 else 0)
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any], base: ReconstructionConfig | None = None) -> ReconstructionConfig:

@@ -65,7 +65,13 @@ def _update(update: Any, where: str) -> dict[str, Any] | None:
     if not isinstance(update, Mapping):
         raise refuse(update, where, "a mapping such as {bits: 8}, or null for float")
     check_keys(update, _FIELDS, where)
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in update.items()}
+    return {name: _plain(value) for name, value in update.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return str.__str__(value)  # not a member of an enum, which YAML cannot write
+    return tuple(value) if isinstance(value, list) else value
 
 
 def changed_spec(base: QuantSpec, change: Any, where: str) -> QuantSpec:

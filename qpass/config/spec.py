@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qpass.config.fields import check_fields, choice, flag, number, several, whole
+from qpass.config.options import CodeZero, FitCriterion, QuantizerName
 from qpass.errors import ConfigError
 
-QUANTIZER_NAMES = ("uniform", "log2", "log-sqrt2", "dynamic-focus", "shift-log2", "tan")
-CRITERIA = ("tensor", "output")
-CODE_ZERO = ("affine", "zero", "snapped")
+#: The readings of a code among which ``"best"`` chooses.
+CODE_ZERO = tuple(reading.value for reading in CodeZero if reading is not CodeZero.BEST)
 
 #: Clip ranges tried for activations and weights, as in RepQ-ViT. 1.0 is the full range.
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
@@ -26,11 +26,11 @@ SPEC_FIELDS = (*TENSOR_ROLES, "network_input")
 
 _CHECKS = {
     "bits": whole(2, 8),
-    "quantizer": choice(QUANTIZER_NAMES, noun="quantizer"),
+    "quantizer": choice(QuantizerName, noun="quantizer"),
     "symmetric": flag,
     "percentiles": several(number(lambda p: 0.5 < p <= 1, ""), "numbers in (0.5, 1]"),
-    "criterion": choice(CRITERIA, noun="criterion"),
-    "code_zero": choice(("best", *CODE_ZERO), noun="reading"),
+    "criterion": choice(FitCriterion, noun="criterion"),
+    "code_zero": choice(CodeZero, noun="reading"),
     "exponent_round": flag,
     "tabulated": flag,
     "residual_rank": whole(0, expected="a whole number, 0 for none"),
@@ -44,15 +44,14 @@ class QuantSpec:
     Attributes:
         bits: Bit width, 2 to 8.
         quantizer: ``"uniform"``, or for Softmax outputs ``"log2"``, ``"log-sqrt2"``,
-            ``"dynamic-focus"``, ``"shift-log2"`` or ``"tan"`` (see ``qpass.quantizers``).
+            ``"dynamic-focus"``, ``"shift-log2"`` or ``"tan"`` (``QuantizerName``).
         symmetric: Signed codes with zero point 0 (uniform only). Weights gain nothing from a zero point
             at 8 bits, and much at 4.
         percentiles: Clip ranges tried when fitting, each in (0.5, 1]; the lowest error wins.
-        criterion: The error to minimize: ``"tensor"``, of the tensor itself, or ``"output"``, of the
-            matmul that reads it (attention times V; Softmax output only).
-        code_zero: How the codes of ``"dynamic-focus"`` decode: ``"affine"``, ``"zero"`` or
-            ``"snapped"`` (see ``qpass.quantizers.DynamicFocus``), or ``"best"``, the one with the
-            lowest error for each tensor.
+        criterion: The error to minimize: of the ``"tensor"`` itself, or of the ``"output"`` of the
+            matmul that reads it (Softmax output only; ``FitCriterion``).
+        code_zero: How the codes of ``"dynamic-focus"`` decode: ``"affine"``, ``"zero"``,
+            ``"snapped"``, or ``"best"``, the one with the lowest error for each tensor (``CodeZero``).
         exponent_round: Whether ``"shift-log2"`` rounds exponents to integers, as in I&S-ViT.
         tabulated: Deploy the quantizer of a Softmax output as a table of 256 log-spaced cells (see
             ``qpass.quantizers.LookUp``). The cost no longer depends on the formula; thresholds move to
@@ -66,24 +65,24 @@ class QuantSpec:
     """
 
     bits: int = 8
-    quantizer: str = "uniform"
+    quantizer: str = QuantizerName.UNIFORM.value
     symmetric: bool = False
     percentiles: tuple[float, ...] = (*ACTIVATION_PERCENTILES, 1.0)
-    criterion: str = "tensor"
-    code_zero: str = "best"
+    criterion: str = FitCriterion.TENSOR.value
+    code_zero: str = CodeZero.BEST.value
     exponent_round: bool = False
     tabulated: bool = False
     residual_rank: int = 0
 
     def __post_init__(self) -> None:
         check_fields(self, _CHECKS)
-        if self.symmetric and self.quantizer != "uniform":
+        if self.symmetric and self.quantizer != QuantizerName.UNIFORM:
             raise ConfigError(
                 f"symmetric=True does not go with quantizer={self.quantizer!r}",
                 where="symmetric",
                 hint="leave it out: only uniform codes have a zero point to fix",
             )
-        if self.tabulated and self.quantizer in ("uniform", "dynamic-focus"):
+        if self.tabulated and self.quantizer in (QuantizerName.UNIFORM, QuantizerName.DYNAMIC_FOCUS):
             raise ConfigError(
                 f"tabulated=True does not go with quantizer={self.quantizer!r}",
                 where="tabulated",
@@ -103,11 +102,11 @@ def check_role(spec: QuantSpec, role: str, where: str) -> None:
         ConfigError: If the quantizer or criterion is only for Softmax outputs, or the residual branch
             only for weights.
     """
-    if role == "weight" and spec.quantizer != "uniform":
+    if role == "weight" and spec.quantizer != QuantizerName.UNIFORM:
         raise ConfigError(f"quantizer={spec.quantizer!r} on weights", where=where, expected="'uniform'")
-    if role != "post_softmax" and spec.quantizer != "uniform":
+    if role != "post_softmax" and spec.quantizer != QuantizerName.UNIFORM:
         raise ConfigError(f"quantizer={spec.quantizer!r}", where=where, expected="'uniform': others are for Softmax outputs")
-    if role != "post_softmax" and spec.criterion != "tensor":
+    if role != "post_softmax" and spec.criterion != FitCriterion.TENSOR:
         raise ConfigError("criterion='output'", where=where, expected="'tensor': only the Softmax output has the other")
     if role != "weight" and spec.residual_rank:
         raise ConfigError("residual_rank above 0", where=where, expected="0: only a weight has a residual")

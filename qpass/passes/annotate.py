@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from qpass.config import QuantConfig, QuantSpec
+from qpass.config.options import PointwiseConvolutions
 from qpass.errors import ConfigError, nearest
 from qpass.graph.capture.functionalize import is_region, region_linears
 from qpass.graph.edit import (
@@ -135,8 +136,9 @@ class Annotate(Pass):
             return Declined(kind=kind, path=path, reason=reason)
         first = _reads_network_input(input_node(node, 0))
         spec = self.config.resolve(path, "activation", reads_network_input=first)
-        pointwise = weight.dim() > 3 and set(weight.shape[2:]) == {1} and self.config.pointwise_convolutions == "weights"
-        if pointwise or is_grouped(node):
+        weights_only = self.config.pointwise_convolutions == PointwiseConvolutions.WEIGHTS
+        is_pointwise = weight.dim() > 3 and set(weight.shape[2:]) == {1}
+        if (is_pointwise and weights_only) or is_grouped(node):
             spec = None
         weight_spec = self.config.resolve(path, "weight")
         if spec is None and weight_spec is None:

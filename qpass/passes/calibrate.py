@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from qpass.config.options import FitCriterion
 from qpass.data import ModelInputs
 from qpass.graph.edit import describe, flat_inputs, get_plan
 from qpass.observers import HistogramObserver, ProductObserver
@@ -83,7 +84,7 @@ def fitted_by_product(graph_module: fx.GraphModule) -> list[fx.Node]:
     return [
         node
         for node, _, operand in planned_operands(graph_module)
-        if operand.index == 0 and operand.spec is not None and operand.spec.criterion == "output"
+        if operand.index == 0 and operand.spec is not None and operand.spec.criterion == FitCriterion.OUTPUT
     ]
 
 

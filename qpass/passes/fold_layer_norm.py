@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
+from qpass.config.fields import choice
+from qpass.config.options import FoldTarget, QuantizerName
 from qpass.graph.edit import (
     add_constant,
     add_module,
@@ -42,13 +44,17 @@ class FoldLayerNorm(Pass):
     Args:
         target: s̃ is the ``"mean"`` or the ``"median"`` of the channels' scales.
         reference: The float network beside the graph, if any.
+
+    Raises:
+        ConfigError: For another target.
     """
 
     takes, gives = "fitted", "fitted"
     keeps_function = True
 
     def __init__(self, target: str, reference: Reference | None = None) -> None:
-        self.target, self.reference = target, Reference() if reference is None else reference
+        self.target = choice(FoldTarget)(target, "target")
+        self.reference = Reference() if reference is None else reference
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""
@@ -63,7 +69,7 @@ class FoldLayerNorm(Pass):
         channel = graph_module.get_submodule(str(quantizers[0].target))
         assert isinstance(channel, Uniform)
         scale, zero_point = channel.scale.double(), channel.zero_point.double()
-        target_scale = (scale.mean() if self.target == "mean" else scale.median()).float().double()
+        target_scale = (scale.mean() if self.target == FoldTarget.MEAN else scale.median()).float().double()
         target_zero = zero_point.mean().round().clamp(channel.code_min, channel.code_max)
         ratio, shift = scale / target_scale, scale * (zero_point - target_zero)
 
@@ -132,7 +138,7 @@ def _linear_readers(norm: fx.Node, channels: int) -> list[tuple[fx.Node, fx.Node
                 return []
     specs = {get_plan(linear).operands[0].spec for linear, _ in readers}
     spec = next(iter(specs)) if len(specs) == 1 else None
-    return readers if spec is not None and spec.quantizer == "uniform" and not spec.symmetric else []
+    return readers if spec is not None and spec.quantizer == QuantizerName.UNIFORM and not spec.symmetric else []
 
 
 def keeps_last_dim(node: fx.Node, channels: int) -> bool:

@@ -1,6 +1,7 @@
 """Quantizers: tensors to integer codes and back, without knowledge of graphs or ONNX."""
 
 from qpass.config import QuantSpec
+from qpass.config.options import QuantizerName
 from qpass.quantizers.base import Criterion, Quantizer
 from qpass.quantizers.dynamic_focus import DynamicFocus
 from qpass.quantizers.log2 import Log2, LogSqrt2
@@ -9,13 +10,13 @@ from qpass.quantizers.shift_log2 import ShiftLog2
 from qpass.quantizers.tan import Tan
 from qpass.quantizers.uniform import Uniform
 
-_LOGARITHMS: dict[str, type[Log2]] = {"log2": Log2, "log-sqrt2": LogSqrt2}
+_LOGARITHMS: dict[str, type[Log2]] = {QuantizerName.LOG2: Log2, QuantizerName.LOG_SQRT2: LogSqrt2}
 QUANTIZERS: dict[str, type[Quantizer]] = {
-    "uniform": Uniform,
+    QuantizerName.UNIFORM: Uniform,
     **_LOGARITHMS,
-    "dynamic-focus": DynamicFocus,
-    "shift-log2": ShiftLog2,
-    "tan": Tan,
+    QuantizerName.DYNAMIC_FOCUS: DynamicFocus,
+    QuantizerName.SHIFT_LOG2: ShiftLog2,
+    QuantizerName.TAN: Tan,
 }
 
 
@@ -29,7 +30,7 @@ def build_quantizer(spec: QuantSpec, *, signed: bool = False, axis: int | None =
         axis: Dimension with one scale per index (uniform only), or None for a single scale.
         first_code: Smallest code of an unsigned uniform quantizer.
     """
-    if spec.quantizer != "uniform":
+    if spec.quantizer != QuantizerName.UNIFORM:
         quantizer = _for_softmax(spec)
         quantizer.tabulated = spec.tabulated
         return quantizer
@@ -45,11 +46,11 @@ def build_quantizer(spec: QuantSpec, *, signed: bool = False, axis: int | None =
 
 
 def _for_softmax(spec: QuantSpec) -> Quantizer:
-    if spec.quantizer == "dynamic-focus":
+    if spec.quantizer == QuantizerName.DYNAMIC_FOCUS:
         return DynamicFocus(spec.bits, code_zero=spec.code_zero)
-    if spec.quantizer == "shift-log2":
+    if spec.quantizer == QuantizerName.SHIFT_LOG2:
         return ShiftLog2(spec.bits, exponent_round=spec.exponent_round)
-    if spec.quantizer == "tan":
+    if spec.quantizer == QuantizerName.TAN:
         return Tan(spec.bits)
     return _LOGARITHMS[spec.quantizer](spec.bits, percentiles=spec.percentiles)
 

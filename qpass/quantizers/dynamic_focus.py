@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from qpass.config import CODE_ZERO, SOFTMAX_PERCENTILES
+from qpass.config.fields import choice
+from qpass.config.options import CodeZero
 from qpass.quantizers.base import GREATEST_BYTE, Criterion, Quantizer
 from qpass.quantizers.search import WeightedRows, least_error
 
@@ -39,13 +41,16 @@ class DynamicFocus(Quantizer):
     Args:
         bits: Bit width, 2 to 8.
         code_zero: The reading, or ``"best"`` to let ``fit`` choose.
+
+    Raises:
+        ConfigError: For another reading.
     """
 
     first_code: Tensor
 
-    def __init__(self, bits: int, *, code_zero: str = "best") -> None:
+    def __init__(self, bits: int, *, code_zero: str = CodeZero.BEST.value) -> None:
         super().__init__(bits)
-        self.code_zero = code_zero
+        self.code_zero = choice(CodeZero, noun="reading")(code_zero, "code_zero")
         self.b1 = nn.Parameter(torch.tensor(0.0), requires_grad=False)
         self.b2 = nn.Parameter(torch.tensor(1.0), requires_grad=False)
         self.register_buffer("first_code", torch.tensor(0))
@@ -63,7 +68,7 @@ class DynamicFocus(Quantizer):
     @property
     def scale(self) -> Tensor:
         """Step size s between adjacent codes; one element."""
-        if self.code_zero == "snapped":
+        if self.code_zero == CodeZero.SNAPPED:
             return self.b2.detach() / (self.first_code + self.steps)
         return (self.b2.detach() - self.b1.detach()) / self.steps
 
@@ -75,14 +80,14 @@ class DynamicFocus(Quantizer):
     @property
     def offset(self) -> Tensor:
         """Offset added to s q: 0 for ``"snapped"``, else b1."""
-        return torch.zeros_like(self.b1) if self.code_zero == "snapped" else self.b1.detach()
+        return torch.zeros_like(self.b1) if self.code_zero == CodeZero.SNAPPED else self.b1.detach()
 
     def set_interval(self, b1: float, b2: float) -> Self:
         """Sets b1 and b2, limited to 0 <= b1 < b2 <= 1 and to codes that fit in 8 bits."""
         b2 = min(max(b2, _LEAST_B2), 1.0)
         share = min(max(b1, 0.0) / b2, _WIDEST_SHARE)
         first = 0
-        if self.code_zero == "snapped":
+        if self.code_zero == CodeZero.SNAPPED:
             first = min(round(self.steps * share / (1 - share)), GREATEST_BYTE - self.steps)
         with torch.no_grad():
             self.first_code.fill_(first)
@@ -94,7 +99,7 @@ class DynamicFocus(Quantizer):
         """Projects b1 and b2 onto their valid range; see ``Quantizer.project``."""
         with torch.no_grad():
             self.b2.clamp_(min=_LEAST_B2, max=1.0)
-            if self.code_zero == "snapped":
+            if self.code_zero == CodeZero.SNAPPED:
                 self.b1.copy_(self.first_code * self.scale)
             else:
                 self.b1.copy_(torch.minimum(self.b1.clamp(min=0.0), self.b2 * _WIDEST_SHARE))
@@ -103,7 +108,7 @@ class DynamicFocus(Quantizer):
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
         """Searches a grid of intervals, and of readings for ``"best"``; see ``Quantizer.fit``."""
         rows = WeightedRows.of_tensor(x, weight)
-        readings = CODE_ZERO if self.code_zero == "best" else (self.code_zero,)
+        readings = CODE_ZERO if self.code_zero == CodeZero.BEST else (self.code_zero,)
         uppers = sorted({rows.quantile(p).item() for p in SOFTMAX_PERCENTILES})
         best = least_error(itertools.product(uppers, LOWER_SHARES, readings), self._set_share, self, rows, criterion)
         return self._set_share(best)
@@ -118,15 +123,15 @@ class DynamicFocus(Quantizer):
 
     def position(self, x: Tensor) -> Tensor:
         """Returns the unrounded, unclamped code of ``x``: (x - b1) / s, or x / s if snapped."""
-        return (x if self.code_zero == "snapped" else x - self.offset) / self.scale
+        return (x if self.code_zero == CodeZero.SNAPPED else x - self.offset) / self.scale
 
     def decode(self, codes: Tensor) -> Tensor:
         """See ``Quantizer.decode``."""
         value = codes.to(self.b1.dtype) * self.scale
-        if self.code_zero == "snapped":
+        if self.code_zero == CodeZero.SNAPPED:
             return value
         value = value + self.offset
-        return torch.where(codes == 0, torch.zeros_like(value), value) if self.code_zero == "zero" else value
+        return torch.where(codes == 0, torch.zeros_like(value), value) if self.code_zero == CodeZero.ZERO else value
 
     def forward(self, x: Tensor) -> Tensor:
         """See ``Quantizer.forward``; b1 and b2 receive gradients too."""
@@ -150,7 +155,7 @@ class _DynamicFocusSTE(torch.autograd.Function):
         codes = position.round()
         below, above = x < b1, x > b2
         residual = (codes - position).masked_fill_(below | above, 0)
-        if quantizer.code_zero == "zero":
+        if quantizer.code_zero == CodeZero.ZERO:
             residual.masked_fill_(codes <= 0, 0)  # code 0 decodes to 0 for any b1 and b2
         ctx.save_for_backward(residual, below, above)
         ctx.first, ctx.steps, ctx.reading = quantizer.code_min, quantizer.steps, quantizer.code_zero
@@ -162,9 +167,9 @@ class _DynamicFocusSTE(torch.autograd.Function):
         to_x = grad.masked_fill(below | above, 0)
         from_below, from_above = (grad * below).sum(), (grad * above).sum()
         to_scale = (grad * residual).sum()
-        if ctx.reading == "snapped":
+        if ctx.reading == CodeZero.SNAPPED:
             last = ctx.first + ctx.steps
             return to_x, torch.zeros_like(from_below), (to_scale + ctx.first * from_below) / last + from_above, None
-        if ctx.reading == "zero":
+        if ctx.reading == CodeZero.ZERO:
             from_below = torch.zeros_like(from_below)
         return to_x, from_below - to_scale / ctx.steps, from_above + to_scale / ctx.steps, None

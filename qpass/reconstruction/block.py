@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from qpass.config.options import LearnedWeights, Precision
 from qpass.config.reconstruction import ReconstructionConfig
 from qpass.graph.edit import get_plan
 from qpass.nn import CompensatedLinear, QuantizedLinear, ResidualFactor
@@ -98,7 +99,7 @@ class LearnableBlock:
             self._segment.graph_module.get_submodule(name).load_state_dict(own)
 
     def _compensate(self, generator: torch.Generator) -> dict[str, CompensatedLinear]:
-        if self._config.weights != "low-rank":
+        if self._config.weights != LearnedWeights.LOW_RANK:
             return {}
         layers = {
             name: CompensatedLinear(module, self._config.ranks, generator)
@@ -112,9 +113,9 @@ class LearnableBlock:
     def _trained(self, layers: dict[str, CompensatedLinear]) -> list[nn.Parameter]:
         """Returns the parameters that the calibration learns; the rank search handles its own."""
         parameters: list[nn.Parameter] = [p for layer in layers.values() for p in (layer.A, layer.B)]
-        if self._config.weights != "fixed":
+        if self._config.weights != LearnedWeights.FIXED:
             parameters += [m.weight for m in self._modules.values() if isinstance(m, ResidualFactor) and m.weight is not None]
-        if self._config.weights == "full":
+        if self._config.weights == LearnedWeights.FULL:
             linears = [m for m in self._modules.values() if type(m) is QuantizedLinear]
             parameters += [p for layer in linears for p in (layer.weight, layer.bias) if p is not None]
         if self._config.focus_learning_rate > 0:
@@ -149,7 +150,8 @@ class LearnableBlock:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         device = next((p.device for p in self._segment.graph_module.parameters()), torch.device("cpu"))
-        if self._config.precision == "float32" or (self._config.precision == "auto" and not multiplies_bfloat16(device)):
+        precision = self._config.precision
+        if precision == Precision.FLOAT32 or (precision == Precision.AUTO and not multiplies_bfloat16(device)):
             return nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16)
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qpass.config.options import BlockLoss
 from qpass.config.reconstruction import ReconstructionConfig
 from qpass.nn import CompensatedLinear
 from qpass.quantizers import DynamicFocus, Quantizer, Uniform
@@ -60,7 +61,7 @@ class BlockLearner:
             output = self._block(*self._inputs(samples))[-1]
         difference = output.float() - self._targets(samples)
         norm = difference.reshape(len(samples), -1).norm(dim=1)
-        return norm.square() if self._config.loss == "squared" else norm
+        return norm.square() if self._config.loss == BlockLoss.SQUARED else norm
 
     def search(self, layers: list[CompensatedLinear]) -> None:
         """Runs a first-order bilevel search.

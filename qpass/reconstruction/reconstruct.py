@@ -16,6 +16,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
+from qpass.config.options import BlockInputs
 from qpass.config.reconstruction import ReconstructionConfig
 from qpass.data import ModelInputs
 from qpass.data.rows import batch_size, has_own_rows
@@ -102,7 +103,7 @@ class Reconstruct(Pass):
         fingerprint = "" if self.checkpoint_dir is None else self._fingerprint(graph_module)
         checkpoints = BlockCheckpoints(self.checkpoint_dir, fingerprint, processes)
         floats = self._read_inputs(graph_module)
-        quantized = self._read_inputs(graph_module) if config.inputs == "quantized" else None
+        quantized = self._read_inputs(graph_module) if config.inputs == BlockInputs.QUANTIZED else None
         samples = min(processes.gather(floats.samples))  # the same number in each process, so that all draw the same indices
         records: list[BlockRecord] = []
         total = sum(bool(segment.path) for segment in segments) * config.steps_of_a_block

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qpass.config.fields import Check, choice, flag, number, optional, several, text, whole
-from qpass.config.spec import CODE_ZERO
+from qpass.config.options import CodeZero
 from qpass.errors import ConfigError, DataError
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, Quantizer, ShiftLog2, Tan, Uniform
@@ -31,7 +31,7 @@ _SETTINGS: dict[type[Quantizer], Mapping[str, Check]] = {
     LogSqrt2: _LOG2,
     ShiftLog2: {**_BITS, "exponent_round": flag},
     Tan: _BITS,
-    DynamicFocus: {**_BITS, "code_zero": choice(("best", *CODE_ZERO), noun="reading")},
+    DynamicFocus: {**_BITS, "code_zero": choice(CodeZero, noun="reading")},
     LookUp: {**_BITS, "formula": text, "integers": flag},
 }
 #: Tensors whose values must be positive.

@@ -10,7 +10,14 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from torch import fx
 
-from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, explain, explain_weight_type, ir_version_for, use_int8_weights
+from qpass.backends.onnx_qdq.capabilities import (
+    PREFERRED_OPSET,
+    WeightType,
+    explain,
+    explain_weight_type,
+    ir_version_for,
+    use_int8_weights,
+)
 from qpass.backends.onnx_qdq.emit import CONTRIB_DOMAIN, Emitter
 from qpass.backends.onnx_qdq.layer_outputs import MARK, name_layer_outputs, take_marks
 from qpass.backends.onnx_qdq.lowerings import lowering_of
@@ -77,7 +84,7 @@ def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target:
         model.metadata_props["qpass.target"] = target.name
         model.metadata_props["qpass.options"] = json.dumps(dict(target.options))
         if _has_wide_products(graph_module):
-            model.metadata_props[WEIGHT_TYPE] = "int8" if wide_int8 else "uint8"
+            model.metadata_props[WEIGHT_TYPE] = (WeightType.INT8 if wide_int8 else WeightType.UINT8).value
             model.metadata_props["qpass.format"] += f"; {explain_weight_type(weight_type)}"
     write_model(model, path)
     return path

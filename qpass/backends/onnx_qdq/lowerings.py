@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from qpass.backends.onnx_qdq.emit import Emitter
 from qpass.backends.onnx_qdq.pack_weights import WEIGHT_CODES
+from qpass.config.options import CodeZero
 from qpass.errors import LoweringError
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, ShiftLog2, Tan, Uniform
@@ -131,13 +132,13 @@ def lower_dynamic_focus(quantizer: DynamicFocus, node: ir.Node, emit: Emitter) -
     """
     x = node.inputs[0]
     scale, zero_point = emit.constant("scale", _numpy(quantizer.scale)), emit.constant("zero_point", np.array(0, np.uint8))
-    offset = None if quantizer.code_zero == "snapped" else emit.constant("b1", _numpy(quantizer.b1))
+    offset = None if quantizer.code_zero == CodeZero.SNAPPED else emit.constant("b1", _numpy(quantizer.b1))
     if offset is not None:
         x = emit.op("Sub", [x, offset])
     value = emit.op("DequantizeLinear", [_quantize(x, scale, zero_point, quantizer, emit), scale, zero_point])
     if offset is not None:
         value = emit.op("Add", [value, offset])
-    if quantizer.code_zero == "zero":
+    if quantizer.code_zero == CodeZero.ZERO:
         value = emit.op("ThresholdedRelu", [value], {"alpha": (quantizer.b1 + quantizer.scale / 2).item()})
     return value
 

@@ -17,7 +17,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from qpass.backends.onnx_qdq.capabilities import int8_matmul_is_exact
+from qpass.backends.onnx_qdq.capabilities import WeightType, int8_matmul_is_exact
 from qpass.backends.onnx_qdq.export import WEIGHT_TYPE
 from qpass.data import ModelInputs
 from qpass.errors import LoweringError
@@ -101,7 +101,7 @@ class OrtSession:
             if keep_graph:
                 self.optimized_graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
         metadata = self.session.get_modelmeta().custom_metadata_map
-        self.overflows = metadata.get(WEIGHT_TYPE) == "int8" and not int8_matmul_is_exact()
+        self.overflows = metadata.get(WEIGHT_TYPE) == WeightType.INT8 and not int8_matmul_is_exact()
         if self.overflows:
             warnings.warn(f"{where}: {OVERFLOW}", stacklevel=2)
         self.input_names = [value.name for value in self.session.get_inputs()]

@@ -11,6 +11,7 @@ from torch import fx
 
 from qpass.config import QuantSpec
 from qpass.config.budget import BudgetConfig
+from qpass.config.options import QuantizerName
 from qpass.graph.edit import called_module, get_plan, input_node, set_plan, shape_of
 from qpass.graph.facts import recipe_of
 from qpass.nn import QuantizedLayer
@@ -123,7 +124,7 @@ def _activations(graph_module: fx.GraphModule, statistics: Statistics, budget: B
     usual = recipe_of(graph_module).activation.bits
     for target, readers in groups.items():
         (spec, signed), point = specs[target], input_node(readers[0][0], 0)
-        decides = budget.activation_bits is not None and spec.bits == usual and spec.quantizer == "uniform"
+        decides = budget.activation_bits is not None and spec.bits == usual and spec.quantizer == QuantizerName.UNIFORM
         is_open = decides and source_of(point).op != "placeholder"
         fitted = graph_module.get_submodule(target)
         assert isinstance(fitted, Quantizer)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from qpass.config import QuantSpec
+from qpass.config.options import FitCriterion
 from qpass.graph.edit import aten, device_of, is_call
 from qpass.passes.analysis.statistics import Statistics
 from qpass.passes.annotate import is_softmax
@@ -19,7 +20,7 @@ def tensor_quantizer(
     graph_module: fx.GraphModule, statistics: Statistics, point: fx.Node, spec: QuantSpec, signed: bool
 ) -> Quantizer:
     """Returns the per-tensor quantizer of a node's output."""
-    product = statistics.products.get(point) if spec.criterion == "output" else None
+    product = statistics.products.get(point) if spec.criterion == FitCriterion.OUTPUT else None
     criterion = None if product is None else product.criterion()
     # Such a tensor is bounded from below. If its highest code is 255, saturation clips it and no Clip is needed.
     first_code = 256 - 2**spec.bits if is_softmax(point) or is_call(point, aten.gelu.default) else 0
