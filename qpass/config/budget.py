@@ -22,7 +22,7 @@ _CHECKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetConfig:
-    """Limits on all bit widths together; within them, widths are chosen to minimize the output error.
+    """Limits on the mean bit widths and the file size, within which bit widths are allocated.
 
     Attributes:
         activation_bits: Maximum mean bit width of matmul inputs, weighted by the multiply-adds that

@@ -14,7 +14,7 @@ from qpass.errors import ConfigError
 from qpass.graph.facts import facts_of, update_facts
 from qpass.graph.signature.input_dims import layout_of, takes_any_rows
 from qpass.nn import QuantizedLayer
-from qpass.passes.analysis.bit_widths import WidthOptions, megabytes_beside_weights, width_options
+from qpass.passes.analysis.bit_widths import BitWidthOptions, bit_width_options, megabytes_beside_weights
 from qpass.passes.analysis.reference import float_reference
 from qpass.passes.analysis.sensitivity import ErrorFunction, output_errors
 from qpass.passes.analysis.statistics import Statistics
@@ -85,7 +85,7 @@ class AllocateBits(Pass):
         if self.budget is None or facts_of(graph_module).allocation is not None:
             return False
         limits = {name: value for name in LIMITS if (value := getattr(self.budget, name)) is not None}
-        tensors = width_options(graph_module, self.statistics, self.budget)
+        tensors = bit_width_options(graph_module, self.statistics, self.budget)
         totals = {kind: sum(t.size for t in tensors if t.kind == kind and t.open) for kind in ("activation", "weight")}
         costs = [tensor.costs(totals[tensor.kind]) for tensor in tensors]
         beside = Options([0.0], {"file_mb": [megabytes_beside_weights(graph_module)]})
@@ -101,7 +101,7 @@ class AllocateBits(Pass):
         update_facts(graph_module, allocation=tuple(rows))
         return True
 
-    def _errors(self, graph_module: fx.GraphModule, tensors: Sequence[WidthOptions], samples: int) -> list[dict[int, float]]:
+    def _errors(self, graph_module: fx.GraphModule, tensors: Sequence[BitWidthOptions], samples: int) -> list[dict[int, float]]:
         """Returns each option's error by bit width, summed over all calls of its quantizer."""
         reference = float_reference(graph_module)
         twins = dict(zip(graph_module.graph.nodes, reference.graph.nodes, strict=True))
@@ -129,7 +129,7 @@ def _check(things: Sequence[Options], limits: Mapping[str, float]) -> None:
             raise ConfigError(
                 f"got {limit}",
                 where=f"budget.{name}",
-                expected=f"at least {least:.3g} with these widths",
+                expected=f"at least {least:.3g} with these bit widths",
                 hint="raise the limit or allow smaller bit widths",
             )
 

@@ -33,9 +33,9 @@ def check_rows(report: ReportData) -> None:
     for index, row in enumerate(report.allocation):
         where = f"allocation[{index}]"
         _require(row.kind in _TENSOR_KINDS, f"{where}.kind", "is another", ", ".join(_TENSOR_KINDS))
-        _require(0 < row.bits <= _BITS and row.size > 0, where, "has an odd width or size", "numbers above 0")
-        _require(0 < len(row.errors) <= _BITS, f"{where}.errors", "has no widths", f"1 to {_BITS}")
-        _require(row.bits in row.errors, f"{where}.bits", "is none of those that were tried", "a width that has an error")
+        _require(0 < row.bits <= _BITS and row.size > 0, where, "has an odd bit width or size", "numbers above 0")
+        _require(0 < len(row.errors) <= _BITS, f"{where}.errors", "has no bit widths", f"1 to {_BITS}")
+        _require(row.bits in row.errors, f"{where}.bits", "is none of those that were tried", "a bit width that has an error")
 
 
 def _check_tensor(row: TensorRow, where: str) -> None:

@@ -8,7 +8,14 @@ import jinja2
 from markupsafe import Markup
 
 from qpass.report.data import ReportData
-from qpass.report.plots import error_by_depth, errors_of_blocks, histograms, ranges_by_depth, ranks_by_depth, widths_by_depth
+from qpass.report.plots import (
+    bit_widths_by_depth,
+    error_by_depth,
+    errors_of_blocks,
+    histograms,
+    ranges_by_depth,
+    ranks_by_depth,
+)
 from qpass.version import __version__
 
 #: Histograms shown: the tensors with the lowest SQNR.
@@ -22,7 +29,7 @@ def render(report: ReportData) -> str:
     worst = sorted(report.tensors, key=lambda row: row.sqnr_db)[:SHOWN_HISTOGRAMS]
     plots = {
         "depth": error_by_depth(report) if report.layers else "",
-        "widths": widths_by_depth(report) if any(len(row.errors) > 1 for row in report.allocation) else "",
+        "bit_widths": bit_widths_by_depth(report) if any(len(row.errors) > 1 for row in report.allocation) else "",
         "ranges": ranges_by_depth(report) if any(row.kind == "activation" for row in report.tensors) else "",
         "ranks": ranks_by_depth(report) if any(row.ranks for row in report.reconstruction) else "",
         "learned": errors_of_blocks(report) if report.reconstruction else "",

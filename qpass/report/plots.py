@@ -87,16 +87,16 @@ def errors_of_blocks(report: ReportData) -> str:
         return _svg(figure)
 
 
-def widths_by_depth(report: ReportData) -> str:
+def bit_widths_by_depth(report: ReportData) -> str:
     """Output error from each tensor at the smallest bit width tried, coloured by its assigned bit width."""
     kinds = {kind: [row for row in report.allocation if row.kind == kind and len(row.errors) > 1] for kind in _MARKERS}
     kinds = {kind: rows for kind, rows in kinds.items() if rows}
-    widths = sorted({row.bits for rows in kinds.values() for row in rows})
-    colours = dict(zip(widths, plt.colormaps["viridis"](np.linspace(0, 0.9, len(widths))), strict=True))
+    bit_widths = sorted({row.bits for rows in kinds.values() for row in rows})
+    colours = dict(zip(bit_widths, plt.colormaps["viridis"](np.linspace(0, 0.9, len(bit_widths))), strict=True))
     with plt.rc_context(_STYLE):
         figure, panels = plt.subplots(len(kinds), figsize=(9.5, 2.9 * len(kinds)), layout="constrained", squeeze=False)
         for axes, (kind, rows) in zip(panels.flat, kinds.items(), strict=True):
-            for bits in widths:
+            for bits in bit_widths:
                 points = [(i, row.errors[min(row.errors)]) for i, row in enumerate(rows) if row.bits == bits]
                 if points:
                     axes.scatter(
@@ -104,7 +104,7 @@ def widths_by_depth(report: ReportData) -> str:
                     )
             axes.set_yscale("log")
             axes.set(xlabel=f"{kind}, in order of execution", ylabel=f"error at {min(rows[0].errors)} bits, share of output")
-            axes.legend(frameon=False, ncols=len(widths), loc="lower right", bbox_to_anchor=(1, 1))
+            axes.legend(frameon=False, ncols=len(bit_widths), loc="lower right", bbox_to_anchor=(1, 1))
         return _svg(figure)
 
 

@@ -91,7 +91,7 @@ def test_the_file_is_no_larger_than_asked_for(vit: nn.Module, batches: list[Tens
 
 
 def test_a_limit_that_cannot_be_kept_is_refused_with_the_least_that_can(vit: nn.Module, batches: list[Tensor]) -> None:
-    with pytest.raises(ConfigError, match=r"budget.activation_bits: got 3; expected at least 4 with these widths"):
+    with pytest.raises(ConfigError, match=r"budget.activation_bits: got 3; expected at least 4 with these bit widths"):
         quantize(vit, batches[:1], activation_bits=3)
     with pytest.raises(ConfigError, match=r"budget.file_mb: got 0.001; expected at least 0.0"):
         quantize(vit, batches[:1], file_mb=0.001)

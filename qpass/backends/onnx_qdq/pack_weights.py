@@ -53,7 +53,7 @@ class _Packer:
         """Packs one weight if that makes it smaller; returns whether it did."""
         assert value.const_value is not None
         codes = value.const_value.numpy()
-        bits = _width(codes)
+        bits = _bit_width(codes)
         if value.dtype != _INT8 or bits == 8 or not value.uses():
             return False
         emit = Emitter(self.graph, str(value.name))
@@ -142,7 +142,7 @@ def codes_per_index(bits: int) -> tuple[int, np.dtype[Any]]:
     return 8 * dtype.itemsize // bits, dtype
 
 
-def _width(codes: np.ndarray) -> int:
+def _bit_width(codes: np.ndarray) -> int:
     """Returns the bit width of the codes, including the sign bit; at least 2."""
     return max(2, *(int(end if end >= 0 else ~end).bit_length() + 1 for end in (codes.min(), codes.max())))
 

@@ -31,7 +31,7 @@ _STORED_BITS = {3: 3.2, 5: 16 / 3, 7: 7.2}
 
 
 @dataclass(frozen=True)
-class WidthOptions:
+class BitWidthOptions:
     """Candidate bit widths of one quantizer of the graph or of one quantized weight.
 
     Attributes:
@@ -92,7 +92,7 @@ class WidthOptions:
                 set_plan(node, dataclasses.replace(plan, operands=tuple(operands)))
 
 
-def width_options(graph_module: fx.GraphModule, statistics: Statistics, budget: BudgetConfig) -> list[WidthOptions]:
+def bit_width_options(graph_module: fx.GraphModule, statistics: Statistics, budget: BudgetConfig) -> list[BitWidthOptions]:
     """Returns all activations and then all weights, in order of execution.
 
     Args:
@@ -112,7 +112,7 @@ def megabytes_beside_weights(graph_module: fx.GraphModule) -> float:
     return (beside + _BYTES_A_NODE * len(graph_module.graph.nodes)) / 1e6
 
 
-def _activations(graph_module: fx.GraphModule, statistics: Statistics, budget: BudgetConfig) -> Iterator[WidthOptions]:
+def _activations(graph_module: fx.GraphModule, statistics: Statistics, budget: BudgetConfig) -> Iterator[BitWidthOptions]:
     groups: dict[str, list[tuple[fx.Node, fx.Node, int]]] = {}
     specs: dict[str, tuple[QuantSpec, bool]] = {}
     for reader, _, operand in planned_operands(graph_module):
@@ -135,7 +135,7 @@ def _activations(graph_module: fx.GraphModule, statistics: Statistics, budget: B
                 fits[bits] = channel_quantizer(graph_module, statistics, norms[target], wanted)
             else:
                 fits[bits] = tensor_quantizer(graph_module, statistics, point, wanted, signed)
-        yield WidthOptions(
+        yield BitWidthOptions(
             kind="activation",
             target=target,
             nodes=tuple(dict.fromkeys(node for node, _, _ in readers)),
@@ -147,7 +147,7 @@ def _activations(graph_module: fx.GraphModule, statistics: Statistics, budget: B
         )
 
 
-def _weights(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator[WidthOptions]:
+def _weights(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator[BitWidthOptions]:
     decides = budget.weight_bits is not None or budget.file_mb is not None
     usual = recipe_of(graph_module).weight.bits
     for node in graph_module.graph.nodes:
@@ -158,7 +158,7 @@ def _weights(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator[Wid
         fits = {} if is_open else {plan.weight.bits: layer.quantizer}
         for bits in budget.weight_widths if is_open else ():
             fits[bits] = weight_quantizer(weight, dataclasses.replace(plan.weight, bits=bits))
-        yield WidthOptions(
+        yield BitWidthOptions(
             kind="weight",
             target=str(node.target),
             nodes=(node,),
