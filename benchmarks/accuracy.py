@@ -1,8 +1,11 @@
 """Top-1 of a network at each recipe, in torch and through onnxruntime, on real images.
 
-Run: python benchmarks/accuracy.py [--table recipes|mnist|modelnet40|closed-form|ablation] [--rows w8a8 --rows w4a4 ...] [--seed 1]
-Writes: benchmarks/results/accuracy.md and .csv (with learned_blocks.md and methods.md), accuracy_mnist, accuracy_modelnet40, closed_form or ablation; finished rows are
-kept and not run again (--fresh drops them). Recipes that learn keep their blocks in --checkpoint-dir and go on behind the last one.
+Run: python benchmarks/accuracy.py [--table recipes|mnist|modelnet40|closed-form|ablation]
+    [--rows w8a8 --rows w4a4 ...] [--seed 1]
+Writes: benchmarks/results/accuracy.md and .csv (with learned_blocks.md and methods.md),
+accuracy_mnist, accuracy_modelnet40, closed_form or ablation; finished rows are kept and not run
+again (--fresh drops them). Recipes that learn keep their blocks in --checkpoint-dir and go on
+behind the last one.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ _PLAIN = {**_UNTURNED, "weight_rounding": "nearest", "compensate_activations": F
 
 
 def naive(width: str) -> dict[str, Any]:
-    """Returns round to nearest between the least and the greatest value, as the first quantizer of any tool does it."""
+    """Returns round to nearest between the least and the greatest value: the simplest recipe."""
     plain = {"bits": int(width[-1]), "percentiles": (1.0,), "criterion": "tensor"}
     changes = {
         "activation": plain,
@@ -55,7 +58,7 @@ def naive(width: str) -> dict[str, Any]:
 
 
 def published() -> dict[str, Any]:
-    """Returns the methods that are compared on equal terms, width by width; 8-bit rows for those that learn nothing."""
+    """Returns the methods that are compared on equal terms; 8-bit rows for those that learn nothing."""
     learned = [f"{family}-{width}" for family in ("ias-vit", "dopq-vit", "aiqvit") for width in WIDTHS[1:]]
     return {
         **{f"naive-{width}": naive(width) for width in WIDTHS},
@@ -193,7 +196,7 @@ TABLES = {
 
 @dataclass
 class Row:
-    """One recipe. Accuracies and drops in percent, errors are standard errors, drops and errors paired by image.
+    """One recipe. Accuracies and drops in percent; standard errors; drops are paired by image.
 
     ``speedup`` is over the float file, batch 1, one thread; 0 where it was not measured.
     """
@@ -260,7 +263,7 @@ def measure(name: str, table: Table, task: Task, seed: int, base: Accuracy, floa
 
 
 def measured_elsewhere(row: str, table: Table, seed: int) -> Row | None:
-    """Returns the row of the recipes' own table that has the same recipe, on the same network and images; None if there is none."""
+    """Returns the row of the recipes' table with the same recipe, network and images, or None."""
     main_table = TABLES["recipes"]
     if table is main_table or table.task != main_table.task or not isinstance(table.rows[row], str):
         return None

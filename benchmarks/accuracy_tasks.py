@@ -1,4 +1,4 @@
-"""What accuracy is measured on: a network with its real weights, and images that calibrate or evaluate it, never both."""
+"""What accuracy is measured on: a network with real weights; images to calibrate or to evaluate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qpass.zoo.timm_models import create_model
 
 @dataclass(frozen=True)
 class Task:
-    """A float network, calibration images and how many a batch holds, and labelled images that calibrate nothing."""
+    """A float network, calibration images, the size of a batch, and labelled images to evaluate on."""
 
     description: str
     model: nn.Module
@@ -35,7 +35,7 @@ _CROP = ImageTransform(crop=224, resize=None)
 
 
 def training_images(batch: int) -> Iterator[Tensor]:
-    """Yields the 1,000 training images of ImageNet, one a class, centre crop 224, in batches, each read when it is asked for."""
+    """Yields 1,000 training images of ImageNet, one a class, centre crop 224, read batch by batch."""
     source = open_images(assets() / "imagenet_1000_256" / "images.zip", _CROP)
     return (images for images, _ in image_batches(source, batch))
 
@@ -58,7 +58,7 @@ def deit_tiny() -> Task:
     )
 
 
-#: Of the 10,000 test digits the first calibrate, since no training digit is at hand, and the others evaluate.
+#: Of the 10,000 test digits the first calibrate (no training digit is at hand); others evaluate.
 _CALIBRATION_DIGITS = 1024
 
 
@@ -81,7 +81,7 @@ def mnist() -> Task:
     )
 
 
-#: Of the objects every fifth calibrates, since no training object is at hand, and the others evaluate.
+#: Every fifth object calibrates (no training object is at hand), and the others evaluate.
 _EVERY_FIFTH = 5
 
 
@@ -109,7 +109,7 @@ def _idx(path: object, header: int) -> np.ndarray:
 
 
 class MnistViT(nn.Module):
-    """The layout of the checkpoint: pre-norm blocks, attention scaled by the whole width, no last LayerNorm."""
+    """The checkpoint's layout: pre-norm blocks, attention scaled by the width, no last LayerNorm."""
 
     def __init__(self, width: int = 64, depth: int = 6, patch: int = 7) -> None:
         super().__init__()

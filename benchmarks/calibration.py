@@ -1,8 +1,8 @@
-"""What quantizing costs: time against the forward passes that it needs, memory against the number of images, several processes.
+"""What quantizing costs: time in forward passes, memory by number of images, several processes.
 
 Run: python benchmarks/calibration.py [--table speed|memory|networks|large|large-w4a4|processes]
-Writes: benchmarks/results/calibration.md and .json, after every row; tables that are not asked for keep their figures.
-Every memory figure is the greatest resident size of a process of its own.
+Writes: benchmarks/results/calibration.md and .json, after every row; tables that are not asked for
+keep their figures. Every memory figure is the greatest resident size of a process of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from qpass.runtime.distributed import Processes, job
 from qpass.zoo.timm_models import create_model
 
 RESULTS = Path(__file__).parent / "results"
-#: GiB in memory in the runs that show the bound: less than half of what either number of images would take.
+#: GiB in memory in the runs that show the bound: less than half of what the images would take.
 BOUND = 0.125
 #: Learning at a length that reaches every stage and every store.
 SHORT = {"steps": 2, "batch_size": 16}
@@ -51,7 +51,8 @@ SHARED: dict[str, Any] = {
 }
 SHARED_IMAGES = 128
 LARGE, LARGE_IMAGES = "vit_large_patch16_224", 32
-#: Networks whose values between layers are many times their weights: what a call of them takes, and how many calls calibrate.
+#: Networks whose values between layers are many times their weights: what a call of them takes, and
+#: how many calls calibrate.
 PAIRS, POINTS, CROPS, CROP_SIZE = 8, 512, 8, 128
 #: GiB in memory for these.
 NETWORK_BOUND = 1.0
@@ -59,7 +60,7 @@ _BATCH = 16
 
 
 def batches(images: int) -> Iterator[Tensor]:
-    """Yields calibration images as a loader does: read when they are asked for, and again where there are too few."""
+    """Yields calibration images as a loader does: read on demand, and again if there are too few."""
     while images > 0:
         for batch in training_images(_BATCH):
             if images > 0:
@@ -87,7 +88,7 @@ def speed(rounds: int = 3) -> dict[str, Any]:
 
 
 def peak(model: str, recipe: Any, images: int, max_memory: float) -> dict[str, float]:
-    """Quantizes in a process of its own and returns its greatest resident size in GiB, and the seconds it took."""
+    """Quantizes in a process of its own; returns its peak resident size in GiB and the seconds."""
     arguments = json.dumps({"model": model, "recipe": recipe, "images": images, "max_memory": max_memory})
     command = [sys.executable, "-W", "ignore", __file__, "--one", arguments]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -107,8 +108,10 @@ def one(model: str, recipe: Any, images: int, max_memory: float) -> dict[str, fl
 
 
 def deployed(network: torch.nn.Module, quantized: torch.fx.GraphModule, batch: Any, max_memory: float) -> dict[str, float]:
-    """Writes a file and verifies it on a batch; returns its size and that of the float weights in MB, the seconds of
-    verification, and the greatest resident size of the process in GiB by then.
+    """Writes a file and verifies it on a batch.
+
+    Returns the file's size and that of the float weights in MB, the seconds of verification, and the
+    greatest resident size of the process in GiB by then.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = qpass.export_onnx(quantized, Path(folder) / "model.onnx")
@@ -186,7 +189,7 @@ def processes() -> Iterator[dict[str, Any]]:
 
 
 def member(recipe: Any) -> None:
-    """Quantizes as one process of a job; the first one prints its seconds, and the messages and bytes that it gave."""
+    """Quantizes as one process of a job; the first prints its seconds, and its messages and bytes."""
     sent = {"messages": 0, "bytes": 0}
 
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -308,7 +311,7 @@ def main(names: tuple[str, ...], arguments: str | None, shared: str | None) -> N
 
 
 def so_far(known: Any, measured: dict[str, Any] | Iterator[dict[str, Any]]) -> Iterator[Any]:
-    """Yields a table each time that something was measured: a row takes the place of the one with its name."""
+    """Yields a table after each measurement: a row replaces the one with its name."""
     if isinstance(measured, dict):
         yield measured
         return

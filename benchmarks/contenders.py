@@ -1,4 +1,4 @@
-"""What qpass's files are timed against: files of onnxruntime's own quantizers, and the same network in other runtimes."""
+"""What qpass's files are timed against: onnxruntime's own quantizers, and other runtimes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ class _Reader(CalibrationDataReader):
 
 
 def ort_static(float_file: Path, images: Tensor, path: Path) -> Path:
-    """Onnxruntime's ``quantize_static`` as its documentation recommends for transformers on x86: uint8 x int8, per channel."""
+    """Onnxruntime's ``quantize_static`` as its documentation recommends for transformers on x86.
+
+    uint8 x int8, per channel.
+    """
     prepared = _prepared(float_file)
     name = onnx.load(float_file, load_external_data=False).graph.input[0].name
     quantize_static(
@@ -46,7 +49,10 @@ def ort_dynamic(float_file: Path, images: Tensor, path: Path) -> Path:
 
 
 def _prepared(float_file: Path) -> Path:
-    """Returns the float file as both quantizers want it; quantize_dynamic trips over inferred shapes of a renamed constant."""
+    """Returns the float file as both quantizers want it.
+
+    quantize_dynamic trips over inferred shapes of a renamed constant.
+    """
     prepared = float_file.with_suffix(".prepared.onnx")
     if prepared.exists():
         return prepared

@@ -1,9 +1,10 @@
-"""Fuzzes ``qpass.load`` with forged headers, guided by the coverage of qpass, calls what loads, and reports what got through.
+"""Fuzzes ``qpass.load`` with forged headers, guided by coverage, and calls what loads.
 
 Run: python benchmarks/fuzz_load.py --minutes 60
-Writes: benchmarks/results/fuzzing.json and .md. Needs atheris (``pip install atheris``) and the development environment.
-A finding is an error of loading that is no DataError, or anything that Python's audit events show while a file is loaded or
-its graph is called: a process, a write, a connection.
+Writes: benchmarks/results/fuzzing.json and .md. Needs atheris (``pip install atheris``) and the
+development environment. A finding is an error of loading that is no DataError, or anything that
+Python's audit events show while a file is loaded or its graph is called: a process, a write, a
+connection.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Times qpass's files in alternation: against other runtimes and quantizers, or recipes against each other.
+"""Times qpass's files in turns with other runtimes and quantizers, or recipes with each other.
 
-Run: python benchmarks/latency.py [--table tools|recipes] [--models deit_tiny_patch16_224 ...] [--runs 30]
-Writes: benchmarks/results/latency.json, .csv, .md and .svg, or latency_recipes.*; models of earlier runs are kept.
-Needs: pip install -e ".[bench]"; what is not installed or fails on a model is listed with its reason.
+Run: python benchmarks/latency.py [--table tools|recipes] [--models NAME ...] [--runs 30]
+Writes: benchmarks/results/latency.json, .csv, .md and .svg, or latency_recipes.*. Models of
+earlier runs are kept.
+Needs: pip install -e ".[bench]". What is not installed or fails is listed with its reason.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
 
 
 class _Yolos(nn.Module):
-    """transformers' YOLOS in the size of hustvl/yolos-tiny: class logits and boxes of 100 detection tokens."""
+    """transformers' YOLOS at the size of hustvl/yolos-tiny: logits and boxes of 100 detection tokens."""
 
     def __init__(self) -> None:
         from transformers import YolosConfig, YolosForObjectDetection

@@ -1,4 +1,4 @@
-"""The results of the latency benchmark: figures kept by model, and the page, table and picture that are written from them."""
+"""The results of the latency benchmark: figures by model, and the page, table and picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from pictures import picture, save
 
 RESULTS = Path(__file__).parent / "results"
-#: What qpass is asked to beat: everything else that runs in onnxruntime. OpenVINO is another runtime, and shown beside it.
+#: What qpass is asked to beat: everything else that runs in onnxruntime. OpenVINO is another
+#: runtime, and shown beside it.
 RIVALS = ("float", "ort quantize_static", "ort quantize_dynamic")
 
 
@@ -97,7 +98,7 @@ def file_rows(found: dict[str, Any]) -> Iterator[str]:
 
 
 def losses(models: dict[str, Any]) -> list[str]:
-    """Returns a line for every cell in which another file of onnxruntime's beats qpass's w8a8, or a narrower recipe is slower."""
+    """Returns a line for every cell in which another file beats w8a8, or a narrower recipe is slower."""
     found = []
     for model, figures in models.items():
         cells = {(row["name"], row["batch"], row["threads"]): row["speedup"] for row in figures["rows"]}

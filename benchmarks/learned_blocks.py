@@ -1,4 +1,4 @@
-"""What was learned of each block, written beside the accuracy of a recipe: errors, ranks, and b1 and b2 beside the paper's."""
+"""What was learned of each block: errors, ranks, and b1 and b2 beside the paper's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from qpass.reconstruction.record import BlockRecord
 from qpass.runtime.records import record
 
-#: b2 that AIQViT (arXiv 2502.04628) reports for DeiT-T at W4A4, blocks 0 to 11; its b1 are .01 to .02.
+#: b2 of AIQViT (arXiv 2502.04628) for DeiT-T at W4A4, blocks 0 to 11; its b1 are .01 to .02.
 PAPER_B2 = (0.17, 0.21, 0.21, 0.13, 0.11, 0.12, 0.13, 0.11, 0.09, 0.05, 0.09, 0.11)
 
 

@@ -1,4 +1,4 @@
-"""A matcher of keypoints like LightGlue (https://arxiv.org/abs/2306.13643): two images, self-attention and cross-attention in turn.
+"""A matcher of keypoints in two images like LightGlue (https://arxiv.org/abs/2306.13643).
 
 Weights are random and seeded: what is measured with it is memory and time.
 """
@@ -28,7 +28,7 @@ class SelfBlock(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """Attention from the points of each image to those of the other, with one projection for queries and keys."""
+    """Attention between the points of two images, with one projection for queries and keys."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class LightGlue(nn.Module):
         self.project, self.matchability = nn.Linear(width, width), nn.Linear(width, 1)
 
     def forward(self, x: Tensor, y: Tensor, x_points: Tensor, y_points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Takes descriptors (B, N, C) and positions (B, N, 2) of two images; returns similarities (B, N, M) and matchabilities."""
+        """Maps descriptors (B, N, C) and positions (B, N, 2) to similarities (B, N, M), matchabilities."""
         x_turn, y_turn = (rotation(self.frequencies(points)) for points in (x_points, y_points))
         for own, cross in zip(self.self_attention, self.cross_attention, strict=True):
             x, y = cross(own(x, *x_turn), own(y, *y_turn))

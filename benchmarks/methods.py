@@ -1,4 +1,4 @@
-"""The published methods beside each other, from the rows of accuracy.py: share of float accuracy kept, ours and the papers'.
+"""The published methods beside each other: share of float accuracy kept, ours and the papers'.
 
 Run: python benchmarks/methods.py (accuracy.py does it too)
 Writes: benchmarks/results/methods.md and .svg.
@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pictures import picture, save
 
-#: The last three are ours: in closed form with one width everywhere and with 8 bits where they matter most, and polished.
+#: The last three are ours: in closed form with one width everywhere and with 8 bits where they
+#: matter most, and polished.
 METHODS = {
     "naive": "min-max",
     "repq-vit": "RepQ-ViT",
@@ -26,8 +27,8 @@ METHODS = {
     "polish": "qpass wXaY, polish quick",
 }
 WIDTHS = ("w3a3", "w4a4", "w4a8", "w6a6", "w8a8")
-#: Top-1 of DeiT-T on all of ImageNet in the papers, and of their float network: arXiv 2212.08254, 2311.10126, 2408.03291 and
-#: 2502.04628.
+#: Top-1 of DeiT-T on all of ImageNet in the papers, and of their float network: arXiv 2212.08254,
+#: 2311.10126, 2408.03291 and 2502.04628.
 PAPERS = {
     "repq-vit": {"w4a4": 57.43},
     "ias-vit": {"w3a3": 41.52, "w4a4": 65.21},
@@ -71,7 +72,7 @@ def lines(rows: list[dict[str, str]]) -> Iterator[str]:
 
 
 def order(rows: list[dict[str, str]], width: str) -> str:
-    """Returns how the methods with a published figure are ordered here and in their papers, where there are two of them."""
+    """Returns how the methods with a published figure, if two or more, are ordered here and there."""
     ours = {m: statistics.mean(kept(rows, m, width)) for m in PAPERS if width in PAPERS[m] and kept(rows, m, width)}
     if len(ours) < 2:
         return ""

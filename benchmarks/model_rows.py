@@ -25,8 +25,8 @@ Create = Callable[[], tuple[nn.Module, Any]]
 class Row:
     """What became of one model.
 
-    ``decibels`` compares the quantized graph with the float model: signal over error of the worst output, on inputs that did
-    not calibrate. None where it was not measured.
+    ``decibels`` compares the quantized graph with the float model: signal over error of the worst
+    output, on inputs that did not calibrate. None where it was not measured.
     """
 
     library: str
@@ -88,7 +88,7 @@ def _decibels(model: nn.Module, qmodel: nn.Module, inputs: Any) -> float:
 
 
 def _floats(outputs: Any) -> list[Tensor]:
-    """Returns the floating tensors of a nested output in float64, those of mappings in the order of their keys."""
+    """Returns the floating tensors of a nested output in float64; mappings are read in order of keys."""
     if isinstance(outputs, Mapping):
         return [tensor for key in outputs for tensor in _floats(outputs[key])]
     leaves = pytree.tree_leaves(outputs)

@@ -1,4 +1,4 @@
-"""Vision models with random weights and inputs for them: timm's by name, transformers' and torchvision's by small configurations.
+"""Vision models with random weights, and their inputs: timm's, transformers' and torchvision's.
 
 Sizes are chosen so that the sweep fits a laptop; what a graph looks like does not depend on them.
 """
@@ -70,8 +70,8 @@ _DETR = {
 }  # fmt: skip
 _QUERIES = {"hidden_dim": 64, "mask_feature_size": 64, "feature_size": 64, "dim_feedforward": 128, "num_attention_heads": 4}
 
-#: transformers: class of the model -> class of its configuration, its arguments, side of the images. An argument that is a
-#: function is called: it makes the configuration of a backbone.
+#: transformers: class of the model -> class of its configuration, its arguments, side of the
+#: images. An argument that is a function is called: it makes the configuration of a backbone.
 TRANSFORMERS: dict[str, tuple[str, dict[str, Any], int]] = {
     "ViTForImageClassification": ("ViTConfig", {**_SMALL, "image_size": 64}, 64),
     "ViTMAEForPreTraining": (

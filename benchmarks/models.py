@@ -1,7 +1,8 @@
-"""Takes models of timm, transformers and torchvision with random weights the whole way: traced, quantized, exported, verified.
+"""Quantizes, exports and verifies models of timm, transformers and torchvision, random weights.
 
 Run: python benchmarks/models.py [--models NAME ...] [--config w8a8]
-Writes: docs/models.md and benchmarks/results/models.json (at other widths than w8a8: models_<config>.md and .json in results).
+Writes: docs/models.md and benchmarks/results/models.json (at other widths than w8a8:
+models_<config>.md and .json in results).
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ _HEADER = """
 | model | batch | Linears | attention matmuls | patch or 1x1 convolutions | stayed float | dB of float | ties | verified |
 |---|---|---|---|---|---|---|---|---|"""
 
-#: What the tests of the evaluators found; ``tests/contracts/test_onnx_node_tests.py`` fails if it is no longer so.
+#: What the tests of the evaluators found; ``tests/contracts/test_onnx_node_tests.py`` fails if it
+#: is no longer so.
 _NODE_TESTS = """
 ## Suite: onnx's node tests
 

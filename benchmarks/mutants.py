@@ -75,7 +75,7 @@ def _lines_of_raises(code: str) -> set[int]:
 
 
 def tests_of(root: Path, package: str, file: str) -> list[str]:
-    """Returns the test files for a module, the most direct first: its mirror, those that import it, the package's contract."""
+    """Returns a module's test files: its mirror, those that import it, the package's contract."""
     module = Path(file)
     mirror = str(Path("tests", *module.parts[1:-1], f"test_{module.stem}.py"))
     dotted = ".".join(module.with_suffix("").parts)

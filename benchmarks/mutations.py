@@ -1,8 +1,8 @@
 """Share of mutants that the tests kill, by package, on a sample drawn from a seed.
 
 Run: python benchmarks/mutations.py --samples 40 --seed 0 --jobs 2
-Writes: benchmarks/results/mutations.json and .md. It tests a commit, in copies of its own. The same command resumes a run that
-was stopped. Needs mutmut (``pip install -e ".[dev]"``).
+Writes: benchmarks/results/mutations.json and .md. It tests a commit, in copies of its own. The same
+command resumes a run that was stopped. Needs mutmut (``pip install -e ".[dev]"``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models whose positions are computed: promptable segmentation, masks by queries and rotary embeddings; small, random weights."""
+"""Models whose positions are computed: prompts, masks by queries, rotary embeddings; all small."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def sam2() -> tuple[nn.Module, dict[str, Tensor]]:
 
 
 def eomt() -> tuple[nn.Module, dict[str, Tensor]]:
-    """Returns EoMT with the masks that its last blocks attend by, as in training: they are computed from its own queries."""
+    """Returns EoMT whose last blocks attend by masks, as in training: computed from its own queries."""
     config = transformers.EomtConfig(
         hidden_size=96, num_hidden_layers=4, num_attention_heads=3, image_size=64, patch_size=8, num_blocks=2, num_queries=10,
         num_upscale_blocks=1, mlp_ratio=2,
@@ -63,7 +63,7 @@ def dinov3() -> tuple[nn.Module, dict[str, Tensor]]:
 
 
 def llama() -> tuple[nn.Module, dict[str, Tensor]]:
-    """Returns a causal transformer with rotary embeddings whose heads share keys and values, over embedded tokens."""
+    """Returns a causal transformer with rotary embeddings whose heads share keys and values."""
     config = transformers.LlamaConfig(**_SMALL, num_key_value_heads=1, vocab_size=64, use_cache=False)
     return transformers.LlamaModel(config), {"inputs_embeds": torch.randn(8, 16, 96)}
 

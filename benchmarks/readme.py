@@ -1,4 +1,7 @@
-"""Copies the figures of benchmarks/results/ into the README, between its markers: python benchmarks/readme.py."""
+"""Copies the figures of benchmarks/results/ into the README, between its markers.
+
+Run: python benchmarks/readme.py
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coloured shapes on cluttered backgrounds, in COCO's format, drawn from a seed: detection and segmentation without downloads."""
+"""Coloured shapes on cluttered backgrounds in COCO's format, drawn from a seed: no downloads."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _mask(rng: np.random.Generator, kind: str) -> np.ndarray:
 
 
 def write_coco(folder: Path, count: int, seed: int) -> Path:
-    """Writes ``count`` images and ``instances.json`` as COCO has them; returns the folder. Seeds are ``seed`` and those after it."""
+    """Writes ``count`` images, from ``seed`` on, and ``instances.json`` like COCO; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

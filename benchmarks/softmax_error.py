@@ -1,7 +1,8 @@
-"""Error of attention times V for every quantizer of the Softmax output, on real attention maps of DeiT-T, block by block.
+"""Error of attention times V for each quantizer of the Softmax output, on DeiT-T, by block.
 
 Run: python benchmarks/softmax_error.py
-Writes: benchmarks/results/softmax_error.md, .csv and .svg. Quantizers are fitted on some training images and measured on others.
+Writes: benchmarks/results/softmax_error.md, .csv and .svg. Quantizers are fitted on some training
+images and measured on others.
 """
 
 from __future__ import annotations

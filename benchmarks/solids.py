@@ -1,4 +1,4 @@
-"""Point clouds of composed solids with labelled parts, made from a seed: part segmentation without downloads."""
+"""Point clouds of composed solids with labelled parts, drawn from a seed: no downloads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Surface = tuple[np.ndarray, np.ndarray]
 
 
 def make(seed: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Returns a cloud (POINTS, 6) float32 of coordinates in the unit sphere and normals, the part of each point, the kind."""
+    """Returns a cloud (POINTS, 6) of coordinates in the unit sphere and normals, its parts, its kind."""
     rng = np.random.default_rng(seed)
     kind = int(rng.integers(len(KINDS)))
     name = list(KINDS)[kind]
@@ -140,7 +140,7 @@ _BUILDERS: dict[str, Callable[[np.random.Generator], list[_Surface]]] = {
 
 
 def write_shapenet_part(folder: Path, count: int, seed: int) -> Path:
-    """Writes ``count`` clouds as ShapeNetPart's are on disk; returns the folder. Seeds are ``seed`` and those after it.
+    """Writes ``count`` clouds, from ``seed`` on, like ShapeNetPart; returns the folder.
 
     A folder for each kind, with a text file for each object: x y z nx ny nz part, one line a point.
     ``synsetoffset2category.txt`` names the kinds.

@@ -1,4 +1,4 @@
-"""Models that other projects test their own graphs with: timm's tests and NNCF's list of torch.fx models, with random weights.
+"""Models that timm and NNCF test their own graphs with, with random weights.
 
 timm: https://github.com/huggingface/pytorch-image-models/blob/main/tests/test_models.py
 NNCF: https://github.com/openvinotoolkit/nncf/blob/develop/tests/torch2/fx/test_models.py
@@ -18,8 +18,8 @@ from yolo_attention import AreaAttention, PositionalAttention
 #: Where timm's fx tests cut their images.
 _FX_SIDE = 128
 
-#: The smallest model of each transformer family in timm's fx and feature tests that the zoo does not hold, and its arguments.
-#: None for the side of the images leaves the model's own.
+#: The smallest model of each transformer family in timm's fx and feature tests that the zoo does
+#: not hold, and its arguments. None for the side of the images leaves the model's own.
 TIMM_FAMILIES: dict[str, tuple[dict[str, Any], int | None]] = {
     "vit_xsmall_patch16_clip_224": ({"img_size": _FX_SIDE, "depth": 3}, _FX_SIDE),
     "vit_tiny_r_s16_p8_224": ({"img_size": _FX_SIDE, "depth": 3}, _FX_SIDE),
@@ -61,7 +61,7 @@ TIMM_FAMILIES: dict[str, tuple[dict[str, Any], int | None]] = {
 
 
 class ShortTransformer(nn.Module):
-    """Token numbers (batch, tokens) -> logits of the next token: embeddings, attention without heads, one output layer."""
+    """Token numbers (batch, tokens) -> logits of the next token, by attention without heads."""
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()

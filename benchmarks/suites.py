@@ -1,6 +1,6 @@
 """Takes the models of other projects' tests the whole way: traced, quantized, exported, verified.
 
-Run: python benchmarks/suites.py SUITE [--models NAME ...], with SUITE one of timm-tiny, timm-families, nncf
+Run: python benchmarks/suites.py timm-tiny|timm-families|nncf [--models NAME ...]
 Writes: docs/models.md and benchmarks/results/suites.json; other suites' rows are kept.
 """
 

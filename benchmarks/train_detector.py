@@ -1,7 +1,8 @@
-"""Trains the small detector and instance segmenter of the benchmarks from nothing, on shapes that are drawn as it goes.
+"""Trains the small detector and instance segmenter of the benchmarks, on shapes drawn as it goes.
 
 Run: python benchmarks/train_detector.py [--minutes 20]
-Writes: benchmarks/weights/shapes_mask_rcnn.safetensors (float16) and .json with the minutes, steps and AP of the float network.
+Writes: benchmarks/weights/shapes_mask_rcnn.safetensors (float16) and .json with the minutes, steps
+and AP of the float network.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ def small_mask_rcnn() -> MaskRCNN:
 
 
 def sample(seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Returns an image (3, SIZE, SIZE) in 0..1 and its target as torchvision's detectors take it; seeds without objects are skipped."""
+    """Returns an image (3, SIZE, SIZE) in 0..1 and its target for torchvision's detectors.
+
+    Seeds without objects are skipped.
+    """
     pixels, objects = shapes.draw(seed)
     if not objects:
         return sample(seed + 500_000_000)

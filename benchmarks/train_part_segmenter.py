@@ -1,7 +1,8 @@
 """Trains the small part segmenter of the benchmarks from nothing, on solids that are made as it goes.
 
 Run: python benchmarks/train_part_segmenter.py [--minutes 15]
-Writes: benchmarks/weights/solids_point_transformer.safetensors (float16) and .json with the minutes and steps.
+Writes: benchmarks/weights/solids_point_transformer.safetensors (float16) and .json with the minutes
+and steps.
 """
 
 from __future__ import annotations

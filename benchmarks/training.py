@@ -1,4 +1,4 @@
-"""Trains the small networks of the benchmarks for some minutes, and writes their weights with a record of how."""
+"""Trains the small networks of the benchmarks, and writes their weights with a record of how."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def train(
 
     Args:
         model: Left in eval mode.
-        losses_of: The losses of samples that were not seen before, by name, from their seeds; their sum is learned.
+        losses_of: The losses of new samples, by name, from their seeds; their sum is learned.
         minutes: How long.
         batch: Seeds in a step.
         learning_rate: Of AdamW, at its greatest.

@@ -1,8 +1,9 @@
-"""Detection, instance segmentation and part segmentation at each recipe: the small networks that are trained here, on data of their own.
+"""Detection and segmentation of instances and parts at each recipe, by networks trained here.
 
 Run: python benchmarks/vision_tasks.py [--task detection|parts] [--rows w8a8 ...] [--fresh]
-Writes: benchmarks/results/detection.md and .csv, parts.md and .csv; finished rows are kept.
-The data are drawn from seeds that no network was trained on, written to disk in COCO's and ShapeNetPart's formats, and read back.
+Writes: benchmarks/results/detection.md and .csv, parts.md and .csv; finished rows are kept. The
+data are drawn from seeds that no network was trained on, written to disk in COCO's and
+ShapeNetPart's formats, and read back.
 """
 
 from __future__ import annotations

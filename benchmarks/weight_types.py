@@ -1,4 +1,4 @@
-"""Files of DeiT-T with 8-bit factors as int8 and as uint8: whether they are the same network on this processor, and how fast.
+"""DeiT-T with 8-bit factors as int8 and as uint8: exactness on this processor, and speed.
 
 Run: python benchmarks/weight_types.py
 Writes: benchmarks/results/weight_types.md and .csv; rows of other processors are kept.
@@ -31,7 +31,7 @@ TYPES = ("int8", "uint8")
 
 @dataclass
 class Row:
-    """One file on one processor. Accuracies in percent; ``speedup`` is over the float file, batch 1, one thread."""
+    """One file on one processor. Accuracies in percent; speedup over float at batch 1, one thread."""
 
     machine: str
     recipe: str

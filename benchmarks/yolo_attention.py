@@ -1,4 +1,4 @@
-"""Attention layers of recent YOLO detectors: 1x1 convolutions make queries, keys and values of a feature map."""
+"""Attention of recent YOLO detectors: 1x1 convolutions make queries, keys and values."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ def _conv(channels: int, out: int, size: int = 1, groups: int = 1, act: bool = F
 
 
 class PositionalAttention(nn.Module):
-    """Attention over all pixels with keys of half a head's width, a depthwise convolution for positions, and a two-layer network.
+    """Attention over all pixels with narrow keys and positions by convolution, and a feedforward.
 
-    Shapes: (batch, channels, height, width) in and out. Source: YOLO11 (https://docs.ultralytics.com/models/yolo11).
+    Keys have half a head's width. The convolution is depthwise. The feedforward has two layers.
+
+    Shapes: (batch, channels, height, width) in and out. Source: YOLO11
+    (https://docs.ultralytics.com/models/yolo11).
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -38,7 +41,8 @@ class PositionalAttention(nn.Module):
 class AreaAttention(nn.Module):
     """Attention within areas, which are runs of pixels.
 
-    Shapes: (batch, channels, height, width) in and out. Source: YOLO12 (https://arxiv.org/abs/2502.12524).
+    Shapes: (batch, channels, height, width) in and out. Source: YOLO12
+    (https://arxiv.org/abs/2502.12524).
     """
 
     def __init__(self, channels: int, heads: int, areas: int) -> None:

@@ -1,4 +1,4 @@
-"""qpass: a compiler for post-training quantization of vision transformers, from PyTorch to a verified ONNX QDQ file."""
+"""qpass: post-training quantization of vision transformers, from PyTorch to verified ONNX QDQ."""
 
 from qpass.api import (
     benchmark_latency,

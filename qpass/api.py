@@ -47,59 +47,58 @@ def quantize_graph(
     The caller's modes do not affect the result and stay unchanged: grad and inference mode, autocast,
     default dtype and device, and torch's random state. Threads that call qpass concurrently take turns.
 
-    If torch.distributed is initialized, every process calls this with the same arguments, does its share
-    of the work and returns the same network (see docs/scaling.md).
+    If torch.distributed is initialized, every process calls this with the same arguments, does its
+    share of the work and returns the same network (see docs/scaling.md).
 
     Args:
-        model: Any model that torch.export can capture. It is not modified, and the result shares nothing
-            with it. Weights of other float dtypes are converted to float32 first, with a warning.
-        calib_loader: Yields batches: tensors (batch, ...), (inputs, target) pairs, or mappings of inputs by
-            name. A list of batches works, and a single tensor is one batch. Small batches are merged and
-            large ones split. 32 to 128 samples are enough for recipes without learning; ``aiqvit`` recipes
-            need about 1,000. All batches must have the same inputs. Values other than tensors must be equal
-            in all batches: they become constants, and the graph rejects any other value. Keys that the
-            model's forward does not accept, and labels that only its loss needs, are dropped. A warning
-            reports both.
+        model: Any model that torch.export can capture. It is not modified, and the result shares
+            nothing with it. Weights of other float dtypes are converted to float32, with a warning.
+        calib_loader: Yields batches: tensors (batch, ...), (inputs, target) pairs, or mappings of
+            inputs by name. A list of batches works, and a single tensor is one batch. Small batches are
+            merged and large ones split. 32 to 128 samples are enough for recipes without learning;
+            ``aiqvit`` recipes need about 1,000. All batches must have the same inputs. Values other
+            than tensors must be equal in all batches: they become constants, and the graph rejects any
+            other value. Keys that the model's forward does not accept, and labels that only its loss
+            needs, are dropped. A warning reports both.
         config: A preset's name (``"w8a8"``, ``"w6a6"``, ``"w4a8"``, ``"w4a4"``, ``"w3a3"``,
             ``"repq-vit-w4a4"``, ``"aiqvit-w4a4"``, ...), a ``QuantConfig``, a mapping, or the path of a
             YAML file.
         example_inputs: A batch to trace the model with; None uses the first calibration batch.
         transform_fn: Converts what the loader yields to a batch.
         submodules: Names of submodules to quantize instead of the whole model, for models with
-            data-dependent control flow. Each is traced with its real inputs and replaced in a copy of the
-            model, which is returned. Sizes that vary between calls are dynamic where the submodule allows
-            it. Otherwise its graph supports the most frequent sizes, and raises an error for others.
-        dynamic_shapes: The dynamic dims of the inputs, as in ``torch.export.export``: by input name, a name
-            or a ``torch.export.Dim`` for each dynamic dim, such as
-            ``{"input_ids": {0: "texts", 1: "tokens"}}``. Dims with the same name are equal in every call.
-            For inputs that are not named, and with None, dim 0 of each tensor is dynamic where the model
-            allows it: tracing finds which of them must be equal, and the others may differ, such as the
-            numbers of images and texts in CLIP. With ``submodules``, a mapping of their names to such
-            mappings.
-        device: Where to trace, calibrate and learn; None uses the model's device. Batches are moved there.
-            The result is always on the model's device.
+            data-dependent control flow. Each is traced with its real inputs and replaced in a copy of
+            the model, which is returned. Sizes that vary between calls are dynamic where the submodule
+            allows it. Otherwise its graph supports the most frequent sizes, and rejects others.
+        dynamic_shapes: The dynamic dims of the inputs, as in ``torch.export.export``: by input name, a
+            name or a ``torch.export.Dim`` for each dynamic dim, such as ``{"input_ids": {0: "texts", 1:
+            "tokens"}}``. Dims with the same name are equal in every call. For inputs that are not
+            named, and with None, dim 0 of each tensor is dynamic where the model allows it: tracing
+            finds which of them must be equal, and the others may differ, such as the numbers of images
+            and texts in CLIP. With ``submodules``, a mapping of their names to such mappings.
+        device: Where to trace, calibrate and learn; None uses the model's device. Batches are moved
+            there. The result is always on the model's device.
         seed: Random seed, 0 to 2**32 - 1; the same seed gives the same bits on the same machine.
-        checkpoint_dir: Where recipes that learn save each finished block. The same call with the same folder
-            resumes after the last one and gives bit-identical results. A folder of another model,
-            calibration data, config or seed is rejected before any work is done, and so is one that another
-            run is writing to. None saves nothing.
+        checkpoint_dir: Where recipes that learn save each finished block. The same call with the same
+            folder resumes after the last one and gives bit-identical results. A folder of another
+            model, calibration data, config or seed is rejected before any work is done, and so is one
+            that another run is writing to. None saves nothing.
         max_memory: GiB of memory for what is kept of calibration data, such as batches and the values
-            between layers; the rest goes to a temporary file (in ``TMPDIR``). The model, two copies of it,
-            histograms, and the values of one batch are not counted.
+            between layers; the rest goes to a temporary file (in ``TMPDIR``). The model, two copies of
+            it, histograms, and the values of one batch are not counted.
         progress: Whether to show progress bars on standard error.
 
     Returns:
-        A ``torch.fx.GraphModule`` that computes the quantized network with the model's inputs and outputs;
-        with ``submodules``, a copy of the model that contains such graphs.
+        A ``torch.fx.GraphModule`` that computes the quantized network with the model's inputs and
+        outputs; with ``submodules``, a copy of the model that contains such graphs.
 
     Raises:
-        ConfigError: If the config cannot be carried out, ``dynamic_shapes`` do not match the inputs, or the
-            device is not available.
+        ConfigError: If the config cannot be carried out, ``dynamic_shapes`` do not match the inputs, or
+            the device is not available.
         CalibrationError: If the calibration data cannot be used.
         TraceError: If the model cannot be captured, its outputs depend on earlier calls, or it does not
             support the dims in ``dynamic_shapes``.
-        SourceError: If the graph does not compute what the model computes. It is compared after every pass
-            that keeps the function, on calibration samples.
+        SourceError: If the graph does not compute what the model computes. It is compared after every
+            pass that keeps the function, on calibration samples.
         UnsupportedError: If weights are NaN or infinite, or have no values, or the model is already
             quantized.
         DistributedError: If processes were given different arguments, or one of them ends.
@@ -130,8 +129,8 @@ def export_onnx(
 ) -> Path:
     """Writes a quantized graph as an ONNX QDQ file, atomically.
 
-    Weights are stored as integers at their bit width. The batch dim is dynamic if the graph's is. Inputs
-    keep their names, and outputs the keys of a dict output (``output`` for a single one).
+    Weights are stored as integers at their bit width. The batch dim is dynamic if the graph's is.
+    Inputs keep their names, and outputs the keys of a dict output (``output`` for a single one).
 
     Args:
         qmodel: Output of ``quantize_graph``.
@@ -141,20 +140,20 @@ def export_onnx(
         opset: ONNX opset, 20 or later; None uses 21.
         target: The runtime to write for: ``"onnxruntime"``, standard operators only;
             ``"onnxruntime-contrib"``, onnxruntime's own operators where they save work; ``"openvino"``,
-            standard operators in the form that it fuses. All of them compute the same network and run in
-            onnxruntime.
-        weight_type: dtype of 8-bit weights and second factors of products. ``"int8"``, the fastest, is exact
-            on ARM and on x86 with AVX512-VNNI or AVX-VNNI; older x86 processors add pairs of products in 16
-            bits, which overflows. ``"uint8"`` is exact everywhere. ``"auto"`` tests this machine; use
-            ``"uint8"`` for files that also run on older ones. Fewer bits do not overflow and are always
-            int8.
+            standard operators in the form that it fuses. All of them compute the same network and run
+            in onnxruntime.
+        weight_type: dtype of 8-bit weights and second factors of products. ``"int8"``, the fastest, is
+            exact on ARM and on x86 with AVX512-VNNI or AVX-VNNI; older x86 processors add pairs of
+            products in 16 bits, which overflows. ``"uint8"`` is exact everywhere. ``"auto"`` tests this
+            machine; use ``"uint8"`` for files that also run on older ones. Fewer bits do not overflow
+            and are always int8.
 
     Returns:
         The path.
 
     Raises:
-        LoweringError: If the path cannot be written, target or dtype is unknown, onnxruntime does not load
-            the opset, or a module has no lowering.
+        LoweringError: If the path cannot be written, target or dtype is unknown, onnxruntime does not
+            load the opset, or a module has no lowering.
     """
     from qpass.backends.onnx_qdq import export_quantized
     from qpass.backends.parts import export_parts
@@ -173,19 +172,19 @@ def verify_onnx(
 
     All checks run twice, with optimizations off and as shipped. First, each layer is fed with torch's
     codes: its codes must be equal except for counted ties, and every output must equal torch's within
-    float32 rounding. With optimizations off, the values that are rounded to codes and the outputs of all
-    quantized layers are compared too, and random codes exercise every weight. Then the network runs as a
-    whole: outputs may differ from torch's by at most 1.5 times what torch in float32 differs from torch in
-    float64 and from itself with ties rounded differently. Ties cascade, and no fixed tolerance suits every
-    network. If ties move an output as far as its input does, the whole run proves nothing. The report's
-    ``verdict`` says so. It also says where the comparison with the caller's model proves nothing, or where
-    rounding decides a layer's output.
+    float32 rounding. With optimizations off, the values that are rounded to codes and the outputs of
+    all quantized layers are compared too, and random codes exercise every weight. Then the network runs
+    as a whole: outputs may differ from torch's by at most 1.5 times what torch in float32 differs from
+    torch in float64 and from itself with ties rounded differently. Ties cascade, and no fixed tolerance
+    suits every network. If ties move an output as far as its input does, the whole run proves nothing.
+    The report's ``verdict`` says so. It also says where the comparison with the caller's model proves
+    nothing, or where rounding decides a layer's output.
 
     Args:
         qmodel: Output of ``quantize_graph``.
         path: File that ``export_onnx`` wrote from it.
-        inputs: One batch; a handful of real samples is enough. Parts are verified on every form of call that
-            the model makes.
+        inputs: One batch; a handful of real samples is enough. Parts are verified on every form of call
+            that the model makes.
         strict: Raise if a bound is exceeded; False returns the report instead.
         max_memory: GiB of memory for layer inputs; the rest goes to a temporary file.
 
@@ -249,8 +248,8 @@ def benchmark_latency(
         progress: Whether to show a progress bar on standard error.
 
     Returns:
-        The report: medians and spreads, the ratio to the baseline, integer operators that Q/DQ pairs fused
-        into, and warnings where the quantized file is slower.
+        The report: medians and spreads, the ratio to the baseline, integer operators that Q/DQ pairs
+        fused into, and warnings where the quantized file is slower.
 
     Raises:
         ConfigError: If a float model is compared with a file, or counts are not positive.
@@ -262,7 +261,7 @@ def benchmark_latency(
 
 
 def quantization_report(qmodel: fx.GraphModule) -> QuantReport:
-    """Returns the report on each tensor, layer and block: ``print`` it, or use ``to_json()``, ``to_html()``."""
+    """Returns the report on each tensor, layer and block; it has ``to_json()`` and ``to_html()``."""
     return facts_of(_quantized(qmodel, "quantization_report")).report  # type: ignore[no-any-return]
 
 
@@ -274,8 +273,9 @@ def save(qmodel: fx.GraphModule, path: str | Path) -> Path:
     facts as text.
 
     Raises:
-        DataError: If the path cannot be written, or the graph contains what files do not support: functions
-            other than torch's operators and Python's arithmetic, or outputs of classes without field names.
+        DataError: If the path cannot be written, or the graph contains what files do not support:
+            functions other than torch's operators and Python's arithmetic, or outputs of classes
+            that do not name their fields.
     """
     return save_graph(on_cpu(_quantized(qmodel, "save")), Path(path))
 
@@ -299,8 +299,8 @@ def _has_parts(qmodel: nn.Module) -> bool:
     """Returns whether a model was quantized in parts.
 
     Raises:
-        QPassError: If it contains the graph of a whole model instead: the file would leave out everything
-            around that graph.
+        QPassError: If it contains the graph of a whole model instead: the file would leave out
+            everything around that graph.
     """
     if not isinstance(qmodel, nn.Module) or isinstance(qmodel, fx.GraphModule):
         return False

@@ -1,4 +1,4 @@
-"""The errors that qpass raises on purpose: each says what, where, what was expected and what to do next."""
+"""The errors that qpass raises on purpose: each says what, where, expected, and what to do next."""
 
 from __future__ import annotations
 

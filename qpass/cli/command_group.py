@@ -1,4 +1,4 @@
-"""A command group that prints errors as one line on stderr and exits with 2; bugs keep their traceback."""
+"""A command group that prints errors as one line and exits with 2; bugs keep their traceback."""
 
 from __future__ import annotations
 

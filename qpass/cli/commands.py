@@ -200,7 +200,7 @@ def quantize(
 @click.option("--data", type=_DATA, required=True, help="Labelled images: ImageFolder, .zip + labels.csv, or .npz with x, y.")
 @_image_options
 def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize: int | None) -> None:
-    """Measure top-1 of the float file, the quantized graph in torch, and the quantized file in onnxruntime.
+    """Measure top-1 of the float file, the quantized graph in torch, and its file in onnxruntime.
 
     Of several outputs, the class scores are the one called 'logits', or else the only 2-D one.
     """
@@ -338,7 +338,7 @@ def report(folder: Path, as_json: bool) -> None:
 @click.option("--config", "configs", multiple=True, help="A preset; may be given again  [default: w8a8, w4a8, repq-vit-w4a4]")
 @click.option("--epochs", type=_COUNT, default=40, show_default=True, help="Epochs of training.")
 def demo(output: Path, configs: tuple[str, ...], epochs: int) -> None:
-    """Train a small ViT on scikit-learn's digits, quantize, export, verify and time it; nothing is downloaded."""
+    """Train a small ViT on scikit-learn's digits, quantize, export, verify and time it, offline."""
     import qpass
     from qpass.backends.onnxruntime import OrtSession
     from qpass.cli.run_folder import FLOAT, MODEL, Settings

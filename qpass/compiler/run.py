@@ -142,7 +142,7 @@ def _bound(graph_module: fx.GraphModule, batch: ModelInputs) -> ModelInputs:
 def _cut(
     graph_module: fx.GraphModule, batches: Iterator[ModelInputs], counts: Sequence[Sequence[int]], processes: int
 ) -> tuple[Iterator[ModelInputs], bool]:
-    """Returns the rows in batches of suitable sizes, and whether the given batches already have such sizes."""
+    """Returns the rows in batches of suitable sizes, and whether the given batches are such."""
     layout = layout_of(graph_module)
     first = next((index for index, symbol in enumerate(layout or ()) if symbol), 0)
     sizes = [rows[first] for rows in counts]

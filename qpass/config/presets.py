@@ -27,8 +27,8 @@ PRESETS = (
 #: Samples on which ranges are fitted when learning uses far more of them.
 RANGE_SAMPLES = 128
 
-#: Learning rate of activation scales, relative to the scale. Chosen on held-out training images: 1e-3
-#: learns too little, and 2e-2 overfits the calibration images.
+#: Learning rate of activation scales, relative to the scale. Chosen on held-out training images:
+#: 1e-3 learns too little, and 2e-2 overfits the calibration images.
 SCALE_LEARNING_RATE = 5e-3
 
 #: Learning rate of three-stage learning with a fifth of the steps. On held-out images it keeps more

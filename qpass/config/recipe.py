@@ -89,7 +89,8 @@ class QuantConfig:
         reconstruction: How blocks are learned after calibration; None skips learning.
 
     Example:
-        >>> QuantConfig.from_any("w4a4").with_rules({"head": {"weight": {"bits": 8}}}).resolve("head", "weight").bits
+        >>> config = QuantConfig.from_any("w4a4").with_rules({"head": {"weight": {"bits": 8}}})
+        >>> config.resolve("head", "weight").bits
         8
     """
 

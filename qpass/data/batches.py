@@ -16,7 +16,8 @@ from qpass.data.structure import check_structure, check_values, forward_paramete
 from qpass.data.targets import needless_targets
 from qpass.errors import CalibrationError
 
-Batch = Any  #: What a loader yields: a tensor, an (inputs, target) pair, or a mapping or dataclass of named inputs.
+#: What a loader yields: a tensor, an (inputs, target) pair, or named inputs (mapping or dataclass).
+Batch = Any
 #: Returns, for each tensor of a call, the dims in which batches may differ.
 OpenDims = Callable[["ModelInputs"], Sequence[Iterable[int]]]
 

@@ -22,8 +22,8 @@ LARGEST_PIXELS = 2**27
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 #: TIFF tag numbers: bits per channel, and whether 0 is white (0) or black (1).
 _BITS, _PHOTOMETRIC = 258, 262
-#: PIL's modes with one 16-bit channel, where a pixel is 257 times its 8-bit value. Older PIL versions
-#: open 16-bit PNGs as "I".
+#: PIL's modes with one 16-bit channel, where a pixel is 257 times its 8-bit value. Older PIL
+#: versions open 16-bit PNGs as "I".
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 _HINT = "remove or replace the file"
 

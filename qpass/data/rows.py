@@ -11,9 +11,9 @@ from torch import Tensor
 
 from qpass.data.batches import ModelInputs
 
-#: Symbol of dim 0 for each tensor of a call, in flattened order; None if dim 0 does not count samples.
-#: The first symbol is the batch dim; tensors with other symbols have their own row counts. A layout of
-#: None infers the batch dim from sizes.
+#: Symbol of dim 0 for each tensor of a call, in flattened order; None if dim 0 does not count
+#: samples. The first symbol is the batch dim; tensors with other symbols have their own row counts.
+#: A layout of None infers the batch dim from sizes.
 Layout = Sequence[str | None] | None
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from qpass.data.structure import forward_parameters
 from qpass.runtime.torch_modes import kept_random_state
 
-#: A target's name contains one of these. So do some real inputs (SAM's ``input_labels``): running the
-#: model tells them apart.
+#: A target's name contains one of these. So do some real inputs (SAM's ``input_labels``): running
+#: the model tells them apart.
 _WORDS = ("label", "target", "start_positions", "end_positions", "return_loss")
 
 

@@ -99,8 +99,8 @@ def _correct(scores: Tensor, labels: Tensor, where: str) -> Tensor:
 def scores_of(outputs: Any, where: str = "evaluate") -> Tensor:
     """Returns the class scores (batch, classes) among a model's outputs.
 
-    These are the outputs themselves if they are one tensor, the entry or attribute ``logits``, or else the
-    only 2-D tensor.
+    These are the outputs themselves if they are one tensor, the entry or attribute ``logits``, or else
+    the only 2-D tensor.
 
     Raises:
         DataError: Naming the outputs, if none of these exists.

@@ -33,7 +33,7 @@ from qpass.progress import track
 from qpass.quantizers import Quantizer, Uniform
 from qpass.runtime.storage import Storage
 
-#: Zero point of the branch's 8-bit codes, unless the input's is near the middle too and is used instead.
+#: Zero point of the branch's 8-bit codes, and the range in which the input's is used instead.
 _MIDDLE, _NEAR_MIDDLE = 128, range(64, 193)
 #: Damping of the Gram matrix's diagonal, as a share of its mean.
 _DAMPING = 1e-4

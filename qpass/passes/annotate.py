@@ -36,8 +36,8 @@ from qpass.passes.rules.matmul_from_einsum import einsum_declined
 
 _CASTS = (aten.to.dtype, aten._to_copy.default)
 MATMULS = (aten.matmul.default, aten.bmm.default)
-#: Minimum weights per output channel of a grouped convolution. With fewer, codes and a scale save too
-#: little space over floats. The product stays float either way.
+#: Minimum weights per output channel of a grouped convolution. With fewer, codes and a scale save
+#: too little space over floats. The product stays float either way.
 LEAST_OF_A_GROUP = 16
 #: Convolutions and their number of spatial dims.
 _CONVOLUTIONS = {
@@ -158,7 +158,7 @@ class Annotate(Pass):
         for index, operand in enumerate((input_node(node, 0), input_node(node, 1))):
             role = "post_softmax" if is_softmax(source_of(operand)) else "activation"
             spec: QuantSpec | None = self.config.resolve(path, role)
-            # onnxruntime's integer kernels take uint8 x int8 but not int8 x uint8: store the second operand signed.
+            # onnxruntime has integer kernels for uint8 x int8, not int8 x uint8: the second is signed.
             operands.append(OperandPlan(index=index, spec=spec, signed=index == 1, role=role))
         if all(operand.spec is None for operand in operands):
             return Declined(kind="matmul", path=path, reason="a rule of the config leaves it in float")

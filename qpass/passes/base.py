@@ -18,7 +18,7 @@ from qpass.passes.invariants import check_invariants
 
 
 class Pass(ABC):
-    """A graph transformation. Subclasses declare their stages and implement ``run``; callers call the pass.
+    """A graph transformation: subclasses declare stages and implement ``run``; callers call it.
 
     Attributes:
         takes: Stage that the graph must be at.

@@ -122,7 +122,7 @@ class RidgeAndGPTQ(Pass):
 
 
 def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None:
-    """Returns the layer that a node calls; None for other nodes, residual factors and grouped convolutions."""
+    """Returns the layer that a node calls, or None; residual factors and grouped convolutions are none."""
     layer = called_module(graph_module, node)
     if isinstance(layer, ResidualFactor) or (isinstance(layer, QuantizedConv) and layer.groups > 1):
         return None

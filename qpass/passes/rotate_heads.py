@@ -1,7 +1,7 @@
 """canonical -> canonical: rotates each attention head's channels to even out their ranges.
 
-Papers: QuaRot (https://arxiv.org/abs/2404.00456, section 4: a rotation that the next product absorbs
-is free). The two sides of a product are balanced as in cross-layer equalization
+Papers: QuaRot (https://arxiv.org/abs/2404.00456, section 4: a rotation that the next product
+absorbs is free). The two sides of a product are balanced as in cross-layer equalization
 (https://arxiv.org/abs/1906.04721, section 4.1).
 """
 
@@ -135,7 +135,7 @@ def _heads(*factors: Tensor) -> list[Tensor] | None:
 
 
 def cosine_transform(size: int) -> Tensor:
-    """Returns the orthonormal DCT-II, float64: (size, size). Unlike a Hadamard matrix, it exists at any size."""
+    """Returns the orthonormal DCT-II (size, size), float64. Unlike Hadamard's, it exists at any size."""
     index = torch.arange(size, dtype=torch.float64)
     matrix = torch.cos(math.pi / size * torch.outer(index + 0.5, index)) * math.sqrt(2 / size)
     matrix[:, 0] /= math.sqrt(2)

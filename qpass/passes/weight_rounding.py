@@ -1,4 +1,4 @@
-"""quantized -> quantized and fitted -> fitted: weights stay float for the learning stages that need it.
+"""quantized -> quantized and fitted -> fitted: weights stay float where learning needs it.
 
 Paper: I&S-ViT, https://arxiv.org/abs/2311.10126, smooth optimization strategy.
 """

@@ -17,7 +17,7 @@ _LEAST_LOG = -126 * math.log(2)
 
 
 class LookUp(Quantizer):
-    """c = clamp([ln x / δ] + 255, 0, 255), x̂ = table[c]: another quantizer, with thresholds at cell edges.
+    """c = clamp([ln x / δ] + 255, 0, 255), x̂ = table[c]: a quantizer with thresholds at cell edges.
 
     The logarithm of a Softmax output is a LogSoftmax and costs nothing extra. Cells are δ apart in
     ln x; the lowest threshold is the edge of the first cell. Codes are cell indices. A table of small

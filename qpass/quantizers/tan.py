@@ -87,7 +87,7 @@ class Tan(Quantizer):
         return with_slope(x, self._value_and_slope) if self.enabled and x.requires_grad else super().forward(x)
 
     def _value_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns x̂ and dx̂/dx: (1 + t²) / (1 + t̂²) inside [0, s], with tangents t and t̂ of x and x̂; else 0."""
+        """Returns x̂ and dx̂/dx: (1 + t²) / (1 + t̂²) in [0, s], with tangents t, t̂ of x, x̂; else 0."""
         tangent = self._tangent(x)
         codes = self._position(tangent).round_()
         at_code = self.low.tan() + codes * self.step

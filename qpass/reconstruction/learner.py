@@ -19,7 +19,7 @@ from qpass.quantizers import DynamicFocus, Quantizer, Uniform
 from qpass.reconstruction.curriculum import Curriculum
 from qpass.runtime.distributed import ALONE, Processes
 
-#: Early stopping: weight of the newest loss in the running mean, and ratio that counts as improvement.
+#: Early stopping: weight of the newest loss in the running mean; ratio that is an improvement.
 _SMOOTHING, _IMPROVEMENT = 0.02, 0.99
 
 

@@ -10,7 +10,7 @@ from qpass.report.data import ReportData, TensorRow
 
 _TENSOR_KINDS = ("activation", "weight")
 _LAYER_KINDS = ("linear", "conv1d", "conv2d", "conv3d", "matmul")
-#: Limits: rows of each kind, histogram bins, output values of a quantizer, learned blocks, and bits.
+#: Limits: rows of each kind, histogram bins, output values of a quantizer, learned blocks, bits.
 _ROWS, _BINS, _LEVELS, _BLOCKS, _BITS = 20_000, 1_000, 256, 2_000, 64
 #: Largest magnitude of a value.
 _GREATEST = 3.5e38

@@ -85,7 +85,7 @@ class ReportData:
         tensors: Every quantized tensor.
         layers: Every quantized layer, in order.
         blocks: Every transformer block found, in order.
-        stayed_float: (kind, module path, reason) of each layer that could have been quantized and was not.
+        stayed_float: (kind, module path, reason) of each layer that could be quantized and is not.
         output_sqnr_db: SQNR of the network's output, in dB; the lowest of several outputs.
         source_check: How close the float graph was to the given model before quantization.
         sizes: Bytes by name: weights as float32, weights as stored, and files once known.

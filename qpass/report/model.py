@@ -15,7 +15,7 @@ from qpass.runtime.records import record
 
 @dataclass(frozen=True)
 class QuantReport(ReportData):
-    """Everything ``quantize_graph`` records about a run; ``print`` it, or read its fields (``ReportData``)."""
+    """All that ``quantize_graph`` records of a run; ``print`` it, or read its fields (``ReportData``)."""
 
     def to_json(self) -> str:
         """Returns the report as JSON; ``from_json`` reads it back."""

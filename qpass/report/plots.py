@@ -16,7 +16,7 @@ matplotlib.use("svg")
 
 import matplotlib.pyplot as plt
 
-#: Colour for each kind of layer or tensor, readable on white and for the colour-blind (Okabe and Ito).
+#: Colour of each kind of layer or tensor, also for the colour-blind (Okabe and Ito).
 COLOURS = {
     "linear": "#0072B2",
     "matmul": "#D55E00",
@@ -109,7 +109,7 @@ def bit_widths_by_depth(report: ReportData) -> str:
 
 
 def ranks_by_depth(report: ReportData) -> str:
-    """The chosen rank of each compensated Linear: blocks from left to right, the Linears of a block side by side."""
+    """The chosen rank of each compensated Linear: blocks from left to right, their Linears side by side."""
     kinds: dict[str, list[tuple[float, int]]] = {}
     for index, row in enumerate(report.reconstruction):
         for place, (path, rank) in enumerate(row.ranks.items()):

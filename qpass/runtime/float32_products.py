@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
-#: torch's settings by library and operator, with torch's defaults. Settings that others inherit from
-#: come first.
+#: torch's settings by library and operator, with torch's defaults. Settings that others inherit
+#: from come first.
 _DEFAULTS = {
     **dict.fromkeys((("generic", "all"), ("mkldnn", "all"), ("cuda", "all")), "none"),
     **dict.fromkeys((("mkldnn", "matmul"), ("mkldnn", "conv"), ("mkldnn", "rnn"), ("cuda", "matmul")), "none"),

@@ -21,8 +21,8 @@ def alone_in(folder: Path) -> Iterator[None]:
         folder: Folder for the lock file.
 
     Raises:
-        DataError: If another run holds the lock (the message names its process), or the lock file cannot
-            be written.
+        DataError: If another run holds the lock (the message names its process), or the lock file
+            cannot be written.
     """
     path = folder / LOCK
     lock = filelock.SoftFileLock(path, timeout=0)

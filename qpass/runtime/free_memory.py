@@ -10,8 +10,8 @@ from typing import Any
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
-#: Bytes of results after which a run returns freed memory: often enough to bound it, rarely enough to
-#: cost little.
+#: Bytes of results after which a run returns freed memory: often enough to bound it, rarely enough
+#: to cost little.
 BETWEEN_RETURNS = 2**29
 
 

@@ -13,8 +13,8 @@ VALUES = 2**22
 TEXT = 10_000
 #: Largest magnitude of an integer.
 _GREATEST = 2**64
-#: Control characters affect terminals, direction overrides mislead readers, and lone surrogates cannot
-#: be encoded.
+#: Control characters affect terminals, direction overrides mislead readers, and lone surrogates
+#: cannot be encoded.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

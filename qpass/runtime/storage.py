@@ -34,7 +34,7 @@ class Storage:
     """Keeps tensors: the first ``max_bytes`` in memory, the rest in one unnamed temporary file.
 
     The file lies where Python's ``tempfile`` puts it (``TMPDIR`` changes that). It has no name, so a
-    killed process leaves nothing behind. Tensors in the file take no memory; reading one returns a copy.
+    killed process leaves nothing behind. Tensors in the file take no memory; reads return copies.
 
     Args:
         max_bytes: Bytes to keep in memory; None means no limit.

@@ -42,9 +42,9 @@ def default_modes() -> Iterator[None]:
     """Enters torch's default modes; restores the caller's at the end.
 
     Gradients are on: learning and Hessians need them, and tensors made in inference mode can never have
-    any. Autocast, other default dtypes and devices, and reduced-precision float32 products are off: they
-    would change what is measured and traced. So are modes that intercept torch's functions, such as
-    ``torch.device("meta")`` as a context and ``FakeTensorMode``.
+    any. Autocast, other default dtypes and devices, and reduced-precision float32 products are off:
+    they would change what is measured and traced. So are modes that intercept torch's functions, such
+    as ``torch.device("meta")`` as a context and ``FakeTensorMode``.
     """
     with _no_takeover(), torch.inference_mode(False), torch.enable_grad(), no_autocast(), _default_flags():
         yield

@@ -1,4 +1,4 @@
-"""Saving and loading quantized graphs: tensors by safetensors, the graph as JSON in its header. No pickle, no code."""
+"""Saves and loads quantized graphs: safetensors with the graph as JSON. No pickle, no code."""
 
 from qpass.serialize.file import FORMAT, load_graph, save_graph
 

@@ -1,4 +1,4 @@
-"""One file per graph: a header that describes it, then its tensors; read back before it is put in place."""
+"""One file per graph: a header, then tensors; it is read back before it is put in place."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from qpass.errors import DataError
 from qpass.graph.signature.input_check import check_inputs
 from qpass.serialize.operators import is_allowed, operator_by_name
 
-#: Python and torch functions that torch.export leaves in graphs: size arithmetic, comparisons, tuple
-#: items.
+#: Python and torch functions that torch.export leaves in graphs: size arithmetic, comparisons,
+#: tuple items.
 _NAMES: dict[Any, tuple[str, ...]] = {
     operator: (
         *("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg", "pos", "abs"),

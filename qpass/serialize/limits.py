@@ -109,7 +109,7 @@ def example_shape(data: Any, element_bytes: int, room: int, where: str) -> list[
 
 
 def check_counts(header: Mapping[str, Any], tensors: Collection[str]) -> None:
-    """Rejects a file with more nodes, modules, regions or tensors than any graph: each costs memory and time.
+    """Rejects a file with more nodes, modules, regions or tensors than any graph: all cost memory.
 
     Raises:
         DataError: Naming what it has too many of.

@@ -1,4 +1,4 @@
-"""Checks settings and tensors of quantizers and quantized layers in a file: others are damage or attacks."""
+"""Checks settings and tensors of quantizers and layers in a file: others are damage or attacks."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The torch operators that a saved graph may call, by name. They compute a result and have no side effects.
+"""The torch operators that a saved graph may call, by name. None has side effects.
 
-The list holds what the ONNX exporter translates, what passes read or write, and what these decompose
-into. It is an explicit list, not a rule: ``torch.ops`` grows with every imported package, and operators
-such as ``aten.from_file`` open files. Operators that read out of bounds if sizes do not match are left
-out: ``_reshape_alias``, and the internal ones of ``batch_norm``.
+The list holds what the ONNX exporter translates, what passes read or write, and what these
+decompose into. It is an explicit list, not a rule: ``torch.ops`` grows with every imported package,
+and operators such as ``aten.from_file`` open files. Operators that read out of bounds if sizes do
+not match are left out: ``_reshape_alias``, and the internal ones of ``batch_norm``.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ OPERATORS = frozenset(
 
 
 def is_allowed(function: torch._ops.OpOverload) -> bool:
-    """Returns whether a saved graph may call an operator: it is listed, and this overload mutates no tensor."""
+    """Returns whether a saved graph may call an operator: it is listed and mutates no tensor."""
     namespace, name = function.namespace, function._schema.name.split("::")[1]
     return f"{namespace}.{name}" in OPERATORS and not function._schema.is_mutable
 

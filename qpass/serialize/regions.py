@@ -1,4 +1,4 @@
-"""Encodes bodies of branches and loops (subgraphs) as JSON and back. They stay float and call no modules."""
+"""Encodes bodies of branches and loops as JSON and back. They stay float and call no modules."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _AS_REAL = (torch.complex64, torch.complex128)
 
 
 def tensors_of(graph_module: fx.GraphModule) -> dict[str, Tensor]:
-    """Returns everything that the graph computes with, by name: parameters, all buffers, and plain attributes.
+    """Returns all that the graph computes with, by name: parameters, buffers and plain attributes.
 
     Raises:
         DataError: If a node reads something that is neither a tensor nor the body of a branch or loop.

@@ -1,4 +1,4 @@
-"""The structure of inputs and outputs as JSON and back. Classes are not named: a file must not choose what is imported."""
+"""The structure of inputs and outputs as JSON and back. No class is named, so none is imported."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _MAPPINGS: dict[str, Any] = {"dict": dict, "ordered": OrderedDict}
 def encode_tree(spec: pytree.TreeSpec) -> Any:
     """Returns JSON data for a structure; None is a leaf.
 
-    Lists, tuples, dicts and named tuples keep their type. Dataclasses and other classes with named fields
-    become ``NamedOutputs``.
+    Lists, tuples, dicts and named tuples keep their type. Dataclasses and other classes with named
+    fields become ``NamedOutputs``.
 
     Raises:
         DataError: If a class has no names for its fields.
@@ -79,7 +79,7 @@ def _encode_class(spec: pytree.TreeSpec) -> dict[str, Any]:
 
 
 def _keys(context: Any) -> list[str] | None:
-    """Returns child names: the context is their list, or begins or ends with it (dataclasses, defaultdict)."""
+    """Returns child names: the context is their list, or begins or ends with it."""
     if not isinstance(context, list | tuple):
         return None
     lists = [part for part in context if isinstance(part, list | tuple)]

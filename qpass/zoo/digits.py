@@ -1,4 +1,4 @@
-"""A small ViT for scikit-learn's handwritten digits, which ``qpass demo`` trains, quantizes and checks."""
+"""A small ViT for scikit-learn's handwritten digits, for ``qpass demo``."""
 
 from __future__ import annotations
 

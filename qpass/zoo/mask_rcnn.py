@@ -1,6 +1,6 @@
 """torchvision's Mask R-CNN on a timm vision transformer: the detector of the papers' detection tables.
 
-Its control flow depends on data, so it is quantized in parts: ``PARTS`` names the ones with Linears.
+Its control flow depends on data, so it is quantized in parts: ``PARTS``, which have Linears.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Point Transformer: classifies point clouds, or labels their points, with attention weights per channel.
+"""Point Transformer: classifies point clouds or labels their points; attention per channel.
 
-Paper: Zhao et al., ICCV 2021, https://arxiv.org/abs/2012.09164. Layout and parameter names are those of
-the checkpoint that https://github.com/pierrefdz/point-transformer trained on ModelNet40: only features
-are passed down, without coordinates, and the input of the Softmax is divided by the root of the width.
+Paper: Zhao et al., ICCV 2021, https://arxiv.org/abs/2012.09164. Layout and parameter names are
+those of the checkpoint that https://github.com/pierrefdz/point-transformer trained on ModelNet40:
+only features are passed down, without coordinates, and the input of the Softmax is divided by the
+root of the width.
 
-All operators are supported by torch.export: the loop of farthest-point sampling is unrolled. It starts
-at the first point of the cloud, so that a cloud always gives the same result.
+All operators are supported by torch.export: the loop of farthest-point sampling is unrolled. It
+starts at the first point of the cloud, so that a cloud always gives the same result.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ class PointTransformerSegmentation(_Trunk):
 
 
 class VectorAttention(nn.Module):
-    """y_i = x_i + fc2(Σ_j softmax_j(γ(q_i - k_j + δ_ij) / √d) ⊙ (v_j + δ_ij)) over the nearest points j (eq. 3 of the paper).
+    """Attention of each point to its nearest points, with a weight for each channel (eq. 3).
+
+    y_i = x_i + fc2(Σ_j softmax_j(γ(q_i - k_j + δ_ij) / √d) ⊙ (v_j + δ_ij)) over the nearest points j.
 
     Args:
         width: Width of the features.
@@ -186,7 +189,7 @@ def farthest_points(xyz: Tensor, count: int) -> Tensor:
 
 
 def nearest_points(queries: Tensor, xyz: Tensor, count: int) -> Tensor:
-    """Returns the points nearest to each query, at most ``count``: (B, Q, 3) and (B, N, 3) to indices (B, Q, count).
+    """Returns the ``count`` nearest points of each query: (B, Q, 3), (B, N, 3) to (B, Q, count).
 
     Ties go to the lower index. torch does not specify ties in ``topk``, and a runtime may break them
     differently. So distances become integers with the index in their low part, and no two are equal.

@@ -21,12 +21,13 @@ def create_model(name: str, checkpoint: str | Path | None = None, **kwargs: Any)
     Args:
         name: A timm model's name, or ``package.module:factory`` for a callable that returns a model, or
             for a model itself. The module may be in the current folder.
-        checkpoint: A safetensors or torch file of its weights, read without executing anything in it; None
-            keeps the factory's weights (random, for timm).
+        checkpoint: A safetensors or torch file of its weights, read without executing anything in it;
+            None keeps the factory's weights (random, for timm).
         **kwargs: Passed to the factory.
 
     Raises:
-        DataError: If there is no such model, its factory fails, or the checkpoint cannot be read or does not fit.
+        DataError: If there is no such model, its factory fails, or the checkpoint cannot be read or
+            does not fit.
     """
     model = _from_factory(name, kwargs) if ":" in name else _from_timm(name, kwargs)
     if checkpoint is not None:

@@ -1,4 +1,4 @@
-"""Y (an output) -> Transpose -> QuantizeLinear  becomes  Y' -> Transpose -> QuantizeLinear, and Y = Identity(Y').
+"""Y (an output) -> Transpose -> QuantizeLinear  becomes  Y' -> the same, and Y = Identity(Y').
 
 onnxruntime moves a Q/DQ pair before operators that only move values. If their input is also an
 output of the network, that output would be quantized too (seen in 1.31 and 1.32).

@@ -1,4 +1,4 @@
-"""Torch's own uncertainty in a free run: in float64, with ties broken differently, with other roundings."""
+"""Torch's own uncertainty in a free run: float64, ties broken differently, other roundings."""
 
 from __future__ import annotations
 

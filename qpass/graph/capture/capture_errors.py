@@ -11,7 +11,7 @@ from torch import nn
 
 from qpass.errors import QPassError, TraceError, UnsupportedError, first_line
 
-#: Patterns in torch.export's messages, what the forward does, and the remedy. The first match counts.
+#: Patterns in torch.export's messages, their cause, and the remedy. The first match counts.
 _KINDS = (
     (
         r"Found <class .*> in (output|input|inputs), which is not a known type",

@@ -1,7 +1,7 @@
 """A node at the start of a graph that refuses inputs for which the graph is not valid.
 
-It is a node, not a hook: copies, files and torch.fx transformations keep it. It takes every input and
-returns nothing.
+It is a node, not a hook: copies, files and torch.fx transformations keep it. It takes every input
+and returns nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The sizes of a graph's inputs: which are fixed, which are open, and which must be equal.
 
-A table has an entry for each input tensor, in flattened order. The entry holds, for each dim, a size,
-the name of a symbol (``"batch"``), or a multiple of one (``"4*tokens"``).
+A table has an entry for each input tensor, in flattened order. The entry holds, for each dim, a
+size, the name of a symbol (``"batch"``), or a multiple of one (``"4*tokens"``).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qpass.graph.fill_values import fill_values
 
-#: Least magnitude of a channel, relative to its tensor's: a channel near 0 holds only rounding errors.
+#: Least magnitude of a channel, relative to its tensor's. Below it are only rounding errors.
 LEAST_CHANNEL = 1e-3
 #: Fewest values that determine a channel's magnitude; fewer may all be small by chance.
 CHANNEL_VALUES = 16
@@ -48,8 +48,8 @@ def tensor_error(found: Tensor, expected: Tensor, near: float = 0.0, *, channels
         found: Computed values.
         expected: Expected values.
         near: See ``fill_values``.
-        channels: Whether to also scale each channel, of dim 1 and of the last dim, by its own magnitude.
-            In a tensor of boxes in pixels and of scores, the boxes would hide errors of the scores.
+        channels: Whether to also scale each channel, of dim 1 and of the last dim, by its own
+            magnitude. In a tensor of boxes in pixels and scores, boxes would hide errors of scores.
     """
     if found.shape != expected.shape:
         return math.inf

@@ -23,10 +23,10 @@ from qpass.passes.fold_layer_norm import channel_wise_norms
 from qpass.passes.plan import LayerPlan
 from qpass.quantizers import Quantizer
 
-#: Bytes per node of a file beyond its tensors: names, attributes, and constants that it does not share.
+#: Bytes per node of a file beyond its tensors: names, attributes, and constants of its own.
 _BYTES_A_NODE = 500
-#: Stored bits per value, where they differ from the bit width: 16 bits hold five 3-bit or three 5-bit
-#: codes, and a 7-bit code is stored as 4 and 3 bits.
+#: Stored bits per value, where they differ from the bit width: 16 bits hold five 3-bit or three
+#: 5-bit codes, and a 7-bit code is stored as 4 and 3 bits.
 _STORED_BITS = {3: 3.2, 5: 16 / 3, 7: 7.2}
 
 

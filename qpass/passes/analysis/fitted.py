@@ -22,7 +22,7 @@ def tensor_quantizer(
     """Returns the per-tensor quantizer of a node's output."""
     product = statistics.products.get(point) if spec.criterion == FitCriterion.OUTPUT else None
     criterion = None if product is None else product.criterion()
-    # Such a tensor is bounded from below. If its highest code is 255, saturation clips it and no Clip is needed.
+    # Such a tensor is bounded from below. If its highest code is 255, saturation replaces a Clip.
     first_code = 256 - 2**spec.bits if is_softmax(point) or is_call(point, aten.gelu.default) else 0
     quantizer = build_quantizer(spec, signed=signed, first_code=first_code)
     return quantizer.fit(*statistics.tensors[point].samples(), criterion=criterion).to(device_of(graph_module))

@@ -104,5 +104,5 @@ class LayerData:
         x, y = (self._layer.rows(values[index]).double() for values in (self._inputs, self._wanted))
         if self._weights is None:
             return x, y, None
-        # Gradients come from parts of a batch: a layer whose rows do not grow with it has rows for each part.
+        # Gradients come from parts of a batch: a layer of constant rows has these for each part.
         return x, y, self._weights[index].reshape(-1, len(x)).mean(0)

@@ -1,7 +1,7 @@
 """Products that compute positions or angles. They stay float: an 8-bit error would span whole periods.
 
-Positions: no float input reaches the product, only sizes, constants and integers that are not looked
-up in a table.
+Positions: no float input reaches the product, only sizes, constants and integers that are not
+looked up in a table.
 Angles: only sines and cosines read the result, or, if the product multiplies coordinates, an
 exponential.
 """
@@ -122,6 +122,6 @@ def _is_free_exponential(node: fx.Node) -> bool:
 
 
 def _normalizes(node: fx.Node) -> bool:
-    """Returns whether an exponential's reader makes it a softmax, softplus or (by adding a number) sigmoid."""
+    """Returns whether an exponential's reader makes it a softmax, a softplus or a sigmoid."""
     adds_number = is_call(node, aten.add.Tensor) and not all(isinstance(term, fx.Node) for term in node.args)
     return adds_number or getattr(node.target, "overloadpacket", None) in _NORMALIZATIONS

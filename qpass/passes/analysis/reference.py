@@ -26,7 +26,7 @@ class Reference:
 
 
 class KeepReference(Pass):
-    """Keeps the float network beside the graph, before anything is learned; ``FoldLayerNorm`` folds it too.
+    """Keeps the float network before anything is learned; ``FoldLayerNorm`` folds it too.
 
     Args:
         reference: Receives the network, unless it has one.

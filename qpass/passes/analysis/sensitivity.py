@@ -1,9 +1,9 @@
 """Output errors due to small errors at single nodes, from one forward and backward pass per batch.
 
 The output error is J e, with e the error at a node and J the Jacobian of the output with respect to
-the node's output. For random signs r, E (rᵀ J e)² = ‖J e‖², and one backward pass gives rᵀ J for all
-nodes (Hutchinson's estimator). The estimate is first-order: it ranks errors, but is not exact for
-large ones or for several nodes at once.
+the node's output. For random signs r, E (rᵀ J e)² = ‖J e‖², and one backward pass gives rᵀ J for
+all nodes (Hutchinson's estimator). The estimate is first-order: it ranks errors, but is not exact
+for large ones or for several nodes at once.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class _Differentiable(TidyInterpreter):
             return result
         (x, *_), _ = self.fetch_args_kwargs_from_env(n)
         self._keep_input(n, x.detach())
-        # A view: a disabled quantizer returns its input itself, whose other readers must not be counted here.
+        # A view: a disabled quantizer returns its input, whose other readers must not be counted.
         if result.requires_grad:
             result = result.view_as(result)
             result.register_hook(partial(self._read_on_the_way_back, n))

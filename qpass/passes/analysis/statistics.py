@@ -13,8 +13,8 @@ from qpass.observers import HistogramObserver, ProductObserver
 class Statistics:
     """Observers by the node whose output they observed.
 
-    Passes share one object. It is not part of the graph, so copies of the graph do not copy it. A tensor
-    takes 64 KiB, a channel 8 KiB, and samples of products more.
+    Passes share one object. It is not part of the graph, so copies of the graph do not copy it. A
+    tensor takes 64 KiB, a channel 8 KiB, and samples of products more.
 
     Attributes:
         tensors: Observers of whole tensors.

@@ -34,9 +34,9 @@ def token_weights(
 ) -> dict[fx.Node, list[Tensor]]:
     """Returns the weights of each layer's output rows, by batch: (rows,), float64, with mean 1.
 
-    A row's weight is the mean over channels of the Hessian's diagonal, which one backward pass estimates
-    for all layers. Weights by channel would change nothing: each row of a layer's weight is rounded
-    independently.
+    A row's weight is the mean over channels of the Hessian's diagonal, which one backward pass
+    estimates for all layers. Weights by channel would change nothing: each row of a layer's weight is
+    rounded independently.
 
     Args:
         reference: The float network.

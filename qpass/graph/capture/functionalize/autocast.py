@@ -31,8 +31,8 @@ class _Float32(TorchFunctionMode):
 def without_autocast() -> Iterator[None]:
     """Disables every ``torch.autocast`` inside the block, including those inside a model, in this thread.
 
-    A graph is quantized from float32. Results in autocast regions, to whose dtype a model may cast other
-    tensors, are then float32 as well, and a model and its graph are compared in the same precision.
+    A graph is quantized from float32. Results in autocast regions, to whose dtype a model may cast
+    other tensors, are then float32 too, and a model and its graph are compared in one precision.
     """
     with no_autocast(), _Float32():
         yield

@@ -33,8 +33,8 @@ _WITHOUT_VALUES = {
     aten.empty_like.default: aten.zeros_like.default,
     aten.new_empty.default: aten.new_zeros.default,
 }
-#: Norms that update running statistics although their schemas do not say so, and the argument index of
-#: their training flag.
+#: Norms that update running statistics although their schemas do not say so, and the argument index
+#: of their training flag.
 _UPDATES_STATISTICS = {aten.batch_norm.default: 5, aten.instance_norm.default: 5}
 
 
