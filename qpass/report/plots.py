@@ -15,6 +15,7 @@ from qpass.report.data import ReportData, TensorRow
 matplotlib.use("svg")
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 #: Colour of each kind of layer or tensor, also for the colour-blind (Okabe and Ito).
 COLOURS = {
@@ -65,7 +66,7 @@ def ranges_by_depth(report: ReportData) -> str:
         axes.vlines(x, [r.low for r in rows], [r.high for r in rows], color="#bbbbbb", lw=3, label="values on the sample")
         covered = [(min(r.levels), max(r.levels)) for r in rows]
         axes.vlines(x, *zip(*covered, strict=True), color=COLOURS["activation"], lw=1.4, label="covered by codes")
-        axes.set_yscale("symlog", linthresh=1.0)
+        _logarithmic(axes, "symlog", linthresh=1.0)
         axes.set(xlabel="activation, in order of execution", ylabel="value (linear below 1)")
         axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
         return _svg(figure)
@@ -102,7 +103,7 @@ def bit_widths_by_depth(report: ReportData) -> str:
                     axes.scatter(
                         *zip(*points, strict=True), s=18, marker=_MARKERS[kind], color=colours[bits], label=f"{bits} bits"
                     )
-            axes.set_yscale("log")
+            _logarithmic(axes, "log")
             axes.set(xlabel=f"{kind}, in order of execution", ylabel=f"error at {min(rows[0].errors)} bits, share of output")
             axes.legend(frameon=False, ncols=len(bit_widths), loc="lower right", bbox_to_anchor=(1, 1))
         return _svg(figure)
@@ -136,13 +137,26 @@ def histograms(rows: Sequence[TensorRow]) -> str:
         for axes, row in zip(grid.flat, rows, strict=False):
             edges = np.linspace(row.low, row.high, len(row.histogram) + 1)
             axes.stairs(row.histogram, edges, fill=True, color=COLOURS[row.kind], alpha=0.75)
-            axes.set_yscale("log")
+            _logarithmic(axes, "log")
             axes.plot(row.levels, np.zeros(len(row.levels)), "|", color="#111111", ms=6, transform=axes.get_xaxis_transform())
-            axes.set_title(f"{row.path or row.name}\n{row.quantizer}, {row.bits} bits, {row.sqnr_db:.1f} dB", fontsize=8)
+            axes.set_title(f"{_title(row)}\n{row.quantizer}, {row.bits} bits, {row.sqnr_db:.1f} dB", fontsize=8)
             axes.set_xlim(min(row.low, *row.levels), max(row.high, *row.levels))
         for axes in grid.flat[len(rows) :]:
             axes.set_visible(False)
         return _svg(figure)
+
+
+def _title(row: TensorRow) -> str:
+    """Names a tensor: several in one module differ in the name of the node."""
+    name = row.name.removesuffix("_quantizer")
+    return f"{row.path}: {name}" if row.path and row.kind == "activation" else row.path or name
+
+
+def _logarithmic(axes: Any, scale: str, **options: Any) -> None:
+    """Sets a logarithmic y axis with plain numbers; matplotlib's own labels are mathematical text."""
+    axes.set_yscale(scale, **options)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _svg(figure: Any) -> str:

@@ -88,6 +88,7 @@ def test_the_page_stands_alone(quantized_4bit: fx.GraphModule) -> None:
     for path in ("blocks.0.attn", "blocks.1.mlp.fc2", "head"):
         assert path in page
     assert "LogSqrt2" in page
+    assert "$" not in page, "labels hold no markup of mathematical text"
 
 
 def test_text_names_what_stayed_float(vit: nn.Module, images: Tensor) -> None:
