@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from qpass.backends.onnx_qdq.capabilities import WeightType, int8_matmul_is_exact
 from qpass.backends.onnx_qdq.export import WEIGHT_TYPE
+from qpass.backends.onnxruntime.watchdog import WATCHDOG
 from qpass.data import ModelInputs
 from qpass.errors import LoweringError
 
@@ -119,18 +119,14 @@ class OrtSession:
         """
         options = ort.RunOptions()
         options.only_execute_path_to_fetches = outputs is not None
-        watch = threading.Timer(RUN_SECONDS, lambda: setattr(options, "terminate", True))
-        watch.daemon = True
-        watch.start()
         try:
-            results = self.session.run(outputs, dict(inputs), options)
+            with WATCHDOG.limit(options, RUN_SECONDS):
+                results = self.session.run(outputs, dict(inputs), options)
         except Exception as error:  # onnxruntime's exception types differ between versions
             if options.terminate:
                 raise LoweringError(f"did not finish within {RUN_SECONDS} seconds", where=self._where) from error
             first = next(iter(str(error).splitlines()), "")
             raise LoweringError(f"onnxruntime {ort.__version__} cannot run it: {first[:500]}", where=self._where) from error
-        finally:
-            watch.cancel()
         return dict(zip(self.output_names if outputs is None else outputs, results, strict=True))
 
     def __call__(self, *tensors: Tensor) -> Tensor:
