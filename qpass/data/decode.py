@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from qpass.data.regular_file import read_regular_file
 from qpass.errors import DataError
 
 #: Maximum bytes of an image file; no calibration image is larger.
@@ -54,21 +55,8 @@ def decode_image(data: bytes, mode: str, where: str) -> Image.Image:
 
 
 def image_bytes(path: Path) -> bytes:
-    """Returns the bytes of an image file.
-
-    Raises:
-        DataError: If the path is not a regular file (such as a pipe), is too large, or cannot be read.
-    """
-    try:
-        if not path.exists():
-            raise DataError("does not exist", where=str(path), expected="an image")
-        if not path.is_file():
-            raise DataError("is not a file", where=str(path), expected="an image", hint="move it away, or rename it")
-        if (size := path.stat().st_size) > LARGEST_IMAGE:
-            raise DataError(f"has {size} bytes", where=str(path), expected=f"an image of at most {LARGEST_IMAGE}")
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read: {error}", where=str(path), expected="an image") from error
+    """Returns the bytes of an image file; see ``read_regular_file``."""
+    return read_regular_file(path, LARGEST_IMAGE, "an image")
 
 
 def check_pixels(width: int, height: int, where: str) -> None:

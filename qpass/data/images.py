@@ -18,6 +18,7 @@ from torch import Tensor
 from qpass.config.fields import check_fields, number, optional, refuse, several, whole
 from qpass.data.decode import LARGEST_IMAGE, check_pixels, decode_image, image_bytes
 from qpass.data.labels import read_labels
+from qpass.data.regular_file import read_regular_file
 from qpass.errors import DataError
 
 #: Maximum bytes of a label table.
@@ -198,14 +199,11 @@ def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:
 
 
 def _text(path: Path) -> str:
+    expected = "a table in UTF-8"
     try:
-        if not path.is_file():
-            raise DataError("is not a file", where=str(path), expected="a table in UTF-8")
-        if path.stat().st_size > LARGEST_TABLE:
-            raise DataError(f"has {path.stat().st_size} bytes", where=str(path), expected=f"at most {LARGEST_TABLE}")
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read: {error}", where=str(path), expected="a table in UTF-8") from error
+        return read_regular_file(path, LARGEST_TABLE, expected).decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot be read: {error}", where=str(path), expected=expected) from error
 
 
 def _unpack(archive: zipfile.ZipFile, name: str, where: str, most: int) -> bytes:

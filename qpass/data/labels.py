@@ -59,7 +59,7 @@ def _label_of(path: str, table: Mapping[str, int], counts: Mapping[str, int], ot
 def _read_table(text: str, where: str) -> dict[str, int]:
     table: dict[str, int] = {}
     try:
-        for row in csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))):
+        for row in csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=None)):
             name, label = relative(row["file"]), int(row["label"])
             if label < 0:
                 raise ValueError(f"{name} has the label {label}")

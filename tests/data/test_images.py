@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
+import qpass.data.decode as decode_module
 import qpass.data.images as images_module
 from qpass.data import ImageTransform, image_batches, open_images
 from qpass.data.decode import decode_image, image_bytes
@@ -342,3 +343,27 @@ def test_what_annotations_name_is_read_within_bounds(folder: Path, name: str, pr
     os.mkfifo(folder / "pipe.png")
     with pytest.raises(DataError, match=problem):
         image_bytes(folder / name)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_a_table_may_end_its_lines_in_any_way(newline: str, folder: Path, tmp_path: Path) -> None:
+    table = newline.join(["file,label", *(f"{i}.png,{i * 10}" for i in range(6)), ""]).encode()
+    path = zip_tree(folder, tmp_path / "inside.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("labels.csv", table)
+    (folder / "labels.csv").write_bytes(table)
+    for place in (folder, path):
+        assert open_images(place, TRANSFORM).labels == [0, 10, 20, 30, 40, 50]
+
+
+def test_files_have_a_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "labels.csv").write_bytes(b"file,label\n")
+    monkeypatch.setattr(images_module, "LARGEST_TABLE", 10)
+    with pytest.raises(DataError, match=r"labels\.csv: has 11 bytes; expected a table in UTF-8 of at most 10 bytes"):
+        open_images(folder, TRANSFORM)
+    size = (folder / "cat" / "1.png").stat().st_size
+    monkeypatch.setattr(decode_module, "LARGEST_IMAGE", size - 1)
+    with pytest.raises(DataError, match=rf"1\.png: has {size} bytes; expected an image of at most {size - 1} bytes"):
+        image_bytes(folder / "cat" / "1.png")
+    monkeypatch.setattr(decode_module, "LARGEST_IMAGE", size)
+    assert image_bytes(folder / "cat" / "1.png") == (folder / "cat" / "1.png").read_bytes()

@@ -81,17 +81,7 @@ class Profile:
 
 
 def profile_file(path: str | Path, *, batch: int = 1, threads: int = 1, runs: int = 1) -> Profile:
-    """Runs a file with onnxruntime's profiler.
-
-    Args:
-        path: The file.
-        batch: Batch size, if the file's batch is dynamic.
-        threads: Intra-op threads.
-        runs: Profiled runs, after one warm-up run.
-
-    Raises:
-        LoweringError: If onnxruntime cannot load the file.
-    """
+    """Runs a file with onnxruntime's profiler; for arguments and errors, see ``explain``."""
     with tempfile.TemporaryDirectory() as folder:
         session = OrtSession(path, threads=threads, keep_graph=True, profile_to=f"{folder}/profile")
         feed = session.random_feed(batch)
