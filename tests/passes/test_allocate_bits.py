@@ -11,12 +11,17 @@ import torch
 from torch import Tensor, fx, nn
 
 import qpass
+from qpass.config import QuantConfig
 from qpass.config.budget import BudgetConfig
 from qpass.data import ModelInputs
 from qpass.data.rows import batch_size
 from qpass.errors import ConfigError
+from qpass.graph.capture.trace import trace
+from qpass.graph.facts import facts_of
 from qpass.nn import QuantizedLayer
+from qpass.passes import AllocateBits, Annotate, Calibrate, Canonicalize, InsertQuantizers
 from qpass.passes.allocate_bits import Allocated, _some
+from qpass.passes.analysis.statistics import Statistics
 from qpass.quantizers import Quantizer
 
 
@@ -80,6 +85,36 @@ def test_within_one_mean_the_least_error_is_had(vit: nn.Module, batches: list[Te
     plain = quantize(vit, batches)
     squared = [(graph(unseen) - vit(unseen)).square().sum().item() for graph in (plain, ours)]
     assert squared[1] < 0.9 * squared[0]
+
+
+def test_the_errors_are_those_of_the_output() -> None:
+    """Of a network whose last layer is linear in what is quantized, they can be computed: ‖e Wᵀ‖², ‖x Eᵀ‖², over ‖y‖²."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 6)).eval()
+    x = torch.randn(8192, 8)
+    graph, statistics, batches = trace(model, (x,)), Statistics(), [ModelInputs((part,), {}) for part in x.split(1024)]
+    config = QuantConfig.from_any({"preset": "w4a4", "rotate_residual": False, "rotate_heads": False})
+    budget = BudgetConfig(activation_bits=4, weight_bits=4, samples=8192)
+    for step in (
+        Canonicalize(),
+        Annotate(config),
+        Calibrate(batches, statistics, per_channel=False),
+        InsertQuantizers(statistics),
+        AllocateBits(budget, batches, statistics),
+    ):
+        step(graph)
+    hidden, weight = model[:2](x), model[2].weight
+    layer = next(m for m in graph.modules() if isinstance(m, QuantizedLayer) and m.weight_shape == (6, 24))
+    quantizer = next(m for m in graph.children() if isinstance(m, Quantizer) and m.bits == 4)
+    assert layer.quantizer is not None
+    changes = {
+        "activation": (quantizer(hidden) - hidden) @ weight.T,
+        "weight": hidden @ (layer.quantizer(weight) - weight).T,
+    }
+    rows = {row.kind: row for row in facts_of(graph).allocation or () if row.path == "2"}
+    for kind, change in changes.items():
+        expected = (change.square().sum() / model(x).square().sum()).item()
+        assert rows[kind].errors[4] == pytest.approx(expected, rel=0.06), kind  # an estimate from 8192 draws
 
 
 @pytest.mark.slow(after=1)

@@ -131,15 +131,22 @@ def test_the_free_run_is_held_to_what_torch_is_uncertain_of(
     for seed, move in enumerate((1.0, -1.0, None, None, None)):
         distances.append(float((_moved(quantized, images, move, seed) - torchs).norm()))
     uncertain = max(*distances, float(torchs.norm()) * 10 ** (-90 / 20))
-    path = tampered(exported, tmp_path, "head_quantized.bias", lambda bias: bias + np.float32(1))
-    for file in (exported, path):
+    step = uncertain / math.sqrt(torchs.numel())
+    files, ratios = [exported], []
+    for steps in (1.35, 1.65):  # on either side of the bound of 1.5
+        (tmp_path / str(steps)).mkdir()
+        change = lambda bias: bias + np.float32(steps * step)  # noqa: B023, E731
+        files.append(tampered(exported, tmp_path / str(steps), "head_quantized.bias", change))
+    for file in files:
         found = torch.from_numpy(ort.InferenceSession(file).run(None, {"x": x})[0]).double()
         noise = float((found - torchs).norm())
+        ratios.append(noise / uncertain)
         check = qpass.verify_onnx(quantized, file, images, strict=False).checks[1]
         assert check.error_ratio == pytest.approx(noise / uncertain, rel=1e-3, abs=1e-6)
         assert check.sqnr_db == pytest.approx(20 * math.log10(float(torchs.norm()) / noise), abs=0.01)
         failed = any("times torch's own uncertainty, at most 1.5 expected" in text for text in check.failures)
-        assert failed == (noise > 1.5 * uncertain) == (file is path)
+        assert failed == (noise > 1.5 * uncertain) == (file is files[-1])
+    assert 1.2 < ratios[1] < 1.5 < ratios[2] < 1.8, "near the bound"
 
 
 def _moved(graph: fx.GraphModule, x: Tensor, move: float | None, seed: int) -> Tensor:

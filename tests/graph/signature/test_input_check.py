@@ -49,12 +49,19 @@ def reloaded(graph: fx.GraphModule, folder: Path) -> nn.Module:
     return qpass.load(qpass.save(graph, folder / "graph.qpass"))
 
 
+def without_dead_code(graph: fx.GraphModule) -> fx.GraphModule:
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
 WAYS: dict[str, Callable[[fx.GraphModule, Path], nn.Module]] = {
     "itself": lambda graph, _: graph,
     "deepcopy": lambda graph, _: copy.deepcopy(graph),
     "save and load": reloaded,
     "transformed": lambda graph, _: fx.Transformer(graph).transform(),
     "traced again": lambda graph, _: fx.symbolic_trace(graph),
+    "dead code removed": lambda graph, _: without_dead_code(copy.deepcopy(graph)),
     "state_dict": lambda graph, _: (again := copy.deepcopy(graph), again.load_state_dict(graph.state_dict()))[0],
     "onnxruntime": lambda graph, folder: qpass.onnxruntime_model(graph, qpass.export_onnx(graph, folder / "graph.onnx")),
 }
@@ -74,6 +81,37 @@ def test_the_check_travels(graph: fx.GraphModule, way: str, tmp_path: Path) -> N
     for name, (value, message) in wrong.items():
         with pytest.raises(UnsupportedError, match=message):
             again(**{**given, name: value})
+
+
+class Windows(nn.Module):
+    """Holds for lengths that are multiples of four only, so that calls of other lengths are another graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) if x.shape[1] % 4 == 0 else self.layer(nn.functional.pad(x, (0, 0, 0, 4 - x.shape[1] % 4)))
+
+
+@pytest.fixture(scope="module")
+def part() -> fx.GraphModule:
+    """A part whose dims are open, but which holds for the length 8 only."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Windows()).eval()
+    batches = [torch.randn(2, length, 8) for length in (8, 8, 6)]
+    with pytest.warns(UserWarning, match="its sizes cannot be open"):
+        found = qpass.quantize_graph(model, batches, submodules=["0"], progress=False).get_submodule("0")
+    assert isinstance(found, fx.GraphModule)
+    return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_sizes_that_a_part_holds_for_travel(part: fx.GraphModule, way: str, tmp_path: Path) -> None:
+    again, x = WAYS[way](part, tmp_path), torch.randn(3, 8, 8)
+    torch.testing.assert_close(again(x), part(x), rtol=0, atol=1e-2)
+    with pytest.raises(UnsupportedError, match=r"got \(batch, 6, 8\).*expected \(batch, 8, 8\)"):
+        again(torch.randn(3, 6, 8))
 
 
 def test_it_holds_for_what_the_model_holds_for(graph: fx.GraphModule) -> None:
