@@ -4,6 +4,7 @@ from qpass.backends.onnxruntime.explain import Explanation, explain
 from qpass.backends.onnxruntime.latency import LatencyReport, benchmark
 from qpass.backends.onnxruntime.module import OrtModule
 from qpass.backends.onnxruntime.session import OrtSession
-from qpass.backends.onnxruntime.verification import VerifyReport, verify
+from qpass.backends.onnxruntime.verification import verify
+from qpass.backends.onnxruntime.verify_report import VerifyReport
 
 __all__ = ["Explanation", "LatencyReport", "OrtModule", "OrtSession", "VerifyReport", "benchmark", "explain", "verify"]

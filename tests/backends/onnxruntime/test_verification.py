@@ -17,7 +17,7 @@ import qpass
 from qpass.backends.onnxruntime.output_check import OutputCheck, check_freely, whole_run
 from qpass.backends.onnxruntime.torch_run import Float64ByDefault, widened
 from qpass.backends.onnxruntime.uncertainty import Uncertainty
-from qpass.backends.onnxruntime.verification import RuntimeCheck, VerifyReport
+from qpass.backends.onnxruntime.verify_report import RuntimeCheck, VerifyReport
 from qpass.errors import LoweringError, VerifyError
 from qpass.quantizers import Quantizer
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.backends.onnxruntime.output_check import OutputCheck
-from qpass.backends.onnxruntime.verification import RuntimeCheck, VerifyReport
+from qpass.backends.onnxruntime.verify_report import RuntimeCheck, VerifyReport
 from qpass.graph.facts import facts_of, update_facts
 
 
