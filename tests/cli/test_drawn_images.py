@@ -49,7 +49,7 @@ def test_images_are_drawn_from_every_class_and_recorded(images: Path, tmp_path: 
         return real(model, kept, *args, **kwargs)
 
     monkeypatch.setattr(qpass, "quantize_graph", watched)
-    monkeypatch.setattr("qpass.cli.commands._write_all", lambda network, qmodel, folder, settings, *_: settings.write(folder))
+    monkeypatch.setattr("qpass.cli.quantize.write_all", lambda network, qmodel, folder, settings, *_: settings.write(folder))
     drawn = {}
     for seed in (0, 1):
         quantize(images, tmp_path / "out", "--calib-count", 8, "--batch-size", 4, "--seed", seed)

@@ -20,7 +20,7 @@ from torch import fx
 
 import qpass
 from qpass.backends.onnxruntime import OrtSession
-from qpass.cli.commands import _saved_transform
+from qpass.cli.transforms import saved_transform
 from qpass.data import CocoImages, ImageTransform, image_batches, open_images
 from qpass.errors import QPassError
 from qpass.report import QuantReport
@@ -106,7 +106,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
     "coco.json": (_coco, _read_coco),
     "settings.json": (
         lambda path: path.write_text(json.dumps({"model": "m", "calibration": "c", "transform": {"crop": 8}})),
-        lambda path: _saved_transform(path.parent, None, None),
+        lambda path: saved_transform(path.parent, None, None),
     ),
     "model.onnx": (lambda path: None, _run_onnx),
 }

@@ -1,0 +1,52 @@
+"""The command ``qpass evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from qpass.cli.options import DATA, console, image_options
+from qpass.cli.transforms import saved_transform
+from qpass.graph.facts import facts_of
+
+
+@click.command()
+@click.argument("folder", type=DATA)
+@click.option("--data", type=DATA, required=True, help="Labelled images: ImageFolder, .zip + labels.csv, or .npz with x, y.")
+@image_options
+def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize: int | None) -> None:
+    """Measure top-1 of the float file, the quantized graph in torch, and its file in onnxruntime.
+
+    Of several outputs, the class scores are the one called 'logits', or else the only 2-D one.
+    """
+    import qpass
+    from qpass.cli.run_folder import FLOAT, GRAPH, MODEL, file_in
+    from qpass.data import image_batches, open_images
+    from qpass.data.rows import batch_size as rows_of
+    from qpass.evaluation.top1 import evaluate_together, in_batches_of
+    from qpass.progress import track
+
+    source = open_images(data, saved_transform(folder, crop, resize))
+    graph = qpass.load(file_in(folder, GRAPH))
+    predictors: dict[str, Callable[..., Any]] = {
+        "float, onnxruntime": qpass.onnxruntime_model(graph, file_in(folder, FLOAT)),
+        "quantized, torch": graph,
+        "quantized, onnxruntime": qpass.onnxruntime_model(graph, file_in(folder, MODEL)),
+    }
+    if not facts_of(graph).dynamic_batch:
+        rows = rows_of(facts_of(graph).example)
+        predictors = {name: in_batches_of(rows, predict) for name, predict in predictors.items()}
+    batches = track(image_batches(source, batch_size), "evaluate", total=-(-len(source) // batch_size))
+    found = evaluate_together(predictors, batches)
+    base = found["float, onnxruntime"]
+    table = Table("network", "top-1", "below float", title=f"{len(base.correct)} images of {data.name}")
+    for name, accuracy in found.items():
+        drop, error = accuracy.drop_from(base)
+        table.add_row(
+            name, f"{accuracy.top1:.2%} ± {accuracy.standard_error:.2%}", f"{100 * drop:.2f} ± {100 * error:.2f} points"
+        )
+    console.print(table)

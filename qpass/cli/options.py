@@ -1,0 +1,41 @@
+"""Options that several commands take, and the console that they print to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+#: Paths and names contain brackets and colons that are not markup.
+console = Console(markup=False, emoji=False)
+DATA = click.Path(path_type=Path)
+COUNT = click.IntRange(min=1)
+
+
+def renamed(new: str) -> Callable[..., Any]:
+    """Returns the callback of an option's old name, which says the new one."""
+
+    def warn(_: click.Context, option: click.Parameter, value: Any) -> Any:
+        if value is not None:
+            click.echo(f"warning: {option.opts[0]} is now {new}", err=True)
+        return value
+
+    return warn
+
+
+def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds ``--batch-size``, ``--crop`` and ``--resize`` to a command."""
+    for option in (
+        click.option("--batch-size", type=COUNT, default=16, show_default=True, help="Images in a batch."),
+        click.option("--crop", type=COUNT, help="Side of the centre crop in pixels  [default: the model's]"),
+        click.option(
+            "--resize",
+            type=click.IntRange(min=0),
+            help="Resize the shorter side to this first; 0 crops without resizing  [default: the model's]",
+        ),
+    ):
+        command = option(command)
+    return command

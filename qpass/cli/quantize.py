@@ -1,0 +1,154 @@
+"""The command ``qpass quantize``."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qpass.cli.options import COUNT, DATA, console, image_options, renamed
+from qpass.cli.outputs import prepare_folder, write_all
+from qpass.cli.transforms import model_transform
+from qpass.config.presets import POLISHES, PRESETS, SCHEDULES
+from qpass.errors import ConfigError
+from qpass.runtime.arguments import SEEDS, usable_device
+from qpass.runtime.storage import DEFAULT_GIB, bytes_of
+
+
+@click.command()
+@click.argument("model")
+@click.option("--checkpoint", type=DATA, help="Weights: safetensors, or a torch file (read without running any code in it).")
+@click.option("--calib", type=DATA, required=True, help="Folder, ImageFolder, .zip, .npy or .npz of calibration images.")
+@click.option(
+    "--calib-count",
+    type=COUNT,
+    help="Calibration images to draw at random, spread over the classes  [default: 128, 1000 where the recipe learns]",
+)
+@click.option("--num-calib", type=COUNT, hidden=True, callback=renamed("--calib-count"), help="Old name of --calib-count.")
+@click.option("--config", default="w8a8", show_default=True, help=f"A YAML file or a preset: {', '.join(PRESETS)}.")
+@click.option(
+    "--schedule", type=click.Choice(sorted(SCHEDULES)), help="Learning schedule, for recipes that learn  [default: quick]"
+)
+@click.option("--polish", type=click.Choice(sorted(POLISHES)), help="Learn each block after quantizing, for wXaY recipes.")
+@click.option(
+    "--checkpoint-dir",
+    type=DATA,
+    help="Save learned blocks here  [default: in --output until the run is finished]. The same command resumes after the last"
+    " saved block.",
+)
+@click.option(
+    "--max-memory",
+    default=DEFAULT_GIB,
+    show_default=True,
+    help="GiB of memory for images and values between layers; the rest goes to a temporary file.",
+)
+@click.option(
+    "--target",
+    default="onnxruntime",
+    show_default=True,
+    help="Runtime to write model.onnx for: onnxruntime, onnxruntime-contrib (its own operators too) or openvino.",
+)
+@click.option(
+    "--weight-type",
+    default="auto",
+    show_default=True,
+    help="Type of 8-bit weights and factors in model.onnx: int8, the fastest; uint8, exact on x86 without VNNI too; or auto,"
+    " the fastest that is exact on this machine.",
+)
+@click.option("--output", type=DATA, required=True, help="Folder to write to; created if missing.")
+@click.option("--discard", is_flag=True, help="Delete blocks that an unfinished run left in --output, and start over.")
+@click.option("--device", help="Where to calibrate, such as cuda  [default: cpu]")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, SEEDS - 1),
+    default=0,
+    show_default=True,
+    help="Seed of everything random: which images are drawn, rotations, learning.",
+)
+@click.option(
+    "--model-arg",
+    "model_args",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Argument of the model's factory, such as img_size=384; may be given again.",
+)
+@image_options
+def quantize(
+    model: str, checkpoint: Path | None, calib: Path, calib_count: int | None, num_calib: int | None, config: str,
+    schedule: str | None, polish: str | None, checkpoint_dir: Path | None, max_memory: float, target: str, weight_type: str,
+    output: Path, discard: bool, device: str | None, seed: int, model_args: tuple[str, ...], batch_size: int, crop: int | None,
+    resize: int | None,
+) -> None:  # fmt: skip
+    """Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
+
+    The module of a factory may be in the current folder: 'mymodel:make' calls make() in mymodel.py.
+
+    \b
+    Writes into --output:
+      model.onnx    the quantized file for onnxruntime
+      model.qpass   the quantized graph for torch (qpass.load)
+      float.onnx    the float file, the baseline of size and speed
+      report.html   errors, ranges and histograms of every layer; report.json has the same data
+      settings.json the model, the seed, and which calibration images were drawn
+    """  # noqa: D301 (click reads the backspace)
+    import qpass
+    from qpass.backends.onnx_qdq.capabilities import use_int8_weights
+    from qpass.backends.onnx_qdq.targets import target_by_name
+    from qpass.cli.run_folder import BLOCKS, Settings, owned_folder
+    from qpass.config import QuantConfig
+    from qpass.data import draw_images, image_batches, open_images
+    from qpass.runtime.distributed import Processes, job
+    from qpass.zoo.timm_models import create_model
+
+    # reject invalid arguments before any work is done
+    target_by_name(target)
+    use_int8_weights(weight_type)
+    bytes_of(max_memory)
+    factory_arguments = _named(model_args)
+    if device is not None:
+        usable_device(device)
+    learning = {key: value for key, value in (("schedule", schedule), ("polish", polish)) if value is not None}
+    recipe = QuantConfig.from_any({"preset": config, **learning} if learning else config)
+    prepare_folder(output)
+    keeps_blocks = recipe.reconstruction is not None and checkpoint_dir is None
+    with job(device) as device, ExitStack() as held:
+        first = Processes.current().first
+        if first:
+            held.enter_context(owned_folder(output, keeps_blocks=keeps_blocks, discard=discard))
+        network = create_model(model, checkpoint, **factory_arguments)
+        transform = model_transform(network, crop, resize)
+        count = calib_count or num_calib or (128 if recipe.reconstruction is None else 1000)
+        images = draw_images(open_images(calib, transform), count, seed=seed)
+        qmodel = qpass.quantize_graph(
+            network,
+            (batch for batch, _ in image_batches(images, batch_size)),
+            recipe,
+            device=device,
+            seed=seed,
+            checkpoint_dir=checkpoint_dir or output / BLOCKS,
+            max_memory=max_memory,
+        )
+        if not first:
+            return
+        settings = Settings(model=model, calibration=str(calib.resolve()), transform=transform, seed=seed, images=images.names)
+        write_all(network, qmodel, output, settings, target, weight_type)
+    console.print(str(qpass.quantization_report(qmodel)), highlight=False)
+    console.print(f"written to {output}", highlight=False)
+
+
+def _named(arguments: tuple[str, ...]) -> dict[str, Any]:
+    """Returns ``name=value`` arguments as a mapping; values are parsed as YAML."""
+    import yaml
+
+    found = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"got {argument!r}", where="--model-arg", expected="NAME=VALUE, such as img_size=384")
+    return found
