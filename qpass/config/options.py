@@ -18,9 +18,9 @@ class QuantizerName(StrEnum):
     DYNAMIC_FOCUS = "dynamic-focus"
     """Equal steps within a learned interval (AIQViT, arXiv 2502.04628; ``qpass.quantizers.DynamicFocus``)."""
     SHIFT_LOG2 = "shift-log2"
-    """A uniform quantizer after a shifted logarithm (I&S-ViT, arXiv 2311.10126; ``qpass.quantizers.ShiftLog2``)."""
+    """Uniform after a shifted logarithm (I&S-ViT, arXiv 2311.10126; ``qpass.quantizers.ShiftLog2``)."""
     TAN = "tan"
-    """A uniform quantizer after a tangent (DopQ-ViT, arXiv 2408.03291; ``qpass.quantizers.Tan``)."""
+    """Uniform after a tangent (DopQ-ViT, arXiv 2408.03291; ``qpass.quantizers.Tan``)."""
 
 
 class FitCriterion(StrEnum):

@@ -1,8 +1,8 @@
 """The masks of scaled_dot_product_attention as operators on its logits.
 
 For a fully masked row (a query that attends to no key), torch returns zeros, while a softmax over
-only -inf gives NaN. Such a row is left unmasked here, and its output is set to zero. Only masks that
-may mask a full row incur this cost.
+only -inf gives NaN. Such a row is left unmasked here, and its output is set to zero. Only masks
+that may mask a full row incur this cost.
 """
 
 from __future__ import annotations

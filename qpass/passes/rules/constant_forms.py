@@ -13,8 +13,8 @@ from torch import Tensor, fx
 SMALL_BYTES = 4096
 #: File size of an operator: its names and attributes, and whatever the exporter adds around it.
 NODE_BYTES = 512
-#: Readers whose tensors are weights. Products become integer and norms are folded; both need a stored
-#: tensor.
+#: Readers whose tensors are weights. Products become integer and norms are folded: both need stored
+#: tensors.
 _WEIGHTED = {
     *("linear", "conv1d", "conv2d", "conv3d", "convolution", "matmul", "mm", "bmm", "addmm", "baddbmm", "bilinear", "einsum"),
     *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),

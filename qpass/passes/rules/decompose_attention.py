@@ -1,4 +1,4 @@
-"""scaled_dot_product_attention(q, k, v, mask) -> matmul(softmax(matmul(q, transpose(k)) * scale + mask), v).
+"""scaled_dot_product_attention(q, k, v, mask) -> matmul(softmax(matmul(q, kᵀ) * scale + mask), v).
 
 If several heads of q share one of k and v (grouped-query attention), k and v are repeated.
 """

@@ -1,4 +1,4 @@
-"""matmul(x, W) -> linear(x, Wᵀ), linear(x, W) + b -> linear(x, W, b), addmm(b, x, W) -> linear(x, Wᵀ, b).
+"""matmul(x, W) -> linear(x, Wᵀ), linear(x, W) + b -> linear(x, W, b), addmm(b, x, W) -> the same.
 
 W and b are constants.
 """

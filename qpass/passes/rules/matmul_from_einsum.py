@@ -1,7 +1,7 @@
-"""einsum("bhid,bhjd->bhij", q, k) -> matmul(q, permute(k)): a matmul of two factors, with data movement.
+"""einsum("bhid,bhjd->bhij", q, k) -> matmul(q, permute(k)), for two factors.
 
-With no index to sum over, it becomes an elementwise product. If no index is unique to one factor, it
-becomes the sum of one.
+With no index to sum over, it becomes an elementwise product. If no index is unique to one factor,
+it becomes the sum of one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""unbind(permute(reshape(x, (B, N, 3, H, d)), (2, 0, 3, 1, 4))) -> permute(reshape(part, (B, N, H, d)), (0, 2, 1, 3)) thrice.
+"""unbind(permute(reshape(x, (B, N, 3, H, d)))) -> permute(reshape(part, (B, N, H, d))) thrice.
 
 q, k and v are split before they are moved. Each gets its own quantizer there, and later movements
 move bytes.

@@ -1,4 +1,4 @@
-"""Rewrite rules for the exported ONNX graph, one per file: they change what a runtime fuses, not results."""
+"""Rewrite rules for the ONNX graph, one per file: they change what a runtime fuses, not results."""
 
 from qpass.backends.onnx_qdq.rules.contrib_linear import contrib_linear
 from qpass.backends.onnx_qdq.rules.contrib_matmul import contrib_matmul

@@ -1,4 +1,4 @@
-"""MatMul(DQ(a), DQ(b)) -> Mul(Cast(MatMulInteger(a, b)), s_a s_b), for activations with one scale each.
+"""MatMul(DQ(a), DQ(b)) -> Mul(Cast(MatMulInteger(a, b)), s_a s_b), if a and b have one scale each.
 
 onnxruntime fuses the QDQ form only with a session option. These operators are integer everywhere.
 Later rules look for Cast and Mul; the last one, ``dequantize_sums``, merges them to one

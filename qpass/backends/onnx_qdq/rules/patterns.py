@@ -34,7 +34,7 @@ def rescaled(product: ir.Value, scale: ir.Value, emit: Emitter) -> ir.Value:
 
 
 def rescaled_product(value: ir.Value | None) -> tuple[ir.Node, float] | None:
-    """Returns the four-input MatMulInteger that ``value`` rescales and the scale; all with a single reader."""
+    """Returns the four-input MatMulInteger that ``value`` rescales, and the scale; each has one reader."""
     rescale = only_reader_below(value, "Mul")
     return None if rescale is None else product_below(rescale)
 
