@@ -130,7 +130,7 @@ def _dict(value: dict[Any, Any]) -> Callable[[], None]:
     before, kind = dict(value.items()), OrderedDict if isinstance(value, OrderedDict) else dict
 
     def undo() -> None:
-        if not _same(list(dict.items(value)), list(before.items())):
+        if not _same(list(kind.items(value)), list(before.items())):
             kind.clear(value)
             for key, entry in before.items():
                 kind.__setitem__(value, key, entry)
