@@ -27,7 +27,7 @@ def test_the_model_is_not_changed_and_shares_nothing(images: Tensor) -> None:
     model = small_vit().train()
     before = copy.deepcopy(model.state_dict())
     state = torch.get_rng_state()
-    graph = qpass.quantize_graph(model, [images], "w4a4", progress=False)
+    graph = qpass.quantize_graph(model, [images], "mixed-w4a5", progress=False)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
     with torch.no_grad():

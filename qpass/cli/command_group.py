@@ -1,9 +1,10 @@
-"""A command group that prints errors as one line and exits with 2; bugs keep their traceback."""
+"""A command group that prints errors and warnings as one line each; bugs keep their traceback."""
 
 from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from qpass.runtime.plain_data import printable
 
 
 class OneLineGroup(click.Group):
-    """Prints errors of qpass, click and the file system as ``error: ...``."""
+    """Prints errors of qpass, click and the file system as ``error: ...``, and warnings as ``warning: ...``."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         """See ``click.Command.main``."""
@@ -22,7 +23,9 @@ class OneLineGroup(click.Group):
         if not standalone_mode:
             return run(*args, standalone_mode=False, **kwargs)
         try:
-            code = run(*args, standalone_mode=False, **kwargs)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show
+                code = run(*args, standalone_mode=False, **kwargs)
             sys.stdout.flush()
         except BrokenPipeError:  # `qpass ... | head`: discard the remaining output, also when Python exits
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -37,6 +40,11 @@ class OneLineGroup(click.Group):
             click.echo(f"error: {_one_line(error)}", err=True)
             code = 2
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Prints a warning as one line, without the line of code that Python adds."""
+    click.echo(f"warning: {printable(' '.join(str(message).split()))}", err=True)
 
 
 def _one_line(error: Exception) -> str:

@@ -27,11 +27,21 @@ from qpass.runtime.storage import DEFAULT_GIB, bytes_of
     help="Calibration images to draw at random, spread over the classes  [default: 128, 1000 where the recipe learns]",
 )
 @click.option("--num-calib", type=COUNT, hidden=True, callback=renamed("--calib-count"), help="Old name of --calib-count.")
-@click.option("--config", default="w8a8", show_default=True, help=f"A YAML file or a preset: {', '.join(PRESETS)}.")
+@click.option(
+    "--config",
+    default="w8a8",
+    show_default=True,
+    help="A YAML file or a preset. wXaY has weights of X bits and activations of Y bits; mixed-wXaZ has activations of Z - 1 or"
+    f" 8 bits, Z on average. Presets: {', '.join(PRESETS)}.",
+)
 @click.option(
     "--schedule", type=click.Choice(sorted(SCHEDULES)), help="Learning schedule, for recipes that learn  [default: quick]"
 )
-@click.option("--polish", type=click.Choice(sorted(POLISHES)), help="Learn each block after quantizing, for wXaY recipes.")
+@click.option(
+    "--polish",
+    type=click.Choice(sorted(POLISHES)),
+    help="Learn each block after quantizing, for recipes wXaY and mixed-wXaZ.",
+)
 @click.option(
     "--checkpoint-dir",
     type=DATA,
@@ -134,8 +144,9 @@ def quantize(
             return
         settings = Settings(model=model, calibration=str(calib.resolve()), transform=transform, seed=seed, images=images.names)
         write_all(network, qmodel, output, settings, target, weight_type)
-    console.print(str(qpass.quantization_report(qmodel)), highlight=False)
-    console.print(f"written to {output}", highlight=False)
+    figures = qpass.quantization_report(qmodel)
+    console.print(str(figures), highlight=False)
+    console.print("; ".join([f"written to {output}", *map(str, figures.bits)]), highlight=False, soft_wrap=True)
 
 
 def _named(arguments: tuple[str, ...]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def report(folder: Path, as_json: bool) -> None:
 
 
 def _layer_table(data: Any) -> Table:
-    table = Table("layer", "kind", "weight bits", "input bits", "SQNR dB", title=f"{data.model}, {data.config['name']}")
+    table = Table("layer", "kind", "weight bits", "input bits", "SQNR dB", title=f"{data.model}, {data.recipe}")
     for row in data.layers:
         bits = "/".join("float" if b is None else str(b) for b in row.input_bits)
         weight = "" if row.kind == "matmul" else str(row.weight_bits or "float")

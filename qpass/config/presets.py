@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qpass.config.budget import BudgetConfig
-from qpass.config.fields import choice, text
+from qpass.config.fields import choice, text, whole
 from qpass.config.options import Schedule
 from qpass.config.reconstruction import ReconstructionConfig
 from qpass.config.spec import ACTIVATION_PERCENTILES, SOFTMAX_PERCENTILES, WEIGHT_PERCENTILES, QuantSpec
@@ -17,6 +17,7 @@ from qpass.errors import ConfigError, nearest
 #: Names listed in documentation and error messages; any bit widths from 2 to 8 work.
 PRESETS = (
     "w8a8", "w6a6", "w4a8", "w4a4", "w3a3",
+    "mixed-w6a7", "mixed-w4a5", "mixed-w3a4",
     "aiqvit-w6a6", "aiqvit-w4a8", "aiqvit-w4a4", "aiqvit-w3a3",
     "aiqvit-lsq-w6a6", "aiqvit-lsq-w4a8", "aiqvit-lsq-w4a4", "aiqvit-lsq-w3a3",
     "ias-vit-w6a6", "ias-vit-w4a8", "ias-vit-w4a4", "ias-vit-w3a3",
@@ -65,13 +66,15 @@ POLISHES = {
 def preset_fields(name: str, *, schedule: str | None = None, polish: str | None = None) -> dict[str, Any]:
     """Returns the ``QuantConfig`` fields of a preset.
 
-    ``wXaY`` is ours: closed-form, and uniform everywhere, so that every matmul runs on an integer
-    kernel. LayerNorm scales are folded per channel; the channels of attention heads and of the
-    residual stream are rotated. Weights are rounded with error feedback that weights tokens by their
-    effect on the output, and have a zero point below 6 bits. Below 8 bits, weights also compensate
-    for the quantization of their inputs, and matmul inputs have Y or 8 bits: 8 where the output gains
-    most, Y + 1 on average over all multiply-adds. ``budget: null`` uses Y bits everywhere. The
-    network's input keeps 8 bits. ``w8a8`` uses plain rounding, which is as good there.
+    ``wXaY`` is ours and closed-form: every weight has X bits and every activation Y bits, but for the
+    network's input, which keeps 8 bits in all recipes. LayerNorm scales are folded per channel; the
+    channels of attention heads and of the residual stream are rotated. Weights are rounded with error
+    feedback that weights tokens by their effect on the output, and have a zero point below 6 bits.
+    Below 8 bits, weights also compensate for the quantization of their inputs. ``w8a8`` uses plain
+    rounding, which is as good there. Codes are uniform, so that every matmul runs on an integer kernel.
+
+    ``mixed-wXaZ`` is the same with activations of Z - 1 or 8 bits: 8 where the output gains most, Z on
+    average over all multiply-adds. Z is 3 to 7.
 
     Published methods:
 
@@ -90,12 +93,12 @@ def preset_fields(name: str, *, schedule: str | None = None, polish: str | None 
     Args:
         name: One of ``PRESETS``, or the same with other bit widths from 2 to 8.
         schedule: ``"quick"`` or ``"full"``: how long recipes learn. None is ``"quick"``.
-        polish: ``"quick"`` learns each block of ``wXaY`` for a few hundred steps after the closed form.
-            None skips this.
+        polish: ``"quick"`` learns each block of ``wXaY`` or ``mixed-wXaZ`` for a few hundred steps after
+            the closed form. None skips this.
 
     Raises:
-        ConfigError: If the name is unknown, ``schedule`` is given for a recipe that does not learn, or
-            ``polish`` for one that does.
+        ConfigError: If the name is unknown, ``mixed-wXaZ`` has another Z than 3 to 7, ``schedule`` is
+            given for a recipe that does not learn, or ``polish`` for one that does.
     """
     name = text(name, "preset")
     match = re.fullmatch(r"(?:(.+)-)?w([2-8])a([2-8])", name)
@@ -118,30 +121,32 @@ def preset_fields(name: str, *, schedule: str | None = None, polish: str | None 
 
 
 def _uniform(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> dict[str, Any]:
-    whole = min(weight_bits, activation_bits) == 8
+    eight = min(weight_bits, activation_bits) == 8
     return {
         "weight": QuantSpec(bits=weight_bits, symmetric=weight_bits >= 6, percentiles=(*WEIGHT_PERCENTILES, 1.0)),
         "activation": QuantSpec(bits=activation_bits),
         "post_softmax": QuantSpec(bits=activation_bits, percentiles=SOFTMAX_PERCENTILES, criterion="output"),
         "network_input": QuantSpec(bits=8),
-        "rotate_heads": not whole,
-        "rotate_residual": not whole,
+        "rotate_heads": not eight,
+        "rotate_residual": not eight,
         "weight_rounding": "nearest" if weight_bits == 8 else "error-feedback",
         "compensate_activations": activation_bits < 8,
-        "token_weights": "equal" if whole else "hessian",
-        "budget": None if activation_bits == 8 else _wider_where_it_matters(activation_bits),
-        "calibrate_on": "float" if whole else "quantized",
+        "token_weights": "equal" if eight else "hessian",
+        "calibrate_on": "float" if eight else "quantized",
     }
 
 
-def _wider_where_it_matters(activation_bits: int) -> BudgetConfig:
-    """Returns a budget of one more bit on average: 8 bits for the tensors that lose most.
+def _mixed(weight_bits: int, mean_bits: int, learning: ReconstructionConfig | None) -> dict[str, Any]:
+    """Returns the fields of a recipe whose activations have one bit less than the mean, or 8 where they lose most.
 
     8 bits cost nothing where codes are stored in bytes. An 8-bit code is two 4-bit codes that share a
     weight: on hardware that multiplies only 4 by 4 bits, such a tensor takes two products. Two
     intervals with separate codes cost the same and gain less.
     """
-    return BudgetConfig(activation_bits=activation_bits + 1, activation_widths=(activation_bits, 8))
+    whole(3, 7, expected="a mean of 3 to 7 bits")(mean_bits, "mixed-wXaZ")
+    bits = mean_bits - 1
+    budget = BudgetConfig(activation_bits=mean_bits, activation_widths=(bits, 8))
+    return _uniform(weight_bits, bits, learning) | {"budget": budget}
 
 
 def _repq_vit(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> dict[str, Any]:
@@ -188,6 +193,7 @@ def _published(weight_bits: int, post_softmax: QuantSpec, **more: Any) -> dict[s
 _Build = Callable[[int, int, ReconstructionConfig | None], dict[str, Any]]
 _FAMILIES: dict[str, tuple[dict[str, ReconstructionConfig], _Build]] = {
     "": ({}, _uniform),
+    "mixed": ({}, _mixed),
     "repq-vit": ({}, _repq_vit),
     "aiqvit": (SCHEDULES, _aiqvit),
     "aiqvit-lsq": (LEARNED_SCALE_SCHEDULES, _aiqvit),

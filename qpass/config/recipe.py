@@ -13,6 +13,7 @@ import yaml
 
 from qpass.config.budget import BudgetConfig
 from qpass.config.fields import check_fields, choice, flag, instance, optional, text, whole
+from qpass.config.mixed import mixed_name, warn_of_new_meaning
 from qpass.config.options import (
     CalibrateOn,
     FoldTarget,
@@ -185,6 +186,7 @@ class QuantConfig:
         if isinstance(config, Path) or (isinstance(config, str) and config.endswith((".yaml", ".yml"))):
             return cls.from_yaml(config)
         if isinstance(config, str):
+            warn_of_new_meaning(config, {})
             return cls(**preset_fields(config))
         raise ConfigError(f"got {type(config).__name__}", where="config", expected="a preset's name, a QuantConfig or YAML")
 
@@ -225,14 +227,17 @@ class QuantConfig:
             raise ConfigError("needs a preset", where=next(iter(learning)), expected="preset: such as aiqvit-w4a4 or w4a4")
         base = cls()
         if "preset" in data:
-            base = cls(**preset_fields(data.pop("preset"), **learning))
+            base = cls(**preset_fields(name := data.pop("preset"), **learning))
+            warn_of_new_meaning(name, data)
         # These three were removed above, but a misspelled key may mean one of them.
         check_keys(data, [*(f.name for f in dataclasses.fields(cls)), "preset", "schedule", "polish"], "config")
         for role in SPEC_FIELDS:
             if role in data:
                 data[role] = changed_spec(getattr(base, role), data[role], role)
         if isinstance(data.get("budget"), Mapping):
-            data["budget"] = BudgetConfig.from_mapping(data["budget"], base.budget)
+            # A budget beside wXaY chooses between Y and 8 bits, as mixed-wXaZ does.
+            widths = {"activation_widths": (base.activation.bits, 8)} if mixed_name(base.name) else {}
+            data["budget"] = BudgetConfig.from_mapping({**widths, **data["budget"]}, base.budget)
         if isinstance(data.get("reconstruction"), Mapping):
             data["reconstruction"] = ReconstructionConfig.from_mapping(data["reconstruction"], base.reconstruction)
         if "rules" in data:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from qpass.errors import DataError
 from qpass.report.data import ReportData, TensorRow
@@ -23,6 +23,10 @@ def check_rows(report: ReportData) -> None:
         DataError: Naming the row.
     """
     _require(isinstance(report.config.get("name"), str), "config.name", "is no text", "the recipe's name")
+    for kind in _TENSOR_KINDS:
+        spec = report.config.get(kind)
+        bits = spec.get("bits") if isinstance(spec, Mapping) else None
+        _require(isinstance(bits, int) and 0 < bits <= _BITS, f"config.{kind}.bits", "is odd", f"1 to {_BITS}")
     for name in ("tensors", "layers", "blocks", "stayed_float", "unrotated", "allocation", "sizes", "options"):
         _require(len(getattr(report, name)) <= _ROWS, name, "has too many rows", f"at most {_ROWS}")
     _require(len(report.reconstruction) <= _BLOCKS, "reconstruction", "has too many rows", f"at most {_BLOCKS}")
@@ -42,6 +46,7 @@ def _check_tensor(row: TensorRow, where: str) -> None:
     _require(row.kind in _TENSOR_KINDS, f"{where}.kind", "is another", ", ".join(_TENSOR_KINDS))
     _require(0 < row.bits <= _BITS, f"{where}.bits", f"is {row.bits}", f"1 to {_BITS}")
     _require(_finite((row.low, row.high)) and row.low <= row.high, where, "has an odd range", "finite numbers low <= high")
+    _require(row.size >= 0, f"{where}.size", "is negative", "a count")
     _require(0 < len(row.levels) <= _LEVELS and _finite(row.levels), f"{where}.levels", "is odd", f"1 to {_LEVELS} numbers")
     fits = len(row.histogram) <= _BINS and all(count >= 0 for count in row.histogram)
     _require(fits, f"{where}.histogram", "is odd", f"at most {_BINS} counts")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,13 +14,16 @@ from torch import Tensor, fx
 
 from qpass.data import ModelInputs
 from qpass.data.rows import batch_size
-from qpass.graph.edit import called_module, flat_inputs, get_plan, module_path
+from qpass.graph.edit import called_module, flat_inputs, get_plan, input_node, module_path
 from qpass.graph.facts import facts_of, recipe_of
 from qpass.graph.fill_values import fill_values
 from qpass.graph.signature.input_dims import layout_of
 from qpass.nn import QuantizedLayer
 from qpass.passes.add_residual import sum_with_residual
+from qpass.passes.analysis.bit_widths import multiply_adds
 from qpass.passes.analysis.blocks import find_blocks
+from qpass.passes.analysis.sources import planned_operands, quantizer_node
+from qpass.passes.annotate import source_of
 from qpass.passes.plan import Declined, LayerPlan
 from qpass.quantizers import Quantizer, Uniform
 from qpass.report.data import BlockRow, LayerRow, TensorRow
@@ -52,7 +56,7 @@ def collect_report(
     with torch.no_grad():
         reads = Counter(name for name, _ in dict.fromkeys(pairs))
         reference = _Reference(reference_graph, reads, sample, Storage() if storage is None else storage)
-        actual = _Comparer(quantized, pairs, reference)
+        actual = _Comparer(quantized, pairs, reference, _multiply_adds_by_call(quantized))
         output = actual.run(*flat_inputs(quantized, *sample))
         expected = reference.output()
     layers = [
@@ -162,11 +166,18 @@ class _Comparer(TidyInterpreter):
         graph_module: The quantized graph.
         pairs: Names of a node of the float graph and of its counterpart in this graph.
         reference: The float graph's values.
+        sizes: Multiply-adds that read each call of a quantizer, by the node's name.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, pairs: Sequence[tuple[str, str]], reference: _Reference) -> None:
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        pairs: Sequence[tuple[str, str]],
+        reference: _Reference,
+        sizes: Mapping[str, int],
+    ) -> None:
         super().__init__(graph_module)
-        self._reference = reference
+        self._reference, self._sizes = reference, sizes
         self.sqnr, self.rows = dict[tuple[str, str], float](), list[TensorRow]()
         self._expected: dict[str, list[str]] = {}
         for name, own in dict.fromkeys(pairs):
@@ -178,7 +189,9 @@ class _Comparer(TidyInterpreter):
             self.sqnr[name, n.name] = sqnr_db(self._reference.read(name), result)
         if n.op == "call_module" and isinstance(quantizer := self.fetch_attr(str(n.target)), Quantizer):
             args, _ = self.fetch_args_kwargs_from_env(n)
-            self.rows.append(tensor_row(str(n.target), module_path(n), "activation", quantizer, args[0], result))
+            row = tensor_row(str(n.target), module_path(n), "activation", quantizer, args[0], result)
+            read = source_of(input_node(n, 0)).op == "placeholder"
+            self.rows.append(replace(row, size=self._sizes.get(n.name, 0), network_input=read))
         return result
 
 
@@ -214,8 +227,16 @@ def _weights(reference_graph: fx.GraphModule, quantized: fx.GraphModule, plans: 
             assert isinstance(reference, QuantizedLayer)
             weight = reference.effective_weight()
             row = tensor_row(str(node.target), plan.path, "weight", layer.quantizer, weight, layer.quantized_weight())
-            rows.append(row)
+            rows.append(replace(row, size=weight.numel()))
     return rows
+
+
+def _multiply_adds_by_call(quantized: fx.GraphModule) -> Mapping[str, int]:
+    """Returns how many multiply-adds of the traced example read each call of a quantizer, by the node's name."""
+    sizes = Counter[str]()
+    for reader, _, operand in planned_operands(quantized):
+        sizes[quantizer_node(reader.args[operand.index]).name] += multiply_adds(quantized, reader)
+    return sizes
 
 
 def _sizes(reference_graph: fx.GraphModule, quantized: fx.GraphModule) -> dict[str, int]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qpass.config.mixed import truthful_name
 from qpass.graph.source_check import SourceCheck
 from qpass.passes.allocate_bits import Allocated
 from qpass.reconstruction.record import BlockRecord
@@ -28,6 +29,9 @@ class TensorRow:
         sqnr_db: Signal-to-quantization-noise ratio (SQNR) of this tensor alone, in dB.
         histogram: Counts of the values in equal bins of [low, high].
         levels: The levels of the quantizer (first channel of a weight), at most 256.
+        size: Multiply-adds that read it in the traced example (activations), or values (weights); 0 in
+            reports of earlier versions.
+        network_input: Whether it is an input of the network.
     """
 
     name: str
@@ -42,6 +46,8 @@ class TensorRow:
     sqnr_db: float
     histogram: tuple[int, ...] = ()
     levels: tuple[float, ...] = ()
+    size: int = 0
+    network_input: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,11 @@ class ReportData:
         """Number of quantized layers of each kind."""
         kinds = [layer.kind for layer in self.layers]
         return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+
+    @property
+    def recipe(self) -> str:
+        """The recipe's name, as it is called now."""
+        return truthful_name(self.config)
 
     @property
     def options_text(self) -> str:

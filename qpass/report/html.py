@@ -7,6 +7,7 @@ from importlib.resources import files
 import jinja2
 from markupsafe import Markup
 
+from qpass.report.bits import bit_widths
 from qpass.report.data import ReportData
 from qpass.report.plots import (
     bit_widths_by_depth,
@@ -35,4 +36,5 @@ def render(report: ReportData) -> str:
         "learned": errors_of_blocks(report) if report.reconstruction else "",
         "histograms": histograms(worst) if worst else "",
     }
-    return template.render(report=report, version=__version__, plots={k: Markup(v) for k, v in plots.items()})
+    shown = {name: Markup(plot) for name, plot in plots.items()}
+    return template.render(report=report, bits=bit_widths(report), version=__version__, plots=shown)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from qpass.report.bits import BitWidths, bit_widths
 from qpass.report.checks import check_rows
 from qpass.report.data import ReportData
 from qpass.runtime.plain_data import check_plain
@@ -48,10 +48,15 @@ class QuantReport(ReportData):
 
         return render(self)
 
+    @property
+    def bits(self) -> tuple[BitWidths, ...]:
+        """Bit widths of the activations and of the weights."""
+        return bit_widths(self)
+
     def __str__(self) -> str:
         quantized = ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
         lines = [
-            f"{self.model} as {self.config['name']}: quantized {quantized}; output {self.output_sqnr_db:.1f} dB",
+            f"{self.model} as {self.recipe}: quantized {quantized}; output {self.output_sqnr_db:.1f} dB",
             f"{'block':<36} {'SQNR dB':>8}",
             *(f"{block.path:<36} {block.sqnr_db:>8.1f}" for block in self.blocks),
             *(f"{name}: {size / 1e6:.2f} MB" for name, size in self.sizes.items()),
@@ -60,13 +65,9 @@ class QuantReport(ReportData):
             lines.append(f"compared: {self.source_check}")
         if self.target:
             lines.append(f"file for {self.target}, {self.options_text}; exact on {self.processors}")
-        decided = [row for row in self.allocation if len(row.errors) > 1]
-        for kind in dict.fromkeys(row.kind for row in decided):
-            rows = [row for row in decided if row.kind == kind]
-            counts = Counter(row.bits for row in rows)
-            mean = sum(row.bits * row.size for row in rows) / sum(row.size for row in rows)
-            shares = ", ".join(f"{counts[bits]} of {bits} bits" for bits in sorted(counts))
-            lines.append(f"{kind} bit widths from the budget: {shares}; {mean:.2f} bits on average")
+        for widths in self.bits:
+            lines.append(str(widths))
+            lines += [f"  {row.bits} bits: {row.path or '(model)'}, {row.name}" for row in widths.wider]
         if self.reconstruction:
             lines.append(f"{'learned block':<36} {'error before':>12} {'after':>8}  ranks")
             lines += [

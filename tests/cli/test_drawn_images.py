@@ -52,7 +52,8 @@ def test_images_are_drawn_from_every_class_and_recorded(images: Path, tmp_path: 
     monkeypatch.setattr("qpass.cli.quantize.write_all", lambda network, qmodel, folder, settings, *_: settings.write(folder))
     drawn = {}
     for seed in (0, 1):
-        quantize(images, tmp_path / "out", "--calib-count", 8, "--batch-size", 4, "--seed", seed)
+        done = quantize(images, tmp_path / "out", "--calib-count", 8, "--batch-size", 4, "--seed", seed)
+        assert done.stdout.splitlines()[-1] == f"written to {tmp_path / 'out'}; activations: 8 bits; weights: 8 bits"
         settings = read_settings(tmp_path / "out")
         assert settings.seed == seed
         assert Counter(Path(name).parent.name for name in settings.images) == {f"class{label}": 2 for label in range(CLASSES)}

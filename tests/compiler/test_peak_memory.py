@@ -47,7 +47,7 @@ def peak(depth: int, recipe: str) -> int:
 
 
 @pytest.mark.slow(after=1)
-@pytest.mark.parametrize("recipe", ["w8a8", "w4a4"])
+@pytest.mark.parametrize("recipe", ["w8a8", "mixed-w4a5"])
 def test_the_peak_does_not_grow_with_depth(recipe: str) -> None:
     few, many = peak(2, recipe), peak(6, recipe)
     assert many < few + MATRIX, "four more blocks have eight matrices of that size, and gradients of as many"

@@ -77,7 +77,7 @@ def test_a_polish_starts_from_the_closed_form() -> None:
 
 @pytest.mark.parametrize("budget", [{"activation_bits": 5}, {"file_mb": 2.5, "weight_widths": [3, 4, 8], "samples": 16}])
 def test_a_budget_survives_yaml(budget: dict[str, object], tmp_path: Path) -> None:
-    config = QuantConfig.from_any({"preset": "w4a4", "budget": budget})
+    config = QuantConfig.from_any({"preset": "mixed-w4a5", "budget": budget})
     config.to_yaml(tmp_path / "config.yaml")
     assert QuantConfig.from_any(tmp_path / "config.yaml") == config
     assert config.budget is not None

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 FEW_STEPS = {"steps": 4, "batch_size": 4}
 RECIPES: dict[str, Any] = {
     "w8a8": "w8a8",
-    "closed form": "w4a4",
+    "closed form": "mixed-w4a5",
     "three stages": {"preset": "ias-vit-w6a6", "reconstruction": FEW_STEPS},
     "low rank": {"preset": "aiqvit-w6a6", "reconstruction": {**FEW_STEPS, "ranks": [2, 4], "search_steps": 2}},
 }

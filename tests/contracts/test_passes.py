@@ -37,7 +37,7 @@ CONFIGS: dict[str, Any] = {
     "aiqvit, paper order": {"preset": "aiqvit-w4a4", "reconstruction": {**LEARNING, "order": "paper"}},
     "three stages": {"preset": "ias-vit-w4a4", "reconstruction": {"steps": 2, "batch_size": 4}},
     "residual": {"preset": "w3a4", **UNCOMPENSATED, "weight": {"residual_rank": 4}},
-    "closed form": "w4a4",
+    "closed form": "mixed-w4a5",
 }
 #: Passes that would do their work again, if they had not left a mark in the facts of the graph. (So would AllocateBits, but for
 #: the statistics that it needs, which are gone by then.)

@@ -96,7 +96,7 @@ class Transformer(nn.Module):
 
 RECIPES: dict[str, Any] = {
     "w8a8": "w8a8",
-    "w4a4": "w4a4",
+    "mixed-w4a5": "mixed-w4a5",
     "learned": {"preset": "aiqvit-w4a4", "reconstruction": {"ranks": [2], "search_steps": 2, "steps": 4, "batch_size": 4}},
 }
 
@@ -180,11 +180,11 @@ def test_a_run_that_starts_meanwhile_changes_nothing(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("alone", "first", "second")]
     for folder in folders:
         folder.mkdir()
-    alone = whole_way("w4a4", models[0], folders[0])
+    alone = whole_way("mixed-w4a5", models[0], folders[0])
 
     def later(delay: float) -> tuple[bytes, str]:
         time.sleep(delay)
-        return whole_way("w4a4", models[delay > 0], folders[1 + (delay > 0)])
+        return whole_way("mixed-w4a5", models[delay > 0], folders[1 + (delay > 0)])
 
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(later, (0.0, 0.3)))

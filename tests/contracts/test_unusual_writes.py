@@ -100,7 +100,7 @@ def test_a_forward_that_writes(forward: Callable[..., Tensor], tmp_path: Path) -
 
 
 @pytest.mark.slow(after=1)
-@pytest.mark.parametrize("config", ["w6a6", "w4a8", "w4a4"])
+@pytest.mark.parametrize("config", ["mixed-w6a7", "w4a8", "mixed-w4a5"])
 def test_residual_sums_in_place_at_every_width(config: Any) -> None:
     def out_of_place(s: Net, x: Tensor) -> Tensor:
         t = s.tok(x)
@@ -112,7 +112,7 @@ def test_residual_sums_in_place_at_every_width(config: Any) -> None:
 
 
 def test_residual_sums_in_place_are_polished() -> None:
-    config = {"preset": "w4a4", "polish": "quick", "reconstruction": {"steps": 10, "batch_size": 8}}
+    config = {"preset": "mixed-w4a5", "polish": "quick", "reconstruction": {"steps": 10, "batch_size": 8}}
     assert_as_good_as_twin(tokens("+="), tokens("cat"), config)
 
 

@@ -87,7 +87,7 @@ def test_an_error_beside_fills_is_refused(fill: float, by_row: bool) -> None:
 @pytest.mark.parametrize("fill", FILLS)
 def test_the_report_counts_what_is_no_fill(fill: float) -> None:
     model, x = Filled(fill).eval(), rows()
-    graph = qpass.quantize_graph(model, [x], "w4a4", progress=False)
+    graph = qpass.quantize_graph(model, [x], "mixed-w4a5", progress=False)
     with torch.no_grad():
         expected = sqnr_db(model(x[:8])[:, :4], graph(x[:8])[:, :4])
     assert qpass.quantization_report(graph).output_sqnr_db == pytest.approx(expected, abs=0.1)
@@ -97,7 +97,7 @@ def test_the_report_counts_what_is_no_fill(fill: float) -> None:
 @pytest.mark.parametrize("fill", [float("-inf"), float("nan")])
 def test_the_report_counts_what_is_finite(fill: float) -> None:
     model, x = Filled(fill).eval(), rows()
-    graph = qpass.quantize_graph(model, [x], "w4a4", progress=False)
+    graph = qpass.quantize_graph(model, [x], "mixed-w4a5", progress=False)
     assert 5 < qpass.quantization_report(graph).output_sqnr_db < 40
 
 

@@ -31,7 +31,7 @@ def batches() -> list[Tensor]:
 
 
 def quantize(vit: nn.Module, batches: list[Tensor], **budget: Any) -> fx.GraphModule:
-    config = {"preset": "w4a4", "budget": None} | ({"budget": BudgetConfig(**budget)} if budget else {})
+    config = {"preset": "mixed-w4a5", "budget": None} | ({"budget": BudgetConfig(**budget)} if budget else {})
     return qpass.quantize_graph(vit, batches, config, progress=False)
 
 
@@ -141,7 +141,7 @@ def test_what_no_limit_concerns_keeps_its_width(vit: nn.Module, batches: list[Te
 def test_what_a_rule_or_its_role_sets_apart_keeps_its_width(vit: nn.Module, batches: list[Tensor]) -> None:
     rules = {"blocks.0.mlp.fc1": {"activation": {"bits": 6}, "weight": {"bits": 7}}}
     budget = {"activation_bits": 5.5, "weight_bits": 4}
-    config = {"preset": "w4a4", "post_softmax": {"bits": 5}, "rules": rules, "budget": budget}
+    config = {"preset": "mixed-w4a5", "post_softmax": {"bits": 5}, "rules": rules, "budget": budget}
     report = qpass.quantization_report(qpass.quantize_graph(vit, batches[:1], config, progress=False))
     rows = {(row.path, row.kind): row for row in report.allocation}
     assert rows["blocks.0.mlp.fc1", "activation"].bits == 6
@@ -155,7 +155,7 @@ def test_a_layer_that_reads_another_layer_has_its_widths() -> None:
     """Nothing lies between the two, so that what was observed is the output of a node that has been replaced since."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)).eval()
-    graph = qpass.quantize_graph(model, [torch.randn(64, 8)], {"preset": "w4a4"}, progress=False)
+    graph = qpass.quantize_graph(model, [torch.randn(64, 8)], {"preset": "mixed-w4a5"}, progress=False)
     rows = [row for row in qpass.quantization_report(graph).allocation if row.kind == "activation"]
     assert [len(row.errors) for row in rows] == [1, 2, 2], "the first reads the network's input"
 
@@ -178,7 +178,7 @@ def test_a_graph_of_a_fixed_batch_is_run_as_it_is() -> None:
             return self.two(self.one(x).relu()) * len(list(x))
 
     with pytest.warns(UserWarning, match="the batch is fixed at 6"):
-        graph = qpass.quantize_graph(Fixed().eval(), [torch.randn(6, 8), torch.randn(6, 8)], "w4a4", progress=False)
+        graph = qpass.quantize_graph(Fixed().eval(), [torch.randn(6, 8), torch.randn(6, 8)], "mixed-w4a5", progress=False)
     report = qpass.quantization_report(graph)
     assert not report.dynamic_batch
     assert len(report.allocation) == 4

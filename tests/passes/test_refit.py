@@ -28,7 +28,7 @@ def quantized(model: nn.Module, batches: list[ModelInputs], config: object) -> f
 def test_each_quantizer_is_fitted_to_what_reaches_it_in_the_refitted_network(vit: nn.Module, images: Tensor) -> None:
     """Fitting any of them once more on its real input, in the finished network, gives what it has."""
     batches = [ModelInputs((part,), {}) for part in images.split(4)]
-    graph = quantized(vit, batches, "w4a4")
+    graph = quantized(vit, batches, "mixed-w4a5")
     before = copy.deepcopy(graph.state_dict())
     RefitQuantizers(batches, Statistics())(graph)
     checked = moved = 0
@@ -47,7 +47,7 @@ def test_each_quantizer_is_fitted_to_what_reaches_it_in_the_refitted_network(vit
 
 def test_a_softmax_is_fitted_to_the_product_with_the_quantized_values(vit: nn.Module, images: Tensor) -> None:
     batches = [ModelInputs((images,), {})]
-    graph = quantized(vit, batches, {"preset": "w4a4", "post_softmax": {"bits": 4}})
+    graph = quantized(vit, batches, {"preset": "mixed-w4a5", "post_softmax": {"bits": 4}})
     RefitQuantizers(batches, Statistics())(graph)
     nodes = [node for node in graph.graph.nodes if node.op == "call_module" and "softmax" in str(node.target)]
     assert nodes
@@ -92,7 +92,7 @@ class FactoredAttention(nn.Module):
 
 def test_a_softmax_that_is_transposed_before_the_product_is_fitted_to_that_product() -> None:
     batches = [ModelInputs((torch.randn(4, 20, 12, generator=torch.Generator().manual_seed(1)),), {})]
-    graph = quantized(FactoredAttention().eval(), batches, "w4a4")
+    graph = quantized(FactoredAttention().eval(), batches, "mixed-w4a5")
     RefitQuantizers(batches, Statistics())(graph)
     (node,) = (node for node in graph.graph.nodes if node.op == "call_module" and "softmax" in str(node.target))
     (matmul,) = next(iter(node.users)).users

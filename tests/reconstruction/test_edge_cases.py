@@ -32,7 +32,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "aiqvit-lsq": {"preset": "aiqvit-lsq-w4a8", "reconstruction": SEARCH},
     "ias-vit": {"preset": "ias-vit-w4a4", "reconstruction": SHORT},
     "dopq-vit": {"preset": "dopq-vit-w3a3", "reconstruction": SHORT},
-    "polish": {"preset": "w4a4", "polish": "quick", "reconstruction": SHORT},
+    "polish": {"preset": "mixed-w4a5", "polish": "quick", "reconstruction": SHORT},
 }
 #: One of each order of learning.
 SOME = ("aiqvit", "ias-vit", "polish")

@@ -91,6 +91,23 @@ def test_the_page_stands_alone(quantized_4bit: fx.GraphModule) -> None:
     assert "$" not in page, "labels hold no markup of mathematical text"
 
 
+def test_a_report_of_an_earlier_version_has_its_present_name_and_the_mean_over_tensors(quantized: fx.GraphModule) -> None:
+    data = json.loads(qpass.quantization_report(quantized).to_json())
+    data["config"] |= {"name": "w4a4", "budget": {"activation_bits": 5, "activation_widths": [4, 8]}}
+    data["config"]["activation"]["bits"] = 4
+    for index, row in enumerate(data["tensors"]):
+        row["bits"] = 4 if row["kind"] == "activation" and index % 3 else 8
+        del row["size"], row["network_input"]
+    report = QuantReport.from_json(json.dumps(data))
+    bits = [row["bits"] for row in data["tensors"] if row["kind"] == "activation"]
+    said = f"activations: {np.mean(bits):.2f} bits on average, {bits.count(8)} of {len(bits)} have 8 bits"
+    assert "VisionTransformer as mixed-w4a5: quantized" in str(report)
+    assert said in str(report).splitlines()
+    page = report.to_html()
+    assert "VisionTransformer as mixed-w4a5" in page
+    assert said in page.replace("Activations", "activations")
+
+
 def test_text_names_what_stayed_float(vit: nn.Module, images: Tensor) -> None:
     graph = qpass.quantize_graph(vit, [images], {"preset": "w8a8", "rules": [{"head": None}]}, progress=False)
     assert "linear head: a rule of the config leaves it in float" in str(qpass.quantization_report(graph))
@@ -117,6 +134,7 @@ def test_names_of_modules_are_shown_as_they_are(quantized: fx.GraphModule, name:
         ("model", "\x1b[31m", "texts without control characters"),
         ("model", "\ud800", "texts without control characters"),
         ("config", {}, r"report\.config\.name: is no text"),
+        ("config", {"name": "w4a4", "activation": {"bits": "4"}}, r"report\.config\.activation\.bits: is odd"),
         ("layers", [["x"]], "layers"),
     ],
 )

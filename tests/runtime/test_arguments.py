@@ -45,5 +45,5 @@ def test_what_is_no_seed_is_refused(seed: object, vit: nn.Module, images: Tensor
 @pytest.mark.parametrize("seed", [0, 2**32 - 1])
 def test_the_least_and_the_largest_seed(seed: int, vit: nn.Module, images: Tensor) -> None:
     check_seed(seed)
-    graph = qpass.quantize_graph(vit, [images], "w4a4", seed=seed, progress=False)
+    graph = qpass.quantize_graph(vit, [images], "mixed-w4a5", seed=seed, progress=False)
     assert graph(images).isfinite().all()

@@ -91,13 +91,13 @@ def test_bounds_that_are_none_are_refused(bound: object, vit: torch.nn.Module, i
 
 
 @pytest.mark.slow(after=1)
-@pytest.mark.parametrize("preset", ["w4a4", "aiqvit-w4a4", "ias-vit-w4a4", "w3a8-residual"])
+@pytest.mark.parametrize("preset", ["mixed-w4a5", "aiqvit-w4a4", "ias-vit-w4a4", "w3a8-residual"])
 def test_the_bits_do_not_depend_on_the_bound(preset: str, vit: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing in memory the network is the same, to the bit."""
     monkeypatch.setattr("qpass.runtime.storage.SMALL_BYTES", 1)
     images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(5)).split(8)
     recipes = {
-        "w4a4": {"preset": "w4a4", "token_weights": "hessian"},
+        "mixed-w4a5": {"preset": "mixed-w4a5", "token_weights": "hessian"},
         "aiqvit-w4a4": {"preset": "aiqvit-w4a4", "reconstruction": {"steps": 3, "search_steps": 2, "batch_size": 4}},
         "ias-vit-w4a4": {"preset": "ias-vit-w4a4", "reconstruction": {"steps": 3, "batch_size": 4}},
         "w3a8-residual": {"preset": "w3a8", "weight_rounding": "nearest", "weight": {"residual_rank": 4}},

@@ -141,7 +141,7 @@ def _activations(graph_module: fx.GraphModule, statistics: Statistics, budget: B
             nodes=tuple(dict.fromkeys(node for node, _, _ in readers)),
             readers=tuple((reader, index) for _, reader, index in readers),
             spec=spec,
-            size=sum(_multiply_adds(graph_module, reader) for _, reader, _ in readers),
+            size=sum(multiply_adds(graph_module, reader) for _, reader, _ in readers),
             open=is_open,
             fits=fits,
         )
@@ -175,7 +175,8 @@ def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None
     return module if isinstance(module, QuantizedLayer) else None
 
 
-def _multiply_adds(graph_module: fx.GraphModule, reader: fx.Node) -> int:
+def multiply_adds(graph_module: fx.GraphModule, reader: fx.Node) -> int:
+    """Returns the multiply-adds of one layer for the traced example."""
     layer = _layer(graph_module, reader)
     inner = (shape_of(reader.args[0]) or (1,))[-1] if layer is None else layer.weight_shape[1:].numel()
     return torch.Size(shape_of(reader) or (1,)).numel() * inner

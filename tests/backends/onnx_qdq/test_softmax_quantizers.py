@@ -32,7 +32,7 @@ def quantize(vit: nn.Module, images: torch.Tensor) -> Callable[[str], fx.GraphMo
     @functools.cache
     def with_softmax(name: str) -> fx.GraphModule:
         config = {
-            "preset": "w4a4",
+            "preset": "mixed-w4a5",
             "calibrate_on": "float",
             "post_softmax": {"bits": 4, **CHANGES[name], "criterion": "tensor"},
         }
@@ -69,7 +69,7 @@ def test_rounded_exponents_that_a_byte_spans_keep_an_integer_product(
 ) -> None:
     monkeypatch.setattr("qpass.quantizers.shift_log2.SHIFTS", (2.0**-5,))
     change = {"bits": 4, **CHANGES["shift-log2, rounded exponents, table"], "criterion": "tensor"}
-    graph = qpass.quantize_graph(vit, [images], {"preset": "w4a4", "post_softmax": change}, progress=False)
+    graph = qpass.quantize_graph(vit, [images], {"preset": "mixed-w4a5", "post_softmax": change}, progress=False)
     path = qpass.export_onnx(graph, tmp_path / "model.onnx")
     assert qpass.verify_onnx(graph, path, images).passed
     model = onnx.load(path).graph

@@ -16,7 +16,7 @@ from qpass.backends.onnx_qdq.targets import TARGETS
 from qpass.backends.onnxruntime import OrtSession
 from qpass.errors import LoweringError
 
-RECIPES = ("w8a8", "w3a3", "repq-vit-w4a4", "aiqvit-w4a4")
+RECIPES = ("w8a8", "mixed-w3a4", "repq-vit-w4a4", "aiqvit-w4a4")
 
 
 @pytest.fixture(scope="module", params=RECIPES)
@@ -95,7 +95,7 @@ def test_openvino_computes_what_torch_computes_and_in_integers(vit: nn.Module, i
 
 @pytest.mark.slow
 def test_bytes_are_clipped_behind_and_floats_before(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
-    graph = qpass.quantize_graph(vit, [images], "w3a3", progress=False)
+    graph = qpass.quantize_graph(vit, [images], "mixed-w3a4", progress=False)
     for target, wanted in (("onnxruntime", {np.dtype(np.uint8), np.dtype(np.int8)}), ("openvino", {np.dtype(np.float32)})):
         model = onnx.load(qpass.export_onnx(graph, tmp_path / "m.onnx", target=target))
         constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

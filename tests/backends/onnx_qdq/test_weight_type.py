@@ -22,7 +22,7 @@ from qpass.quantizers import Uniform
 from tests.passes.test_add_residual import recipe as with_residual
 
 #: 8 bits throughout, 8 bits at the ends, and rows of a low-rank branch beside codes of 3 bits.
-RECIPES = {"w8a8": "w8a8", "w4a4": "w4a4", "w3a8 with a branch": with_residual(4)}
+RECIPES = {"w8a8": "w8a8", "mixed-w4a5": "mixed-w4a5", "w3a8 with a branch": with_residual(4)}
 
 
 @pytest.fixture(scope="module", params=RECIPES)

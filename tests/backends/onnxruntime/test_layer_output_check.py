@@ -119,7 +119,7 @@ def test_layers_that_a_file_does_not_name_are_left_out_by_name(
 @pytest.mark.parametrize("target", ["onnxruntime", "onnxruntime-contrib", "openvino"])
 @pytest.mark.parametrize(
     "recipe",
-    ["w8a8", "w3a3", {"preset": "w3a8", "weight": {"residual_rank": 4}, "weight_rounding": "nearest"}, "dopq-vit-w4a4"],
+    ["w8a8", "mixed-w3a4", {"preset": "w3a8", "weight": {"residual_rank": 4}, "weight_rounding": "nearest"}, "dopq-vit-w4a4"],
 )
 def test_every_layer_of_every_target_is_found(recipe: object, target: str, pictures: Tensor, tmp_path: Path) -> None:
     torch.manual_seed(0)

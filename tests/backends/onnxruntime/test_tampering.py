@@ -54,7 +54,7 @@ def detector(request: pytest.FixtureRequest) -> list[Case]:
 CASES = {
     "vit w8a8": lambda request: vit_case(request, "w8a8"),
     "vit repq-vit-w4a4": lambda request: vit_case(request, "repq-vit-w4a4"),
-    "vit w3a3": lambda request: vit_case(request, "w3a3"),
+    "vit mixed-w3a4": lambda request: vit_case(request, "mixed-w3a4"),
     "many outputs": many_outputs,
     "detector in parts": detector,
 }

@@ -20,7 +20,7 @@ def quantize(model: nn.Module, x: Tensor, preset: str = "w8a8") -> torch.fx.Grap
 
 @pytest.mark.slow(after=1)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
-@pytest.mark.parametrize("preset", ["w8a8", "w4a4"])
+@pytest.mark.parametrize("preset", ["w8a8", "mixed-w4a5"])
 def test_other_float_types_are_quantized_from_float32(dtype: torch.dtype, preset: str, images: Tensor, tmp_path: Path) -> None:
     model = small_vit().to(dtype)
     with pytest.warns(UserWarning, match=str(dtype).removeprefix("torch.")):
@@ -131,7 +131,7 @@ CHANGES = [dead, zero, outlier, tied, shared, hooked, normed, in_training, chann
 
 @pytest.mark.slow(after=1)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-@pytest.mark.parametrize("preset", ["w8a8", "w4a4"])
+@pytest.mark.parametrize("preset", ["w8a8", "mixed-w4a5"])
 def test_odd_models_are_the_same_network_in_their_file(
     change: Callable[[nn.Module], None], preset: str, images: Tensor, tmp_path: Path
 ) -> None:
@@ -161,14 +161,16 @@ INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", INPUTS)
 def test_odd_inputs_calibrate(name: str, vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
     x = INPUTS[name](images)
-    graph = quantize(vit, x, "w4a4")
+    graph = quantize(vit, x, "mixed-w4a5")
     assert qpass.verify_onnx(graph, qpass.export_onnx(graph, tmp_path / "m.onnx"), x.detach()).passed
 
 
 def test_inputs_of_inference_mode_calibrate(vit: nn.Module, images: Tensor) -> None:
     with torch.inference_mode():
         x = images * 1
-    torch.testing.assert_close(quantize(vit, x, "w4a4")(images), quantize(vit, images, "w4a4")(images), rtol=0, atol=0)
+    torch.testing.assert_close(
+        quantize(vit, x, "mixed-w4a5")(images), quantize(vit, images, "mixed-w4a5")(images), rtol=0, atol=0
+    )
 
 
 @pytest.mark.slow(after=1)

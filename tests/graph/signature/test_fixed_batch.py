@@ -35,7 +35,7 @@ def data(rows: int, seed: int = 1) -> Tensor:
 
 RECIPES = {
     "w8a8": "w8a8",
-    "w4a4": "w4a4",
+    "mixed-w4a5": "mixed-w4a5",
     "a budget": {"preset": "w8a8", "budget": {"weight_bits": 6}},
     "learned": {
         "preset": "aiqvit-w4a4",

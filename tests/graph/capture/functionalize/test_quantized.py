@@ -130,9 +130,9 @@ def sqnr_db(function: Callable[..., Tensor], config: Any) -> float:
     return (10 * torch.log10(expected.square().sum() / (expected - found).square().sum())).item()
 
 
-LEARNING = {"preset": "w4a4", "polish": "quick", "reconstruction": {"steps": 2, "batch_size": 4}}
-CHECKED = [("w8a8", case) for case in CASES] + [("w4a4", "residual"), ("w4a4", "empty")]
-NIGHTLY = [(config, case) for config in ("w6a6", "w4a8", "w4a4") for case in CASES if (config, case) not in CHECKED]
+LEARNING = {"preset": "mixed-w4a5", "polish": "quick", "reconstruction": {"steps": 2, "batch_size": 4}}
+CHECKED = [("w8a8", case) for case in CASES] + [("mixed-w4a5", "residual"), ("mixed-w4a5", "empty")]
+NIGHTLY = [(config, case) for config in ("mixed-w6a7", "w4a8", "mixed-w4a5") for case in CASES if (config, case) not in CHECKED]
 LEARNED = [(LEARNING, case) for case in CASES if case != "constant"]
 
 
