@@ -7,7 +7,6 @@ keep their figures. Every memory figure is the greatest resident size of a proce
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pickle
 import resource
@@ -24,8 +23,9 @@ from typing import Any
 import click
 import torch
 from accuracy_tasks import deit_tiny, deit_tiny_model, training_images
-from assets import assets
 from light_glue import light_glue, pairs
+from provenance import commit
+from super_resolution import ngswin_model
 from torch import Tensor
 
 import qpass
@@ -71,7 +71,7 @@ def batches(images: int) -> Iterator[Tensor]:
 def speed(rounds: int = 3) -> dict[str, Any]:
     """Times W8A8 of a DeiT-T and the forward passes over the same 128 images, in turn."""
     task = deit_tiny()
-    data = task.calibration(128)
+    data, _ = task.calibration(128)
     qpass.quantize_graph(task.model, data[:1], "w8a8", progress=False)  # what is done once in a process
     ratios, seconds = [], []
     for _ in range(rounds):
@@ -131,14 +131,8 @@ def matcher() -> tuple[torch.nn.Module, list[Any]]:
 
 def super_resolution() -> tuple[torch.nn.Module, list[Tensor]]:
     """Returns NGswin with its weights, and noise: memory depends on sizes alone."""
-    folder = assets() / "ngswin_x2"
-    spec = importlib.util.spec_from_file_location("ngswin", folder / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     images = torch.rand(CROPS, 3, CROP_SIZE, CROP_SIZE, generator=torch.Generator().manual_seed(0))
-    return module.load(str(folder)), list(images.split(2))
+    return ngswin_model(), list(images.split(2))
 
 
 NETWORKS: dict[str, Callable[[], tuple[torch.nn.Module, list[Any]]]] = {
@@ -152,12 +146,6 @@ def networks() -> Iterator[dict[str, Any]]:
     for name in NETWORKS:
         for recipe in ("w8a8", "w4a4"):
             yield {"network": name, "recipe": recipe, "commit": commit(), **peak(name, recipe, 0, NETWORK_BOUND)}
-
-
-def commit() -> str:
-    """Returns the commit that is measured."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.strip()
 
 
 def memory() -> Iterator[dict[str, Any]]:

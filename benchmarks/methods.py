@@ -1,123 +1,160 @@
-"""The published methods beside each other: share of float accuracy kept, ours and the papers'.
+"""The published methods beside each other, on DeiT-T: measured here, and in their papers.
 
-Run: python benchmarks/methods.py (accuracy.py does it too)
-Writes: benchmarks/results/methods.md and .svg.
+Written by accuracy.py: benchmarks/results/methods.md and .svg.
 """
 
 from __future__ import annotations
 
-import csv
 import itertools
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from paired import Estimate
 from pictures import picture, save
+from table_text import NOT_COMPARABLE, STALE, WHAT_ERRORS_ARE, difference, stale_note
 
-#: The last three are ours: in closed form with one width everywhere and with 8 bits where they
-#: matter most, and polished.
+from qpass.runtime.atomic_write import write_whole
+
+if TYPE_CHECKING:
+    from accuracy_pages import Measured
+
+#: The last are ours: one width everywhere, 8 bits where they matter most, and both polished.
 METHODS = {
-    "naive": "min-max",
-    "repq-vit": "RepQ-ViT",
-    "ias-vit": "I&S-ViT",
-    "dopq-vit": "DopQ-ViT",
-    "aiqvit": "AIQViT",
-    "narrow": "qpass, Y bits everywhere",
-    "": "qpass wXaY",
-    "polish": "qpass wXaY, polish quick",
+    "naive-{}": "min-max",
+    "repq-vit-{}": "RepQ-ViT",
+    "ias-vit-{}": "I&S-ViT",
+    "dopq-vit-{}": "DopQ-ViT",
+    "aiqvit-{}": "AIQViT",
+    "aiqvit-lsq-{}": "AIQViT with learned scales",
+    "{}": "qpass",
+    "{}, polish quick": "qpass, polished",
+    "mixed": "qpass, mixed bits",
+    "mixed, polish quick": "qpass, mixed bits, polished",
 }
 WIDTHS = ("w3a3", "w4a4", "w4a8", "w6a6", "w8a8")
-#: Top-1 of DeiT-T on all of ImageNet in the papers, and of their float network: arXiv 2212.08254,
-#: 2311.10126, 2408.03291 and 2502.04628.
+#: The recipe with 8 bits where they matter most that takes the place of a width.
+MIXED = {"w3a3": "mixed-w3a4", "w4a4": "mixed-w4a5"}
+#: Top-1 of DeiT-T on all of ImageNet in the papers: RepQ-ViT (arXiv 2212.08254, and the README of
+#: github.com/zkkli/RepQ-ViT), I&S-ViT (2311.10126, Table 1), DopQ-ViT (2408.03291), AIQViT
+#: (2502.04628). What is not here is not published, or in no source at hand.
 PAPERS = {
-    "repq-vit": {"w4a4": 57.43},
-    "ias-vit": {"w3a3": 41.52, "w4a4": 65.21},
-    "dopq-vit": {"w3a3": 44.71, "w4a4": 65.54},
-    "aiqvit": {"w3a3": 38.51, "w4a4": 62.33},
+    "repq-vit-{}": {"w3a3": 0.97, "w4a4": 57.43, "w6a6": 70.76},
+    "ias-vit-{}": {"w3a3": 41.52, "w4a4": 65.21, "w6a6": 70.85},
+    "dopq-vit-{}": {"w3a3": 44.71, "w4a4": 65.54, "w6a6": 71.17},
+    "aiqvit-{}": {"w3a3": 38.51, "w4a4": 62.33, "w6a6": 70.78},
+}
+#: Those that are not taken from the method's own paper or repository.
+SECOND_HAND = {
+    ("repq-vit-{}", "w3a3"): "run by I&S-ViT's authors",
+    ("dopq-vit-{}", "w6a6"): "as others quote it",
 }
 PAPERS_FLOAT = 72.21
-#: Points of kept accuracy below which two rows are not told apart: a standard error.
-APART = 1.5
 
 
-def kept(rows: list[dict[str, str]], method: str, width: str) -> list[float]:
-    """Returns the share of float accuracy kept through onnxruntime, percent, one for each seed."""
-    names = {"": width, "narrow": f"{width}, {width[-1]} bits everywhere", "polish": f"{width}, polish quick"}
-    return [float(row["kept"]) for row in rows if row["config"] == names.get(method, f"{method}-{width}")]
+def recipe_of(method: str, width: str) -> str:
+    """Returns the recipe of a method at a width; empty if it has none."""
+    if method.startswith("mixed"):
+        return MIXED.get(width, "") and MIXED[width] + method.removeprefix("mixed")
+    return method.format(width)
 
 
-def lines(rows: list[dict[str, str]]) -> Iterator[str]:
+def write(results: Path, measured: Measured) -> None:
+    """Writes page and picture."""
+    write_whole(results / "methods.md", "\n".join(lines(measured)).rstrip() + "\n")
+    plot(measured, results / "methods.svg")
+
+
+def lines(measured: Measured) -> Iterator[str]:
     """Yields the page."""
     yield "# Methods on equal terms"
     yield ""
-    yield "DeiT-T, share of float accuracy kept through onnxruntime, in percent: the rows of [accuracy.md](accuracy.md), which has images,"
-    yield "steps, seconds and errors (one standard error is 1 to 2 points). In brackets what the papers report for DeiT-T on all of ImageNet."
-    yield "Methods that learn do so for the `quick` schedule; where several seeds ran, mean and range. qpass's rows learn nothing but the last;"
-    yield "`wXaY` has activations of Y bits, or 8 where that matters most, in the mean Y + 1 over all multiply-adds."
+    yield "DeiT-T through onnxruntime: the rows of [its page](accuracy_deit_tiny.md), which has images, seeds, seconds, commits and machines."
+    yield "Methods that learn do so for the schedule that the row names. `mixed` has activations of Y or 8 bits, Y + 1 in the mean; all other"
+    yield "rows have one width throughout."
     yield ""
-    yield "![Accuracy kept](methods.svg)"
+    yield WHAT_ERRORS_ARE
+    yield NOT_COMPARABLE
+    yield f"Published: top-1 on all of ImageNet, of a float network with {PAPERS_FLOAT} %, and how far below it;"
+    yield "`no source` is not published, or in no source at hand."
     yield ""
-    yield f"| method | {' | '.join(width.upper() for width in WIDTHS)} |"
-    yield "|---" * (1 + len(WIDTHS)) + "|"
-    for method, title in METHODS.items():
-        cells = []
-        for width in WIDTHS:
-            found, paper = kept(rows, method, width), PAPERS.get(method, {}).get(width)
-            cell = f"{statistics.mean(found):.1f}" if found else ""
-            cell += f" ({min(found):.1f} to {max(found):.1f})" if len(found) > 1 else ""
-            cells.append(cell + (f" [{100 * paper / PAPERS_FLOAT:.1f}]" if paper else ""))
-        yield f"| {title} | {' | '.join(cells)} |"
-    yield ""
-    yield from (sentence for width in WIDTHS if (sentence := order(rows, width)))
+    yield "![Points below float](methods.svg)"
+    stale = {}
+    for width in WIDTHS:
+        yield ""
+        yield f"## {width.upper()}"
+        yield ""
+        yield "| method | recipe | points below float | published top-1 | published, below float |"
+        yield "|---|---|---|---|---|"
+        for method, title in METHODS.items():
+            recipe = recipe_of(method, width)
+            if not recipe or (recipe not in measured.rows and width not in PAPERS.get(method, {})):
+                continue
+            if recipe in measured.stale:
+                stale[recipe] = measured.stale[recipe]
+            yield f"| {title} | {measured.shown(recipe)} | {measured.cell(recipe)} | {' | '.join(published(method, width))} |"
+        yield from order(measured, width)
+    yield from stale_note(stale)
 
 
-def order(rows: list[dict[str, str]], width: str) -> str:
-    """Returns how the methods with a published figure, if two or more, are ordered here and there."""
-    ours = {m: statistics.mean(kept(rows, m, width)) for m in PAPERS if width in PAPERS[m] and kept(rows, m, width)}
-    if len(ours) < 2:
-        return ""
-    ranked = sorted(ours, key=lambda method: -ours[method])
+def published(method: str, width: str) -> tuple[str, str]:
+    """Returns the paper's figure and how far below float it is."""
+    if method not in PAPERS:
+        return "", ""
+    top1 = PAPERS[method].get(width)
+    if top1 is None:
+        return "no source", ""
+    source = SECOND_HAND.get((method, width))
+    return f"{top1:.2f}" + (f" ({source})" if source else ""), f"{PAPERS_FLOAT - top1:.2f}"
+
+
+def apart(measured: Measured, first: str, second: str) -> Estimate | None:
+    """Returns how far the second recipe is below the first; unpaired where no samples were kept."""
+    score = measured.network.score
+    if paired := difference(measured.rows[first], measured.rows[second], score):
+        return paired
+    one, two = measured.below(first), measured.below(second)
+    return Estimate(two.value - one.value, (one.error**2 + two.error**2) ** 0.5) if one and two else None
+
+
+def order(measured: Measured, width: str) -> Iterator[str]:
+    """Yields how the methods with a published figure, if two or more, are ordered here and there."""
+    drops = {m: found for m in PAPERS if width in PAPERS[m] and (found := measured.below(recipe_of(m, width)))}
+    if len(drops) < 2:
+        return
+    ranked = sorted(drops, key=lambda method: drops[method].value)
     text = METHODS[ranked[0]]
-    for first, second in itertools.pairwise(ranked):
-        text += f" {'>' if ours[first] - ours[second] > APART else '≈'} {METHODS[second]}"
+    for pair in itertools.pairwise(ranked):
+        found = apart(measured, *(recipe_of(m, width) for m in pair))
+        text += f" {'>' if found and found.differs else '≈'} {METHODS[pair[1]]}"
     swapped = [
         f"{METHODS[b]} before {METHODS[a]}"
         for a, b in itertools.combinations(ranked, 2)
-        if ours[a] - ours[b] > APART and PAPERS[a][width] < PAPERS[b][width]
+        if (found := apart(measured, recipe_of(a, width), recipe_of(b, width)))
+        and found.differs
+        and PAPERS[a][width] < PAPERS[b][width]
     ]
+    yield ""
+    mark = STALE if any(recipe_of(m, width) in measured.stale for m in ranked) else ""
     verdict = f"in the papers {', '.join(swapped)}" if swapped else "the papers do not contradict"
-    return f"Order at {width.upper()}: {text}; {verdict}.  "
+    yield f"Order: {text}; {verdict}{mark}."
 
 
-def plot(rows: list[dict[str, str]], path: Path) -> None:
-    """Draws the table: a group of bars for each width, the papers' figures as marks."""
+def plot(measured: Measured, path: Path) -> None:
+    """Draws points below float, with errors: a group of bars for each width."""
     figure, axes = picture(figsize=(8, 3.5))
-    colours = ["#94a3b8", "#eab308", "#16a34a", "#db2777", "#2563eb", "#99f6e4", "#14b8a6", "#134e4a"]
+    colours = ["#94a3b8", "#eab308", "#16a34a", "#db2777", "#2563eb", "#93c5fd", "#5eead4", "#14b8a6", "#0f766e", "#134e4a"]
     step, bar = 0.84 / len(METHODS), 0.78 / len(METHODS)
     for index, (method, title) in enumerate(METHODS.items()):
         axes.bar(0, 0, color=colours[index], label=title)  # for the legend, whatever has been run
         for place, width in enumerate(WIDTHS):
-            found, paper = kept(rows, method, width), PAPERS.get(method, {}).get(width)
-            x = place + step * (index - (len(METHODS) - 1) / 2)
+            found = measured.below(recipe_of(method, width))
             if found:
-                axes.bar(x, statistics.mean(found), bar, color=colours[index])
-            if paper:
-                axes.plot([x - bar / 2, x + bar / 2], [100 * paper / PAPERS_FLOAT] * 2, color="black", lw=1.2)
+                x = place + step * (index - (len(METHODS) - 1) / 2)
+                axes.bar(x, found.value, bar, yerr=found.error, color=colours[index], ecolor="#475569")
     axes.set_xticks(range(len(WIDTHS)), [width.upper() for width in WIDTHS])
-    axes.set(ylabel="float accuracy kept, %", ylim=(0, 104), title="DeiT-T through onnxruntime; black: the papers' own figures")
+    axes.set(ylabel="points below float", title="DeiT-T through onnxruntime; lower is better")
     axes.title.set_fontsize(9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     save(figure, path)
-
-
-def write(results: Path) -> None:
-    """Writes page and picture from ``accuracy.csv``."""
-    with (results / "accuracy.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    (results / "methods.md").write_text("\n".join(lines(rows)) + "\n", encoding="utf-8")
-    plot(rows, results / "methods.svg")
-
-
-if __name__ == "__main__":
-    write(Path(__file__).parent / "results")

@@ -5,31 +5,39 @@ Run: python benchmarks/readme.py
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
+from accuracy_pages import Measured
 from latency_page import first_setting
+from networks import NETWORKS
+from table_text import stale_note
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def rows(name: str) -> list[dict[str, str]]:
-    """Returns the rows of a results file."""
-    with (RESULTS / name).open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+#: What a user chooses between: at most ten rows, the others are a click away.
+CHOICES = (
+    "w8a8", "w6a6", "w4a8", "mixed-w4a5", "mixed-w4a5, polish quick", "w4a4", "mixed-w3a4", "w3a3", "repq-vit-w4a4", "dopq-vit-w4a4",
+)  # fmt: skip
 
 
 def accuracy() -> list[str]:
-    """Returns the accuracy table, its main columns, without the rows that leave a part of a recipe out."""
-    lines = ["| recipe | below float, points | float accuracy kept | file of float | verified |", "|---|---|---|---|---|"]
-    for r in rows("accuracy.csv"):
-        drop, error, kept, share = (float(r[key]) for key in ("drop", "drop_error", "kept", "file_share"))
-        verified = "yes" if r["verified"] == "True" else "no"
-        seed = f", seed {r['seed']}" if r["seed"] != "0" else ""
-        lines.append(f"| {r['config']}{seed} | {drop:.1f} ± {error:.1f} | {kept:.1f} % | {share:.1f} % | {verified} |")
-    return lines
+    """Returns the rows that a user chooses between, and the size of DeiT-T's file."""
+    networks = [Measured(name) for name in NETWORKS]
+    deit = networks[0]
+    assert deit.base is not None
+    lines = [
+        f"| recipe | {' | '.join(f'{one.network.title}, {one.network.unit}' for one in networks)} | file of float |",
+        "|---" * (len(networks) + 2) + "|",
+    ]
+    for recipe in CHOICES:
+        if recipe in deit.rows:
+            size = f"{100 * deit.rows[recipe][0].file_mb / deit.base.file_mb:.1f} %"
+            lines.append(f"| {deit.shown(recipe)} | {' | '.join(one.cell(recipe) for one in networks)} | {size} |")
+    reasons = {f"{one.name} {r}": one.stale[r] for one in networks for r in CHOICES if r in one.stale}
+    return lines + stale_note(reasons)
 
 
 def latency() -> list[str]:

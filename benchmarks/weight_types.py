@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from accuracy_tasks import deit_tiny
+from accuracy_tasks import deit_tiny, validation_images
+from provenance import commit, versions
 from result_rows import read_rows, write_rows
 
 import qpass
@@ -41,15 +42,18 @@ class Row:
     top1_torch: float
     top1: float
     speedup: float
+    commit: str = "not kept"
+    versions: str = "not kept"
+    drawn: str = "the first 128"
 
 
 def measure() -> list[Row]:
     """Quantizes, exports both types, verifies, evaluates and times them in turn."""
     task, rows = deit_tiny(), []
-    calibration = task.calibration(CALIBRATION_IMAGES)
+    calibration, drawn = task.calibration(CALIBRATION_IMAGES)
     for recipe in RECIPES:
         graph = qpass.quantize_graph(task.model, calibration, recipe)
-        in_torch = evaluate_top1(graph, task.evaluation)
+        in_torch = evaluate_top1(graph, validation_images())
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a file overflows is what is measured here
             files = {kind: qpass.export_onnx(graph, Path(folder) / f"{kind}.onnx", weight_type=kind) for kind in TYPES}
@@ -66,8 +70,11 @@ def measure() -> list[Row]:
                         verified=report.passed,
                         wrong=100 * sum(layer.wrong for layer in shipped) / sum(layer.codes for layer in shipped),
                         top1_torch=100 * in_torch.top1,
-                        top1=100 * evaluate_top1(OrtSession(path), task.evaluation).top1,
+                        top1=100 * evaluate_top1(OrtSession(path), validation_images()).top1,
                         speedup=next(row.speedup for row in timed.rows if row.name == kind),
+                        commit=commit(),
+                        versions=", ".join(f"{name} {version}" for name, version in versions().items()),
+                        drawn=f"{drawn.count} of {drawn.of}, seed {drawn.seed}, {drawn.digest}",
                     )
                 )
                 click.echo(str(rows[-1]))
@@ -83,12 +90,12 @@ def write(rows: list[Row]) -> None:
         "images. Wrong codes are those of each layer when it is fed with torch's codes. Speed is over the float file's, batch 1, one",
         "thread, timed in alternation, while other work may have run.",
         "",
-        "| processor | recipe | type | the same network | wrong codes | top-1 torch | top-1 onnxruntime | speed |",
-        "|---|---|---|---|---|---|---|---|",
+        "| processor | recipe | type | the same network | wrong codes | top-1 torch | top-1 onnxruntime | speed | images | commit |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {r.machine} | {r.recipe} | {r.weight_type} | {'yes' if r.verified else '**no**'} | {r.wrong:.2f} % | {r.top1_torch:.2f} "
-        f"| {r.top1:.2f} | {r.speedup:.2f} |"
+        f"| {r.top1:.2f} | {r.speedup:.2f} | {r.drawn} | {r.commit} |"
         for r in rows
     ]
     (RESULTS / "weight_types.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

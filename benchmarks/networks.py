@@ -1,0 +1,20 @@
+"""The networks of the accuracy tables, by name."""
+
+from __future__ import annotations
+
+from accuracy_tasks import DEIT_TINY, MNIST, MODELNET40
+from lanes import LSTR
+from plate_reader import PLATE_READER
+from saliency import DINOV2
+from super_resolution import NGSWIN
+from task import Network
+
+NETWORKS: dict[str, Network] = {
+    "deit-tiny": DEIT_TINY,
+    "plates": PLATE_READER,
+    "ngswin": NGSWIN,
+    "lstr": LSTR,
+    "dinov2": DINOV2,
+    "modelnet40": MODELNET40,
+    "mnist": MNIST,
+}
