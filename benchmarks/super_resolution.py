@@ -15,7 +15,7 @@ from torch import Tensor, nn
 #: Pixels of a tile, those at its border that a neighbouring tile gives, and tiles in a batch.
 TILE, _MARGIN, _BATCH = 64, 8, 4
 _SCALE = 2
-_CALIBRATION = 16
+_CALIBRATION = 8
 
 
 def ngswin_model() -> nn.Module:
