@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -28,6 +28,7 @@ from qpass.graph.edit import (
     shape_of,
 )
 from qpass.graph.facts import update_facts
+from qpass.graph.fills import filled_values
 from qpass.passes.analysis.positions import float_products
 from qpass.passes.base import Pass
 from qpass.passes.plan import Declined, LayerPlan, OperandPlan
@@ -79,6 +80,10 @@ class Annotate(Pass):
         plans = {node: self._plan(graph_module, node) for node in graph_module.graph.nodes}
         for node, reason in float_products(graph_module).items():
             if isinstance(plan := plans[node], LayerPlan):
+                plans[node] = Declined(kind=plan.kind, path=plan.path, reason=reason)
+        filled = filled_values(graph_module)
+        for node, plan in plans.items():
+            if isinstance(plan, LayerPlan) and (reason := _filled(node, plan, filled)):
                 plans[node] = Declined(kind=plan.kind, path=plan.path, reason=reason)
         self._check_rules({plan.path for plan in plans.values() if plan is not None})
         changed = False
@@ -187,6 +192,13 @@ def source_of(node: fx.Node) -> fx.Node:
     while is_call(node, *MOVEMENT_OPS, *_CASTS):
         node = input_node(node, 0)
     return node
+
+
+def _filled(node: fx.Node, plan: LayerPlan, filled: Mapping[fx.Node, float]) -> str:
+    """Returns why a layer with an input to quantize stays float if a mask fills values into it, or ''."""
+    inputs = [input_node(node, operand.index) for operand in plan.operands if operand.spec is not None]
+    fill = next((filled[source] for source in inputs if source in filled), None)
+    return "" if fill is None else f"a mask fills {fill:.4g} into its input, which no scale fits: mask behind it"
 
 
 def is_softmax(node: fx.Node) -> bool:

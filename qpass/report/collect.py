@@ -17,6 +17,7 @@ from qpass.data.rows import batch_size
 from qpass.graph.edit import called_module, flat_inputs, get_plan, input_node, module_path
 from qpass.graph.facts import facts_of, recipe_of
 from qpass.graph.fill_values import fill_values
+from qpass.graph.fills import filled_outputs
 from qpass.graph.signature.input_dims import layout_of
 from qpass.nn import QuantizedLayer
 from qpass.passes.add_residual import sum_with_residual
@@ -83,7 +84,7 @@ def collect_report(
             for node in quantized.graph.nodes
             if isinstance(plan := get_plan(node), Declined)
         ),
-        output_sqnr_db=_output_sqnr_db(expected, output),
+        output_sqnr_db=_output_sqnr_db(expected, output, filled_outputs(reference_graph)),
         source_check=facts_of(quantized).source_check,
         sizes=_sizes(reference_graph, quantized),
         reconstruction=facts_of(quantized).reconstruction,
@@ -105,18 +106,19 @@ def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
     return 10 * math.log10(signal / noise) if signal else -200.0
 
 
-def _output_sqnr_db(expected: Any, found: Any) -> float:
+def _output_sqnr_db(expected: Any, found: Any, filled: Sequence[bool]) -> float:
     """Returns the lowest SQNR of all float outputs; without any, that of the first tensor."""
     pairs = list(zip(_tensors(expected), _tensors(found), strict=True))
-    figures = [_sqnr_of_output(*pair) for pair in pairs if pair[0].is_floating_point()]
+    floats = [(pair, added) for pair, added in zip(pairs, filled, strict=True) if pair[0].is_floating_point()]
+    figures = [_sqnr_of_output(*pair, added=added) for pair, added in floats]
     return min((figure for figure in figures if not math.isnan(figure)), default=math.nan) if figures else sqnr_db(*pairs[0])
 
 
-def _sqnr_of_output(reference: Tensor, approximation: Tensor) -> float:
+def _sqnr_of_output(reference: Tensor, approximation: Tensor, *, added: bool) -> float:
     """Returns ``sqnr_db`` of finite values, without mask fills such as -1e9, which would be all of the
     signal and have no error.
     """
-    kept = reference.isfinite() & approximation.isfinite() & ~fill_values(approximation, reference)
+    kept = reference.isfinite() & approximation.isfinite() & ~fill_values(approximation, reference, added=added)
     return sqnr_db(reference[kept], approximation[kept]) if kept.any() else math.nan
 
 

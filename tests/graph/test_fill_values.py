@@ -16,9 +16,9 @@ from qpass.data import ModelInputs
 from qpass.graph.capture.trace import trace
 from qpass.graph.edit import aten, calls
 from qpass.graph.facts import facts_of
-from qpass.graph.fill_values import fill_values, repeated_fills
+from qpass.graph.fill_values import fill_values, great_values, repeated_fills
 from qpass.graph.source_check import Source
-from qpass.graph.source_check.output_error import output_error
+from qpass.graph.source_check.output_error import output_error, tensor_error
 from qpass.passes.analysis.sensitivity import output_errors
 from qpass.report.collect import sqnr_db
 
@@ -28,16 +28,16 @@ FILLS = [torch.finfo(torch.float32).min, -1e30, -1e9, -1e4, -100.0, 1e9]
 class Filled(nn.Module):
     """(batch, 8) -> (batch, 5): logits, of which the last one, or that of every other row, is no class."""
 
-    def __init__(self, fill: float, by_row: bool = False) -> None:
+    def __init__(self, fill: float, by_row: bool = False, added: bool = False) -> None:
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.layer = nn.Linear(8, 5)
-        self.fill, self.by_row = fill, by_row
+        self.fill, self.by_row, self.added = fill, by_row, added
 
     def forward(self, x: Tensor) -> Tensor:
         gone = x[:, :1] > 0 if self.by_row else torch.arange(5) == 4
-        return self.layer(x).masked_fill(gone, self.fill)
+        return self.layer(x) + gone * self.fill if self.added else self.layer(x).masked_fill(gone, self.fill)
 
 
 def rows(count: int = 16, seed: int = 0) -> Tensor:
@@ -64,8 +64,9 @@ def test_ordinary_values_are_not() -> None:
 
 @pytest.mark.parametrize("by_row", [False, True])
 @pytest.mark.parametrize("fill", FILLS)
-def test_an_error_beside_fills_is_refused(fill: float, by_row: bool) -> None:
-    model, x = Filled(fill, by_row).eval(), rows()
+@pytest.mark.parametrize("added", [False, True])
+def test_an_error_beside_fills_is_refused(fill: float, by_row: bool, added: bool) -> None:
+    model, x = Filled(fill, by_row, added).eval(), rows()
     graph = trace(model, (x,))
     source = Source(model, graph, [ModelInputs((x,), {})])
     source.check(graph, "trace")
@@ -84,9 +85,10 @@ def test_an_error_beside_fills_is_refused(fill: float, by_row: bool) -> None:
         source.check(graph, "a pass")
 
 
+@pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize("fill", FILLS)
-def test_the_report_counts_what_is_no_fill(fill: float) -> None:
-    model, x = Filled(fill).eval(), rows()
+def test_the_report_counts_what_is_no_fill(fill: float, added: bool) -> None:
+    model, x = Filled(fill, added=added).eval(), rows()
     graph = qpass.quantize_graph(model, [x], "mixed-w4a5", progress=False)
     with torch.no_grad():
         expected = sqnr_db(model(x[:8])[:, :4], graph(x[:8])[:, :4])
@@ -115,6 +117,45 @@ def test_a_free_run_that_is_off_beside_fills_is_seen(fill: float) -> None:
     decibels, ratio = whole_run([found], [expected], [own])
     assert decibels == pytest.approx(40, abs=0.1)
     assert ratio > 100
+
+
+@pytest.mark.parametrize("hidden", [0.1, 0.9])
+@pytest.mark.parametrize("fill", [-100.0, -1e4, -1e9])
+def test_what_a_fill_is_added_to_hides_no_value(fill: float, hidden: float) -> None:
+    """However many are hidden: 10 of 100 values determine what is typical."""
+    generator = torch.Generator().manual_seed(1)
+    y, gone = torch.randn(10, 10, generator=generator), torch.arange(10) >= 10 - 10 * hidden
+    expected, found = y + gone * fill, 1.001 * y + gone * fill
+    assert torch.equal(great_values(expected, added=True), gone.expand_as(y))
+    assert tensor_error(found, expected, added=True) > 0.9e-3
+    assert torch.equal(fill_values(found, expected, added=True), gone.expand_as(y))
+
+
+@pytest.mark.parametrize("count", [20, 100, 1000])
+def test_ordinary_values_are_not_great(count: int) -> None:
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        y = torch.randn(count, generator=generator)
+        for values in (y, y.abs(), 100 + y):
+            assert not great_values(values, added=True).any()
+
+
+@pytest.mark.parametrize("fill", [-100.0, -1e4, -1e9])
+def test_a_free_run_that_is_off_beside_added_fills_is_seen(fill: float, tmp_path: Path) -> None:
+    """Rounding moves what is hidden by more than what float32 explains of the others."""
+    model, x = Filled(fill, added=True).eval(), rows()
+    graph = qpass.quantize_graph(model, [x], "w8a8", progress=False)
+    outputs = [graph(x).numpy()]
+    own = OwnError(graph, ModelInputs((x,), {}), outputs, tie=1e-6).outputs
+    assert own[0].distance < 1e-3
+    wrong = np.where(np.arange(5) == 4, outputs[0], 1.01 * outputs[0])
+    check = check_freely(OutputCheck("y", 40, 0, 0, 0.0), wrong, outputs[0], own[0])
+    assert check.error_ratio > 10
+    assert check.sqnr_db == pytest.approx(40, abs=0.1)
+    decibels, ratio = whole_run([wrong], outputs, own)
+    assert decibels == pytest.approx(40, abs=0.1)
+    assert ratio > 10
+    assert qpass.verify_onnx(graph, qpass.export_onnx(graph, tmp_path / "m.onnx"), x).verdict == "passed"
 
 
 def test_torch_is_not_uncertain_of_fills(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def check_freely(check: OutputCheck, found: np.ndarray, expected: np.ndarray, ow
         own: Torch's own uncertainty.
     """
     away = misplaced(found, expected)
-    found, expected = without_fills(found, expected)
+    found, expected = without_fills(found, expected, added=own.filled)
     is_wrong = away > ERROR_RATIO * own.misplaced or (found.dtype.kind == "f" and np.isnan(found).any() and not own.nan)
     noise, signal = distance(found, expected), size(expected)
     floor = max(own.distance, signal * 10 ** (-FLOAT32_DB / 20))
@@ -165,7 +165,7 @@ def whole_run(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], own
     Each output is scaled by its norm, so that none hides behind a larger one.
     """
     noise = spread = 0.0
-    pairs = [without_fills(*pair) for pair in zip(outputs, expected, strict=True)]
+    pairs = [without_fills(a, b, added=each.filled) for a, b, each in zip(outputs, expected, own, strict=True)]
     for (found, output), each in zip(pairs, own, strict=True):
         signal = size(output)
         if output.dtype.kind == "f" and signal:

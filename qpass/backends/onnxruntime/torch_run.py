@@ -149,17 +149,20 @@ def size(a: np.ndarray) -> float:
     return distance(a, np.where(np.isfinite(a), 0, a))
 
 
-def without_fills(found: np.ndarray, expected: np.ndarray, near: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def without_fills(
+    found: np.ndarray, expected: np.ndarray, near: float = 0.0, *, added: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns both with mask fill values set to 0: -1e9 would dominate the norm and allow any error.
 
     Args:
         found: Computed values.
         expected: Expected values.
         near: See ``fill_values``.
+        added: See ``fill_values``.
     """
     if found.shape != expected.shape or expected.dtype.kind != "f":
         return found, expected
-    fills = fill_values(torch.from_numpy(found), torch.from_numpy(expected), near).numpy()
+    fills = fill_values(torch.from_numpy(found), torch.from_numpy(expected), near, added=added).numpy()
     return np.where(fills, 0, found), np.where(fills, 0, expected)
 
 

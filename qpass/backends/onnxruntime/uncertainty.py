@@ -22,6 +22,7 @@ from qpass.backends.onnxruntime.torch_run import (
 )
 from qpass.data import ModelInputs
 from qpass.graph.edit import flat_inputs
+from qpass.graph.fills import filled_outputs
 from qpass.quantizers import Quantizer
 
 #: Ties round up together, down together (as equal values do), and three times at random: they
@@ -39,11 +40,13 @@ class Uncertainty:
         distance: Largest norm of a difference, over the values that are finite in both.
         misplaced: Largest count of values of another kind (finite, NaN, infinite).
         nan: Whether any run outputs NaN.
+        filled: Whether a mask fills values into it.
     """
 
     distance: float
     misplaced: int
     nan: bool
+    filled: bool = False
 
 
 class OwnError:
@@ -77,7 +80,8 @@ class OwnError:
                 runs = [leaves(wide(*double.args, **double.kwargs))]
             for seed, move in enumerate(_MOVES):
                 runs.append(leaves(_MovedTies(graph_module, tie, move, seed).run(*self._flat)))
-        self.outputs, self._is_close = self._joined(runs, [Uncertainty(0.0, 0, False)] * len(outputs)), False
+        nothing = [Uncertainty(0.0, 0, False, filled) for filled in filled_outputs(graph_module)]
+        self.outputs, self._is_close = self._joined(runs, nothing), False
 
     def look_closer(self) -> None:
         """Adds runs that round every operator differently: some flip ties or data-dependent choices."""
@@ -94,9 +98,10 @@ class OwnError:
 
 def _joined(known: Uncertainty, output: np.ndarray, others: Sequence[np.ndarray]) -> Uncertainty:
     return Uncertainty(
-        max(known.distance, *(distance(*without_fills(other, output, _ROUNDED)) for other in others)),
+        max(known.distance, *(distance(*without_fills(other, output, _ROUNDED, added=known.filled)) for other in others)),
         max(known.misplaced, *(misplaced(other, output) for other in others)),
         known.nan or any(bool(np.isnan(other).any()) for other in (output, *others)),
+        known.filled,
     )
 
 

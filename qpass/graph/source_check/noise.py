@@ -8,6 +8,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
+from qpass.graph.masks import mask_ranges
+
 #: Unit roundoff of float32.
 ROUNDING = 2.0**-24
 #: How much coarser the simulated roundings are. A few draws must expose what many could, such as a
@@ -18,6 +20,9 @@ COARSER = 32
 class NoisyRun(fx.Interpreter):
     """Runs a graph with random relative errors of up to ``COARSER`` roundings in float inputs and results.
 
+    Masks, and what is computed from nothing else, stay exact: an error in ``1 - mask`` times -1e9 would
+    hide everything, or nothing.
+
     Args:
         graph_module: The graph.
         seed: Seed of the errors.
@@ -27,11 +32,12 @@ class NoisyRun(fx.Interpreter):
         super().__init__(graph_module)
         self._generators: dict[torch.device, torch.Generator] = {}
         self._seed = seed
+        self._exact = mask_ranges(graph_module)
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and rounds its result."""
         result = super().run_node(n)
-        if n.op in ("get_attr", "output"):
+        if n.op in ("get_attr", "output") or n in self._exact:
             return result
         return pytree.tree_map(lambda leaf: self._round(leaf) if _is_float(leaf) else leaf, result)
 

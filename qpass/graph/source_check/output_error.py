@@ -10,7 +10,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from qpass.graph.fill_values import fill_values
+from qpass.graph.fill_values import fill_values, great_values
 
 #: Least magnitude of a channel, relative to its tensor's. Below it are only rounding errors.
 LEAST_CHANNEL = 1e-3
@@ -18,12 +18,23 @@ LEAST_CHANNEL = 1e-3
 CHANNEL_VALUES = 16
 
 
-def output_error(found: Any, expected: Any, near: float = 0.0, *, channels: bool = False) -> float:
-    """Returns the largest ``tensor_error`` in two nested outputs, or infinity if their counts differ."""
+def output_error(found: Any, expected: Any, near: float = 0.0, *, channels: bool = False, filled: Sequence[bool] = ()) -> float:
+    """Returns the largest ``tensor_error`` in two nested outputs, or infinity if their counts differ.
+
+    Args:
+        found: Computed outputs.
+        expected: Expected outputs.
+        near: See ``fill_values``.
+        channels: See ``tensor_error``.
+        filled: For each tensor of the outputs, whether a mask fills values into it; empty for none.
+    """
     a, b = _values(found), _values(expected)
     if len(a) != len(b):
         return math.inf
-    return max((tensor_error(x, y, near, channels=channels) for x, y in zip(a, b, strict=True)), default=0.0)
+    flags = iter(filled)
+    added = [isinstance(leaf, Tensor) and next(flags, False) for leaf in _leaves(expected)]
+    errors = (tensor_error(x, y, near, channels=channels, added=flag) for x, y, flag in zip(a, b, added, strict=True))
+    return max(errors, default=0.0)
 
 
 def same_shapes(found: Any, expected: Any) -> bool:
@@ -38,7 +49,7 @@ def has_values(calls: Sequence[Any]) -> bool:
     return all(any(bool(value.isfinite().any()) for value in column) for column in floats if column)
 
 
-def tensor_error(found: Tensor, expected: Tensor, near: float = 0.0, *, channels: bool = False) -> float:
+def tensor_error(found: Tensor, expected: Tensor, near: float = 0.0, *, channels: bool = False, added: bool = False) -> float:
     """Returns the largest difference, relative to the root mean square of the expected non-fill values.
 
     For integers and booleans, it is the share of values that differ. It is infinite if the shapes
@@ -50,6 +61,8 @@ def tensor_error(found: Tensor, expected: Tensor, near: float = 0.0, *, channels
         near: See ``fill_values``.
         channels: Whether to also scale each channel, of dim 1 and of the last dim, by its own
             magnitude. In a tensor of boxes in pixels and scores, boxes would hide errors of scores.
+        added: Whether a mask may have been added to some values. Those without it are then also
+            compared by themselves.
     """
     if found.shape != expected.shape:
         return math.inf
@@ -62,6 +75,12 @@ def tensor_error(found: Tensor, expected: Tensor, near: float = 0.0, *, channels
     if not torch.equal(found.isfinite(), finite) or not torch.equal(found[infinite], expected[infinite]):
         return math.inf
     compared = finite & ~fill_values(found, expected, near)
+    kinds = [compared, compared & ~great_values(expected, added=True)] if added else [compared]
+    return max(_relative_error(found, expected, kind, channels=channels) for kind in kinds)
+
+
+def _relative_error(found: Tensor, expected: Tensor, compared: Tensor, *, channels: bool) -> float:
+    """Returns the largest difference of the compared values, relative to their root mean square."""
     if not compared.any():
         return 0.0
     squares = torch.where(compared, expected.square(), 0.0)
@@ -83,8 +102,10 @@ def _double(tensor: Tensor) -> Tensor:
 
 
 def _values(outputs: Any) -> list[Tensor]:
-    """Returns the tensors, and the numbers as tensors; other outputs are not compared."""
-    leaves = pytree.tree_leaves(outputs)
-    return [
-        leaf if isinstance(leaf, Tensor) else torch.tensor(leaf) for leaf in leaves if isinstance(leaf, (Tensor, int, float))
-    ]
+    """Returns the tensors, and the numbers as tensors."""
+    return [leaf if isinstance(leaf, Tensor) else torch.tensor(leaf) for leaf in _leaves(outputs)]
+
+
+def _leaves(outputs: Any) -> list[Any]:
+    """Returns the tensors and numbers; other outputs are not compared."""
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, (Tensor, int, float))]

@@ -18,6 +18,7 @@ from qpass.errors import SourceError
 from qpass.graph.capture.undisturbed import undisturbed
 from qpass.graph.edit import copy_tensors, describe, example_inputs, flat_inputs, module_path, ordered_inputs
 from qpass.graph.facts import facts_of, update_facts
+from qpass.graph.fills import filled_outputs
 from qpass.graph.signature.input_dims import layout_of, tie_rows
 from qpass.graph.source_check.module_outputs import ModuleErrors, recorded_outputs
 from qpass.graph.source_check.noise import COARSER, ROUNDING, NoisyRun
@@ -63,6 +64,7 @@ class Source:
     ) -> None:
         self._name = type(model).__name__
         self._calls = _calls(graph_module, batches)
+        self._filled = filled_outputs(graph_module)
         with undisturbed(model):
             self._outputs = [_call(model, inputs) for inputs in self._calls[:-1]]
             with recorded_outputs(model, Storage() if storage is None else storage) as self._modules:
@@ -103,7 +105,9 @@ class Source:
             runs = [network] * (len(self._calls) - 1) + [_Flat(network, modules)]
             outputs = [_call(run, inputs) for run, inputs in zip(runs, self._calls, strict=True)]
             again = output_error(outputs[1], outputs[0]) > LEAST_BOUND
-            errors = [output_error(*pair, channels=True) for pair in zip(outputs, self._outputs, strict=True)]
+            errors = [
+                output_error(*pair, channels=True, filled=self._filled) for pair in zip(outputs, self._outputs, strict=True)
+            ]
             bound = self._seen.bound
             if max(errors) > bound and not again:
                 alike = all(same_shapes(*pair) for pair in zip(outputs, self._outputs, strict=True))
@@ -129,7 +133,7 @@ class Source:
         pairs = [(_call(run, self._calls[index]), expected[index]) for index in different for run in runs]
         if not alike and all(same_shapes(*pair) for pair in pairs):
             return self._seen.bound
-        moved = [output_error(*pair, FILL_ROUNDING, channels=True) for pair in pairs]
+        moved = [output_error(*pair, FILL_ROUNDING, channels=True, filled=self._filled) for pair in pairs]
         return max(self._seen.bound, NOISE_RATIO * max(moved))
 
     def _refuse(self, modules: ModuleErrors, step: str, errors: Sequence[float], bound: float, *, again: bool) -> None:
