@@ -164,11 +164,13 @@ def main(
     if listed:
         click.echo("\n".join(map(str, rows)))
         return
-    if not pages and other is None:
-        loaded: dict[str, Task] = {}
-        with tempfile.TemporaryDirectory() as folder:
-            run(rows, lambda row: measure_pending(row, loaded, threads, checkpoint_dir or Path(folder)))
-    accuracy_pages.write(RESULTS)
+    loaded: dict[str, Task] = {}
+    try:
+        if not pages and other is None:
+            with tempfile.TemporaryDirectory() as folder:
+                run(rows, lambda row: measure_pending(row, loaded, threads, checkpoint_dir or Path(folder)))
+    finally:
+        accuracy_pages.write(RESULTS)
 
 
 def measure_pending(row: Pending, loaded: dict[str, Task], threads: int, kept: Path) -> Row:

@@ -157,11 +157,27 @@ def _plain(node: Any) -> Any:
         return [_plain(item) for item in node if not _is_text(item)]
     if isinstance(node, ast.Raise):
         return ["Raise"]
+    if isinstance(node, ast.JoinedStr):  # versions differ in how they cut the constant parts
+        return ["JoinedStr", *_joined([_plain(part) for part in node.values])]
     if not isinstance(node, ast.AST):
         return node if isinstance(node, str | int | float | bool) or node is None else repr(node)
     skipped = {"ctx", "kind", "type_comment", "type_params", "type_ignores", "returns", "annotation"}
     pairs = [(name, _plain(value)) for name, value in ast.iter_fields(node) if name not in skipped]
     return [type(node).__name__, *([name, value] for name, value in pairs if value not in (None, []))]
+
+
+def _joined(parts: list[Any]) -> list[Any]:
+    """Returns the parts of an f-string, with constants beside each other as one."""
+    found: list[Any] = []
+    for part in parts:
+        text = part[1][1] if part[0] == "Constant" and len(part) > 1 else None
+        if text is None:
+            found.append(part)
+        elif found and isinstance(found[-1], str):
+            found[-1] += text
+        elif text:
+            found.append(text)
+    return found
 
 
 def _is_text(item: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -51,13 +52,25 @@ def pending(table: str, wanted: Iterable[tuple[Recipe, int]], *, only_stale: boo
 
 
 def run(rows: Iterable[Pending], measure: Callable[[Pending], Row]) -> None:
-    """Measures rows that no other process on this machine measures, and stores each."""
+    """Measures rows that no other process on this machine measures, and stores each.
+
+    Raises:
+        click.ClickException: After all others, if some could not be measured.
+    """
+    failed: list[str] = []
     for row in rows:
         store, key = RowStore(row.table), (row.recipe.name, row.seed)
         with store.claimed(key) as mine:
             if not mine or store.read().get(key) != row.before:
                 continue  # another process measures it, or has done so since the rows were listed
-            found = measure(row)
+            try:
+                found = measure(row)
+            except Exception:  # one recipe that a network cannot have, or a fault, must not cost the others
+                failed.append(str(row))
+                click.echo(f"{row}:\n{traceback.format_exc()}", err=True)
+                continue
             store.put(found)
             scores = ", ".join(f"{name} {value:.2f}" for name, value in found.scores.items())
             click.echo(f"{row.table}, {found.recipe}, seed {found.seed}: {scores}; {found.total_seconds:.0f} s")
+    if failed:
+        raise click.ClickException("not measured:\n" + "\n".join(failed))

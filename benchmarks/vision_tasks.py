@@ -299,11 +299,13 @@ def main(
         to_do = list(pending(name, rows, only_stale=only_stale, fresh=fresh))
         if listed:
             click.echo("\n".join(map(str, to_do)))
-        elif not pages and to_do:
-            with tempfile.TemporaryDirectory() as folder:
-                task = PAGES[name].load(Path(folder))
-                run(to_do, lambda row, name=name, task=task: measure(PAGES[name], task, row.recipe, row.seed, threads))
-        if not listed:
+            continue
+        try:
+            if not pages and to_do:
+                with tempfile.TemporaryDirectory() as folder:
+                    task = PAGES[name].load(Path(folder))
+                    run(to_do, lambda row, name=name, task=task: measure(PAGES[name], task, row.recipe, row.seed, threads))
+        finally:
             write_whole(RESULTS / f"{name}.md", "\n".join(lines(name, PAGES[name])).rstrip() + "\n")
 
 

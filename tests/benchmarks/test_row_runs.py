@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 import row_runs
 import stored_rows
@@ -55,3 +56,14 @@ def test_each_row_is_measured_by_one_process(store: RowStore) -> None:
     run(lists[1], measure)
     assert counted == [("w4a8", 0), ("w4a8", 1), ("w8a8", 0)]
     assert stored_rows.stale(store.read()["w4a8", 0], WANTED[1][0].digest, {"s0": {}}) == ""
+
+
+def test_a_row_that_fails_does_not_cost_the_others(store: RowStore) -> None:
+    def measure(row: Pending) -> Row:
+        if row.seed == 0:
+            raise ValueError("no such layer")
+        return measured(row.recipe.name, row.seed)
+
+    with pytest.raises(click.ClickException, match=r"w4a8 +seed 0"):
+        run(_pending(), measure)
+    assert store.read().keys() == {("w8a8", 0), ("w4a8", 0), ("w4a8", 1)}
