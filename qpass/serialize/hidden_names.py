@@ -35,7 +35,7 @@ def check_hides_nothing(graph: fx.Graph) -> None:
 def _implied(graph: fx.Graph) -> Iterator[str]:
     """Yields names that the code uses to write values and paths."""
     for node in graph.nodes:
-        if node.op in ("get_attr", "call_module") and not str(node.target).replace(".", "").isidentifier():
+        if node.op in ("get_attr", "call_module") and not all(map(str.isidentifier, str(node.target).split("."))):
             yield "getattr"
         yield from _written(node.args)
         yield from _written(tuple(node.kwargs.values()))

@@ -1,0 +1,74 @@
+"""Rows that no report has are refused by name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import qpass.report.checks as checks
+from qpass.errors import DataError
+from qpass.passes.allocate_bits import Allocated
+from qpass.report.checks import check_rows
+from qpass.report.data import LayerRow, ReportData, TensorRow
+
+TENSOR = TensorRow("q", "a", "activation", "Uniform", 4, 0.1, 3.0, -1.0, 1.0, 30.0, (1, 2), (0.0, 0.5))
+LAYER = LayerRow("a", "linear", 4, (4,), 30.0)
+CHOICE = Allocated("a", "weight", 4, 10, {4: 0.1, 8: 0.0})
+
+
+def report(**changes: Any) -> ReportData:
+    given = {"tensors": (TENSOR,), "layers": (LAYER,), "allocation": (CHOICE,), **changes}
+    return ReportData("M", {"name": "w4a4"}, True, 8, blocks=(), stayed_float=(), output_sqnr_db=20.0, **given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "bias"}, r"report.tensors\[0\].kind: is another"),
+        ({"bits": 0}, r"tensors\[0\].bits: is 0; expected 1 to 64"),
+        ({"bits": 65}, r"tensors\[0\].bits"),
+        ({"low": 2.0}, r"tensors\[0\]: has an odd range"),
+        ({"high": math.inf}, r"tensors\[0\]: has an odd range"),
+        ({"low": math.nan}, r"tensors\[0\]: has an odd range"),
+        ({"low": -3.6e38}, r"tensors\[0\]: has an odd range"),
+        ({"levels": ()}, r"tensors\[0\].levels: is odd"),
+        ({"levels": (0.0,) * 257}, r"tensors\[0\].levels: is odd"),
+        ({"levels": (math.nan,)}, r"tensors\[0\].levels: is odd"),
+        ({"histogram": (1, -1)}, r"tensors\[0\].histogram: is odd"),
+        ({"histogram": (1,) * 1001}, r"tensors\[0\].histogram: is odd"),
+    ],
+)
+def test_tensors(changes: dict[str, Any], message: str) -> None:
+    check_rows(report())
+    with pytest.raises(DataError, match=message):
+        check_rows(report(tensors=(replace(TENSOR, **changes),)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "bias"}, r"allocation\[0\].kind: is another"),
+        ({"bits": 0}, r"allocation\[0\]: has an odd"),
+        ({"size": 0}, r"allocation\[0\]: has an odd"),
+        ({"errors": {}}, r"allocation\[0\].errors: has no"),
+        ({"errors": {8: 0.1}}, r"allocation\[0\].bits: is none of those that were tried"),
+    ],
+)
+def test_choices(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        check_rows(report(allocation=(replace(CHOICE, **changes),)))
+
+
+def test_layers_recipes_and_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"report.layers\[0\].kind: is another; expected linear, conv1d"):
+        check_rows(report(layers=(replace(LAYER, kind="lstm"),)))
+    with pytest.raises(DataError, match=r"report.config.name: is no text"):
+        check_rows(replace(report(), config={"name": 3}))
+    monkeypatch.setattr(checks, "_ROWS", 1)
+    check_rows(report())
+    for name, row in (("tensors", TENSOR), ("layers", LAYER), ("allocation", CHOICE), ("unrotated", ("a", "b", "c"))):
+        with pytest.raises(DataError, match=f"report.{name}: has too many rows; expected at most 1"):
+            check_rows(report(**{name: (row, row)}))
