@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import qpass
-from tests.backends.onnxruntime.test_outputs import changed
+from tests.backends.onnxruntime.test_output_check import changed
 
 CHOICES: dict[str, Callable[[Tensor], Tensor]] = {
     "masked by its k-th": lambda y: torch.where(y < y.topk(3).values[..., -1:], 0.0, y),

@@ -15,7 +15,7 @@ from qpass.backends.onnxruntime.output_check import OutputCheck, check_freely
 from qpass.backends.onnxruntime.torch_run import TorchRun
 from qpass.backends.onnxruntime.uncertainty import Uncertainty
 from qpass.data import ModelInputs
-from tests.backends.onnxruntime.test_outputs import changed
+from tests.backends.onnxruntime.test_output_check import changed
 
 
 class _Saturated(nn.Module):

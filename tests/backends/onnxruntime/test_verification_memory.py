@@ -16,7 +16,7 @@ from qpass.backends.onnxruntime.torch_run import TorchRun
 from qpass.data import ModelInputs
 from qpass.errors import VerifyError
 from qpass.runtime.storage import Storage
-from tests.backends.onnxruntime.test_outputs import changed
+from tests.backends.onnxruntime.test_output_check import changed
 from tests.live_bytes import LiveBytes
 
 ROWS, TOKENS = 16, 1024

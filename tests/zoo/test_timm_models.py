@@ -1,0 +1,123 @@
+"""Models by name: what is found, and what is said of what is not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from qpass.errors import DataError
+from qpass.zoo.timm_models import create_model, default_transform, load_checkpoint
+
+FACTORY = """
+import torch
+from torch import nn
+
+def make(width=3):
+    return nn.Linear(width, 2).train()
+
+class Group:
+    made = nn.Linear(2, 2)
+
+def text():
+    return "no model"
+
+def fails(**options):
+    raise RuntimeError("out of luck")
+
+number = 5
+"""
+
+
+@pytest.fixture
+def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of the user's own, in the current folder."""
+    (tmp_path / "own_models.py").write_text(FACTORY)
+    (tmp_path / "broken_models.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "own_models", raising=False)
+
+
+@pytest.mark.usefixtures("_module")
+class TestFactories:
+    def test_a_factory_or_a_model_of_a_module(self) -> None:
+        model = create_model("own_models:make", width=5)
+        assert isinstance(model, nn.Linear)
+        assert (model.in_features, model.training) == (5, False)
+        assert isinstance(create_model("own_models:Group.made"), nn.Linear)
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("own_models:none", "own_models:none: cannot be imported: AttributeError"),
+            ("not_there:make", "cannot be imported: ModuleNotFoundError"),
+            ("broken_models:make", "cannot be imported: SystemExit: 3"),
+            ("own_models:number", "own_models:number: is a int; expected a callable"),
+            ("own_models:text", r"own_models:text\(\): gave a str|own_models:text: gave a str"),
+            ("own_models:fails", "failed: RuntimeError: out of luck"),
+        ],
+    )
+    def test_others_are_refused_by_name(self, name: str, message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            create_model(name)
+
+
+def test_a_name_that_timm_does_not_have_is_refused() -> None:
+    with pytest.raises(
+        DataError, match=r"timm: no model is called 'deit_tiny_patch16_225'.*did you mean 'deit_tiny_patch16_224"
+    ):
+        create_model("deit_tiny_patch16_225")
+
+
+class TestCheckpoints:
+    def test_all_of_a_file_is_loaded(self, tmp_path: Path) -> None:
+        source, model = nn.Linear(3, 2), nn.Linear(3, 2)
+        safetensors.torch.save_file(source.state_dict(), tmp_path / "w.safetensors")
+        torch.save(source.state_dict(), tmp_path / "w.pth")
+        for name in ("w.safetensors", "w.pth"):
+            with torch.no_grad():
+                model.weight.zero_()
+            load_checkpoint(model, tmp_path / name)
+            assert torch.equal(model.weight, source.weight)
+
+    @pytest.mark.parametrize(
+        ("state", "message"),
+        [
+            ({"weight": torch.ones(2, 3)}, r"lacks bias \(and 0 more\); expected the weights of Linear"),
+            ({"weight": torch.ones(2, 3), "bias": torch.ones(2), "more": torch.ones(1)}, "has the unknown more"),
+            ({"weight": torch.ones(2, 4), "bias": torch.ones(2)}, r"has another shape for weight \(2, 4\)"),
+            ({"weight": 3}, "holds no mapping of names to tensors"),
+        ],
+    )
+    def test_weights_that_do_not_fit_are_refused_and_none_is_loaded(self, state: object, message: str, tmp_path: Path) -> None:
+        model = nn.Linear(3, 2)
+        before = model.weight.detach().clone()
+        torch.save(state, tmp_path / "w.pth")
+        with pytest.raises(DataError, match=message):
+            load_checkpoint(model, tmp_path / "w.pth")
+        assert torch.equal(model.weight, before)
+
+    def test_files_that_are_missing_or_damaged_are_named(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"none\.pth: no such file; expected a checkpoint"):
+            load_checkpoint(nn.Linear(3, 2), tmp_path / "none.pth")
+        (tmp_path / "w.pth").write_bytes(b"damaged")
+        with pytest.raises(DataError, match=r"w\.pth: cannot be read"):
+            load_checkpoint(nn.Linear(3, 2), tmp_path / "w.pth")
+
+
+def test_preprocessing_is_the_models_own_or_that_of_imagenet() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pretrained_cfg = {"input_size": (3, 64, 64), "crop_pct": 0.8, "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+
+    transform = default_transform(Own())
+    assert (transform.crop, transform.resize) == (64, 80)
+    assert tuple(transform.mean) == (0.1, 0.2, 0.3)
+    assert tuple(transform.std) == (0.4, 0.5, 0.6)
+    assert default_transform(nn.Identity()).crop == 224
