@@ -21,7 +21,8 @@ CHOICE = Allocated("a", "weight", 4, 10, {4: 0.1, 8: 0.0})
 
 def report(**changes: Any) -> ReportData:
     given = {"tensors": (TENSOR,), "layers": (LAYER,), "allocation": (CHOICE,), **changes}
-    return ReportData("M", {"name": "w4a4"}, True, 8, blocks=(), stayed_float=(), output_sqnr_db=20.0, **given)
+    config = {"name": "w4a4", "activation": {"bits": 4}, "weight": {"bits": 4}}
+    return ReportData("M", config, True, 8, blocks=(), stayed_float=(), output_sqnr_db=20.0, **given)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,9 @@ def test_layers_recipes_and_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(DataError, match=r"report.layers\[0\].kind: is another; expected linear, conv1d"):
         check_rows(report(layers=(replace(LAYER, kind="lstm"),)))
     with pytest.raises(DataError, match=r"report.config.name: is no text"):
-        check_rows(replace(report(), config={"name": 3}))
+        check_rows(replace(report(), config={**report().config, "name": 3}))
+    with pytest.raises(DataError, match=r"report.config.weight.bits: is odd"):
+        check_rows(replace(report(), config={**report().config, "weight": {"bits": 0}}))
     monkeypatch.setattr(checks, "_ROWS", 1)
     check_rows(report())
     for name, row in (("tensors", TENSOR), ("layers", LAYER), ("allocation", CHOICE), ("unrotated", ("a", "b", "c"))):
