@@ -39,7 +39,13 @@ LEAST_ROWS, VALUE_BYTES = 8, 2**26
 #: Samples that the report's errors are measured on.
 REPORT_SAMPLES = 8
 #: Facts that passes leave for one another and for the report, and the values they are reset to.
-_ONLY_WHILE_QUANTIZING: dict[str, Any] = {"reconstruction": (), "allocation": None, "unrotated": (), "layout": None}
+_ONLY_WHILE_QUANTIZING: dict[str, Any] = {
+    "reconstruction": (),
+    "allocation": None,
+    "unrotated": (),
+    "declined": (),
+    "layout": None,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

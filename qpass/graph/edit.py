@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, TypeGuard
 
 import torch
@@ -105,7 +106,7 @@ def get_constant(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
 
 def device_of(model: nn.Module) -> torch.device:
     """Returns the device of a model's first tensor, or the CPU if it has none."""
-    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
 
 
 def _free_name(graph_module: fx.GraphModule, wanted: str) -> str:

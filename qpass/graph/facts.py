@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx
 
 from qpass.config import QuantConfig
+from qpass.graph.rewrite import NearMatch
 
 #: Key in ``GraphModule.meta``, which copies of a graph keep.
 _KEY = "qpass"
@@ -42,6 +43,7 @@ class GraphFacts:
         rotated_residual: Whether the channels of the residual stream have been rotated.
         unrotated: What was not rotated, as ("heads" or "residual stream", module path, reason).
         allocation: Bit widths chosen for a budget; None until they are chosen.
+        declined: The nodes that rewrite rules declined.
         compensated: Whether weights have been corrected for quantization.
         reconstruction: Records of learned blocks.
         report: The report's figures (a ``QuantReport``); None until the graph is frozen.
@@ -64,6 +66,7 @@ class GraphFacts:
     rotated_residual: bool = False
     unrotated: tuple[tuple[str, str, str], ...] = ()
     allocation: tuple[Any, ...] | None = None
+    declined: tuple[NearMatch, ...] = ()
     compensated: bool = False
     reconstruction: tuple[Any, ...] = ()
     report: Any = None

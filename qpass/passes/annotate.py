@@ -27,13 +27,11 @@ from qpass.graph.edit import (
     set_plan,
     shape_of,
 )
-from qpass.graph.facts import update_facts
+from qpass.graph.facts import facts_of, update_facts
 from qpass.graph.fills import filled_values
 from qpass.passes.analysis.positions import float_products
 from qpass.passes.base import Pass
 from qpass.passes.plan import Declined, LayerPlan, OperandPlan
-from qpass.passes.rules.decompose_attention import attention_declined
-from qpass.passes.rules.matmul_from_einsum import einsum_declined
 
 _CASTS = (aten.to.dtype, aten._to_copy.default)
 MATMULS = (aten.matmul.default, aten.bmm.default)
@@ -50,13 +48,18 @@ _CONVOLUTIONS = {
     **{aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2, aten.conv_transpose3d.input: 3},
 }
 _OTHER_PRODUCTS = {
-    aten.baddbmm.default: "baddbmm multiplies its product, or what it adds to it, by a factor",
-    aten.addmm.default: "a matrix of it is computed, not a constant",
     aten.bilinear.default: "bilinear has two inputs beside its weight",
     **dict.fromkeys(
         (aten.mv.default, aten.dot.default, aten.tensordot.default, aten.addmv.default, aten.addbmm.default),
         "it is not turned into a matmul: write it as one",
     ),
+}
+#: Products that a canonicalization rule rewrites, unless it declines.
+_REWRITTEN = {
+    aten.scaled_dot_product_attention.default: "attention",
+    aten.einsum.default: "einsum",
+    aten.baddbmm.default: "baddbmm",
+    aten.addmm.default: "addmm",
 }
 
 
@@ -104,8 +107,6 @@ class Annotate(Pass):
             return self._layer(graph_module, node, kind, lambda weight: _not_patches(node, weight))
         if is_call(node, *MATMULS):
             return self._matmul(graph_module, node)
-        if is_call(node, aten.scaled_dot_product_attention.default):
-            return Declined(kind="attention", path=module_path(node), reason=str(attention_declined(node)))
         if is_softmax(node):
             return _softmax(node)
         if is_call(node, aten.exp.default, aten.exp2.default) and any(
@@ -114,12 +115,12 @@ class Annotate(Pass):
             return Declined(
                 kind="softmax", path=module_path(node), reason="it is written as an exponential and a sum: write softmax"
             )
-        if is_call(node, aten.einsum.default):
-            reason = einsum_declined(node)
-            return Declined(kind="einsum", path=module_path(node), reason=reason) if reason else None
         if is_call(node, *_OTHER_PRODUCTS):
             kind = str(node.target).split(".")[1]
             return Declined(kind=kind, path=module_path(node), reason=_OTHER_PRODUCTS[node.target])  # type: ignore[index]
+        if is_call(node, *_REWRITTEN):
+            reasons = [near.reason for near in facts_of(graph_module).declined if near.node == node.name]
+            return Declined(kind=_REWRITTEN[node.target], path=module_path(node), reason=reasons[0]) if reasons else None  # type: ignore[index]
         if is_region(node):
             name, count = str(node.target), region_linears(graph_module, node)
             reason = f"its control flow depends on data; {count} Linear{'s' * (count != 1)} inside"

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from qpass.config.options import FitCriterion
 from qpass.data import ModelInputs
 from qpass.graph.edit import describe, flat_inputs, get_plan
+from qpass.graph.facts import facts_of, update_facts
 from qpass.observers import HistogramObserver, ProductObserver
 from qpass.passes.analysis.sources import planned_operands, quantization_point
 from qpass.passes.analysis.statistics import Statistics
@@ -61,10 +62,8 @@ class Calibrate(Pass):
         # In graph order, which is the same in all processes.
         points = dict.fromkeys(quantization_point(*operand) for operand in planned_operands(graph_module))
         tensors = {node: HistogramObserver(describe(node)) for node in points}
-        channels = {
-            node: HistogramObserver(describe(node), channel_axis=-1, bins=CHANNEL_BINS)
-            for node in (foldable_layer_norms(graph_module) if self.per_channel else ())
-        }
+        norms = self._foldable_layer_norms(graph_module) if self.per_channel else []
+        channels = {node: HistogramObserver(describe(node), channel_axis=-1, bins=CHANNEL_BINS) for node in norms}
         products = {node: ProductObserver(describe(node), storage=self.storage) for node in fitted_by_product(graph_module)}
         listener = Listener(graph_module, [tensors, channels], products)
         listen(listener, self.processes.share(self.batches), "calibrate", show_progress=self.show_progress)
@@ -77,6 +76,14 @@ class Calibrate(Pass):
             if isinstance(plan := get_plan(node), LayerPlan)
         }
         return False
+
+    @staticmethod
+    def _foldable_layer_norms(graph_module: fx.GraphModule) -> list[fx.Node]:
+        """Returns the LayerNorms that ``FoldLayerNorm`` will fold; notes the others with the reason."""
+        found, declined = foldable_layer_norms(graph_module)
+        earlier = [near for near in facts_of(graph_module).declined if near not in declined]
+        update_facts(graph_module, declined=(*earlier, *declined))
+        return list(found)
 
 
 def fitted_by_product(graph_module: fx.GraphModule) -> list[fx.Node]:

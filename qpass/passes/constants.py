@@ -19,6 +19,17 @@ def constant_nodes(graph_module: fx.GraphModule) -> set[fx.Node]:
     return constants
 
 
+def constant_values(graph_module: fx.GraphModule) -> dict[fx.Node, Any]:
+    """Evaluates all nodes that depend on constants alone, in order of execution, and returns their values."""
+    values: dict[fx.Node, Any] = {}
+    for node in graph_module.graph.nodes:
+        if node.op == "get_attr":
+            values[node] = fetch(graph_module, str(node.target))
+        elif is_function(node) and all(source in values for source in node.all_input_nodes):
+            values[node] = evaluate(node, values)
+    return values
+
+
 def constant_value(graph_module: fx.GraphModule, node: fx.Node) -> Tensor | None:
     """Returns the value of a constant node, or None for any other node."""
     if node not in constant_nodes(graph_module):

@@ -17,12 +17,16 @@ from qpass.graph.edit import (
     argument,
     aten,
     called_module,
+    calls,
+    describe,
     get_constant,
     get_plan,
     input_list,
     is_call,
+    module_path,
     shape_of,
 )
+from qpass.graph.rewrite import Decline, NearMatch
 from qpass.nn import QuantizedLinear
 from qpass.passes.analysis.reference import Reference
 from qpass.passes.base import Pass
@@ -108,23 +112,28 @@ def channel_wise_norms(graph_module: fx.GraphModule) -> dict[fx.Node, list[fx.No
     return found
 
 
-def foldable_layer_norms(graph_module: fx.GraphModule) -> dict[fx.Node, list[tuple[fx.Node, fx.Node]]]:
-    """Returns the LayerNorms over the last dim read only by Linears with equal input quantization.
+def foldable_layer_norms(
+    graph_module: fx.GraphModule,
+) -> tuple[dict[fx.Node, list[tuple[fx.Node, fx.Node]]], tuple[NearMatch, ...]]:
+    """Returns the LayerNorms over the last dim read only by Linears with equal input quantization, and the others.
 
-    Each comes with its (Linear, operand of the Linear) pairs. Operators in between may move tokens,
-    but not channels.
+    Each of the former comes with its (Linear, operand of the Linear) pairs, each of the latter with the
+    reason. Operators in between may move tokens, but not channels.
     """
-    found = {}
-    for node in graph_module.graph.nodes:
-        if is_call(node, aten.layer_norm.default) and len(input_list(node, 1)) == 1:
-            readers = _linear_readers(node, input_list(node, 1)[0])
-            if readers:
-                found[node] = readers
-    return found
+    found, declined = dict[fx.Node, list[tuple[fx.Node, fx.Node]]](), list[NearMatch]()
+    for node in calls(graph_module, aten.layer_norm.default):
+        try:
+            found[node] = _linear_readers(node)
+        except Decline as reason:
+            declined.append(NearMatch("fold_layer_norm", node.name, module_path(node), str(reason)))
+    return found, tuple(declined)
 
 
-def _linear_readers(norm: fx.Node, channels: int) -> list[tuple[fx.Node, fx.Node]]:
-    """Returns the norm's readers, or [] if one of them is not a Linear planned like the others."""
+def _linear_readers(norm: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
+    """Returns the norm's readers, which must be Linears that are planned alike."""
+    channels, *more = input_list(norm, 1)
+    if more:
+        raise Decline(f"it normalizes {1 + len(more)} dims")
     readers: list[tuple[fx.Node, fx.Node]] = []
     stack = [norm]
     while stack:
@@ -132,13 +141,17 @@ def _linear_readers(norm: fx.Node, channels: int) -> list[tuple[fx.Node, fx.Node
         for user in operand.users:
             if keeps_last_dim(user, channels):
                 stack.append(user)
-            elif is_call(user, aten.linear.default) and user.args[0] is operand and isinstance(get_plan(user), LayerPlan):
-                readers.append((user, operand))
+            elif not is_call(user, aten.linear.default) or user.args[0] is not operand:
+                raise Decline(f"{describe(user)} reads it, which is no Linear")
+            elif not isinstance(get_plan(user), LayerPlan):
+                raise Decline(f"{describe(user)} reads it, which stays float")
             else:
-                return []
+                readers.append((user, operand))
     specs = {get_plan(linear).operands[0].spec for linear, _ in readers}
     spec = next(iter(specs)) if len(specs) == 1 else None
-    return readers if spec is not None and spec.quantizer == QuantizerName.UNIFORM and not spec.symmetric else []
+    if spec is None or spec.quantizer != QuantizerName.UNIFORM or spec.symmetric:
+        raise Decline("its readers do not all have the same uniform quantizer with a zero point")
+    return readers
 
 
 def keeps_last_dim(node: fx.Node, channels: int) -> bool:

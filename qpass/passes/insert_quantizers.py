@@ -39,7 +39,7 @@ class InsertQuantizers(Pass):
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""
         inserted: dict[tuple[fx.Node, QuantSpec, bool], fx.Node] = {}
-        norms = foldable_layer_norms(graph_module)
+        norms, _ = foldable_layer_norms(graph_module)
         channel_wise = self._channel_wise_modules(graph_module, norms)
         operands = [
             (node, plan, operand, quantization_point(node, plan, operand))

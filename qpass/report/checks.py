@@ -27,7 +27,7 @@ def check_rows(report: ReportData) -> None:
         spec = report.config.get(kind)
         bits = spec.get("bits") if isinstance(spec, Mapping) else None
         _require(isinstance(bits, int) and 0 < bits <= _BITS, f"config.{kind}.bits", "is odd", f"1 to {_BITS}")
-    for name in ("tensors", "layers", "blocks", "stayed_float", "unrotated", "allocation", "sizes", "options"):
+    for name in ("tensors", "layers", "blocks", "stayed_float", "unrotated", "not_rewritten", "allocation", "sizes", "options"):
         _require(len(getattr(report, name)) <= _ROWS, name, "has too many rows", f"at most {_ROWS}")
     _require(len(report.reconstruction) <= _BLOCKS, "reconstruction", "has too many rows", f"at most {_BLOCKS}")
     for index, tensor in enumerate(report.tensors):

@@ -60,6 +60,7 @@ def collect_report(
         actual = _Comparer(quantized, pairs, reference, _multiply_adds_by_call(quantized))
         output = actual.run(*flat_inputs(quantized, *sample))
         expected = reference.output()
+    stayed_float = {node.name: plan for node in quantized.graph.nodes if isinstance(plan := get_plan(node), Declined)}
     layers = [
         LayerRow(
             path=plan.path,
@@ -79,16 +80,15 @@ def collect_report(
         tensors=(*actual.rows, *_weights(reference_graph, quantized, plans)),
         layers=tuple(layers),
         blocks=tuple(BlockRow(path, actual.sqnr[node.name, node.name]) for path, node in blocks.items()),
-        stayed_float=tuple(
-            (plan.kind, plan.path, plan.reason)
-            for node in quantized.graph.nodes
-            if isinstance(plan := get_plan(node), Declined)
-        ),
+        stayed_float=tuple((plan.kind, plan.path, plan.reason) for plan in stayed_float.values()),
         output_sqnr_db=_output_sqnr_db(expected, output, filled_outputs(reference_graph)),
         source_check=facts_of(quantized).source_check,
         sizes=_sizes(reference_graph, quantized),
         reconstruction=facts_of(quantized).reconstruction,
         unrotated=facts_of(quantized).unrotated,
+        not_rewritten=tuple(
+            (near.rule, near.path, near.reason) for near in facts_of(quantized).declined if near.node not in stayed_float
+        ),
         allocation=facts_of(quantized).allocation or (),
     )
 

@@ -98,6 +98,8 @@ class ReportData:
         reconstruction: What was learned for each block, if the recipe learns.
         unrotated: ("heads" or "residual stream", module path, reason) of what was not rotated, if the
             recipe rotates it.
+        not_rewritten: (rule, module path, reason) of what a rewrite rule declined, except what is in
+            ``stayed_float``.
         allocation: The bit widths that the budget assigned, if the recipe has one.
         target: The runtime that the file was written for, once known.
         options: Options that this runtime needs to compute what the graph computes.
@@ -117,6 +119,7 @@ class ReportData:
     sizes: Mapping[str, int] = field(default_factory=dict)
     reconstruction: tuple[BlockRecord, ...] = ()
     unrotated: tuple[tuple[str, str, str], ...] = ()
+    not_rewritten: tuple[tuple[str, str, str], ...] = ()
     allocation: tuple[Allocated, ...] = ()
     target: str = ""
     options: Mapping[str, str] = field(default_factory=dict)

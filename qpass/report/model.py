@@ -77,6 +77,9 @@ class QuantReport(ReportData):
         if self.unrotated:
             lines.append("not rotated:")
             lines += [f"  {what} {path or '(model)'}: {reason}" for what, path, reason in self.unrotated]
+        if self.not_rewritten:
+            lines.append("not rewritten:")
+            lines += [f"  {rule} {path or '(model)'}: {reason}" for rule, path, reason in self.not_rewritten]
         if self.stayed_float:
             lines.append("stayed float:")
             lines += [f"  {kind} {path or '(model)'}: {reason}" for kind, path, reason in self.stayed_float]

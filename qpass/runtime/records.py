@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from qpass.errors import DataError
+from qpass.runtime.arguments import is_number
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ def from_plain(kind: Any, data: Any, where: str) -> Any:
         return _tuple(parts, data, where)
     if origin is not None and issubclass(origin, Mapping):
         return _mapping(parts, data, where)
-    if kind is float and type(data) is int and abs(data) < 2**1000:
+    if kind is float and is_number(data, int) and abs(data) < 2**1000:
         return float(data)
     if type(data) is not kind:
         raise DataError(f"is a {type(data).__name__}", where=where, expected=kind.__name__)

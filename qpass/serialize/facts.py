@@ -10,6 +10,7 @@ from torch import fx
 from qpass.errors import DataError
 from qpass.graph.facts import GraphFacts, facts_of
 from qpass.graph.signature.input_dims import split_multiple
+from qpass.runtime.arguments import is_number
 from qpass.serialize.values import decode, encode
 
 
@@ -49,7 +50,7 @@ def _text(value: Any) -> bool:
 
 
 def _size(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return is_number(value, int) and value >= 0
 
 
 def _dim(value: Any) -> bool:

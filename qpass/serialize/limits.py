@@ -10,6 +10,7 @@ from typing import Any
 
 from qpass.errors import DataError
 from qpass.graph.capture.tensor_names import is_identifier
+from qpass.runtime.arguments import is_number
 
 #: Characters of a header. That of a ViT-L has 4 million.
 HEADER_CHARACTERS = 2**25
@@ -85,7 +86,7 @@ def shape(data: Any, where: str) -> list[int]:
         DataError: If they are not valid sizes.
     """
     fits = isinstance(data, list | tuple) and len(data) <= DIMS
-    if not fits or not all(type(size) is int and 0 <= size <= _GREATEST_SIZE for size in data):
+    if not fits or not all(is_number(size, int) and 0 <= size <= _GREATEST_SIZE for size in data):
         raise DataError(f"has the shape {_short(data)}", where=where, expected="whole numbers")
     return list(data)
 

@@ -15,6 +15,7 @@ from qpass.errors import ConfigError, DataError
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, Quantizer, ShiftLog2, Tan, Uniform
 from qpass.quantizers.base import GREATEST_BYTE
+from qpass.runtime.arguments import is_number
 
 _PERCENTILES = several(number(lambda p: 0.5 < p <= 1, ""), "numbers in (0.5, 1]")
 _BITS = {"bits": whole(2, 8)}
@@ -135,7 +136,7 @@ def checked_groups(groups: Any, outputs: int, where: str) -> int:
     Raises:
         DataError: If the output channels cannot be divided into that many.
     """
-    fits = type(groups) is int and groups > 0 and outputs % groups == 0
+    fits = is_number(groups, int) and groups > 0 and outputs % groups == 0
     _require(fits, f"is {str(groups)[:60]}", f"{where}.groups", f"a divisor of {outputs}")
     return int(groups)
 

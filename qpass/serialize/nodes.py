@@ -13,6 +13,7 @@ from qpass.errors import DataError
 from qpass.nn import QuantizedLayer
 from qpass.passes.plan import Declined, LayerPlan
 from qpass.quantizers import Quantizer
+from qpass.runtime.arguments import is_number
 from qpass.runtime.records import record
 from qpass.serialize.functions import bodies, function_by_name, takes_keywords, target_name
 from qpass.serialize.hidden_names import check_hides_nothing
@@ -184,7 +185,7 @@ def _module_stack(data: Any, where: str) -> dict[str, tuple[str, str]]:
 
 def _shape(value: Any, where: str) -> Any:
     """Returns the checked shape of a node's value, or shapes of several; sizes may be names."""
-    if isinstance(value, str) or value is None or (type(value) is int and value >= 0):
+    if isinstance(value, str) or value is None or (is_number(value, int) and value >= 0):
         return value
     if isinstance(value, list | tuple):
         return type(value)(_shape(item, where) for item in value)

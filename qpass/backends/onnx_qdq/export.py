@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 
 import onnx_ir as ir
@@ -31,8 +32,10 @@ from qpass.backends.onnx_qdq.write import check_writable, write_model
 from qpass.errors import LoweringError
 from qpass.graph.facts import facts_of
 from qpass.quantizers import Quantizer, Uniform
+from qpass.quantizers.base import GREATEST_INT8
 from qpass.version import __version__
 
+_LOG = logging.getLogger(__name__)
 #: Target if none is given.
 DEFAULT_TARGET = "onnxruntime"
 #: Metadata key for the type of 8-bit second operands, in files whose products may overflow as int8.
@@ -106,7 +109,7 @@ def _has_wide_products(graph_module: fx.GraphModule) -> bool:
     first = second = False
     for quantizer in graph_module.modules():
         if isinstance(quantizer, Uniform):
-            first |= quantizer.code_max > 127
+            first |= quantizer.code_max > GREATEST_INT8
             second |= quantizer.bits == 8 and quantizer.signed
         else:
             first |= isinstance(quantizer, Quantizer)
@@ -127,7 +130,8 @@ def lower(graph_module: fx.GraphModule, model: ir.Model, target: Target) -> None
     remove_unread = common.RemoveUnusedNodesPass()
     remove_unread(model)
     for rule in target.rules:
-        rule(graph)
+        for near in rule.apply(graph).declined:
+            _LOG.debug("%s", near)
         remove_unread(model)  # dead nodes would count as readers for the next rule
     name_layer_outputs(graph, output_names)
     separate_outputs(graph)

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from qpass.backends.onnx_qdq.emit import Emitter
 from qpass.backends.onnx_qdq.pack_weights import WEIGHT_CODES
+from qpass.backends.onnx_qdq.rules.patterns import MOVEMENTS
 from qpass.config.options import CodeZero
 from qpass.errors import LoweringError
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, ShiftLog2, Tan, Uniform
-from qpass.quantizers.base import GREATEST_INT8
+from qpass.quantizers.base import GREATEST_BYTE, GREATEST_INT8
 
 #: Lower bounds of operators' outputs.
 _LEAST_VALUES = {"Softmax": 0.0, "Gelu": -0.1701}
@@ -96,7 +97,7 @@ def _clip_before(x: ir.Value | None, scale: ir.Value, zero_point: ir.Value, quan
 
 def _needs_clip(x: ir.Value | None, quantizer: Any) -> bool:
     """Returns whether QuantizeLinear, which saturates at 8 bits, may exceed the quantizer's codes."""
-    least, greatest = (-128, 127) if quantizer.signed else (0, 255)
+    least, greatest = (-GREATEST_INT8 - 1, GREATEST_INT8) if quantizer.signed else (0, GREATEST_BYTE)
     producer = None if x is None else x.producer()
     bound = _LEAST_VALUES.get(producer.op_type) if producer is not None else None
     if bound is not None and isinstance(quantizer, Uniform):
@@ -170,7 +171,10 @@ def _codes_of_equal_steps(distance: ir.Value, step: Tensor, quantizer: Any, node
 @register_lowering(LookUp)
 def lower_look_up(quantizer: LookUp, node: ir.Node, emit: Emitter) -> ir.Value:
     """x -> Log -> QuantizeLinear -> value table, or byte table -> DequantizeLinear -> Add."""
-    step, top = emit.constant("log_step", _numpy(quantizer.log_step)), emit.constant("zero_point", np.array(255, np.uint8))
+    step, top = (
+        emit.constant("log_step", _numpy(quantizer.log_step)),
+        emit.constant("zero_point", np.array(GREATEST_BYTE, np.uint8)),
+    )
     cells = _quantize(emit.op("Log", [node.inputs[0]]), step, top, quantizer, emit)
     value = _look_up(cells, emit.constant("table", _numpy(quantizer.table)), node, emit)
     if not quantizer.integers:
@@ -283,7 +287,7 @@ def _matmul_with_weight(layer: QuantizedLayer, x: ir.Value, emit: Emitter, rank:
 def _is_dequantized(x: ir.Value) -> bool:
     """Returns whether a value is dequantized, perhaps moved since: only then do weight and input fuse."""
     node = x.producer()
-    while node is not None and node.op_type in ("Reshape", "Transpose", "Unsqueeze", "Squeeze"):
+    while node is not None and node.op_type in MOVEMENTS:
         node = node.inputs[0].producer() if node.inputs[0] is not None else None
     return node is not None and node.op_type == "DequantizeLinear"
 

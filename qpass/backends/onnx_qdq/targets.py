@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import onnx_ir as ir
 
 from qpass.backends.onnx_qdq import rules
 from qpass.backends.onnx_qdq.emit import LoweringOptions
+from qpass.backends.onnx_qdq.onnx_rule import OnnxRule
 from qpass.errors import LoweringError, nearest
-
-Rule = Callable[[ir.Graph], int]
 
 
 @dataclass(frozen=True)
@@ -29,13 +26,13 @@ class Target:
     """
 
     name: str
-    rules: tuple[Rule, ...]
+    rules: tuple[OnnxRule, ...]
     lowering: LoweringOptions = field(default_factory=LoweringOptions)
     options: Mapping[str, str] = field(default_factory=dict)
     unpacks_by_tables: bool = True
 
 
-_STANDARD: tuple[Rule, ...] = (
+_STANDARD: tuple[OnnxRule, ...] = (
     rules.log_softmax,
     rules.dequantize_after_movement,
     rules.residual_rows,

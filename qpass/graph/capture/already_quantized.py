@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qpass.errors import UnsupportedError
+from qpass.graph.edit import is_inside
 from qpass.graph.facts import facts_of
 from qpass.nn import QuantizedLayer
 from qpass.quantizers import Quantizer
@@ -76,4 +77,4 @@ def _is_weight(name: str, tensor: Tensor) -> bool:
 
 
 def _is_in(module: str, packages: Sequence[str]) -> bool:
-    return any(module == package or module.startswith(f"{package}.") for package in packages)
+    return any(is_inside(module, package) for package in packages)

@@ -9,38 +9,25 @@ import math
 
 from torch import fx
 
-from qpass.graph.edit import argument, aten, call_like, calls, dtype_of, input_node, replace, shape_of
+from qpass.graph.edit import argument, aten, call_like, dtype_of, input_node, shape_of
+from qpass.graph.fx_rule import fx_rule
+from qpass.graph.rewrite import Decline
 from qpass.passes.rules.attention_masks import apply_causal_mask, apply_mask
 
 
-def decompose_attention(graph_module: fx.GraphModule) -> int:
+@fx_rule(aten.scaled_dot_product_attention.default)
+def decompose_attention(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
     """Decomposes attention. A declined node stays whole, and ``annotate`` lists it with the reason."""
-    done = 0
-    for node in calls(graph_module, aten.scaled_dot_product_attention.default):
-        if attention_declined(node) is None:
-            _decompose(graph_module, node)
-            done += 1
-    return done
-
-
-def attention_declined(node: fx.Node) -> str | None:
-    """Returns why an attention node cannot be decomposed, or None."""
-    mask = argument(node, 3, "attn_mask")
-    if any(shape_of(value) is None for value in node.args[:3]):
-        return "the shapes of its inputs are unknown"
-    if mask is not None and dtype_of(mask) is None:
-        return "the dtype of its mask is unknown"
-    if argument(node, 4, "dropout_p", 0.0):
-        return "it drops out weights at random: pass dropout_p=0.0 in eval mode"
-    return None
-
-
-def _decompose(graph_module: fx.GraphModule, node: fx.Node) -> None:
     query, key, value = (input_node(node, index) for index in range(3))
     mask, causal = argument(node, 3, "attn_mask"), argument(node, 5, "is_causal", False)
-    scale = node.kwargs.get("scale")
     query_shape = shape_of(query)
-    assert query_shape is not None
+    if query_shape is None or shape_of(key) is None or shape_of(value) is None:
+        raise Decline("the shapes of its inputs are unknown")
+    if mask is not None and dtype_of(mask) is None:
+        raise Decline("the dtype of its mask is unknown")
+    if argument(node, 4, "dropout_p", 0.0):
+        raise Decline("it drops out weights at random: pass dropout_p=0.0 in eval mode")
+    scale = node.kwargs.get("scale")
     scale = 1 / math.sqrt(query_shape[-1]) if scale is None else scale
 
     if node.kwargs.get("enable_gqa", False):
@@ -57,7 +44,7 @@ def _decompose(graph_module: fx.GraphModule, node: fx.Node) -> None:
     output = call_like(graph_module, node, aten.matmul.default, weights, value)
     if hidden_rows is not None:
         output = call_like(graph_module, node, aten.masked_fill.Scalar, output, hidden_rows, 0.0)
-    replace(node, output)
+    return output
 
 
 def _repeat_heads(graph_module: fx.GraphModule, node: fx.Node, tensor: fx.Node, heads: int) -> fx.Node:

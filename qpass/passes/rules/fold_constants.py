@@ -5,46 +5,52 @@ A result larger than its parts, such as a per-window mask or a per-head bias, st
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx
 
-from qpass.graph.edit import add_constant, fetch, replace
-from qpass.passes.constants import evaluate, is_function
+from qpass.graph.edit import add_constant
+from qpass.graph.fx_rule import fx_rule
+from qpass.graph.rewrite import Decline
+from qpass.passes.constants import constant_values
 from qpass.passes.rules.constant_forms import kept_operators
 
 #: Larger results are not stored, since they would grow the file.
 MAX_ELEMENTS = 2**24
 
 
-def fold_constants(graph_module: fx.GraphModule) -> int:
-    """Evaluates calls that depend on constants alone, except those that are smaller than their output."""
-    values = _constant_values(graph_module)
-    folded = 0
-    for operator in kept_operators(values):
-        del values[operator]
-    for node, value in list(values.items()):
-        if node.op != "call_function" or all(user in values for user in node.users):
-            continue  # only where a non-constant node reads it
-        if isinstance(value, Tensor) and value.numel() <= MAX_ELEMENTS:
-            replace(node, add_constant(graph_module, f"{node.name}_folded", value, node))
-            del values[node]
-            folded += 1
-        elif isinstance(value, (bool, int, float)):
-            _write_out(node, value)
-            folded += 1
-    return folded
+@dataclass(frozen=True)
+class _Constants:
+    """The values of all constant nodes, and the operators among them that stay."""
+
+    values: Mapping[fx.Node, Any]
+    kept: Set[fx.Node]
+
+    @classmethod
+    def of(cls, graph_module: fx.GraphModule) -> _Constants:
+        values = constant_values(graph_module)
+        return cls(values, kept_operators(values))
+
+    def folds(self, node: fx.Node) -> bool:
+        return node in self.values and node not in self.kept
 
 
-def _constant_values(graph_module: fx.GraphModule) -> dict[fx.Node, Any]:
-    """Evaluates all nodes that depend on constants alone and returns their values."""
-    values: dict[fx.Node, Any] = {}
-    for node in graph_module.graph.nodes:
-        if node.op == "get_attr":
-            values[node] = fetch(graph_module, str(node.target))
-        elif is_function(node) and all(source in values for source in node.all_input_nodes):
-            values[node] = evaluate(node, values)
-    return values
+@fx_rule(prepare=_Constants.of)
+def fold_constants(graph_module: fx.GraphModule, node: fx.Node, constants: _Constants) -> fx.Node | None:
+    """Evaluates a call that depends on constants alone, unless it is smaller than its output."""
+    if not constants.folds(node) or all(constants.folds(user) for user in node.users):
+        return None  # only where a node that stays reads it
+    value = constants.values[node]
+    if isinstance(value, Tensor):
+        if value.numel() > MAX_ELEMENTS:
+            raise Decline(f"it would store {value.numel()} elements, more than {MAX_ELEMENTS}")
+        return add_constant(graph_module, f"{node.name}_folded", value, node)
+    if isinstance(value, (bool, int, float)):
+        _write_out(node, value)
+        return node
+    return None
 
 
 def _write_out(node: fx.Node, value: bool | int | float) -> None:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from qpass.graph.edit import aten, call_like, calls, get_constant, is_open, replace, shape_of
+from qpass.graph.edit import aten, call_like, get_constant, input_list, is_open, shape_of
+from qpass.graph.fx_rule import fx_rule
+from qpass.graph.rewrite import Decline
 
 
 @dataclass(frozen=True)
@@ -28,31 +30,23 @@ class _Indices:
         return "".join(i for i in self.a if i in self.b and i not in self.out)
 
 
-def matmul_from_einsum(graph_module: fx.GraphModule) -> int:
-    """Rewrites every einsum that ``einsum_declined`` does not decline."""
-    done = 0
-    for node in calls(graph_module, aten.einsum.default):
-        indices = _parse(node)
-        if isinstance(indices, _Indices):
-            _rewrite(graph_module, node, indices)
-            done += 1
-    return done
-
-
-def einsum_declined(node: fx.Node) -> str | None:
-    """Returns why an einsum is not rewritten as a matmul; None if it is, or if it has a single factor."""
-    indices = _parse(node)
-    return indices if isinstance(indices, str) and len(node.args[1]) > 1 else None  # type: ignore[arg-type]
-
-
-def _parse(node: fx.Node) -> _Indices | str:
-    """Returns the indices of an einsum, or why it is not a product of two matrices."""
-    equation, factors = str(node.args[0]).replace(" ", ""), list(node.args[1])  # type: ignore[arg-type]
-    shapes = [shape_of(factor) for factor in factors]
+@fx_rule(aten.einsum.default)
+def matmul_from_einsum(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Rewrites an einsum of two factors, unless it is no product of two matrices."""
+    factors = input_list(node, 1)
+    if len(factors) == 1:
+        return None
     if len(factors) != 2:
-        return f"an einsum of {len(factors)} factors is not turned into matmuls"
+        raise Decline(f"an einsum of {len(factors)} factors is not turned into matmuls")
+    a, b = factors
+    return _product(graph_module, node, a, b, _parse(str(node.args[0]).replace(" ", ""), factors))
+
+
+def _parse(equation: str, factors: Sequence[fx.Node]) -> _Indices:
+    """Returns the indices of an einsum of two factors."""
+    shapes = [shape_of(factor) for factor in factors]
     if any(shape is None for shape in shapes):
-        return "the shapes of its factors are unknown"
+        raise Decline("the shapes of its factors are unknown")
     inputs, arrow, out = equation.partition("->")
     terms = inputs.split(",")
     extra = [
@@ -66,22 +60,20 @@ def _parse(node: fx.Node) -> _Indices | str:
     rest = "".join(sorted(i for i in set(both) - set(hidden) if both.count(i) == 1))
     out = out.replace("...", hidden) if arrow else hidden + rest
     if len(set(a)) < len(a) or len(set(b)) < len(b):
-        return "an index appears twice in one factor of its einsum"
+        raise Decline("an index appears twice in one factor of its einsum")
     if any((i in a) != (i in b) and i not in out for i in both):
-        return "its einsum sums over an index of one factor alone"
+        raise Decline("its einsum sums over an index of one factor alone")
     sizes = dict(zip(a, shapes[0] or (), strict=True))
     if any(sizes.get(i, size) != size for i, size in zip(b, shapes[1] or (), strict=True)):
-        return "its einsum repeats a factor along a dim of size 1"
+        raise Decline("its einsum repeats a factor along a dim of size 1")
     return _Indices(a, b, out)
 
 
-def _rewrite(graph_module: fx.GraphModule, node: fx.Node, indices: _Indices) -> None:
-    a, b = list(node.args[1])  # type: ignore[arg-type]
+def _product(graph_module: fx.GraphModule, node: fx.Node, a: fx.Node, b: fx.Node, indices: _Indices) -> fx.Node:
     left, right = _only(indices.a, indices.b), _only(indices.b, indices.a)
     if not indices.summed or not (left or right):
-        replace(node, _elementwise(graph_module, node, a, b, indices))  # type: ignore[arg-type]
-        return
-    if get_constant(graph_module, a) is not None and not _shared(indices):  # type: ignore[arg-type]
+        return _elementwise(graph_module, node, a, b, indices)
+    if get_constant(graph_module, a) is not None and not _shared(indices):
         a, b, indices, left, right = b, a, _Indices(indices.b, indices.a, indices.out), right, left
     batch, summed = _shared(indices), indices.summed
     moves = _Moves(graph_module, node)
@@ -96,7 +88,7 @@ def _rewrite(graph_module: fx.GraphModule, node: fx.Node, indices: _Indices) -> 
     product = moves.ungroup(product, len(batch + rows), moves.sizes(b, indices.b, right))
     if batch:
         product = moves.ungroup(product, len(batch), moves.sizes(a, indices.a, left))
-    replace(node, moves.permute(product, batch + left + right, indices.out))
+    return moves.permute(product, batch + left + right, indices.out)
 
 
 def _only(indices: str, others: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import fx
 
-from qpass.graph.edit import aten, calls
+from qpass.graph.edit import aten
+from qpass.graph.fx_rule import fx_rule
 
 
-def reshape_from_view(graph_module: fx.GraphModule) -> int:
-    """Replaces every view by a reshape, which copies if it must."""
-    views = list(calls(graph_module, aten.view.default))
-    for node in views:
-        node.target = aten.reshape.default
-    return len(views)
+@fx_rule(aten.view.default)
+def reshape_from_view(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Makes a view a reshape, which copies if it must."""
+    node.target = aten.reshape.default
+    return node

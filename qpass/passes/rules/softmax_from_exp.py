@@ -1,4 +1,7 @@
-"""exp(x - max(x)) / sum(exp(x - max(x))) -> softmax(x), exp(log_softmax(x)) -> softmax(x)."""
+"""exp(x - max(x)) / sum(exp(x - max(x))) -> softmax(x), exp(log_softmax(x)) -> softmax(x).
+
+These are softmaxes in other words; later passes match only one form.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +10,49 @@ from typing import Any
 
 from torch import fx
 
-from qpass.graph.edit import argument, aten, call_like, calls, dtype_of, is_call, replace, shape_of
+from qpass.graph.edit import argument, aten, call_like, dtype_of, input_node, is_call, shape_of
+from qpass.graph.fx_rule import fx_rule
+from qpass.graph.rewrite import Decline
 
 
-def softmax_from_exp(graph_module: fx.GraphModule) -> int:
-    """Rewrites softmaxes spelled out as a formula into the one form that later passes match."""
-    done = 0
-    for node in calls(graph_module, aten.special_softmax.default):
-        node.target = aten.softmax.int
-        done += 1
-    for node in calls(graph_module, aten.exp.default):
-        if is_call(node.args[0], aten.log_softmax.int) and dtype_of(node) == dtype_of(node.args[0]):
-            replace(node, call_like(graph_module, node, aten.softmax.int, *node.args[0].args))  # type: ignore[union-attr]
-            done += 1
-    for node in calls(graph_module, aten.div.Tensor):
-        dim = _normalized_dim(node)
-        if dim is not None:
-            logits = _without_maximum(node.args[0].args[0], dim)  # type: ignore[union-attr]
-            replace(node, call_like(graph_module, node, aten.softmax.int, logits, dim))
-            done += 1
-    return done
+@fx_rule(aten.special_softmax.default)
+def softmax_from_special(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Gives torch.special.softmax its usual name."""
+    node.target = aten.softmax.int
+    return node
 
 
-def _normalized_dim(node: fx.Node) -> int | None:
-    """Returns the dim along which a quotient is exp(x) / sum(exp(x)), or None for other quotients."""
+@fx_rule(aten.exp.default)
+def softmax_from_logarithm(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Rewrites exp(log_softmax(x))."""
+    logarithm = input_node(node, 0)
+    if not is_call(logarithm, aten.log_softmax.int):
+        return None
+    if dtype_of(node) != dtype_of(logarithm):
+        raise Decline("the exponential of its log_softmax has another dtype")
+    return call_like(graph_module, node, aten.softmax.int, *logarithm.args)
+
+
+@fx_rule(aten.div.Tensor)
+def softmax_from_quotient(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Rewrites exp(x) / sum(exp(x))."""
     exponential, total = node.args[:2]
     if node.kwargs or not is_call(exponential, aten.exp.default) or not is_call(total, aten.sum.dim_IntList):
         return None
-    dims, keeps = argument(total, 1, "dim"), argument(total, 2, "keepdim", False)  # type: ignore[arg-type]
-    own = total.args[0] is exponential and dtype_of(total) == dtype_of(exponential)  # type: ignore[union-attr]
-    return dims[0] if own and keeps and isinstance(dims, (list, tuple)) and len(dims) == 1 else None
+    dim = _normalized_dim(exponential, total)
+    return call_like(graph_module, node, aten.softmax.int, _without_maximum(exponential.args[0], dim), dim)
+
+
+def _normalized_dim(exponential: fx.Node, total: fx.Node) -> int:
+    """Returns the dim over which a sum normalizes the exponential."""
+    dims = argument(total, 1, "dim")
+    if total.args[0] is not exponential or dtype_of(total) != dtype_of(exponential):
+        raise Decline("an exponential is divided by the sum of other values: write softmax")
+    if not argument(total, 2, "keepdim", False):
+        raise Decline("the sum of its exponentials drops the dim: write softmax")
+    if not isinstance(dims, (list, tuple)) or len(dims) != 1:
+        raise Decline("its exponentials are summed over several dims: flatten them and write softmax")
+    return int(dims[0])
 
 
 def _without_maximum(logits: Any, dim: int) -> Any:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from torch import fx
 
-from qpass.graph.edit import aten, call_like, calls, replace
+from qpass.graph.edit import aten, call_like
+from qpass.graph.fx_rule import fx_rule
+from qpass.graph.rewrite import Decline
 
 
-def split_baddbmm(graph_module: fx.GraphModule) -> int:
-    """Splits off the product, which can be quantized. Calls with alpha or beta other than 1 stay."""
-    done = 0
-    for node in calls(graph_module, aten.baddbmm.default):
-        added, a, b = node.args
-        if any(node.kwargs.get(factor, 1) != 1 for factor in ("alpha", "beta")):
-            continue
-        product = call_like(graph_module, node, aten.bmm.default, a, b)
-        replace(node, call_like(graph_module, node, aten.add.Tensor, product, added))
-        done += 1
-    return done
+@fx_rule(aten.baddbmm.default)
+def split_baddbmm(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Splits off the product, which can be quantized."""
+    added, a, b = node.args
+    if any(node.kwargs.get(factor, 1) != 1 for factor in ("alpha", "beta")):
+        raise Decline("baddbmm multiplies its product, or what it adds to it, by a factor")
+    product = call_like(graph_module, node, aten.bmm.default, a, b)
+    return call_like(graph_module, node, aten.add.Tensor, product, added)

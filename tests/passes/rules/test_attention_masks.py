@@ -18,6 +18,7 @@ from qpass.graph.capture.trace import trace
 from qpass.graph.edit import aten, calls, is_call
 from qpass.graph.facts import facts_of
 from qpass.passes import Canonicalize
+from qpass.passes.rules.decompose_attention import decompose_attention
 
 HIDE = -math.inf
 
@@ -166,11 +167,10 @@ def test_a_causal_mask_of_open_sizes_is_as_large_as_they_are() -> None:
 
 
 def test_weights_that_are_dropped_at_random_are_declined() -> None:
-    from qpass.passes.rules.decompose_attention import attention_declined
-
     graph = trace(made(lambda m, x, _: None, dropout_p=0.2), (seeded(2, 6, 16),))
-    (node,) = calls(graph, aten.scaled_dot_product_attention.default)
-    assert "at random" in str(attention_declined(node))
+    outcome = decompose_attention.apply(graph)
+    assert outcome.count == 0
+    assert "at random" in outcome.declined[0].reason
 
 
 @pytest.mark.slow(after=1)

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from qpass.errors import PassError
 from qpass.graph.capture.trace import trace
 from qpass.graph.edit import add_constant, aten, call_like, calls, dtype_of, replace, shape_of
+from qpass.graph.fx_rule import fx_rule
 from qpass.passes import Canonicalize
 from qpass.passes.rules import RULES
 
@@ -42,16 +43,15 @@ def test_a_replacement_of_another_shape_or_dtype_is_refused() -> None:
 
 @pytest.mark.parametrize("key", ["shape", "dtype"])
 def test_a_rule_that_says_nothing_of_its_nodes_is_named(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def silent(graph_module: fx.GraphModule) -> int:
-        (add,) = calls(graph_module, aten.add.Tensor)
+    @fx_rule(aten.add.Tensor)
+    def silent(graph_module: fx.GraphModule, add: fx.Node) -> fx.Node | None:
         if "seen" in add.meta:
-            return 0
+            return None
         new = call_like(graph_module, add, aten.add.Tensor, *add.args)
         new.meta["seen"] = True
         del new.meta[key]
-        replace(add, new)
-        return 1
+        return new
 
     monkeypatch.setattr("qpass.passes.canonicalize.RULES", (*RULES, silent))
-    with pytest.raises(PassError, match=r"add_tensor.*test_results.*a rule recorded .*None"):
+    with pytest.raises(PassError, match=r"add_tensor.*silent.*a rule recorded .*None"):
         Canonicalize()(trace(Sum(), (torch.zeros(2, 3),)))

@@ -11,13 +11,14 @@ from torch import Tensor, fx, nn
 
 from qpass.graph.capture.trace import trace
 from qpass.graph.edit import aten, calls, finish, record_shapes
+from qpass.graph.fx_rule import FxRule
 from qpass.passes import Canonicalize
 from qpass.passes.rules.decompose_attention import decompose_attention
 from qpass.passes.rules.drop_no_ops import drop_no_ops
 from qpass.passes.rules.fold_batch_norm import fold_batch_norm
 from qpass.passes.rules.fold_channel_scale import fold_channel_scale
 from qpass.passes.rules.fold_constants import fold_constants
-from qpass.passes.rules.linear_from_matmul import linear_from_matmul
+from qpass.passes.rules.linear_from_matmul import bias_from_add, linear_from_addmm, linear_from_matmul
 from qpass.passes.rules.reshape_from_view import reshape_from_view
 from qpass.passes.rules.split_baddbmm import split_baddbmm
 from qpass.passes.rules.split_fused_qkv import split_fused_qkv
@@ -36,12 +37,12 @@ class Call(nn.Module):
         return self.function(self, *inputs)
 
 
-def apply(rule: Callable[[fx.GraphModule], int], model: nn.Module, *inputs: Tensor) -> tuple[fx.GraphModule, int]:
+def apply(rule: FxRule, model: nn.Module, *inputs: Tensor) -> tuple[fx.GraphModule, int]:
     """Applies a rule once and checks that the model's own numbers are kept, twice in a row and on other inputs."""
     others = tuple(x.roll(1, 0) for x in inputs)
     expected, expected_of_others = model.eval()(*inputs), model(*others)
     graph = trace(model, inputs)
-    count = rule(graph)
+    count = rule.apply(graph).count
     finish(graph)
     for _ in range(2):
         torch.testing.assert_close(graph(*inputs), expected, rtol=1e-5, atol=1e-5)
@@ -128,7 +129,7 @@ class TestFoldConstants:
 
     def test_randomness_and_inputs_stay(self) -> None:
         graph = trace(Call(lambda m, x: x * m.a + torch.rand_like(m.a), a=seeded(4)).eval(), (seeded(2, 4),))
-        assert fold_constants(graph) == 0
+        assert fold_constants.apply(graph).count == 0
 
     def test_what_is_filled_in_place_is_folded_as_it_is_at_last(self) -> None:
         def sizes(m: nn.Module, x: Tensor) -> Tensor:
@@ -222,13 +223,23 @@ class TestLinearFromMatmul:
     def test_matmul_then_add(self) -> None:
         model = Call(lambda m, x: x @ m.w + m.b, w=seeded(4, 6), b=seeded(6))
         graph, done = apply(linear_from_matmul, model, seeded(2, 3, 4))
-        assert done == 2
+        assert done == 1
+        assert bias_from_add.apply(graph).count == 1
+        finish(graph)
         assert count(graph, aten.linear.default) == 1
         assert count(graph, aten.matmul.default, aten.add.Tensor) == 0
+        torch.testing.assert_close(graph(seeded(2, 3, 4)), model(seeded(2, 3, 4)), rtol=1e-5, atol=1e-5)
+
+    def test_a_bias_that_is_computed_after_the_product(self) -> None:
+        model = Call(lambda m, x: x @ m.w + m.b * 2, w=seeded(4, 6), b=seeded(6))
+        graph = trace(model.eval(), (seeded(2, 3, 4),))
+        Canonicalize()(graph)
+        assert [node.target for node in graph.graph.nodes if node.op == "call_function"] == [aten.linear.default]
+        torch.testing.assert_close(graph(seeded(2, 3, 4)), model(seeded(2, 3, 4)), rtol=1e-5, atol=1e-5)
 
     def test_addmm(self) -> None:
         model = Call(lambda m, x: torch.addmm(m.b, x, m.w), w=seeded(4, 6), b=seeded(6))
-        graph, done = apply(linear_from_matmul, model, seeded(3, 4))
+        graph, done = apply(linear_from_addmm, model, seeded(3, 4))
         assert done == 1
         assert count(graph, aten.linear.default) == 1
 
@@ -237,6 +248,8 @@ class TestLinearFromMatmul:
             linear_from_matmul, Call(lambda m, x: x @ m.w + m.b, w=seeded(4, 6), b=seeded(3, 6)), seeded(2, 3, 4)
         )
         assert done == 1
+        (near,) = bias_from_add.apply(graph).declined
+        assert near.reason == "what is added to its product has shape (3, 6), and a bias (6,)"
         assert count(graph, aten.add.Tensor) == 1
         _, done = apply(linear_from_matmul, Call(lambda m, x: x @ x.mT), seeded(2, 3, 4))
         assert done == 0

@@ -10,26 +10,25 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import CONTRIB_DOMAIN, Emitter
+from qpass.backends.onnx_qdq.onnx_rule import onnx_rule
 from qpass.backends.onnx_qdq.rules.patterns import BYTES, weight_product
+from qpass.graph.rewrite import Decline
 
 
-def contrib_linear(graph: ir.Graph) -> int:
-    """Applies the rule everywhere."""
-    return sum(_rewrite(graph, node) for node in list(graph) if node.op_type == "Add")
-
-
-def _rewrite(graph: ir.Graph, add: ir.Node) -> bool:
+@onnx_rule("Add", suffix="contrib")
+def contrib_linear(add: ir.Node, emit: Emitter) -> ir.Value | None:
+    """Merges a product of codes and a weight with its bias."""
     product, bias = weight_product(add.inputs[0]), add.inputs[1]
-    if product is None or bias is None or bias.const_value is None or product.w.dtype not in BYTES:
-        return False
+    if product is None or bias is None:
+        return None
     columns = product.w_scale.const_value
-    if columns is None or not _is_row(bias.const_value, columns.size, add.inputs[0]):
-        return False
-    emit = Emitter(graph, f"{add.outputs[0].name}.contrib")
+    if bias.const_value is None or columns is None or not _is_row(bias.const_value, columns.size, add.inputs[0]):
+        raise Decline("what is added to its product is not a constant with one number for each column")
+    if product.w.dtype not in BYTES:
+        raise Decline(f"its weight is {product.w.dtype}, not bytes")
     row = emit.constant("bias", bias.const_value.numpy().reshape(-1))
     inputs = [product.x, product.w, product.x_scale, product.w_scale, product.x_zero, product.w_zero, row]
-    emit.replace(add, emit.op("MatMulIntegerToFloat", inputs, domain=CONTRIB_DOMAIN))
-    return True
+    return emit.op("MatMulIntegerToFloat", inputs, domain=CONTRIB_DOMAIN)
 
 
 def _is_row(bias: ir.TensorProtocol, columns: int, product: ir.Value | None) -> bool:

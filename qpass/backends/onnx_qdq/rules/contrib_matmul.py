@@ -10,21 +10,17 @@ import numpy as np
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import CONTRIB_DOMAIN, Emitter
+from qpass.backends.onnx_qdq.onnx_rule import onnx_rule
 from qpass.backends.onnx_qdq.rules.patterns import product_below
 
 
-def contrib_matmul(graph: ir.Graph) -> int:
-    """Applies the rule everywhere."""
-    return sum(_rewrite(graph, node) for node in list(graph) if node.op_type == "Mul")
-
-
-def _rewrite(graph: ir.Graph, node: ir.Node) -> bool:
+@onnx_rule("Mul", suffix="contrib")
+def contrib_matmul(node: ir.Node, emit: Emitter) -> ir.Value | None:
+    """Merges an integer product with its scale."""
     rescaled = product_below(node)
     if rescaled is None:
-        return False
+        return None
     a, b, a_zero, b_zero = rescaled[0].inputs
-    emit = Emitter(graph, f"{node.outputs[0].name}.contrib")
     one = emit.constant("one", np.array(1.0, np.float32))
     inputs = [a, b, node.inputs[1], one, a_zero, b_zero]
-    emit.replace(node, emit.op("MatMulIntegerToFloat", inputs, domain=CONTRIB_DOMAIN))
-    return True
+    return emit.op("MatMulIntegerToFloat", inputs, domain=CONTRIB_DOMAIN)

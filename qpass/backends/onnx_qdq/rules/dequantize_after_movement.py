@@ -8,28 +8,23 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
-
-MOVEMENTS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Slice", "Flatten", "Identity")
-
-
-def dequantize_after_movement(graph: ir.Graph) -> int:
-    """Applies the rule until nothing changes: each step moves a DQ closer to the outputs."""
-    done = 0
-    while moved := sum(_move(graph, node) for node in list(graph) if node.op_type in MOVEMENTS):
-        done += moved
-    return done
+from qpass.backends.onnx_qdq.onnx_rule import onnx_rule
+from qpass.backends.onnx_qdq.rules.patterns import MOVEMENTS
+from qpass.graph.rewrite import Decline
 
 
-def _move(graph: ir.Graph, node: ir.Node) -> bool:
+@onnx_rule(*MOVEMENTS, suffix="moved")
+def dequantize_after_movement(node: ir.Node, emit: Emitter) -> ir.Value | None:
+    """Moves a DQ behind one movement. Movements come in order, so the DQ ends behind the last of a chain."""
     dequantize = node.inputs[0].producer() if node.inputs[0] is not None else None
-    if dequantize is None or dequantize.op_type != "DequantizeLinear" or node.outputs[0].is_graph_output():
-        return False
+    if dequantize is None or dequantize.op_type != "DequantizeLinear":
+        return None
     codes, scale = dequantize.inputs[:2]
+    if node.outputs[0].is_graph_output():
+        raise Decline("what is moved is an output of the network")
     if codes is None or scale is None or scale.shape is None or len(scale.shape):
-        return False
-    emit = Emitter(graph, f"{node.outputs[0].name}.moved")
+        raise Decline("what is moved has a scale for each channel")
     moved = emit.op(
         node.op_type, [codes, *node.inputs[1:]], dict(node.attributes), dtype=codes.dtype, shape=node.outputs[0].shape
     )
-    emit.replace(node, emit.op("DequantizeLinear", [moved, *dequantize.inputs[1:]]))
-    return True
+    return emit.op("DequantizeLinear", [moved, *dequantize.inputs[1:]])

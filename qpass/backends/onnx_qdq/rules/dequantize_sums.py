@@ -9,22 +9,22 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
+from qpass.backends.onnx_qdq.onnx_rule import onnx_rule
 from qpass.backends.onnx_qdq.rules.patterns import product_below
+from qpass.graph.rewrite import Decline
 
 #: Operators that read attention logits.
 _READERS = ("Softmax", "LogSoftmax", "Add", "Where")
 
 
-def dequantize_sums(graph: ir.Graph) -> int:
-    """Applies the rule everywhere."""
-    return sum(_rewrite(graph, node) for node in list(graph) if node.op_type == "Mul")
-
-
-def _rewrite(graph: ir.Graph, rescale: ir.Node) -> bool:
+@onnx_rule("Mul", suffix="dequantized")
+def dequantize_sums(rescale: ir.Node, emit: Emitter) -> ir.Value | None:
+    """Merges the Cast and the Mul behind an integer product."""
     value, found = rescale.outputs[0], product_below(rescale)
-    if found is None or value.is_graph_output() or any(use.node.op_type not in _READERS for use in value.uses()):
-        return False
-    product, _ = found
-    emit = Emitter(graph, f"{value.name}.dequantized")
-    emit.replace(rescale, emit.op("DequantizeLinear", [product.outputs[0], rescale.inputs[1]]))
-    return True
+    if found is None:
+        return None
+    if value.is_graph_output():
+        raise Decline("its product is an output of the network")
+    if others := sorted({use.node.op_type for use in value.uses()} - set(_READERS)):
+        raise Decline(f"its product is read by {', '.join(others)}")
+    return emit.op("DequantizeLinear", [found[0].outputs[0], rescale.inputs[1]])

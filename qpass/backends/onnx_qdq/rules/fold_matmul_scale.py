@@ -9,22 +9,22 @@ import numpy as np
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
+from qpass.backends.onnx_qdq.onnx_rule import onnx_rule
 from qpass.backends.onnx_qdq.rules.patterns import rescaled, rescaled_product, scalar
+from qpass.graph.rewrite import Decline
 
 
-def fold_matmul_scale(graph: ir.Graph) -> int:
-    """Applies the rule everywhere."""
-    return sum(_fold(graph, node) for node in list(graph) if node.op_type == "Mul")
-
-
-def _fold(graph: ir.Graph, node: ir.Node) -> bool:
-    factor, rescale = scalar(node.inputs[1]), rescaled_product(node.inputs[0])
-    if factor is None or rescale is None:
-        return False
+@onnx_rule("Mul", suffix="scaled")
+def fold_matmul_scale(node: ir.Node, emit: Emitter) -> ir.Value | None:
+    """Merges a factor with the scale of an integer product."""
+    rescale = rescaled_product(node.inputs[0])
+    if rescale is None:
+        return None
     product, scale = rescale
+    factor = scalar(node.inputs[1])
+    if factor is None:
+        raise Decline("its product is multiplied by more than one number")
     dims = [value.shape for value in (node.inputs[1], product.outputs[0]) if value is not None]
-    if dims[1] is None or dims[0] is None or len(dims[0]) > len(dims[1]):  # a scalar with more dims than the product adds dims
-        return False
-    emit = Emitter(graph, f"{node.outputs[0].name}.scaled")
-    emit.replace(node, rescaled(product.outputs[0], emit.constant("rescale", np.array(scale * factor, np.float32)), emit))
-    return True
+    if dims[1] is None or dims[0] is None or len(dims[0]) > len(dims[1]):
+        raise Decline("its factor adds dims to the product, or may add some")
+    return rescaled(product.outputs[0], emit.constant("rescale", np.array(scale * factor, np.float32)), emit)

@@ -10,31 +10,31 @@ import numpy as np
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
+from qpass.backends.onnx_qdq.onnx_rule import onnx_rule
 from qpass.backends.onnx_qdq.rules.patterns import only_reader_below, rescaled_product, scalar
+from qpass.graph.rewrite import Decline
 
+#: Of the movements, those that take the attention heads apart and together.
 _MOVEMENTS = ("Reshape", "Transpose")
 
 
-def integer_output(graph: ir.Graph) -> int:
-    """Applies the rule everywhere."""
-    return sum(_rewrite(graph, node) for node in list(graph) if node.op_type == "QuantizeLinear")
-
-
-def _rewrite(graph: ir.Graph, quantize: ir.Node) -> bool:
+@onnx_rule("QuantizeLinear", suffix="requantized")
+def integer_output(quantize: ir.Node, emit: Emitter) -> ir.Value | None:
+    """Quantizes in the product's kernel, and moves codes."""
     x, scale, zero_point = quantize.inputs[:3]
-    # onnxruntime has no kernel with an int8 output for uint8 x int8.
-    if scalar(scale) is None or zero_point is None or zero_point.dtype != ir.DataType.UINT8:
-        return False
     moves = []
     while (below := only_reader_below(x, *_MOVEMENTS)) is not None:
         moves.append(below)
         x = below.inputs[0]
     rescale = rescaled_product(x)
     if rescale is None:
-        return False
+        return None
+    if scalar(scale) is None:
+        raise Decline("its output has a scale for each channel")
+    if zero_point is None or zero_point.dtype != ir.DataType.UINT8:
+        raise Decline("its codes are signed: onnxruntime has no kernel with an int8 output for uint8 x int8")
     product, factor = rescale
     a, b, a_zero, b_zero = product.inputs
-    emit = Emitter(graph, f"{quantize.outputs[0].name}.requantized")
     factors = [emit.constant(name, np.array(value, np.float32)) for name, value in (("rescale", factor), ("one", 1.0))]
     codes = emit.op(
         "QLinearMatMul",
@@ -45,5 +45,4 @@ def _rewrite(graph: ir.Graph, quantize: ir.Node) -> bool:
     for move in reversed(moves):
         shape = move.outputs[0].shape
         codes = emit.op(move.op_type, [codes, *move.inputs[1:]], dict(move.attributes), dtype=zero_point.dtype, shape=shape)
-    emit.replace(quantize, codes)
-    return True
+    return codes

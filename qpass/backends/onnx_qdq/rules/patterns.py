@@ -7,16 +7,25 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from qpass.backends.onnx_qdq.emit import Emitter
+from qpass.graph.rewrite import Decline
 
 #: Data types of codes.
 BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
+#: Operators that move or repeat values without changing them: ``dequantize_after_movement`` moves a DQ across them.
+MOVEMENTS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Slice", "Flatten", "Identity")
 
 
 def only_reader_below(value: ir.Value | None, *op_types: str) -> ir.Node | None:
-    """Returns the node that computes ``value``, if it is one of these operators with a single reader."""
+    """Returns the node that computes ``value``, or None if it is not one of these operators.
+
+    Raises:
+        Decline: If it is, but something else reads the value too.
+    """
     node = value.producer() if value is not None else None
-    if value is None or node is None or node.op_type not in op_types or len(value.uses()) != 1 or value.is_graph_output():
+    if value is None or node is None or node.op_type not in op_types:
         return None
+    if len(value.uses()) != 1 or value.is_graph_output():
+        raise Decline(f"something else reads the {node.op_type} below it")
     return node
 
 
@@ -58,10 +67,16 @@ class WeightProduct(NamedTuple):
 
 
 def weight_product(value: ir.Value | None) -> WeightProduct | None:
-    """Returns the product of codes and a weight that computes ``value``, if it has a single reader."""
-    matmul = only_reader_below(value, "MatMul")
+    """Returns the product of codes and a weight that computes ``value``, or None if it is something else.
+
+    Raises:
+        Decline: If something else reads the product too.
+    """
+    matmul = value.producer() if value is not None else None
     sides = [] if matmul is None else [side.producer() for side in matmul.inputs if side is not None]
     if len(sides) != 2 or any(side is None or side.op_type != "DequantizeLinear" for side in sides):
+        return None
+    if only_reader_below(value, "MatMul") is None:
         return None
     (x, x_scale, *x_zero), (w, w_scale, *w_zero) = (side.inputs for side in sides if side is not None)
     if x is None or x_scale is None or w is None or w_scale is None or not x_zero or x_zero[0] is None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnx.reference import ReferenceEvaluator
 
+from qpass.backends.onnx_qdq.onnx_rule import OnnxRule
 from qpass.backends.onnxruntime import OrtSession
 
 CODES = """
@@ -19,12 +18,12 @@ PRODUCT = "fa = DequantizeLinear(a, sa, za)\n fb = DequantizeLinear(b, sb, zb)\n
 INTEGER = "i = MatMulInteger(a, b, za, zb)\n f = Cast<to=1>(i)\n m = Mul(f, sa)\n"
 
 
-def apply(rule: Callable[[ir.Graph], int], signature: str, body: str, constants: str = CODES) -> tuple[list[str], int]:
+def apply(rule: OnnxRule, signature: str, body: str, constants: str = CODES) -> tuple[list[str], int]:
     """Applies a rule to a graph in onnx's text form, checks the numbers, and returns its operators and the count."""
     text = f'<ir_version: 10, opset_import: ["": 21]> g {signature} <{constants}> {{ {body} }}'
     before = onnx.parser.parse_model(text)
     model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(before))
-    count = rule(model.graph)
+    count = rule.apply(model.graph).count
     common.RemoveUnusedNodesPass()(model)
     after = ir.serde.serialize_model(model)
     onnx.checker.check_model(after)
@@ -44,12 +43,12 @@ def apply(rule: Callable[[ir.Graph], int], signature: str, body: str, constants:
     return [node.op_type for node in model.graph], count
 
 
-def apply_contrib(rule: Callable[[ir.Graph], int], signature: str, body: str, constants: str) -> tuple[list[str], int]:
+def apply_contrib(rule: OnnxRule, signature: str, body: str, constants: str) -> tuple[list[str], int]:
     """As ``apply``, for operators that are onnxruntime's own: no evaluator but its session knows them."""
     text = f'<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]> g {signature} <{constants}> {{ {body} }}'
     before = onnx.parser.parse_model(text)
     model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(before))
-    count = rule(model.graph)
+    count = rule.apply(model.graph).count
     common.RemoveUnusedNodesPass()(model)
     after = ir.serde.serialize_model(model)
     generator = np.random.default_rng(0)
