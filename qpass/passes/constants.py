@@ -20,7 +20,7 @@ def constant_nodes(graph_module: fx.GraphModule) -> set[fx.Node]:
 
 
 def constant_values(graph_module: fx.GraphModule) -> dict[fx.Node, Any]:
-    """Evaluates all nodes that depend on constants alone, in order of execution, and returns their values."""
+    """Returns the values of all nodes that depend on constants alone, in order of execution."""
     values: dict[fx.Node, Any] = {}
     for node in graph_module.graph.nodes:
         if node.op == "get_attr":

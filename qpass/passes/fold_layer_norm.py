@@ -115,10 +115,11 @@ def channel_wise_norms(graph_module: fx.GraphModule) -> dict[fx.Node, list[fx.No
 def foldable_layer_norms(
     graph_module: fx.GraphModule,
 ) -> tuple[dict[fx.Node, list[tuple[fx.Node, fx.Node]]], tuple[NearMatch, ...]]:
-    """Returns the LayerNorms over the last dim read only by Linears with equal input quantization, and the others.
+    """Returns the LayerNorms that can be folded, and the others.
 
-    Each of the former comes with its (Linear, operand of the Linear) pairs, each of the latter with the
-    reason. Operators in between may move tokens, but not channels.
+    The former are over the last dim and read only by Linears with equal input quantization. Each
+    comes with its (Linear, operand of the Linear) pairs, each of the latter with the reason.
+    Operators in between may move tokens, but not channels.
     """
     found, declined = dict[fx.Node, list[tuple[fx.Node, fx.Node]]](), list[NearMatch]()
     for node in calls(graph_module, aten.layer_norm.default):

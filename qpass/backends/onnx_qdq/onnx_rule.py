@@ -11,7 +11,7 @@ from qpass.graph.rewrite import Rule
 
 
 class OnnxRule(Rule[ir.Graph, ir.Node]):
-    """A rule for ONNX: ``function(node, emit)``, where ``emit`` builds the nodes that replace ``node``."""
+    """A rule for ONNX: ``function(node, emit)``, where ``emit`` builds what replaces ``node``."""
 
     def __init__(self, function: Callable[[ir.Node, Emitter], ir.Value | None], operators: Sequence[str], suffix: str) -> None:
         super().__init__(function, operators)
@@ -35,7 +35,7 @@ class OnnxRule(Rule[ir.Graph, ir.Node]):
 
 
 def onnx_rule(*operators: str, suffix: str = "") -> Callable[[Callable[[ir.Node, Emitter], ir.Value | None]], OnnxRule]:
-    """Makes a rule of a function of a node and an ``Emitter``; the function returns the node's new output.
+    """Makes a rule of a function of a node and an ``Emitter`` that returns the node's new output.
 
     Args:
         operators: Operator types that the rule looks at.

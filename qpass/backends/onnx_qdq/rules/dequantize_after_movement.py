@@ -15,7 +15,7 @@ from qpass.graph.rewrite import Decline
 
 @onnx_rule(*MOVEMENTS, suffix="moved")
 def dequantize_after_movement(node: ir.Node, emit: Emitter) -> ir.Value | None:
-    """Moves a DQ behind one movement. Movements come in order, so the DQ ends behind the last of a chain."""
+    """Moves a DQ behind one movement. They come in order, so it ends behind the last of a chain."""
     dequantize = node.inputs[0].producer() if node.inputs[0] is not None else None
     if dequantize is None or dequantize.op_type != "DequantizeLinear":
         return None

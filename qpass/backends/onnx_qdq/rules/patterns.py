@@ -11,7 +11,7 @@ from qpass.graph.rewrite import Decline
 
 #: Data types of codes.
 BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
-#: Operators that move or repeat values without changing them: ``dequantize_after_movement`` moves a DQ across them.
+#: Operators that move or repeat values; ``dequantize_after_movement`` moves a DQ across them.
 MOVEMENTS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Slice", "Flatten", "Identity")
 
 
@@ -67,7 +67,7 @@ class WeightProduct(NamedTuple):
 
 
 def weight_product(value: ir.Value | None) -> WeightProduct | None:
-    """Returns the product of codes and a weight that computes ``value``, or None if it is something else.
+    """Returns the product of codes and a weight that computes ``value``, or None for others.
 
     Raises:
         Decline: If something else reads the product too.
