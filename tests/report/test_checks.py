@@ -72,6 +72,8 @@ def test_layers_recipes_and_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> 
         check_rows(replace(report(), config={**report().config, "weight": {"bits": 0}}))
     monkeypatch.setattr(checks, "_ROWS", 1)
     check_rows(report())
-    for name, row in (("tensors", TENSOR), ("layers", LAYER), ("allocation", CHOICE), ("unrotated", ("a", "b", "c"))):
+    reason = ("a", "b", "c")
+    rows = {"tensors": TENSOR, "layers": LAYER, "allocation": CHOICE, "unrotated": reason, "not_rewritten": reason}
+    for name, row in rows.items():
         with pytest.raises(DataError, match=f"report.{name}: has too many rows; expected at most 1"):
             check_rows(report(**{name: (row, row)}))
