@@ -1,8 +1,8 @@
 """Rewrite rules for torch.fx and ONNX: a rule looks at one node, ``Rule.apply`` at all of them.
 
 Rules are plain functions. The libraries' matchers (torch.fx's SubgraphMatcher, onnxscript's
-rewriter) compare with a fixed subgraph, while most rules here depend on values, shapes and chains of
-any length. Neither library keeps the reason why a subgraph does not match.
+rewriter) compare with a fixed subgraph, while most rules here depend on values, shapes and chains
+of any length. Neither library keeps the reason why a subgraph does not match.
 """
 
 from __future__ import annotations
