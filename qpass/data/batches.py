@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from qpass.data.structure import check_structure, check_values, forward_parameters, named_leaves, takes_any_name
 from qpass.data.targets import needless_targets
+from qpass.data.variety import Variety
 from qpass.errors import CalibrationError
 
 #: What a loader yields: a tensor, an (inputs, target) pair, or named inputs (mapping or dataclass).
@@ -136,7 +137,7 @@ def checked_batches(
     if not isinstance(loader, Iterable):
         raise CalibrationError(f"got a {type(loader).__name__}", where="calib_loader", expected="an iterable of batches")
     own = transform_fn is None and type(loader) in (list, tuple)  # other loaders may reuse their tensors
-    first, dropped = None, set[str]()
+    first, dropped, variety = None, set[str](), Variety()
     for index, raw in enumerate(loader):
         source = transform_fn(raw) if transform_fn else raw
         batch, where = model_inputs(source, model), f"calib_loader, batch {index}"
@@ -152,9 +153,11 @@ def checked_batches(
             check_values(named, where)
             check_structure(named, first_named, where)
         _check(batch, first if same_shapes else batch, where, open_dims)
+        variety.update(named)
         yield batch if own else batch.copied()
     if first is None:
         raise CalibrationError("no batches", where="calib_loader", expected="at least one batch of inputs")
+    variety.warn()
 
 
 def example_call(batch: Batch, model: nn.Module, first: ModelInputs) -> ModelInputs:

@@ -18,6 +18,7 @@ from qpass.backends.onnxruntime.tolerance import differences, envelope, kinds
 from qpass.data import ModelInputs
 from qpass.graph.edit import flat_inputs
 from qpass.graph.fill_values import fill_values
+from qpass.graph.signature.input_check import without_input_check
 from qpass.quantizers import Quantizer
 from qpass.runtime.storage import SpilledTensors, Storage
 
@@ -211,7 +212,7 @@ def widened(graph_module: fx.GraphModule) -> fx.GraphModule:
 
     Casts to float32 become casts to float64.
     """
-    double = copy.deepcopy(graph_module).double()
+    double = without_input_check(copy.deepcopy(graph_module)).double()  # which takes float32 only
     widen = lambda value: torch.float64 if value is torch.float32 else value  # noqa: E731
     for module in double.modules():
         if isinstance(module, fx.GraphModule):

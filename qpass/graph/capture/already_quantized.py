@@ -17,6 +17,7 @@ from qpass.quantizers import Quantizer
 _OTHERS = (
     *("torch.ao.nn.quantized", "torch.ao.nn.qat", "torch.ao.nn.sparse.quantized", "torch.ao.nn.quantizable"),
     *("torch.ao.nn.intrinsic.quantized", "torch.ao.nn.intrinsic.qat", "torch.ao.quantization.fake_quantize"),
+    "torch.ao.quantization.observer",
     *("torchao", "bitsandbytes", "optimum.quanto", "auto_gptq", "gptqmodel", "awq", "hqq", "nncf"),
 )
 #: Namespaces of operators on quantized tensors.
@@ -55,11 +56,12 @@ def _found(model: nn.Module) -> Iterator[tuple[str, str]]:
         if _is_in(type(module).__module__, _OTHERS):
             yield path, f"a {type(module).__module__}.{type(module).__name__}"
         if isinstance(module, fx.GraphModule):
-            yield from ((path, f"it calls {node.target}") for node in module.graph.nodes if _is_quantized_call(node))
+            yield from ((path, f"it calls {node.target}") for node in module.graph.nodes if is_quantized_call(node))
         yield from _rounded_tensors(path, module)
 
 
-def _is_quantized_call(node: fx.Node) -> bool:
+def is_quantized_call(node: fx.Node) -> bool:
+    """Returns whether a node calls an operator on quantized tensors."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace in _NAMESPACES
 
 

@@ -21,13 +21,19 @@ _KINDS = (
     (
         r"specialized integer from data-dependent",
         "it converts a tensor's values to a Python number",
-        "drop int(): t.max().item() alone can be a size or the end of a slice; or pass it as an input; where it never "
-        "changes, keep it as an int of the module",
+        "if it never changes, as with the maximum of a buffer, compute it in __init__ and keep the int; else drop int(): "
+        "t.max().item() alone can be a size or the end of a slice; or pass it as an input",
     ),
     (
         r"data-dependent expression|data-dependent control flow",
         "its control flow, or a Python number, depends on a tensor's values",
-        "choose by torch.where, or quantize in parts whose control flow depends on no data: submodules=('backbone', ...)",
+        "compute numbers that never change in __init__ and keep them as Python numbers; choose by torch.where; or "
+        "quantize in parts whose control flow depends on no data: submodules=('backbone', ...)",
+    ),
+    (
+        r"quantized nyi|QuantizedMeta|quantized tensors?\b",
+        "it quantizes tensors itself",
+        "quantize the float model that it was made from, or take the rounding out of its forward",
     ),
     (
         r"\.(numpy|tolist)\(\) is not supported|can't call numpy|Cannot convert.*numpy",

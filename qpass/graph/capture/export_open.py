@@ -14,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from qpass.graph.capture.size_lines import TRIED_SIZES, line_of
 from qpass.graph.edit import aten, describe, input_node, is_call
-from qpass.graph.signature.input_dims import given_dims
+from qpass.graph.signature.input_dims import given_dims, nested_shapes
 
 #: Guards that only say that two sizes are equal, or bound one size: the table of dims covers them.
 _SIZE = r"L\[.*\]\.size\(\)\[\d+\]"
@@ -117,4 +117,4 @@ def _shapes(
     """Returns torch.export's ``dynamic_shapes``, nested like the arguments of the model's forward."""
     by_tensor = {id(tensor): own or None for tensor, own in zip(tensors, dims, strict=True)}
     arguments = inspect.signature(model.forward).bind(*args, **kwargs).arguments  # *args and **kwargs come nested
-    return pytree.tree_map(lambda leaf: by_tensor.get(id(leaf)), dict(arguments))
+    return {name: nested_shapes(value, lambda leaf: by_tensor.get(id(leaf))) for name, value in arguments.items()}

@@ -14,14 +14,14 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from qpass.data.rows import batch_size
-from qpass.data.structure import named_leaves
+from qpass.data.structure import CONSTANTS, named_leaves
 from qpass.errors import QPassError, TraceError, first_line
 from qpass.graph.capture.capture_errors import explain
 from qpass.graph.capture.export_open import ConditionError, conditions, export_open, holds_for_some, squeezed_rows
 from qpass.graph.capture.functionalize import functionalize
 from qpass.graph.capture.given_masks import given_masks
 from qpass.graph.capture.one_row import why_not_one_row
-from qpass.graph.capture.refusals import refuse_flex_attention, refuse_transforms
+from qpass.graph.capture.refusals import refuse_flex_attention, refuse_quantized_calls, refuse_transforms
 from qpass.graph.capture.size_lines import TRIED_SIZES, SizeLines, line_of, size_lines
 from qpass.graph.capture.tensor_names import check_input_names, rename_tensors
 from qpass.graph.capture.undisturbed import undisturbed
@@ -34,7 +34,10 @@ from qpass.runtime.torch_modes import SHARED_STATE, kept_random_state
 #: Rows of the example batch: torch.export treats a size of 1 as a constant.
 EXAMPLE_ROWS = 2
 #: What a line that fixes the batch does, and the remedy.
-TAKEN_FOR_CONSTANT = "takes the number of rows for a constant, as len(x), int(x.shape[0]) and loops over x do; write x.shape[0]"
+TAKEN_FOR_CONSTANT = (
+    "takes the number of rows for a constant, as len(x), int(x.shape[0]), loops over x, and chunk or unbind of dim 0 do; "
+    "write x.shape[0], and split other dims"
+)
 
 
 def trace(
@@ -215,6 +218,7 @@ def _own_graph(exported: nn.Module, name: str, **kept: Any) -> fx.GraphModule:
     assert isinstance(exported, fx.GraphModule)
     refuse_flex_attention(exported.graph)
     refuse_transforms(exported.graph)
+    refuse_quantized_calls(exported.graph)
     for node in list(exported.graph.nodes):
         if node.op == "call_module" and str(node.target).startswith("_guards"):
             exported.graph.erase_node(node)
@@ -240,14 +244,39 @@ def _example_that_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str
         try:
             own_args, own_kwargs = copy_tensors(example)
             with kept_random_state():
-                model(*own_args, **own_kwargs)
-            return example  # type: ignore[no-any-return]
+                outputs = model(*own_args, **own_kwargs)
         except Exception as raised:  # a model may raise anything for inputs that it does not take
             error = raised
+            continue
+        if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(outputs)):
+            _refuse_outputs(model, outputs)
+        return example  # type: ignore[no-any-return]
     raise _does_not_run(model, args, kwargs, error) from error
 
 
+def _refuse_outputs(model: nn.Module, outputs: Any) -> None:
+    """Refuses outputs without a tensor, unless torch.export says more of their type.
+
+    Raises:
+        TraceError: If they consist of plain values only.
+    """
+    if all(isinstance(leaf, CONSTANTS) for leaf in pytree.tree_leaves(outputs)):
+        raise TraceError(
+            f"its forward returns {outputs!r}, which holds no tensor",
+            where=type(model).__name__,
+            expected="outputs with at least one tensor",
+            hint="return what the network computes",
+        )
+
+
 def _does_not_run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> TraceError:
+    if "does not require grad" in str(error):
+        return TraceError(
+            f"the model takes derivatives (torch.autograd.grad or backward) in its forward: {first_line(error)}",
+            where=type(model).__name__,
+            expected="a forward that runs in torch.no_grad(), as every forward does in qpass",
+            hint="write derivatives out as formulas",
+        )
     shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     return TraceError(
         f"the model does not run on inputs of shape {shapes}: {first_line(error)}",

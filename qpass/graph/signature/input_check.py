@@ -155,7 +155,16 @@ def _check_tensor(
 ) -> None:
     if not isinstance(value, Tensor) or _kind(value) != kind:
         shown = f"a {type(value).__name__}" if not isinstance(value, Tensor) else f"a tensor of {value.dtype}"
-        raise _refusal(f"{name} is {shown}", model, f"a tensor of {kind} values")
+        wanted_type = "float32" if kind == "float" else kind
+        hint = (
+            f"pass {name}.to(torch.{wanted_type})"
+            if isinstance(value, Tensor) and wanted_type.startswith(("float", "bfloat"))
+            else ""
+        )
+        raise UnsupportedError(f"{name} is {shown}", where=model, expected=f"a tensor of {wanted_type} values", hint=hint)
+    if value.is_meta or value.layout is not torch.strided:
+        shown = "meta tensor" if value.is_meta else f"tensor of layout {value.layout}"
+        raise UnsupportedError(f"{name} is a {shown}", where=model, expected="a dense tensor with values")
     shape = tuple(value.shape)
     expected = f"({', '.join(map(str, wanted))})"
     if len(shape) != len(wanted):
@@ -178,7 +187,7 @@ def _refusal(what: str, model: str, expected: str) -> UnsupportedError:
 
 def _kind(tensor: Tensor) -> str:
     if tensor.is_floating_point():
-        return "float"
+        return "float" if tensor.dtype is torch.float32 else str(tensor.dtype).removeprefix("torch.")
     return "bool" if tensor.dtype is torch.bool else "complex" if tensor.is_complex() else "integer"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -187,4 +187,17 @@ def dims_to_export(graph_module: fx.GraphModule) -> dict[str, Any] | None:
         return {n: mark(size, n) for n, size in enumerate(next(rest))} if isinstance(leaf, Tensor) else None
 
     rest = iter(table)
-    return pytree.tree_map(shapes, dict(arguments))
+    return {name: nested_shapes(value, shapes) for name, value in arguments.items()}
+
+
+def nested_shapes(value: Any, shape_of_leaf: Callable[[Any], Any]) -> Any:
+    """Returns torch.export's ``dynamic_shapes`` for one input.
+
+    torch.export takes the containers of Python nested alike, and a list for any other, such as a
+    registered dataclass.
+    """
+    children, spec = pytree.tree_flatten(value, is_leaf=lambda node: node is not value)
+    if spec.is_leaf():
+        return shape_of_leaf(value)
+    nested = [nested_shapes(child, shape_of_leaf) for child in children]
+    return pytree.tree_unflatten(nested, spec) if isinstance(value, (list, tuple, dict)) else nested

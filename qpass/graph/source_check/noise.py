@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
-
-from qpass.graph.masks import mask_ranges
 
 #: Unit roundoff of float32.
 ROUNDING = 2.0**-24
@@ -20,19 +19,18 @@ COARSER = 32
 class NoisyRun(fx.Interpreter):
     """Runs a graph with random relative errors of up to ``COARSER`` roundings in float inputs and results.
 
-    Masks, and what is computed from nothing else, stay exact: an error in ``1 - mask`` times -1e9 would
-    hide everything, or nothing.
-
     Args:
         graph_module: The graph.
         seed: Seed of the errors.
+        exact: Nodes whose results stay as they are, such as masks: an error in ``1 - mask`` times -1e9
+            would mask everything, or nothing.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, seed: int) -> None:
+    def __init__(self, graph_module: fx.GraphModule, seed: int, exact: Collection[fx.Node] = ()) -> None:
         super().__init__(graph_module)
         self._generators: dict[torch.device, torch.Generator] = {}
         self._seed = seed
-        self._exact = mask_ranges(graph_module)
+        self._exact = exact
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and rounds its result."""

@@ -19,6 +19,7 @@ from qpass.graph.capture.undisturbed import undisturbed
 from qpass.graph.edit import copy_tensors, describe, example_inputs, flat_inputs, module_path, ordered_inputs
 from qpass.graph.facts import facts_of, update_facts
 from qpass.graph.fills import filled_outputs
+from qpass.graph.masks import mask_ranges
 from qpass.graph.signature.input_dims import layout_of, tie_rows
 from qpass.graph.source_check.module_outputs import ModuleErrors, recorded_outputs
 from qpass.graph.source_check.noise import COARSER, ROUNDING, NoisyRun
@@ -129,7 +130,8 @@ class Source:
                 changes shapes as well.
         """
         different = sorted({0, len(self._calls) - 1})
-        runs = [_Flat(network, NoisyRun(network, seed)) for seed in range(DRAWS)]
+        masks = mask_ranges(network)
+        runs = [_Flat(network, NoisyRun(network, seed, masks)) for seed in range(DRAWS)]
         pairs = [(_call(run, self._calls[index]), expected[index]) for index in different for run in runs]
         if not alike and all(same_shapes(*pair) for pair in pairs):
             return self._seen.bound

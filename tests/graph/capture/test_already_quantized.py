@@ -42,6 +42,12 @@ def qat() -> nn.Module:
     return torch.ao.quantization.prepare_qat(model).eval()
 
 
+def observed() -> nn.Module:
+    model = network()
+    model.qconfig = torch.ao.quantization.get_default_qconfig("x86")
+    return torch.ao.quantization.prepare(model)
+
+
 def decomposed() -> nn.Module:
     """Calls the operators that torch's own flow for exported programs leaves in a graph."""
     import torch.ao.quantization.fx._decomposed  # registers them
@@ -59,6 +65,7 @@ def decomposed() -> nn.Module:
     [
         (dynamic, r"0: is quantized already: a torch\.ao\.nn\.quantized\.dynamic"),
         (qat, r": is quantized already: a torch\.ao"),
+        (observed, r"is quantized already: a torch\.ao\.quantization\.observer\."),
         (lambda: nn.Sequential(nn.Linear(8, 8), Int8Linear()), r"1\.qweight: is quantized already: values of int8"),
         (decomposed, "is quantized already: it calls quantized_decomposed.quantize_per_tensor"),
     ],

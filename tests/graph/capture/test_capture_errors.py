@@ -87,6 +87,12 @@ def derivative(part: Part, x: Tensor, lengths: Tensor) -> Tensor:
     return part.head(g.mean(1))
 
 
+def derivative_in_the_mode_of_the_caller(part: Part, x: Tensor, lengths: Tensor) -> Tensor:
+    z = x.detach().requires_grad_()
+    (g,) = torch.autograd.grad(part.layer(z).square().sum(), z)
+    return part.head(g.mean(1))
+
+
 def array(part: Part, x: Tensor, lengths: Tensor) -> Tensor:
     return part.head(torch.from_numpy(part.layer(x).detach().numpy() * 2).mean(1))
 
@@ -97,12 +103,13 @@ def array_of_buffer(part: Part, x: Tensor, lengths: Tensor) -> Tensor:
 
 REFUSED = {
     int_of_values: r"a tensor's values to a Python number.*drop int\(\)",
-    int_of_buffer: r"a tensor's values to a Python number.*keep it as an int of the module",
+    int_of_buffer: r"a tensor's values to a Python number.*buffer, compute it in __init__ and keep the int",
     branch: r"control flow.*torch\.where.*submodules=",
     printed: r"a Python number, depends on a tensor's values",
     write_data: r"\.data.*write detach\(\) for \.data",
     assign_data: r"\.data.*write detach\(\) for \.data",
     derivative: r"torch\.autograd\.grad.*no derivatives in the forward",
+    derivative_in_the_mode_of_the_caller: r"takes derivatives.*runs in torch\.no_grad\(\).*formulas",
     array: r"NumPy array.*torch's functions",
     array_of_buffer: r"NumPy array.*constant arrays in __init__",
 }

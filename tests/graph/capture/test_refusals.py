@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,6 +32,16 @@ class Part(nn.Module):
             y = flex_attention(y[:, None], y[:, None], y[:, None])[:, 0]
         elif self.kind == "vmap":
             y = torch.vmap(self.second)(y)
+        elif self.kind == "fake quantize":
+            y = torch.fake_quantize_per_tensor_affine(y, 0.1, 0, -128, 127)
+        elif self.kind == "fake quantize channels":
+            y = torch.fake_quantize_per_channel_affine(y, torch.ones(8), torch.zeros(8), 2, -128, 127)
+        elif self.kind == "quantize":
+            y = torch.quantize_per_tensor(y, 0.1, 0, torch.qint8).dequantize()
+        elif self.kind == "decomposed":
+            importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the operators
+            codes = torch.ops.quantized_decomposed.quantize_per_tensor(y, 0.1, 0, -128, 127, torch.int8)
+            y = torch.ops.quantized_decomposed.dequantize_per_tensor(codes, 0.1, 0, -128, 127, torch.int8)
         elif self.kind == "constant":
             y = y + self.angles.bfloat16().cos().float()
         elif self.kind == "no cast":
@@ -54,6 +66,10 @@ class Whole(nn.Module):
         ("scripted", r"block\.inner: a module of torch\.jit.*pass the eager module"),
         ("flex", r"block .*flex_attention.*attn_mask"),
         ("vmap", r"torch\.func.*whole batch"),
+        ("fake quantize", r"block .*is quantized already: it calls aten\.fake_quantize_per_tensor_affine"),
+        ("fake quantize channels", r"block .*is quantized already: it calls aten\.fake_quantize_per_channel_affine"),
+        ("quantize", r"block .*is quantized already: it calls aten\.quantize_per_tensor"),
+        ("decomposed", r"block .*is quantized already: it calls quantized_decomposed\.quantize_per_tensor"),
         ("float16", r"block .*float16.*\.half\(\)"),
         ("bfloat16", r"block .*bfloat16.*\.bfloat16\(\)"),
     ],

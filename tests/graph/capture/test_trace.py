@@ -297,3 +297,18 @@ def test_what_is_kept_is_a_copy() -> None:
         graph = trace(model.eval(), (given,))
         given.zero_()
         assert facts_of(graph).example[0][0].min() == 1
+
+
+@pytest.mark.parametrize("outputs", [None, 1, (), {"loss": None}])
+def test_a_forward_without_a_tensor_to_return_is_refused(outputs: object) -> None:
+    class Returns(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> object:
+            self.layer(x)
+            return outputs
+
+    with pytest.raises(TraceError, match=r"Returns: its forward returns .*, which holds no tensor"):
+        trace(Returns(), (torch.zeros(2, 4),))

@@ -146,3 +146,47 @@ def test_a_structure_that_is_too_large_is_refused_by_the_graph_itself() -> None:
 
 def test_there_is_one_check(graph: fx.GraphModule) -> None:
     assert [node.op for node in graph.graph.nodes if node.target is check_inputs] == ["call_function"]
+
+
+@pytest.mark.parametrize("way", ["itself", "save and load", "onnxruntime"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda x: x.double(),
+            r"y is a tensor of torch\.float64; expected a tensor of float32 values; pass y\.to\(torch\.float32\)",
+        ),
+        (lambda x: x.half(), r"y is a tensor of torch\.float16; expected a tensor of float32"),
+        (lambda x: x.bfloat16(), r"y is a tensor of torch\.bfloat16; expected a tensor of float32"),
+        (lambda x: x.long(), r"y is a tensor of torch\.int64; expected a tensor of float32"),
+        (lambda x: x.to("meta"), r"y is a meta tensor; expected a dense tensor with values"),
+        (lambda x: x.to_sparse(), r"y is a tensor of layout torch\.sparse_coo; expected a dense"),
+    ],
+)
+def test_other_dtypes_are_refused_by_name(
+    graph: fx.GraphModule, way: str, change: Callable[[Tensor], Tensor], message: str, tmp_path: Path
+) -> None:
+    inputs = call()
+    inputs["y"] = change(inputs["y"])  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match=f"Mixed: {message}"):
+        WAYS[way](graph, tmp_path)(**inputs)
+
+
+class Casts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_an_input_keeps_the_dtype_that_it_was_calibrated_with(dtype: torch.dtype, tmp_path: Path) -> None:
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    graph = qpass.quantize_graph(Casts().eval(), [x], progress=False)
+    assert torch.equal(reloaded(graph, tmp_path)(x), graph(x))
+    with pytest.raises(
+        UnsupportedError, match=rf"x is a tensor of torch\.float32; expected a tensor of {str(dtype)[6:]} values"
+    ):
+        graph(x.float())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +174,40 @@ def test_inputs_that_always_go_together_are_cut_and_learned_as_one_batch() -> No
     assert qpass.quantize_graph(model, [batch], recipe, progress=False)(**batch).shape == (8, 10)
     with pytest.raises(UnsupportedError, match="its inputs have row counts of their own"):
         qpass.quantize_graph(model, [{**batch, "weights": torch.ones(3)}], recipe, progress=False)
+
+
+@dataclasses.dataclass
+class Pair:
+    """A registered dataclass of two inputs."""
+
+    x: Tensor
+    more: dict[str, Tensor]
+
+
+torch.export.register_dataclass(Pair, serialized_type_name="tests.graph.signature.test_several_inputs.Pair")
+
+
+class TakesPair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, pair: Pair, others: list[Tensor]) -> Tensor:
+        return self.layer(pair.x) + self.layer(pair.more["y"]) * others[0]
+
+
+def test_registered_dataclasses_are_dynamic(tmp_path: Path) -> None:
+    def given(rows: int) -> dict[str, object]:
+        x = torch.randn(rows, 8, generator=torch.Generator().manual_seed(rows))
+        return {"pair": Pair(x, {"y": x + 1}), "others": [x * 2]}
+
+    model = TakesPair().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graph = qpass.quantize_graph(model, [given(64)], progress=False)
+    for rows in (1, 5):
+        with torch.no_grad():
+            expected = model(**given(rows))
+        assert (graph(**given(rows)) - expected).norm() < 0.1 * expected.norm()
+    path = qpass.export_onnx(graph, tmp_path / "m.onnx")
+    assert qpass.verify_onnx(graph, path, given(3)).verdict == "passed"

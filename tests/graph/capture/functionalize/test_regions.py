@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import qpass
 from qpass.config import QuantConfig
 from qpass.graph.capture.functionalize import is_region
 from qpass.graph.capture.trace import trace
@@ -111,3 +112,34 @@ def test_a_branch_in_a_branch_is_kept_with_all_that_it_holds() -> None:
     with torch.no_grad():
         for sample in (x.abs(), -x.abs(), x.abs() * 1e-3):
             torch.testing.assert_close(graph(sample), model(sample))
+
+
+class Views(nn.Module):
+    """Writes to a view outside of the no_grad region that made it, which only runs in no_grad."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.layer, self.last = kind, nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        with torch.no_grad():
+            part = y.split(3, 1)[0] if self.kind == "split" else y[:, :3]
+        if self.kind == "write with gradients":
+            with torch.set_grad_enabled(True):
+                part *= 2
+        else:
+            part *= 2
+        return self.last(y)
+
+
+@pytest.mark.parametrize("kind", ["slice", "split", "write with gradients"])
+def test_a_view_made_in_no_grad_may_be_written_outside_of_it(kind: str) -> None:
+    torch.manual_seed(0)
+    model, x = Views(kind).eval(), torch.randn(4, 6)
+    with pytest.raises(RuntimeError, match="no_grad mode"):
+        model(x)
+    graph = qpass.quantize_graph(model, [x], {"preset": "w8a8", "rules": {"*": None}}, progress=False)
+    with torch.no_grad():
+        expected = model(x)
+    torch.testing.assert_close(graph(x), expected)
