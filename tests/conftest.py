@@ -55,6 +55,17 @@ def exported_4bit(quantized_4bit: fx.GraphModule, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
+def quantized_codebook(vit: nn.Module, images: Tensor) -> fx.GraphModule:
+    """The small ViT with 3-bit weights and activations in free levels; not to be changed."""
+    return qpass.quantize_graph(vit, [images], "codebook-w3a3", progress=False)
+
+
+@pytest.fixture(scope="session")
+def exported_codebook(quantized_codebook: fx.GraphModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return qpass.export_onnx(quantized_codebook, tmp_path_factory.mktemp("exported") / "model.onnx")
+
+
+@pytest.fixture(scope="session")
 def assets() -> Path:
     """The folder of real weights and images; what needs it is skipped without it."""
     folder = Path(os.environ.get("QPASS_ASSETS", "../shared/assets"))

@@ -7,10 +7,12 @@ from enum import StrEnum
 
 
 class QuantizerName(StrEnum):
-    """``QuantSpec.quantizer``: how values are mapped to codes. All but uniform are for Softmax outputs."""
+    """``QuantSpec.quantizer``: how values are mapped to codes. Most are for Softmax outputs only."""
 
     UNIFORM = "uniform"
-    """Levels in equal steps (``qpass.quantizers.Uniform``)."""
+    """Levels in equal steps (``qpass.quantizers.Uniform``). For all tensors."""
+    CODEBOOK = "codebook"
+    """2^k levels anywhere among those of 8 bits (``qpass.quantizers.Codebook``). For all tensors."""
     LOG2 = "log2"
     """Levels in powers of 2 (``qpass.quantizers.Log2``)."""
     LOG_SQRT2 = "log-sqrt2"

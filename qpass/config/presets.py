@@ -9,7 +9,7 @@ from typing import Any
 
 from qpass.config.budget import BudgetConfig
 from qpass.config.fields import choice, text, whole
-from qpass.config.options import Schedule
+from qpass.config.options import QuantizerName, Schedule
 from qpass.config.reconstruction import ReconstructionConfig
 from qpass.config.spec import ACTIVATION_PERCENTILES, SOFTMAX_PERCENTILES, WEIGHT_PERCENTILES, QuantSpec
 from qpass.errors import ConfigError, nearest
@@ -18,6 +18,7 @@ from qpass.errors import ConfigError, nearest
 PRESETS = (
     "w8a8", "w6a6", "w4a8", "w4a4", "w3a3",
     "mixed-w6a7", "mixed-w4a5", "mixed-w3a4",
+    "codebook-w4a8", "codebook-w3a8", "codebook-w2a8", "codebook-w4a4", "codebook-w3a3",
     "aiqvit-w6a6", "aiqvit-w4a8", "aiqvit-w4a4", "aiqvit-w3a3",
     "aiqvit-lsq-w6a6", "aiqvit-lsq-w4a8", "aiqvit-lsq-w4a4", "aiqvit-lsq-w3a3",
     "ias-vit-w6a6", "ias-vit-w4a8", "ias-vit-w4a4", "ias-vit-w3a3",
@@ -75,6 +76,11 @@ def preset_fields(name: str, *, schedule: str | None = None, polish: str | None 
 
     ``mixed-wXaZ`` is the same with activations of Z - 1 or 8 bits: 8 where the output gains most, Z on
     average over all multiply-adds. Z is 3 to 7.
+
+    ``codebook-wXaY`` is the same with 2^Y levels of activations and 2^X levels of weights anywhere
+    among those of 8 bits, where Y and X are below 8. Weights of 8 bits and activations of 8 bits are
+    uniform. With activations of 8 bits, LayerNorm scales are not folded: folding helps activations
+    and makes weights harder to round to few levels.
 
     Published methods:
 
@@ -149,6 +155,14 @@ def _mixed(weight_bits: int, mean_bits: int, learning: ReconstructionConfig | No
     return _uniform(weight_bits, bits, learning) | {"budget": budget}
 
 
+def _codebook(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> dict[str, Any]:
+    fields = _uniform(weight_bits, activation_bits, learning)
+    narrow = {"weight": weight_bits < 8, "activation": activation_bits < 8, "post_softmax": activation_bits < 8}
+    for role in (role for role, is_narrow in narrow.items() if is_narrow):
+        fields[role] = dataclasses.replace(fields[role], quantizer=QuantizerName.CODEBOOK, symmetric=False)
+    return fields | ({"fold_layer_norm": None} if activation_bits == 8 else {})
+
+
 def _repq_vit(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> dict[str, Any]:
     logarithm = QuantSpec(bits=activation_bits, quantizer="log-sqrt2", percentiles=ACTIVATION_PERCENTILES)
     return _published(weight_bits, logarithm)
@@ -194,6 +208,7 @@ _Build = Callable[[int, int, ReconstructionConfig | None], dict[str, Any]]
 _FAMILIES: dict[str, tuple[dict[str, ReconstructionConfig], _Build]] = {
     "": ({}, _uniform),
     "mixed": ({}, _mixed),
+    "codebook": ({}, _codebook),
     "repq-vit": ({}, _repq_vit),
     "aiqvit": (SCHEDULES, _aiqvit),
     "aiqvit-lsq": (LEARNED_SCALE_SCHEDULES, _aiqvit),

@@ -24,6 +24,11 @@ TENSOR_ROLES = ("weight", "activation", "post_softmax")
 #: Fields of a config that hold a spec.
 SPEC_FIELDS = (*TENSOR_ROLES, "network_input")
 
+#: Quantizers of which no table of log-spaced cells is made.
+_NOT_TABULATED = (QuantizerName.UNIFORM, QuantizerName.DYNAMIC_FOCUS, QuantizerName.CODEBOOK)
+#: Quantizers of all tensors; the others are for Softmax outputs.
+_FOR_ALL_ROLES = (QuantizerName.UNIFORM, QuantizerName.CODEBOOK)
+
 _CHECKS = {
     "bits": whole(2, 8),
     "quantizer": choice(QuantizerName, noun="quantizer"),
@@ -34,6 +39,7 @@ _CHECKS = {
     "exponent_round": flag,
     "tabulated": flag,
     "residual_rank": whole(0, expected="a whole number, 0 for none"),
+    "channels_per_table": whole(0, expected="a whole number, 0 for one table"),
 }
 
 
@@ -43,8 +49,9 @@ class QuantSpec:
 
     Attributes:
         bits: Bit width, 2 to 8.
-        quantizer: ``"uniform"``, or for Softmax outputs ``"log2"``, ``"log-sqrt2"``,
-            ``"dynamic-focus"``, ``"shift-log2"`` or ``"tan"`` (``QuantizerName``).
+        quantizer: ``"uniform"`` or ``"codebook"`` (uniform at 8 bits), or for Softmax outputs
+            ``"log2"``, ``"log-sqrt2"``, ``"dynamic-focus"``, ``"shift-log2"`` or ``"tan"``
+            (``QuantizerName``).
         symmetric: Signed codes with zero point 0 (uniform only). Weights gain nothing from a zero point
             at 8 bits, and much at 4.
         percentiles: Clip ranges tried when fitting, each in (0.5, 1]; the lowest error wins.
@@ -59,6 +66,8 @@ class QuantSpec:
         residual_rank: Rank of a branch beside a Linear that compensates for the rounding of its weight
             and stays at inference (see ``qpass.passes.AddResidual``); 0 for none. Useful for
             weights of 2 or 3 bits.
+        channels_per_table: Output channels of a weight that share a table of levels (``"codebook"``
+            only); 0 for one table for all.
 
     Raises:
         ConfigError: If a field has the wrong type or is out of range, or two fields conflict.
@@ -73,6 +82,7 @@ class QuantSpec:
     exponent_round: bool = False
     tabulated: bool = False
     residual_rank: int = 0
+    channels_per_table: int = 1
 
     def __post_init__(self) -> None:
         check_fields(self, _CHECKS)
@@ -82,11 +92,17 @@ class QuantSpec:
                 where="symmetric",
                 hint="leave it out: only uniform codes have a zero point to fix",
             )
-        if self.tabulated and self.quantizer in (QuantizerName.UNIFORM, QuantizerName.DYNAMIC_FOCUS):
+        if self.tabulated and self.quantizer in _NOT_TABULATED:
             raise ConfigError(
                 f"tabulated=True does not go with quantizer={self.quantizer!r}",
                 where="tabulated",
-                hint="leave it out: codes of equal steps are cheaper as they are",
+                hint="leave it out: codes of equal steps are cheaper as they are, and a codebook is a table",
+            )
+        if self.quantizer == QuantizerName.CODEBOOK and self.residual_rank:
+            raise ConfigError(
+                f"residual_rank={self.residual_rank} does not go with quantizer='codebook'",
+                where="residual_rank",
+                hint="leave it out: the branch makes up for the rounding of uniform weights",
             )
 
 
@@ -102,10 +118,12 @@ def check_role(spec: QuantSpec, role: str, where: str) -> None:
         ConfigError: If the quantizer or criterion is only for Softmax outputs, or the residual branch
             only for weights.
     """
-    if role == "weight" and spec.quantizer != QuantizerName.UNIFORM:
-        raise ConfigError(f"quantizer={spec.quantizer!r} on weights", where=where, expected="'uniform'")
-    if role != "post_softmax" and spec.quantizer != QuantizerName.UNIFORM:
-        raise ConfigError(f"quantizer={spec.quantizer!r}", where=where, expected="'uniform': others are for Softmax outputs")
+    if role == "weight" and spec.quantizer not in _FOR_ALL_ROLES:
+        raise ConfigError(f"quantizer={spec.quantizer!r} on weights", where=where, expected="'uniform' or 'codebook'")
+    if role != "post_softmax" and spec.quantizer not in _FOR_ALL_ROLES:
+        raise ConfigError(
+            f"quantizer={spec.quantizer!r}", where=where, expected="'uniform' or 'codebook': others are for Softmax outputs"
+        )
     if role != "post_softmax" and spec.criterion != FitCriterion.TENSOR:
         raise ConfigError("criterion='output'", where=where, expected="'tensor': only the Softmax output has the other")
     if role != "weight" and spec.residual_rank:

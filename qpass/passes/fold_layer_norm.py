@@ -31,7 +31,10 @@ from qpass.nn import QuantizedLinear
 from qpass.passes.analysis.reference import Reference
 from qpass.passes.base import Pass
 from qpass.passes.plan import LayerPlan
-from qpass.quantizers import Uniform
+from qpass.quantizers import Codebook, Uniform
+
+#: Quantizers that may have a scale and zero point per channel.
+_FOLDED = (QuantizerName.UNIFORM, QuantizerName.CODEBOOK)
 
 
 class FoldLayerNorm(Pass):
@@ -71,10 +74,11 @@ class FoldLayerNorm(Pass):
 
     def _fold(self, graph_module: fx.GraphModule, norm: fx.Node, quantizers: list[fx.Node]) -> None:
         channel = graph_module.get_submodule(str(quantizers[0].target))
-        assert isinstance(channel, Uniform)
+        assert isinstance(channel, (Uniform, Codebook))
+        grid = channel.grid if isinstance(channel, Codebook) else channel
         scale, zero_point = channel.scale.double(), channel.zero_point.double()
         target_scale = (scale.mean() if self.target == FoldTarget.MEAN else scale.median()).float().double()
-        target_zero = zero_point.mean().round().clamp(channel.code_min, channel.code_max)
+        target_zero = zero_point.mean().round().clamp(grid.code_min, grid.code_max)
         ratio, shift = scale / target_scale, scale * (zero_point - target_zero)
 
         gamma = self._constant(graph_module, norm, 2, "weight", torch.ones_like(ratio))
@@ -85,7 +89,7 @@ class FoldLayerNorm(Pass):
         norm.kwargs = {key: value for key, value in norm.kwargs.items() if key not in ("weight", "bias")}
         graph_module.delete_submodule(str(quantizers[0].target))
         for node in quantizers:
-            layer_wise = Uniform(channel.bits, percentiles=channel.percentiles).set_parameters(target_scale, target_zero)
+            layer_wise = channel.layer_wise(target_scale, target_zero)
             layer_wise.enabled = channel.enabled
             node.target = add_module(graph_module, f"{node.args[0].name}_quantizer", layer_wise)  # type: ignore[union-attr]
             for reader in node.users:
@@ -104,7 +108,7 @@ def channel_wise_norms(graph_module: fx.GraphModule) -> dict[fx.Node, list[fx.No
     found: dict[fx.Node, list[fx.Node]] = {}
     for node in graph_module.graph.nodes:
         module = called_module(graph_module, node)
-        if isinstance(module, Uniform) and module.axis is not None:
+        if isinstance(module, (Uniform, Codebook)) and module.axis is not None:
             source = node.args[0]
             while not is_call(source, aten.layer_norm.default):
                 source = source.args[0]
@@ -150,8 +154,8 @@ def _linear_readers(norm: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
                 readers.append((user, operand))
     specs = {get_plan(linear).operands[0].spec for linear, _ in readers}
     spec = next(iter(specs)) if len(specs) == 1 else None
-    if spec is None or spec.quantizer != QuantizerName.UNIFORM or spec.symmetric:
-        raise Decline("its readers do not all have the same uniform quantizer with a zero point")
+    if spec is None or spec.quantizer not in _FOLDED or spec.symmetric:
+        raise Decline("its readers do not all have the same uniform quantizer or codebook with a zero point")
     return readers
 
 

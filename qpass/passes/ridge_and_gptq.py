@@ -9,23 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from qpass.data import ModelInputs
 from qpass.graph.edit import called_module, input_node
 from qpass.graph.facts import facts_of, update_facts
 from qpass.nn import QuantizedConv, QuantizedLayer, ResidualFactor
-from qpass.passes.analysis.layer_data import LayerData
+from qpass.passes.analysis.layer_data import InputSums, LayerData
 from qpass.passes.analysis.reference import Reference
 from qpass.passes.analysis.side_by_side import SideBySide
 from qpass.passes.analysis.token_weights import token_weights
 from qpass.passes.base import Pass
 from qpass.progress import track
-from qpass.quantizers import Quantizer
+from qpass.quantizers import Quantizer, WeightCodebook
 from qpass.runtime.distributed import ALONE, Processes
 from qpass.runtime.storage import Storage
 from qpass.solvers.gptq import gptq
 from qpass.solvers.ridge import absorb_input_error
+from qpass.solvers.round_to_codebook import refine_codebook
 
 #: Candidates for GPTAQ's α: how far a layer follows the float network's inputs.
 DRIFT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -41,7 +42,9 @@ class RidgeAndGPTQ(Pass):
 
     With ``rounding``, weights are chosen so that round-to-nearest is best for the layer's output
     (GPTQ). Without ``activations``, they also follow the float network's inputs (GPTAQ), by the best of
-    ``DRIFT_SHARES`` on the held-out batches.
+    ``DRIFT_SHARES`` on the held-out batches. A codebook is first fitted with the Gram matrix's
+    diagonal as weights; then its levels and codes are refined in turn, if that is better on the
+    held-out batches.
 
     Args:
         batches: Model inputs; if empty, the graph stays unchanged.
@@ -109,16 +112,48 @@ class RidgeAndGPTQ(Pass):
         follows = bool(sums.drift.any())
         target = weight
         if self.activations and follows:
-            target = data.nearest(absorb_input_error(weight, sums.gram, sums.drift), weight)[0]
+            target = data.nearest(absorb_input_error(weight, sums.gram, sums.drift), weight)
         target = target.to(stored.dtype)
-        candidates = target[None]
+        if isinstance(layer.quantizer, WeightCodebook):
+            layer.quantizer.fit(target, sums.gram.diagonal() if self.rounding else None)
         if self.rounding and layer.quantizer is not None:
             shares = DRIFT_SHARES if follows and not self.activations else (0.0,)
-            candidates = gptq(target, layer.quantizer, sums.gram, sums.drift, shares=shares)
-        candidate, rounded = data.nearest(candidates, weight, layer.quantizer)
+            target = _feed_back(layer, layer.quantizer, target, data, sums, shares)
+        rounded = (target if layer.quantizer is None else layer.quantizer(target)).double()
         if layer.bias is not None:
             layer.bias.add_((sums.wanted_mean @ weight.T - sums.mean @ rounded.T).to(layer.bias.dtype))
-        stored.copy_(candidate.reshape(stored.shape))
+        stored.copy_(target.reshape(stored.shape))
+
+
+def _feed_back(
+    layer: QuantizedLayer,
+    quantizer: Quantizer,
+    weight: Tensor,
+    data: LayerData,
+    sums: InputSums,
+    shares: Sequence[float],
+) -> Tensor:
+    """Returns a weight whose nearest levels are best for the output; may replace the layer's codebook.
+
+    Args:
+        layer: The layer.
+        quantizer: The quantizer of its weight.
+        weight: The weight that is wanted: (out, in).
+        data: Inputs of the layer.
+        sums: Their sums.
+        shares: Candidates for GPTAQ's α.
+    """
+    wanted = layer.effective_weight().flatten(1).double()
+    candidates = gptq(weight, quantizer, sums.gram, sums.drift, shares=shares)
+    errors = data.errors([quantizer(candidate) for candidate in candidates], wanted)
+    best = errors.index(min(errors))
+    if isinstance(quantizer, WeightCodebook):
+        refined = quantizer(candidates[best])
+        codebook = refine_codebook(weight, refined, quantizer, sums.gram, shares[best] * sums.drift)
+        if data.errors([refined], wanted)[0] < errors[best]:
+            layer.quantizer = codebook
+            return refined
+    return candidates[best]
 
 
 def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None:

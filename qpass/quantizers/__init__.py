@@ -1,18 +1,24 @@
 """Quantizers: tensors to integer codes and back, without knowledge of graphs or ONNX."""
 
+import dataclasses
+
 from qpass.config import QuantSpec
 from qpass.config.options import QuantizerName
 from qpass.quantizers.base import Criterion, Quantizer
+from qpass.quantizers.byte_table import ByteTable
+from qpass.quantizers.codebook import Codebook
 from qpass.quantizers.dynamic_focus import DynamicFocus
 from qpass.quantizers.log2 import Log2, LogSqrt2
 from qpass.quantizers.look_up import LookUp
 from qpass.quantizers.shift_log2 import ShiftLog2
 from qpass.quantizers.tan import Tan
 from qpass.quantizers.uniform import Uniform
+from qpass.quantizers.weight_codebook import WeightCodebook
 
 _LOGARITHMS: dict[str, type[Log2]] = {QuantizerName.LOG2: Log2, QuantizerName.LOG_SQRT2: LogSqrt2}
 QUANTIZERS: dict[str, type[Quantizer]] = {
     QuantizerName.UNIFORM: Uniform,
+    QuantizerName.CODEBOOK: Codebook,
     **_LOGARITHMS,
     QuantizerName.DYNAMIC_FOCUS: DynamicFocus,
     QuantizerName.SHIFT_LOG2: ShiftLog2,
@@ -26,10 +32,17 @@ def build_quantizer(spec: QuantSpec, *, signed: bool = False, axis: int | None =
     Args:
         spec: The spec.
         signed: Store codes as signed integers, as integer kernels require of their second operand.
-            Uniform only; other quantizers ignore it.
-        axis: Dimension with one scale per index (uniform only), or None for a single scale.
+            Quantizers of Softmax outputs ignore it.
+        axis: Dimension with one scale per index (uniform and codebook), or None for a single scale. 0
+            is that of a weight's output channels.
         first_code: Smallest code of an unsigned uniform quantizer.
     """
+    if spec.quantizer == QuantizerName.CODEBOOK and spec.bits == 8:  # every level of 8 bits
+        spec = dataclasses.replace(spec, quantizer=QuantizerName.UNIFORM.value, symmetric=axis == 0)
+    if spec.quantizer == QuantizerName.CODEBOOK:
+        if axis == 0:
+            return WeightCodebook(spec.bits, channels=spec.channels_per_table)
+        return Codebook(spec.bits, signed=signed, axis=axis, percentiles=spec.percentiles, free_zero_point=axis is not None)
     if spec.quantizer != QuantizerName.UNIFORM:
         quantizer = _for_softmax(spec)
         quantizer.tabulated = spec.tabulated
@@ -57,6 +70,8 @@ def _for_softmax(spec: QuantSpec) -> Quantizer:
 
 __all__ = [
     "QUANTIZERS",
+    "ByteTable",
+    "Codebook",
     "Criterion",
     "DynamicFocus",
     "Log2",
@@ -66,5 +81,6 @@ __all__ = [
     "ShiftLog2",
     "Tan",
     "Uniform",
+    "WeightCodebook",
     "build_quantizer",
 ]

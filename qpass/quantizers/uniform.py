@@ -94,6 +94,10 @@ class Uniform(Quantizer):
         self.zero_point = zero_point.detach().to(device, torch.float32)
         return self
 
+    def layer_wise(self, scale: Tensor, zero_point: Tensor) -> Uniform:
+        """Returns a quantizer like this one with a single scale and zero point."""
+        return Uniform(self.bits, percentiles=self.percentiles).set_parameters(scale, zero_point)
+
     def project(self) -> Self:
         """See ``Quantizer.project``."""
         with torch.no_grad():
@@ -140,7 +144,7 @@ class Uniform(Quantizer):
         codes = ((x / scale).round() + zero_point).clamp(self.code_min, self.code_max)
         return (codes - zero_point) * scale
 
-    def _shaped(self, dims: int) -> tuple[Tensor, Tensor]:
+    def broadcast_parameters(self, dims: int) -> tuple[Tensor, Tensor]:
         """Returns scale and zero point, shaped to broadcast along ``axis`` of ``dims`` dims."""
         if self.axis is None:
             return self.scale, self.zero_point
@@ -150,7 +154,7 @@ class Uniform(Quantizer):
 
     def codes(self, x: Tensor) -> Tensor:
         """See ``Quantizer.codes``."""
-        scale, zero_point = self._shaped(x.dim())
+        scale, zero_point = self.broadcast_parameters(x.dim())
         # Divide as ONNX's QuantizeLinear does: multiplying by 1/s would round some ties the other way.
         return round_clamp_ste(x / scale, self.code_min - zero_point, self.code_max - zero_point) + zero_point
 
@@ -158,7 +162,7 @@ class Uniform(Quantizer):
         """See ``Quantizer.forward``. Skipping the zero point is bit-exact, because codes are integers."""
         if not self.enabled:
             return x
-        scale, zero_point = self._shaped(x.dim())
+        scale, zero_point = self.broadcast_parameters(x.dim())
         result: Tensor = _FakeQuantizeSTE.apply(  # type: ignore[no-untyped-call]
             x, scale, self.code_min - zero_point, self.code_max - zero_point
         )
@@ -166,7 +170,7 @@ class Uniform(Quantizer):
 
     def decode(self, codes: Tensor) -> Tensor:
         """See ``Quantizer.decode``."""
-        scale, zero_point = self._shaped(codes.dim())
+        scale, zero_point = self.broadcast_parameters(codes.dim())
         return (codes.to(scale.dtype) - zero_point) * scale
 
     def levels(self) -> Tensor:

@@ -26,7 +26,7 @@ from qpass.passes.analysis.blocks import find_blocks
 from qpass.passes.analysis.sources import planned_operands, quantizer_node
 from qpass.passes.annotate import source_of
 from qpass.passes.plan import Declined, LayerPlan
-from qpass.quantizers import Quantizer, Uniform
+from qpass.quantizers import ByteTable, Quantizer, Uniform
 from qpass.report.data import BlockRow, LayerRow, TensorRow
 from qpass.report.model import QuantReport
 from qpass.runtime.free_memory import TidyInterpreter
@@ -199,7 +199,7 @@ class _Comparer(TidyInterpreter):
 
 def tensor_row(name: str, path: str, kind: str, quantizer: Quantizer, x: Tensor, approximation: Tensor) -> TensorRow:
     """Returns the row of one tensor, given its float and its quantized values."""
-    zero_point = quantizer.zero_point.double().mean().item() if isinstance(quantizer, Uniform) else None
+    zero_point = quantizer.zero_point.double().mean().item() if isinstance(quantizer, (Uniform, ByteTable)) else None
     low, high = x.min().item(), x.max().item()
     counts = torch.histc(x.float(), HISTOGRAM_BINS, low, high) if high > low else torch.tensor([float(x.numel())])
     levels = quantizer.levels()

@@ -13,7 +13,7 @@ from qpass.config.fields import Check, choice, flag, number, optional, several, 
 from qpass.config.options import CodeZero
 from qpass.errors import ConfigError, DataError
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor
-from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, Quantizer, ShiftLog2, Tan, Uniform
+from qpass.quantizers import ByteTable, DynamicFocus, Log2, LogSqrt2, LookUp, Quantizer, ShiftLog2, Tan, Uniform, WeightCodebook
 from qpass.quantizers.base import GREATEST_BYTE
 from qpass.runtime.arguments import is_number
 
@@ -34,6 +34,8 @@ _SETTINGS: dict[type[Quantizer], Mapping[str, Check]] = {
     Tan: _BITS,
     DynamicFocus: {**_BITS, "code_zero": choice(CodeZero, noun="reading")},
     LookUp: {**_BITS, "formula": text, "integers": flag},
+    ByteTable: {**_BITS, "signed": flag},
+    WeightCodebook: {**_BITS, "channels": whole(0)},
 }
 #: Tensors whose values must be positive.
 _POSITIVE = ("scale", "log_step", "unit", "eta")
@@ -72,7 +74,10 @@ def check_tensors(quantizer: Quantizer, fresh: Mapping[str, Tensor], where: str)
     _require(not getattr(quantizer, "free_zero_point", False), "is True", f"{where}.free_zero_point", "False")
     for name, tensor in own.items():
         place, like = f"{where}.{name}", fresh[name]
-        fits = tensor.dim() <= 1 and (per_channel or tensor.numel() == like.numel())
+        if isinstance(quantizer, WeightCodebook):  # as many scales and tables as its layer has channels
+            fits = tensor.dim() == like.dim() and tensor.shape[1:] == like.shape[1:]
+        else:
+            fits = tensor.dim() <= 1 and (per_channel or tensor.numel() == like.numel())
         found, expected = (f"{tuple(one.shape)} of {one.dtype}" for one in (tensor, like))
         _require(fits and tensor.dtype == like.dtype, f"is {found}", place, expected)
         _require(bool(tensor.isfinite().all()), "holds NaN or infinity", place, "finite numbers")
@@ -118,11 +123,16 @@ def check_layer(
     if quantizer is None:
         _require(not frozen and kind is not ResidualFactor, "has no quantizer", where, "the quantizer of its weight")
         return
-    if not isinstance(quantizer, Uniform):
-        raise DataError(f"has a {type(quantizer).__name__}", where=where, expected="Uniform")
-    _require(quantizer.axis in (0, None), f"is {quantizer.axis}", f"{where}.axis", "0, the output channels")
-    for name, tensor in (("scale", quantizer.scale), ("zero_point", quantizer.zero_point)):
-        _require(tensor.numel() in (1, outputs), f"has {tensor.numel()} values", f"{where}.{name}", f"1 or {outputs}")
+    if isinstance(quantizer, WeightCodebook) and kind is not ResidualFactor:
+        count = -(-outputs // (quantizer.channels or max(outputs, 1)))
+        _require(len(quantizer.scale) == outputs, f"has {len(quantizer.scale)} values", f"{where}.scale", f"{outputs}")
+        _require(len(quantizer.table) == count, f"has {len(quantizer.table)} rows", f"{where}.table", f"{count}")
+    elif isinstance(quantizer, Uniform):
+        _require(quantizer.axis in (0, None), f"is {quantizer.axis}", f"{where}.axis", "0, the output channels")
+        for name, tensor in (("scale", quantizer.scale), ("zero_point", quantizer.zero_point)):
+            _require(tensor.numel() in (1, outputs), f"has {tensor.numel()} values", f"{where}.{name}", f"1 or {outputs}")
+    else:
+        raise DataError(f"has a {type(quantizer).__name__}", where=where, expected="Uniform or WeightCodebook")
     if frozen:
         low, high = quantizer.code_min, quantizer.code_max
         _require(weight.dtype == quantizer.code_dtype, f"is {weight.dtype}", f"{where}.codes", f"{quantizer.code_dtype}")
@@ -170,10 +180,29 @@ def _tan(quantizer: Any, where: str) -> None:
     _require(fits, f"goes from {low} to {high}", where, "an interval inside (-pi/2, pi/2)")
 
 
+def _byte_table(quantizer: Any, where: str) -> None:
+    zero_point, table = float(quantizer.zero_point), quantizer.table
+    whole_byte = zero_point.is_integer() and 0 <= zero_point <= GREATEST_BYTE
+    _require(whole_byte, f"is {zero_point}", f"{where}.zero_point", f"a whole number from 0 to {GREATEST_BYTE}")
+    _require(_ascends(table), "does not ascend", f"{where}.table", "levels in ascending order")
+    count, most = table.unique().numel(), 2**quantizer.bits
+    _require(count <= most, f"has {count} levels", f"{where}.table", f"at most {most}, those of {quantizer.bits} bits")
+
+
+def _weight_codebook(quantizer: Any, where: str) -> None:
+    _require(_ascends(quantizer.table), "does not ascend", f"{where}.table", "levels in ascending order")
+
+
+def _ascends(table: Tensor) -> bool:
+    return bool((table[..., 1:] >= table[..., :-1]).all())
+
+
 #: Checks of relations between a quantizer's tensors.
 _RELATIONS: dict[type[nn.Module], Callable[[Any, str], None]] = {
     Uniform: _uniform,
     DynamicFocus: _dynamic_focus,
     ShiftLog2: _shift_log2,
     Tan: _tan,
+    ByteTable: _byte_table,
+    WeightCodebook: _weight_codebook,
 }

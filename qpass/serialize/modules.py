@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from qpass.errors import DataError
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor
-from qpass.quantizers import QUANTIZERS, LookUp, Quantizer
+from qpass.quantizers import QUANTIZERS, ByteTable, Codebook, LookUp, Quantizer, WeightCodebook
 from qpass.serialize.module_checks import check_layer, check_tensors, checked_config, checked_groups
 from qpass.serialize.tensors import below
 from qpass.serialize.values import decode, encode
 
-_KINDS: list[type[nn.Module]] = [*QUANTIZERS.values(), LookUp, QuantizedLinear, ResidualFactor, QuantizedConv]
+#: A codebook of activations is deployed as a table of bytes.
+_QUANTIZERS: list[type[nn.Module]] = [kind for kind in QUANTIZERS.values() if kind is not Codebook]
+_TABLES: list[type[nn.Module]] = [LookUp, ByteTable, WeightCodebook]
+_KINDS: list[type[nn.Module]] = [*_QUANTIZERS, *_TABLES, QuantizedLinear, ResidualFactor, QuantizedConv]
 _MODULES = {kind.__name__: kind for kind in _KINDS}
 
 

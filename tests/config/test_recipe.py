@@ -353,6 +353,7 @@ VALID: dict[type, dict[str, Any]] = {
         "exponent_round": _flag,
         "tabulated": lambda v: v is False,
         "residual_rank": _count(0),
+        "channels_per_table": _count(0),
     },
     ReconstructionConfig: {
         **dict.fromkeys(("weights", "inputs", "order", "loss", "precision"), _never),
@@ -443,3 +444,30 @@ def test_what_is_no_recipe_is_refused(value: Any) -> None:
         return
     with pytest.raises(ConfigError):
         QuantConfig.from_any(value)
+
+
+def test_codebooks_are_for_every_role_below_eight_bits_and_have_no_branch() -> None:
+    free = {"quantizer": "codebook", "symmetric": False, "bits": 3}
+    config = QuantConfig.from_any({"preset": "w8a8", **dict.fromkeys(("weight", "activation", "post_softmax"), free)})
+    assert {config.weight.quantizer, config.activation.quantizer, config.post_softmax.quantizer} == {"codebook"}
+    assert QuantConfig.from_any(config.to_dict()) == config
+    for change, match in (
+        ({"residual_rank": 4}, "residual_rank=4 does not go with"),
+        ({"symmetric": True}, "symmetric=True does not go with"),
+        ({"tabulated": True}, "tabulated=True does not go with"),
+        ({"channels_per_table": -1}, "got -1"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            QuantSpec(**{**free, **change})
+
+
+@pytest.mark.parametrize("weight_bits", [2, 3, 8])
+@pytest.mark.parametrize("activation_bits", [3, 4, 8])
+def test_codebook_recipes_have_free_levels_below_eight_bits(weight_bits: int, activation_bits: int) -> None:
+    config = QuantConfig.from_any(f"codebook-w{weight_bits}a{activation_bits}")
+    for spec, bits in ((config.weight, weight_bits), (config.activation, activation_bits)):
+        assert (spec.bits, spec.quantizer) == (bits, "uniform" if bits == 8 else "codebook")
+    assert config.post_softmax.quantizer == config.activation.quantizer
+    assert config.network_input.quantizer == "uniform"
+    assert (config.fold_layer_norm is None) == (activation_bits == 8)
+    assert config.budget is None

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 import qpass
 from qpass.backends.onnxruntime import OrtSession
@@ -16,10 +16,10 @@ from qpass.data import ModelInputs
 from qpass.errors import LoweringError
 from tests.contracts.reference_evaluator import check_with_reference_evaluator
 
-PAIRS = [("quantized", "exported"), ("quantized_4bit", "exported_4bit")]
+PAIRS = [("quantized", "exported"), ("quantized_4bit", "exported_4bit"), ("quantized_codebook", "exported_codebook")]
 
 
-@pytest.fixture(params=PAIRS, ids=["w8a8", "repq-vit-w4a4"])
+@pytest.fixture(params=PAIRS, ids=["w8a8", "repq-vit-w4a4", "codebook-w3a3"])
 def pair(request: pytest.FixtureRequest) -> tuple[fx.GraphModule, Path]:
     graph, path = request.param
     return request.getfixturevalue(graph), request.getfixturevalue(path)
@@ -51,11 +51,11 @@ def test_standard_domain_names_and_checker(pair: tuple[fx.GraphModule, Path]) ->
     assert [value.name for value in model.graph.output] == ["output"]
 
 
-def test_no_float_copy_of_a_quantized_weight(pair: tuple[fx.GraphModule, Path]) -> None:
+def test_no_float_copy_of_a_quantized_weight(pair: tuple[fx.GraphModule, Path], vit: nn.Module) -> None:
     """What is float in the file is biases, LayerNorms, scales, the class token and the position embedding."""
-    graph, path = pair
+    _, path = pair
     floats = [t for t in onnx.load(path).graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
-    allowed = {tuple(graph.get_parameter(n).shape) for n in ("cls_token", "pos_embed")}
+    allowed = {tuple(vit.get_parameter(n).shape) for n in ("cls_token", "pos_embed")}
     assert all(len([d for d in t.dims if d != 1]) <= 1 or tuple(t.dims) in allowed for t in floats)
 
 

@@ -13,7 +13,7 @@ from onnx.reference.op_run import OpRun
 
 from qpass.backends.onnx_qdq.emit import Emitter
 from qpass.backends.onnx_qdq.lowerings import CODES, lowering_of
-from qpass.quantizers import QUANTIZERS, Log2, LookUp, Quantizer, ShiftLog2, Tan
+from qpass.quantizers import QUANTIZERS, ByteTable, Codebook, Log2, LookUp, Quantizer, ShiftLog2, Tan
 
 
 class GatherElements(OpRun):
@@ -38,6 +38,8 @@ def metric(quantizer: Quantizer, x: torch.Tensor) -> torch.Tensor:
         return (x + quantizer.eta.double()).log()
     if isinstance(quantizer, Tan):
         return (quantizer.low.double() + x * quantizer.slope.double()).tan()
+    if isinstance(quantizer, Codebook):  # the level nearest to the cell that x falls into
+        return quantizer.grid(x.float()).double()
     return x
 
 
@@ -123,7 +125,7 @@ class TestEveryQuantizer:
 
     def test_deployed_codes_and_values_equal_those_of_the_reference_evaluator(self, name: str, bits: int) -> None:
         quantizer, x = fitted(name, bits)
-        check_deployed(quantizer, x)
+        check_deployed(ByteTable.of(quantizer) if isinstance(quantizer, Codebook) else quantizer, x)
         check_deployed(LookUp.of(quantizer), x)
 
 

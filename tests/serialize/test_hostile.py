@@ -189,6 +189,17 @@ def _set(name: str, value: Any) -> Callable[[Header, dict[str, Tensor]], None]:
     return lambda header, tensors: set_config(header, name, value)
 
 
+def _set_of_weight(name: str, value: Any) -> Callable[[Header, dict[str, Tensor]], None]:
+    """Changes a setting of the first weight's quantizer."""
+
+    def change(header: Header, tensors: dict[str, Tensor]) -> None:
+        layer = next(module for module in header["modules"].values() if module["kind"] == "QuantizedLinear")
+        pairs = layer["quantizer"]["config"]["dict"]
+        pairs[:] = [[key, value if key == name else old] for key, old in pairs]
+
+    return change
+
+
 def _fill(suffix: str, value: float) -> Callable[[Header, dict[str, Tensor]], None]:
     def change(header: Header, tensors: dict[str, Tensor]) -> None:
         name = next(name for name in sorted(tensors) if name.endswith(suffix))
@@ -223,6 +234,26 @@ def _cut(suffix: str) -> Callable[[Header, dict[str, Tensor]], None]:
     return change
 
 
+def _fill_one(suffix: str, value: float) -> Callable[[Header, dict[str, Tensor]], None]:
+    """Changes the first value of a tensor, and of none whose first value is that already."""
+
+    def change(header: Header, tensors: dict[str, Tensor]) -> None:
+        name = next(name for name in sorted(tensors) if name.endswith(suffix) and tensors[name].flatten()[0] != value)
+        tensors[name] = tensors[name].clone()
+        tensors[name].view(-1)[0] = value
+
+    return change
+
+
+def _count_up(suffix: str) -> Callable[[Header, dict[str, Tensor]], None]:
+    def change(header: Header, tensors: dict[str, Tensor]) -> None:
+        for name in sorted(tensors):
+            if name.endswith(suffix) and tensors[name].dim() == 1 and tensors[name].dtype is torch.uint8:
+                tensors[name] = torch.arange(len(tensors[name]), dtype=torch.uint8)
+
+    return change
+
+
 VALUES = {
     "bits of -3": (_set("bits", -3), "bits: got -3"),
     "bits of 9": (_set("bits", 9), "bits: got 9"),
@@ -253,6 +284,32 @@ def test_values_that_no_quantizer_has_are_refused_by_name(name: str, saved: Path
     change, match = VALUES[name]
     rewrite(saved, change)
     refused(saved, match)
+
+
+CODEBOOKS = {
+    "a table out of order": (_fill_one("_quantizer.table", 3), "table: does not ascend"),
+    "a level for each cell": (_count_up("_quantizer.table"), "table: has 256 levels"),
+    "a table of 255 cells": (_cut("_quantizer.table"), r"table: is \(255,\)"),
+    "a zero point between cells": (_fill("_quantizer.zero_point", 0.5), "zero_point"),
+    "a zero point beyond the cells": (_fill("_quantizer.zero_point", 256.0), r"zero_point: is 256\.0"),
+    "a weight's table out of order": (_fill_one("quantized.quantizer.table", 100), "table: does not ascend"),
+    "a weight's table of floats": (_cast("quantized.quantizer.table", torch.float32), "table: is"),
+    "a table less than channels": (_cut("quantized.quantizer.table"), "table: has"),
+    "a scale less than channels": (_cut("quantized.quantizer.scale"), "scale: has"),
+    "negative channels": (_set_of_weight("channels", -1), "channels: got -1"),
+    "other channels for a table": (_set_of_weight("channels", 2), "table: has"),
+    "codes beyond three bits": (_fill(".codes", 8), "codes: holds other codes than its quantizer"),
+}
+
+
+@pytest.mark.parametrize("name", CODEBOOKS)
+def test_codebooks_that_no_recipe_makes_are_refused_by_name(
+    name: str, quantized_codebook: fx.GraphModule, tmp_path: Path
+) -> None:
+    path = qpass.save(quantized_codebook, tmp_path / "m.qpass")
+    change, match = CODEBOOKS[name]
+    rewrite(path, change)
+    refused(path, match)
 
 
 def test_codes_beyond_their_width_are_refused(quantized_4bit: fx.GraphModule, tmp_path: Path) -> None:

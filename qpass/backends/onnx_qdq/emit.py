@@ -24,11 +24,14 @@ class LoweringOptions:
             where the result fits 8 bits.
         wide_int8: Store 8-bit second operands as int8; otherwise as uint8, offset by 128. Operands
             of fewer bits are always int8.
+        expands_at_load: Store the codes and tables of weights' codebooks, for the runtime to expand
+            when it loads the file; otherwise store the expanded bytes.
     """
 
     clips_codes: bool = True
     weight_zero_points: bool = True
     wide_int8: bool = True
+    expands_at_load: bool = True
 
 
 class Emitter:

@@ -31,7 +31,7 @@ from qpass.backends.onnx_qdq.to_onnx import DOMAIN, to_onnx
 from qpass.backends.onnx_qdq.write import check_writable, write_model
 from qpass.errors import LoweringError
 from qpass.graph.facts import facts_of
-from qpass.quantizers import Quantizer, Uniform
+from qpass.quantizers import ByteTable, Quantizer, Uniform, WeightCodebook
 from qpass.quantizers.base import GREATEST_INT8
 from qpass.version import __version__
 
@@ -111,6 +111,8 @@ def _has_wide_products(graph_module: fx.GraphModule) -> bool:
         if isinstance(quantizer, Uniform):
             first |= quantizer.code_max > GREATEST_INT8
             second |= quantizer.bits == 8 and quantizer.signed
+        elif isinstance(quantizer, WeightCodebook) or (isinstance(quantizer, ByteTable) and quantizer.levels_signed):
+            second = True
         else:
             first |= isinstance(quantizer, Quantizer)
     return first and second

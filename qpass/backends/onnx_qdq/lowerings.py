@@ -17,7 +17,7 @@ from qpass.backends.onnx_qdq.rules.patterns import MOVEMENTS
 from qpass.config.options import CodeZero
 from qpass.errors import LoweringError
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor
-from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, ShiftLog2, Tan, Uniform
+from qpass.quantizers import ByteTable, DynamicFocus, Log2, LogSqrt2, LookUp, ShiftLog2, Tan, Uniform, WeightCodebook
 from qpass.quantizers.base import GREATEST_BYTE, GREATEST_INT8
 
 #: Lower bounds of operators' outputs.
@@ -184,6 +184,21 @@ def lower_look_up(quantizer: LookUp, node: ir.Node, emit: Emitter) -> ir.Value:
     return emit.op("Add", [value, emit.constant("offset", _numpy(quantizer.offset))])
 
 
+@register_lowering(ByteTable)
+def lower_byte_table(quantizer: ByteTable, node: ir.Node, emit: Emitter) -> ir.Value:
+    """x -> QuantizeLinear -> byte table -> DequantizeLinear."""
+    scale = emit.constant("scale", _numpy(quantizer.scale))
+    zero_point = emit.constant("zero_point", _numpy(quantizer.zero_point).astype(np.uint8))
+    cells = _quantize(node.inputs[0], scale, zero_point, quantizer, emit)
+    signed = quantizer.levels_signed and emit.options.wide_int8
+    offset = quantizer.level_offset if quantizer.levels_signed and not signed else 0
+    table = _numpy(quantizer.table).astype(np.int16) + offset
+    kind = np.int8 if signed else np.uint8
+    levels = _look_up(cells, emit.constant("table", table.astype(kind)), node, emit)
+    zero = _numpy(quantizer.table_zero_point + offset).astype(kind)
+    return emit.op("DequantizeLinear", [levels, scale, emit.constant("table_zero_point", zero)])
+
+
 def _look_up(codes: ir.Value, table: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
     """Returns table[codes], on flat tensors: GatherElements takes a tenth of the time of Gather."""
     index = emit.op("Cast", [codes], {"to": ir.DataType.INT32}, dtype=ir.DataType.INT32)
@@ -302,8 +317,10 @@ def _weight(layer: QuantizedLayer, emit: Emitter, *, fuses: bool) -> ir.Value:
     quantizer = layer.quantizer
     if quantizer is None:
         return emit.constant("weight", _numpy(layer.effective_weight()).reshape(len(layer.effective_weight()), -1).T.copy())
+    if isinstance(quantizer, WeightCodebook) and layer.codes is not None:
+        return _weight_by_table(quantizer, _numpy(layer.codes).reshape(len(layer.codes), -1).T, emit, fuses=fuses)
     if not isinstance(quantizer, Uniform) or layer.codes is None:
-        raise LoweringError("the weight is not frozen to uniform codes", where=emit.prefix, hint="run the Freeze pass first")
+        raise LoweringError("the weight is not frozen to codes", where=emit.prefix, hint="run the Freeze pass first")
     codes = _numpy(layer.codes).reshape(len(layer.codes), -1).T  # (in, out)
     zero_point = _codes(quantizer.zero_point, quantizer)
     centred = codes.astype(np.int16) - zero_point
@@ -321,6 +338,57 @@ def _weight(layer: QuantizedLayer, emit: Emitter, *, fuses: bool) -> ir.Value:
     if zero_point.any():
         inputs.append(emit.constant("weight_zero_point", zero_point))
     return emit.op("DequantizeLinear", inputs, {"axis": 1})
+
+
+def _weight_by_table(quantizer: WeightCodebook, codes: np.ndarray, emit: Emitter, *, fuses: bool) -> ir.Value:
+    """Codes -> Cast -> GatherElements(table) -> DequantizeLinear; or Cast and Mul with a float input.
+
+    Everything before the DequantizeLinear is folded when the file is loaded. Stored codes are signed: a
+    negative index counts from the table's end, so the table is rotated.
+
+    Args:
+        quantizer: The codebook.
+        codes: (in, out).
+        emit: The emitter.
+        fuses: See ``_weight``.
+    """
+    table = _numpy(quantizer.table).T  # (levels, tables)
+    half, outputs = len(table) // 2, codes.shape[1]
+    as_uint8 = fuses and not emit.options.wide_int8
+    stored = table.astype(np.int16) + (UINT8_OFFSET if as_uint8 else 0)
+    stored = stored.astype(np.uint8 if as_uint8 else np.int8)
+    kind = ir.DataType.UINT8 if as_uint8 else ir.DataType.INT8
+    if not emit.options.expands_at_load:
+        owner = quantizer.tables(outputs).cpu().numpy()
+        levels = emit.constant("weight_levels", np.take_along_axis(stored[:, owner], codes.astype(np.int64), axis=0))
+    else:
+        signed = np.ascontiguousarray(codes.astype(np.int16) - half, np.int8)
+        index = emit.op("Cast", [emit.constant(WEIGHT_CODES, signed)], {"to": ir.DataType.INT32}, dtype=ir.DataType.INT32)
+        tables = _table_of_each_column(np.roll(stored, -half, axis=0), outputs, quantizer.channels, kind, emit)
+        levels = emit.op("GatherElements", [tables, index], {"axis": 0}, dtype=kind)
+    scale = emit.constant("weight_scale", _numpy(quantizer.scale))
+    if not fuses:
+        return emit.op("Mul", [emit.op("Cast", [levels], {"to": ir.DataType.FLOAT}), scale])
+    inputs = [levels, scale]
+    if as_uint8:
+        inputs.append(emit.constant("weight_zero_point", np.full(outputs, UINT8_OFFSET, np.uint8)))
+    return emit.op("DequantizeLinear", inputs, {"axis": 1})
+
+
+def _table_of_each_column(tables: np.ndarray, outputs: int, channels: int, kind: ir.DataType, emit: Emitter) -> ir.Value:
+    """Tables (levels, tables) -> [Reshape -> Expand -> Reshape [-> Slice]] -> (levels, outputs)."""
+    levels, count = tables.shape
+    stored = emit.constant("weight_tables", np.ascontiguousarray(tables))
+    if count == outputs:
+        return stored
+    each = channels or outputs
+    apart = emit.op("Reshape", [stored, emit.constant("tables_apart", [levels, count, 1])], dtype=kind)
+    repeated = emit.op("Expand", [apart, emit.constant("tables_repeated", [levels, count, each])], dtype=kind)
+    found = emit.op("Reshape", [repeated, emit.constant("tables_of_columns", [levels, count * each])], dtype=kind)
+    if count * each == outputs:
+        return found
+    start, end, axis = (emit.constant(f"table_{name}", [n]) for name, n in (("start", 0), ("end", outputs), ("axis", 1)))
+    return emit.op("Slice", [found, start, end, axis], dtype=kind)
 
 
 def _as_uint8(quantizer: Any, emit: Emitter) -> bool:

@@ -53,7 +53,7 @@ TARGETS = {
         Target(
             "openvino",
             (rules.log_softmax, rules.dequantize_after_movement),
-            LoweringOptions(clips_codes=False, weight_zero_points=False),
+            LoweringOptions(clips_codes=False, weight_zero_points=False, expands_at_load=False),
             # By default it computes floats in bfloat16 if the processor supports it.
             {"INFERENCE_PRECISION_HINT": "f32"},
             unpacks_by_tables=False,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qpass.quantizers import DynamicFocus, Log2, LogSqrt2, LookUp, Quantizer, ShiftLog2, Tan, Uniform
+from qpass.quantizers import ByteTable, DynamicFocus, Log2, LogSqrt2, LookUp, Quantizer, ShiftLog2, Tan, Uniform
 from qpass.quantizers.base import LEAST_FLOAT
 
 #: ln of the smallest normal float32. A float32 Softmax has no accurate values below it; a
@@ -42,7 +42,11 @@ def rounding_of(quantizer: Quantizer) -> Rounding | None:
 
 
 def _uniform(quantizer: Uniform) -> Rounding | None:
-    return None if quantizer.axis is not None else Rounding(lambda x: x, _number(quantizer.scale), int(quantizer.zero_point))
+    return None if quantizer.axis is not None else _equal_steps(quantizer)
+
+
+def _equal_steps(quantizer: Uniform | ByteTable) -> Rounding:
+    return Rounding(lambda x: x, _number(quantizer.scale), int(quantizer.zero_point))
 
 
 def _dynamic_focus(quantizer: DynamicFocus) -> Rounding:
@@ -74,6 +78,7 @@ def _tan(quantizer: Tan) -> Rounding:
 
 _ROUNDINGS: dict[type[Quantizer], Callable[[Any], Rounding | None]] = {
     Uniform: _uniform,
+    ByteTable: _equal_steps,
     DynamicFocus: _dynamic_focus,
     Log2: _log,
     LogSqrt2: _log,

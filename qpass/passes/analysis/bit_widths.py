@@ -154,7 +154,8 @@ def _weights(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator[Bit
         layer, plan = _layer(graph_module, node), get_plan(node)
         if layer is None or layer.quantizer is None or not isinstance(plan, LayerPlan) or plan.weight is None:
             continue
-        weight, is_open = layer.effective_weight().detach(), decides and plan.weight.bits == usual
+        weight = layer.effective_weight().detach()
+        is_open = decides and plan.weight.bits == usual and plan.weight.quantizer == QuantizerName.UNIFORM
         fits = {} if is_open else {plan.weight.bits: layer.quantizer}
         for bits in budget.weight_widths if is_open else ():
             fits[bits] = weight_quantizer(weight, dataclasses.replace(plan.weight, bits=bits))

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, fx
 
 from qpass.config import QuantSpec
-from qpass.config.options import FitCriterion
+from qpass.config.options import FitCriterion, QuantizerName
 from qpass.graph.edit import aten, device_of, is_call
 from qpass.passes.analysis.statistics import Statistics
 from qpass.passes.annotate import is_softmax
-from qpass.quantizers import Quantizer, Uniform, build_quantizer
+from qpass.quantizers import Codebook, Quantizer, Uniform, build_quantizer
 
 
 def tensor_quantizer(
@@ -28,9 +28,12 @@ def tensor_quantizer(
     return quantizer.fit(*statistics.tensors[point].samples(), criterion=criterion).to(device_of(graph_module))
 
 
-def channel_quantizer(graph_module: fx.GraphModule, statistics: Statistics, norm: fx.Node, spec: QuantSpec) -> Uniform:
+def channel_quantizer(
+    graph_module: fx.GraphModule, statistics: Statistics, norm: fx.Node, spec: QuantSpec
+) -> Uniform | Codebook:
     """Returns the quantizer of a LayerNorm's output, with a scale and zero point per channel."""
-    quantizer = Uniform(spec.bits, axis=-1, percentiles=spec.percentiles, free_zero_point=True)
+    kind = Codebook if spec.quantizer == QuantizerName.CODEBOOK and spec.bits < 8 else Uniform
+    quantizer = kind(spec.bits, axis=-1, percentiles=spec.percentiles, free_zero_point=True)
     return quantizer.fit(*statistics.channels[norm].samples()).to(device_of(graph_module))
 
 

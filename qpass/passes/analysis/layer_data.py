@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from qpass.nn import QuantizedLayer
-from qpass.quantizers import Quantizer
 from qpass.runtime.distributed import ALONE, Processes
 
 
@@ -70,18 +69,19 @@ class LayerData:
         gram, drift, mean, wanted_mean, total = map(self._processes.sum, (gram, drift, mean, wanted_mean, total))
         return InputSums(gram, drift, mean / total, wanted_mean / total)
 
-    def nearest(self, candidates: Tensor, weight: Tensor, quantize: Quantizer | None = None) -> tuple[Tensor, Tensor]:
-        """Returns the candidate with the least output error on the held-out batches, and its quantized form.
+    def nearest(self, candidates: Sequence[Tensor] | Tensor, weight: Tensor) -> Tensor:
+        """Returns the candidate with the least of ``errors``."""
+        errors = self.errors(candidates, weight)
+        return candidates[errors.index(min(errors))]
+
+    def errors(self, candidates: Sequence[Tensor] | Tensor, weight: Tensor) -> list[float]:
+        """Returns the squared output error of each candidate on the held-out batches.
 
         Args:
-            candidates: Weights: (candidates, out, in).
+            candidates: Weights: (out, in) each.
             weight: Maps target inputs to target outputs: (out, in), float64.
-            quantize: Quantizes a candidate before the product; None leaves it unchanged.
-
-        Returns:
-            The candidate, and its form in float64: (out, in) each.
         """
-        forms = [(candidate if quantize is None else quantize(candidate)).double() for candidate in candidates]
+        forms = [candidate.double() for candidate in candidates]
         errors = [0.0] * len(forms)
         for index in self._batches(judging=True):
             x, y, row_weight = self._rows(index)
@@ -89,9 +89,7 @@ class LayerData:
             for which, form in enumerate(forms):
                 squared = (x @ form.T - output).square()
                 errors[which] += (squared if row_weight is None else squared * row_weight[:, None]).sum().item()
-        errors = self._processes.sum(torch.tensor(errors, dtype=torch.float64)).tolist()
-        best = errors.index(min(errors))
-        return candidates[best], forms[best]
+        return list(self._processes.sum(torch.tensor(errors, dtype=torch.float64)).tolist())
 
     def _batches(self, *, judging: bool) -> list[int]:
         """Returns the local indices of the fitting or held-out batches, by position among all processes."""

@@ -25,7 +25,11 @@ SAMPLED = 11
 
 def vit_case(request: pytest.FixtureRequest, recipe: str) -> list[Case]:
     images: Tensor = request.getfixturevalue("images")
-    pairs = {"w8a8": ("quantized", "exported"), "repq-vit-w4a4": ("quantized_4bit", "exported_4bit")}
+    pairs = {
+        "w8a8": ("quantized", "exported"),
+        "repq-vit-w4a4": ("quantized_4bit", "exported_4bit"),
+        "codebook-w3a3": ("quantized_codebook", "exported_codebook"),
+    }
     inputs = ModelInputs((images,), {})
     if recipe in pairs:
         graph, path = (request.getfixturevalue(name) for name in pairs[recipe])
@@ -55,6 +59,7 @@ CASES = {
     "vit w8a8": lambda request: vit_case(request, "w8a8"),
     "vit repq-vit-w4a4": lambda request: vit_case(request, "repq-vit-w4a4"),
     "vit mixed-w3a4": lambda request: vit_case(request, "mixed-w3a4"),
+    "vit codebook-w3a3": lambda request: vit_case(request, "codebook-w3a3"),
     "many outputs": many_outputs,
     "detector in parts": detector,
 }

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from qpass.nn import QuantizedConv, QuantizedLinear
 from qpass.passes.analysis.layer_data import LayerData
-from qpass.quantizers import Uniform
 
 
 def rows(count: int, seed: int) -> Tensor:
@@ -30,12 +29,10 @@ def test_the_batches_that_judge_choose_the_nearest() -> None:
     x = [rows(6, i) for i in range(4)]
     weight = rows(2, 9).double()
     candidates = torch.stack([weight + 0.2, weight + 0.1, weight - 0.3])
-    chosen, form = LayerData(LAYER, x, x, None).nearest(candidates, weight)
-    assert torch.equal(chosen, candidates[1])
-    assert torch.equal(form, candidates[1])
-    quantizer = Uniform(8, axis=0).fit(weight.float())
-    _, form = LayerData(LAYER, x, x, None).nearest(candidates.float(), weight, quantizer)
-    assert torch.equal(form, quantizer(candidates[1].float()).double())
+    data = LayerData(LAYER, x, x, None)
+    assert torch.equal(data.nearest(candidates, weight), candidates[1])
+    expected = [(x[3].double() @ (candidate - weight).T).square().sum() for candidate in candidates]
+    torch.testing.assert_close(torch.tensor(data.errors(candidates, weight)), torch.stack(expected).float())
 
 
 def test_weights_decide_between_candidates_that_serve_different_rows() -> None:
@@ -45,7 +42,7 @@ def test_weights_decide_between_candidates_that_serve_different_rows() -> None:
     serves_first[:, 1] = serves_second[:, 0] = 1.0
     for row_weights, best in (([5.0, 1.0], serves_first), ([1.0, 5.0], serves_second)):
         data = LayerData(LAYER, x, x, [torch.tensor(row_weights, dtype=torch.float64)] * 4)
-        assert torch.equal(data.nearest(torch.stack([serves_first, serves_second]), weight)[0], best)
+        assert torch.equal(data.nearest(torch.stack([serves_first, serves_second]), weight), best)
 
 
 def test_rows_of_a_convolution_are_its_windows() -> None:

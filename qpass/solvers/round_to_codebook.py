@@ -1,0 +1,47 @@
+"""Rounds a weight to a codebook, and moves the codebook's levels to where that rounding wants them."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor
+
+from qpass.quantizers import WeightCodebook
+from qpass.solvers.codebook_levels import best_levels
+from qpass.solvers.coordinate_descent import descend
+from qpass.solvers.gptq import DAMPING
+
+#: Alternations between levels and codes. A third lowers the error by less than a hundredth.
+_ROUNDS = 2
+
+
+def refine_codebook(
+    weight: Tensor, rounded: Tensor, codebook: WeightCodebook, gram: Tensor, drift: Tensor, *, damping: float = DAMPING
+) -> WeightCodebook:
+    """Returns the codebook with better levels; ``rounded`` becomes a better rounding, in place.
+
+    Alternates between the best levels given the codes and a pass of coordinate descent over the codes
+    given the levels. Neither raises the error ‖X W'ᵀ - (X + ΔX) Wᵀ‖² but for the rounding of levels to
+    bytes.
+
+    Args:
+        weight: W: (out, in).
+        rounded: W', values of the codebook: (out, in).
+        codebook: The codebook.
+        gram: XᵀX of the layer's inputs X: (in, in).
+        drift: ΔXᵀX, where X + ΔX are the desired inputs: (in, in).
+        damping: Fraction of the Gram matrix's mean diagonal that is added to its diagonal.
+    """
+    gram = gram.double().clone()
+    unused = gram.diagonal() == 0
+    gram.diagonal().add_(damping * gram.diagonal().mean()).masked_fill_(unused, 1.0)
+    wanted = weight.double() @ (gram + drift.double())
+    for _ in range(_ROUNDS):
+        codes, tables = codebook.encode(rounded), codebook.tables(len(weight))
+        levels = best_levels(codes, gram, wanted, levels=codebook.table, scale=codebook.scale, tables=tables)
+        better = copy.deepcopy(codebook).set_levels(levels, codebook.scale)
+        # Bytes are ascending and levels need not be: their nearest bytes are the codes of before.
+        codes = better.encode(codebook.scale[:, None] * levels[tables].gather(1, codes.long()).to(codebook.scale.dtype))
+        codebook, codes = better, descend(codes, better.channel_levels(), gram, wanted)
+        rounded.copy_(better.decode(codes))
+    return codebook
