@@ -281,29 +281,21 @@ def _mean(found: list[Row], score: str) -> float:
 @click.command()
 @click.option("--task", "names", multiple=True, type=click.Choice(list(PAGES)), help="[default: all]")
 @click.option("--recipes", "wanted", multiple=True, help="Rows to measure  [default: all]")
-@click.option("--seed", "seeds", multiple=True, type=int, help="Of those that a row has  [default: all]")
 @click.option("--list", "listed", is_flag=True, help="Say which rows are missing or stale, and measure none.")
 @click.option("--stale", "only_stale", is_flag=True, help="Measure rows again whose code or recipe has changed, and no others.")
 @click.option("--fresh", is_flag=True, help="Measure rows that are there, too.")
 @click.option("--pages", is_flag=True, help="Only write the pages.")
 @click.option("--threads", default=1, show_default=True, help="Of torch and onnxruntime.")
 def main(
-    names: tuple[str, ...], wanted: tuple[str, ...], seeds: tuple[int, ...], listed: bool, only_stale: bool, fresh: bool,
-    pages: bool, threads: int,
-) -> None:  # fmt: skip
+    names: tuple[str, ...], wanted: tuple[str, ...], listed: bool, only_stale: bool, fresh: bool, pages: bool, threads: int
+) -> None:
     """Measure the recipes and write the pages."""
     torch.set_num_threads(threads)
     table = recipes()
     if unknown := [name for name in wanted if name not in table]:
         raise click.BadParameter(f"no row is called {unknown[0]!r}; there are {', '.join(table)}")
     for name in names or PAGES:
-        rows = [
-            (one, seed)
-            for one in table.values()
-            if one.name in (wanted or table)
-            for seed in one.seeds
-            if seed in (seeds or one.seeds)
-        ]
+        rows = [(one, seed) for one in table.values() if one.name in (wanted or table) for seed in one.seeds]
         to_do = list(pending(name, rows, only_stale=only_stale, fresh=fresh))
         if listed:
             click.echo("\n".join(map(str, to_do)))
