@@ -79,8 +79,8 @@ def preset_fields(name: str, *, schedule: str | None = None, polish: str | None 
 
     ``codebook-wXaY`` is the same with 2^Y levels of activations and 2^X levels of weights anywhere
     among those of 8 bits, where Y and X are below 8. Weights of 8 bits and activations of 8 bits are
-    uniform. With activations of 8 bits, LayerNorm scales are not folded: folding helps activations
-    and makes weights harder to round to few levels.
+    uniform. With activations of 8 bits, LayerNorm scales are not folded and nothing is rotated: this
+    helps activations and makes weights harder to round to few levels.
 
     Published methods:
 
@@ -155,12 +155,16 @@ def _mixed(weight_bits: int, mean_bits: int, learning: ReconstructionConfig | No
     return _uniform(weight_bits, bits, learning) | {"budget": budget}
 
 
+#: Free levels lose more by a fold or a rotation of the weights than 8-bit activations gain.
+_UNCHANGED_WEIGHTS = {"fold_layer_norm": None, "rotate_heads": False, "rotate_residual": False}
+
+
 def _codebook(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> dict[str, Any]:
     fields = _uniform(weight_bits, activation_bits, learning)
     narrow = {"weight": weight_bits < 8, "activation": activation_bits < 8, "post_softmax": activation_bits < 8}
     for role in (role for role, is_narrow in narrow.items() if is_narrow):
         fields[role] = dataclasses.replace(fields[role], quantizer=QuantizerName.CODEBOOK, symmetric=False)
-    return fields | ({"fold_layer_norm": None} if activation_bits == 8 else {})
+    return fields | (_UNCHANGED_WEIGHTS if activation_bits == 8 else {})
 
 
 def _repq_vit(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> dict[str, Any]:

@@ -469,5 +469,6 @@ def test_codebook_recipes_have_free_levels_below_eight_bits(weight_bits: int, ac
         assert (spec.bits, spec.quantizer) == (bits, "uniform" if bits == 8 else "codebook")
     assert config.post_softmax.quantizer == config.activation.quantizer
     assert config.network_input.quantizer == "uniform"
-    assert (config.fold_layer_norm is None) == (activation_bits == 8)
+    for changes_weights in (config.fold_layer_norm is not None, config.rotate_heads, config.rotate_residual):
+        assert changes_weights == (activation_bits < 8)
     assert config.budget is None
