@@ -91,10 +91,10 @@ def test_the_errors_are_those_of_the_output() -> None:
     """Of a network whose last layer is linear in what is quantized, they can be computed: ‖e Wᵀ‖², ‖x Eᵀ‖², over ‖y‖²."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 6)).eval()
-    x = torch.randn(8192, 8)
+    x = torch.randn(4096, 8)
     graph, statistics, batches = trace(model, (x,)), Statistics(), [ModelInputs((part,), {}) for part in x.split(1024)]
     config = QuantConfig.from_any({"preset": "w4a4", "rotate_residual": False, "rotate_heads": False})
-    budget = BudgetConfig(activation_bits=4, weight_bits=4, samples=8192)
+    budget = BudgetConfig(activation_bits=4, weight_bits=4, samples=4096)
     for step in (
         Canonicalize(),
         Annotate(config),
@@ -114,7 +114,7 @@ def test_the_errors_are_those_of_the_output() -> None:
     rows = {row.kind: row for row in facts_of(graph).allocation or () if row.path == "2"}
     for kind, change in changes.items():
         expected = (change.square().sum() / model(x).square().sum()).item()
-        assert rows[kind].errors[4] == pytest.approx(expected, rel=0.06), kind  # an estimate from 8192 draws
+        assert rows[kind].errors[4] == pytest.approx(expected, rel=0.1), kind  # an estimate from 4096 draws
 
 
 @pytest.mark.slow(after=1)

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from qpass.graph.capture.trace import trace
+from qpass.graph.edit import record_shapes
 from qpass.graph.source_check.noise import COARSER, ROUNDING, NoisyRun
 
 
 class Model(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.full((4,), 3.0), requires_grad=False)
+    """Features, whole numbers, features under a mask, and the least float32 that is none."""
 
-    def forward(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        filled = torch.full_like(x, torch.finfo(torch.float32).min)
-        return x, index + 1, filled + self.table * 0
+    def forward(self, x: Tensor, index: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        return x * 1, index + 1, x + (1.0 - mask) * -1e9, x.exp() * 0 + torch.finfo(torch.float32).min
 
 
 def test_inputs_and_results_move_by_a_few_roundings() -> None:
-    graph = fx.symbolic_trace(Model())
-    x, index = torch.randn(200, 4, generator=torch.Generator().manual_seed(0)), torch.arange(5)
-    first, again, other = (NoisyRun(graph, seed).run(x, index) for seed in (0, 0, 1))
-    moves = ((first[0].double() - x.double()) / x.double() / (COARSER * ROUNDING)).abs()
-    assert 0.9 < moves.max() < 1.05, "a float32 rounding of the result comes on top"
-    assert torch.equal(first[0], again[0])
-    assert not torch.equal(first[0], other[0])
-    assert torch.equal(first[1], index + 1), "integers are exact"
-    assert first[2].isfinite().all(), "the least float32 does not become infinite"
-    assert torch.equal(graph.table, torch.full((4,), 3.0))
+    generator = torch.Generator().manual_seed(0)
+    x, index = torch.randn(200, 4, generator=generator), torch.arange(200)
+    mask = (torch.rand(200, 4, generator=generator) > 0.5).float()
+    graph = trace(Model().eval(), (x, index, mask))
+    record_shapes(graph)
+    (moved, whole, hidden, least), again, other = (NoisyRun(graph, seed).run(x, index, mask) for seed in (0, 0, 1))
+    moves = ((moved.double() - x.double()) / x.double() / (COARSER * ROUNDING)).abs()
+    assert 1 < moves.max() < 2.1, "the input and the product"
+    assert moves.mean() > 0.3
+    assert torch.equal(moved, again[0])
+    assert not torch.equal(moved, other[0])
+    assert torch.equal(whole, index + 1), "integers are exact"
+    assert least.isfinite().all(), "the least float32 does not become infinite"
+    kept = mask.bool()
+    assert (hidden[kept] - x[kept]).abs().max() < 4 * COARSER * ROUNDING * x.abs().max(), "a mask is exact"
