@@ -40,7 +40,6 @@ ELSEWHERE: dict[str, tuple[tuple[str, ...], str]] = {
         "one rewrite in several modules, tested by what is written",
     ),
     "passes/analysis/residual_stream.py": (("passes/test_rotate_residual.py",), "the pass that rotates it"),
-    "passes/rules/": (("passes/rules/test_rules.py", "passes/rules/test_constant_forms.py"), "one class for each rule"),
     "quantizers/__init__.py": (("quantizers/test_build_quantizer.py",), "one function"),
     "reconstruction/block.py": (("reconstruction/test_reconstruct.py", "reconstruction/test_learner.py"), "one block of a run"),
     "serialize/module_checks.py": (("serialize/test_modules.py", "serialize/test_hostile.py"), "where modules are read"),
