@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import provenance
 import torch
 from assets import assets
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from qpass.data import draw_samples
 from qpass.data.decode import decode_image
-from qpass.data.images import ImageSource
+from qpass.data.images import IMAGE_SUFFIXES, ImageSource
 
 #: A network, or its file: a batch to outputs.
 Predict = Callable[[Tensor], Any]
@@ -82,7 +83,9 @@ class Network:
 def zipped_images(path: Path, convert: Callable[[Image.Image], Tensor]) -> ImageSource:
     """Opens the images of a zip without labels."""
     archive = zipfile.ZipFile(path)
-    names = sorted(name for name in archive.namelist() if name.endswith((".jpg", ".png")))
+    names = sorted(name for name in archive.namelist() if name.lower().endswith(IMAGE_SUFFIXES))
+    if not names:
+        raise click.ClickException(f"{path} holds no image")
     return ImageSource(str(path), names, None, lambda i: convert(decode_image(archive.read(names[i]), "RGB", names[i])))
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
+from pathlib import Path
+
+import click
 import numpy as np
 import pytest
 import torch
 from lanes import against_float, course
+from PIL import Image
 from super_resolution import in_tiles, luma, psnr
-from task import decibels
+from task import decibels, zipped_images
 
 
 @pytest.mark.parametrize("size", [(64, 64), (57, 86), (100, 49)])
@@ -50,3 +56,18 @@ def test_lanes_that_are_lost_or_moved_lower_the_score() -> None:
     assert against_float(logits, curves, logits, ignored) == 100, "float sees no lane there"
     assert 20 < against_float(logits, curves, logits, moved) < 50
     assert against_float(logits, curves, lost, curves) < 10
+
+
+def test_images_of_a_zip_are_found_by_any_usual_suffix(tmp_path: Path) -> None:
+    pixels = io.BytesIO()
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(pixels, "PNG")
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for name in ("b.JPEG", "a.png", "labels.csv"):
+            archive.writestr(name, pixels.getvalue())
+    found = zipped_images(tmp_path / "images.zip", lambda image: torch.tensor(image.getpixel((0, 0))))
+    assert found.names == ["a.png", "b.JPEG"]
+    assert found.load(1).tolist() == [255, 0, 0]
+    with zipfile.ZipFile(tmp_path / "none.zip", "w") as archive:
+        archive.writestr("labels.csv", "")
+    with pytest.raises(click.ClickException, match="no image"):
+        zipped_images(tmp_path / "none.zip", lambda image: torch.zeros(1))
