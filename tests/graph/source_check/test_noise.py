@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from qpass.graph.capture.trace import trace
 from qpass.graph.edit import record_shapes
+from qpass.graph.masks import mask_ranges
 from qpass.graph.source_check.noise import COARSER, ROUNDING, NoisyRun
 
 
@@ -23,7 +24,8 @@ def test_inputs_and_results_move_by_a_few_roundings() -> None:
     mask = (torch.rand(200, 4, generator=generator) > 0.5).float()
     graph = trace(Model().eval(), (x, index, mask))
     record_shapes(graph)
-    (moved, whole, hidden, least), again, other = (NoisyRun(graph, seed).run(x, index, mask) for seed in (0, 0, 1))
+    exact = mask_ranges(graph)
+    (moved, whole, hidden, least), again, other = (NoisyRun(graph, seed, exact).run(x, index, mask) for seed in (0, 0, 1))
     moves = ((moved.double() - x.double()) / x.double() / (COARSER * ROUNDING)).abs()
     assert 1 < moves.max() < 2.1, "the input and the product"
     assert moves.mean() > 0.3
@@ -33,3 +35,5 @@ def test_inputs_and_results_move_by_a_few_roundings() -> None:
     assert least.isfinite().all(), "the least float32 does not become infinite"
     kept = mask.bool()
     assert (hidden[kept] - x[kept]).abs().max() < 4 * COARSER * ROUNDING * x.abs().max(), "a mask is exact"
+    coarse = NoisyRun(graph, 0).run(x, index, mask)[2]
+    assert (coarse[kept] - x[kept]).abs().max() > 1, "unless nobody says that it is"
