@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qpass.errors import DataError
 from qpass.nn import QuantizedConv, QuantizedLinear, ResidualFactor
-from qpass.quantizers import QUANTIZERS, LookUp, Quantizer, Uniform
+from qpass.quantizers import QUANTIZERS, ByteTable, Codebook, LookUp, Quantizer, Uniform
 from qpass.serialize.modules import decode_module, encode_module
 
 MAPS = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0)).mul(3).softmax(-1)
@@ -29,7 +29,8 @@ def weighted(kind: Callable[..., Any], *shape: int, bias: bool = True, **options
 
 QUANTIZED = {name: kind(4).fit(MAPS.flatten()) for name, kind in QUANTIZERS.items()}
 MODULES: dict[str, tuple[nn.Module, Tensor]] = {
-    **{name: (quantizer, MAPS) for name, quantizer in QUANTIZED.items()},
+    **{name: (quantizer, MAPS) for name, quantizer in QUANTIZED.items() if not isinstance(quantizer, Codebook)},
+    "codebook": (ByteTable.of(Codebook(4).fit(MAPS.flatten())), MAPS),  # as it is deployed
     "table": (LookUp.of(QUANTIZED["tan"]), MAPS),
     "linear": (weighted(QuantizedLinear, 5, 7), torch.ones(2, 7)),
     "without a bias": (weighted(QuantizedLinear, 5, 7, bias=False), torch.ones(2, 7)),

@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 
 from qpass.backends.onnxruntime.rounded import cut_off, rounding_of
-from qpass.quantizers import QUANTIZERS, LookUp, Quantizer, Tan, Uniform
+from qpass.quantizers import QUANTIZERS, ByteTable, Codebook, LookUp, Quantizer, Tan, Uniform
 
 MAPS = torch.randn(8, 24, 24, generator=torch.Generator().manual_seed(0)).mul(3).softmax(-1)
 
 
 def quantizers(bits: int) -> dict[str, Quantizer]:
     found = {name: kind(bits).fit(MAPS.flatten()) for name, kind in QUANTIZERS.items()}
-    return {**found, "table": LookUp.of(found["tan"])}
+    codebook = found["codebook"]
+    assert isinstance(codebook, Codebook)
+    return {**found, "table": LookUp.of(found["tan"]), "codebook": ByteTable.of(codebook)}  # as they are deployed
 
 
 @pytest.mark.parametrize("bits", [3, 8])
