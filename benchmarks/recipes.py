@@ -47,8 +47,11 @@ PLAIN: dict[str, Any] = {
     "weight_rounding": "nearest",
     "compensate_activations": False,
     "token_weights": "equal",
+    "post_softmax": {
+        "quantizer": "uniform", "tabulated": False, "percentiles": SOFTMAX_PERCENTILES, "criterion": "output",
+    },
     "budget": None,
-}
+}  # fmt: skip
 
 
 def settings_of(name: str) -> Any:
@@ -66,7 +69,7 @@ def settings_of(name: str) -> Any:
 
 def naive(width: str, bits: int) -> dict[str, Any]:
     """Returns round to nearest between the least and the greatest value."""
-    plain = {"bits": bits, "percentiles": (1.0,), "criterion": "tensor"}
+    plain = {"bits": bits, "quantizer": "uniform", "tabulated": False, "percentiles": (1.0,), "criterion": "tensor"}
     changes = {
         "activation": plain,
         "post_softmax": plain,
@@ -154,8 +157,11 @@ PARTS: dict[str, dict[str, Any]] = {
     "compensated inputs": {"compensate_activations": True},
     "rotated residual stream": {"rotate_residual": True},
     "weighed tokens": {"token_weights": "hessian"},
+    "shifted logarithm of the Softmax output": {"post_softmax": {}},
 }
-#: Width -> the recipe with a budget that the last part makes of it.
+#: Parts that only recipes with activations below 8 bits have.
+_OF_NARROW = ("compensated inputs", "shifted logarithm of the Softmax output")
+#: Preset -> the recipe that also has a budget.
 _BUDGETS = {"w4a4": "mixed-w4a5", "w3a3": "mixed-w3a4"}
 _ABLATION_IMAGES = 256
 
@@ -167,15 +173,15 @@ def closed_form() -> dict[str, Recipe]:
         changes: dict[str, Any] = {"preset": width, **PLAIN}
         rows[f"{width} min-max"] = naive(width, int(width[-1]))
         rows[f"{width} folded LayerNorms, searched ranges"] = dict(changes)
-        parts = {name: part for name, part in PARTS.items() if name != "compensated inputs" or width[-1] != "8"}
+        parts = {name: part for name, part in PARTS.items() if name not in _OF_NARROW or width[-1] != "8"}
         for name, part in parts.items():
             changes |= part
             rows[f"{width} + {name}"] = dict(changes)
-        if width in _BUDGETS:
-            changes["budget"] = _budget(_BUDGETS[width])
-            rows[f"{width} + widths within the budget"] = dict(changes)
         for name, part in parts.items():
             rows[f"{width}, all without {name}"] = changes | {field: PLAIN[field] for field in part}
+        if width in _BUDGETS:  # which applies to equal steps only
+            instead = {"budget": _budget(_BUDGETS[width]), "post_softmax": PLAIN["post_softmax"]}
+            rows[f"{width}, Softmax output in equal steps, widths within a budget"] = changes | instead
     return {name: _as_in_main_table(name, settings) for name, settings in rows.items()}
 
 

@@ -1,4 +1,4 @@
-"""Preset recipes by name: the ``wXaY`` family, and one family per published method."""
+"""Preset recipes by name: ``wXaY``, ``mixed-wXaZ``, and one family per published method."""
 
 from __future__ import annotations
 
@@ -72,10 +72,15 @@ def preset_fields(name: str, *, schedule: str | None = None, polish: str | None 
     channels of attention heads and of the residual stream are rotated. Weights are rounded with error
     feedback that weights tokens by their effect on the output, and have a zero point below 6 bits.
     Below 8 bits, weights also compensate for the quantization of their inputs. ``w8a8`` uses plain
-    rounding, which is as good there. Codes are uniform, so that every matmul runs on an integer kernel.
+    rounding, which is as good there. Levels are in equal steps, so that every matmul runs on an
+    integer kernel, with one exception. Below 8 bits, the Softmax output has 2^Y levels in equal steps
+    of a shifted logarithm: most of its values are near zero, where equal steps resolve nothing. The
+    file looks them up in a table of 256 cells, by a GatherElements over all values, and multiplies
+    attention with V in float. ``post_softmax: {quantizer: uniform, tabulated: false}`` has equal steps.
 
-    ``mixed-wXaZ`` is the same with activations of Z - 1 or 8 bits: 8 where the output gains most, Z on
-    average over all multiply-adds. Z is 3 to 7.
+    ``mixed-wXaZ`` has activations of Z - 1 or 8 bits: 8 where the output gains most, Z on average over
+    all multiply-adds. Z is 3 to 7. The Softmax output has levels in equal steps too; otherwise it is
+    like ``wXaY``.
 
     ``codebook-wXaY`` is the same with 2^Y levels of activations and 2^X levels of weights anywhere
     among those of 8 bits, where Y and X are below 8. Weights of 8 bits and activations of 8 bits are
@@ -126,12 +131,12 @@ def preset_fields(name: str, *, schedule: str | None = None, polish: str | None 
     return found | {"name": f"{name}, full schedule" if schedule == Schedule.FULL else name}
 
 
-def _uniform(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> dict[str, Any]:
+def _closed_form(weight_bits: int, activation_bits: int, _: ReconstructionConfig | None) -> dict[str, Any]:
     eight = min(weight_bits, activation_bits) == 8
     return {
         "weight": QuantSpec(bits=weight_bits, symmetric=weight_bits >= 6, percentiles=(*WEIGHT_PERCENTILES, 1.0)),
         "activation": QuantSpec(bits=activation_bits),
-        "post_softmax": QuantSpec(bits=activation_bits, percentiles=SOFTMAX_PERCENTILES, criterion="output"),
+        "post_softmax": _equal_steps(activation_bits) if activation_bits == 8 else _shifted_logarithm(activation_bits),
         "network_input": QuantSpec(bits=8),
         "rotate_heads": not eight,
         "rotate_residual": not eight,
@@ -140,6 +145,15 @@ def _uniform(weight_bits: int, activation_bits: int, _: ReconstructionConfig | N
         "token_weights": "equal" if eight else "hessian",
         "calibrate_on": "float" if eight else "quantized",
     }
+
+
+def _equal_steps(bits: int) -> QuantSpec:
+    return QuantSpec(bits=bits, percentiles=SOFTMAX_PERCENTILES, criterion="output")
+
+
+def _shifted_logarithm(bits: int) -> QuantSpec:
+    """Returns I&S-ViT's quantizer without the rounding of exponents, which makes many of its levels coincide."""
+    return QuantSpec(bits=bits, quantizer="shift-log2", criterion="output", tabulated=True)
 
 
 def _mixed(weight_bits: int, mean_bits: int, learning: ReconstructionConfig | None) -> dict[str, Any]:
@@ -152,7 +166,7 @@ def _mixed(weight_bits: int, mean_bits: int, learning: ReconstructionConfig | No
     whole(3, 7, expected="a mean of 3 to 7 bits")(mean_bits, "mixed-wXaZ")
     bits = mean_bits - 1
     budget = BudgetConfig(activation_bits=mean_bits, activation_widths=(bits, 8))
-    return _uniform(weight_bits, bits, learning) | {"budget": budget}
+    return _closed_form(weight_bits, bits, learning) | {"post_softmax": _equal_steps(bits), "budget": budget}
 
 
 #: Free levels lose more by a fold or a rotation of the weights than 8-bit activations gain.
@@ -210,7 +224,7 @@ def _published(weight_bits: int, post_softmax: QuantSpec, **more: Any) -> dict[s
 
 _Build = Callable[[int, int, ReconstructionConfig | None], dict[str, Any]]
 _FAMILIES: dict[str, tuple[dict[str, ReconstructionConfig], _Build]] = {
-    "": ({}, _uniform),
+    "": ({}, _closed_form),
     "mixed": ({}, _mixed),
     "codebook": ({}, _codebook),
     "repq-vit": ({}, _repq_vit),

@@ -34,6 +34,19 @@ def test_every_spec_of_a_preset_has_the_bits_of_its_name(weight: int, activation
     specs = (config.weight, config.activation, config.post_softmax, config.network_input)
     assert [spec.bits for spec in specs] == [weight, activation, activation, 8]
     assert config.budget is None
+    equal_steps = {role for role in ("weight", "activation", "network_input", "post_softmax") if is_uniform(config, role)}
+    assert equal_steps == {"weight", "activation", "network_input"} | ({"post_softmax"} if activation == 8 else set())
+
+
+def test_the_softmax_output_has_all_levels_of_a_shifted_logarithm() -> None:
+    spec = QuantConfig.from_any("w4a4").post_softmax
+    assert (spec.quantizer, spec.exponent_round, spec.tabulated, spec.criterion) == ("shift-log2", False, True, "output")
+    before = QuantConfig.from_any({"preset": "w4a4", "post_softmax": {"quantizer": "uniform", "tabulated": False}})
+    assert before.post_softmax.quantizer == "uniform"
+
+
+def is_uniform(config: QuantConfig, role: str) -> bool:
+    return bool(getattr(config, role).quantizer == "uniform")
 
 
 @pytest.mark.parametrize("mean", range(3, 8))

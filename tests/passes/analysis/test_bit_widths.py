@@ -26,7 +26,7 @@ def quantized() -> tuple[fx.GraphModule, list[BitWidthOptions]]:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 6)).eval(), torch.randn(32, 8)
     graph = trace(model, (x[:2],))
-    for step in pipeline(QuantConfig.from_any("w4a4"), [ModelInputs((x,), {})]):
+    for step in pipeline(QuantConfig.from_any("mixed-w4a5"), [ModelInputs((x,), {})]):
         if isinstance(step, AllocateBits):
             return graph, bit_width_options(graph, step.statistics, BUDGET)
         step(graph)
