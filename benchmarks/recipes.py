@@ -20,6 +20,7 @@ FLOAT = "float"
 #: Closed form: ours, then round to nearest from least to greatest, then RepQ-ViT.
 CLOSED_FORM = (
     "w8a8", "w6a6", "w4a8", "mixed-w4a5", "w4a4", "mixed-w3a4", "w3a3",
+    "codebook-w4a8", "codebook-w3a8", "codebook-w2a8", "codebook-w4a4", "codebook-w3a3",
     "naive-w8a8", "naive-w6a6", "naive-w4a8", "naive-w4a4", "naive-w3a3",
     "repq-vit-w8a8", "repq-vit-w6a6", "repq-vit-w4a8", "repq-vit-w4a4", "repq-vit-w3a3",
 )  # fmt: skip
@@ -34,11 +35,14 @@ LEARNED = (
 #: Weights that keep a residual branch, on DeiT-T alone.
 RESIDUAL = tuple(f"{name}, residual rank {rank}" for name in ("w3a8", "w2a8", "w3a3") for rank in (16, 32))
 #: What is run with several seeds on DeiT-T: the recipes that are compared with each other.
-COMPARED = ("w4a8", "mixed-w4a5", "w4a4", "mixed-w3a4", "w3a3", "repq-vit-w4a4")
+COMPARED = (
+    "w4a8", "mixed-w4a5", "w4a4", "mixed-w3a4", "w3a3", "codebook-w4a8", "codebook-w3a8", "codebook-w4a4", "codebook-w3a3",
+    "repq-vit-w4a4",
+)  # fmt: skip
 SEEDS = (0, 1, 2)
 #: Networks whose rows take minutes, and the closed-form recipes that are left out there.
 HEAVY = ("ngswin", "dinov2", "modelnet40")
-_NOT_ON_HEAVY = ("w6a6", "naive-w6a6", "naive-w4a8", "naive-w3a3", "repq-vit-w6a6")
+_NOT_ON_HEAVY = ("w6a6", "codebook-w2a8", "naive-w6a6", "naive-w4a8", "naive-w3a3", "repq-vit-w6a6")
 
 #: Switches off what the recipes ``wXaY`` do beyond folding and the search of ranges.
 PLAIN: dict[str, Any] = {

@@ -61,8 +61,8 @@ def quantize_graph(
             other value. Keys that the model's forward does not accept, and labels that only its loss
             needs, are dropped. A warning reports both.
         config: A preset's name (``"w8a8"``, ``"w6a6"``, ``"w4a8"``, ``"w4a4"``,
-            ``"mixed-w4a5"``, ``"repq-vit-w4a4"``, ``"aiqvit-w4a4"``, ...), a ``QuantConfig``, a mapping, or the path of a
-            YAML file.
+            ``"mixed-w4a5"``, ``"codebook-w4a4"``, ``"repq-vit-w4a4"``, ``"aiqvit-w4a4"``, ...), a
+            ``QuantConfig``, a mapping, or the path of a YAML file.
         example_inputs: A batch to trace the model with; None uses the first calibration batch.
         transform_fn: Converts what the loader yields to a batch.
         submodules: Names of submodules to quantize instead of the whole model, for models with

@@ -15,7 +15,7 @@ from qpass.runtime.plain_data import printable
 
 
 class OneLineGroup(click.Group):
-    """Prints errors of qpass, click and the file system as ``error: ...``, and warnings as ``warning: ...``."""
+    """Prints errors as ``error: ...`` and warnings as ``warning: ...``."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         """See ``click.Command.main``."""

@@ -104,8 +104,8 @@ def preset_fields(name: str, *, schedule: str | None = None, polish: str | None 
     Args:
         name: One of ``PRESETS``, or the same with other bit widths from 2 to 8.
         schedule: ``"quick"`` or ``"full"``: how long recipes learn. None is ``"quick"``.
-        polish: ``"quick"`` learns each block of ``wXaY`` or ``mixed-wXaZ`` for a few hundred steps after
-            the closed form. None skips this.
+        polish: ``"quick"`` learns each block of ``wXaY`` or ``mixed-wXaZ`` for a few hundred steps
+            after the closed form. None skips this.
 
     Raises:
         ConfigError: If the name is unknown, ``mixed-wXaZ`` has another Z than 3 to 7, ``schedule`` is
@@ -152,12 +152,12 @@ def _equal_steps(bits: int) -> QuantSpec:
 
 
 def _shifted_logarithm(bits: int) -> QuantSpec:
-    """Returns I&S-ViT's quantizer without the rounding of exponents, which makes many of its levels coincide."""
+    """Returns I&S-ViT's quantizer with exponents unrounded: rounded, many of its levels coincide."""
     return QuantSpec(bits=bits, quantizer="shift-log2", criterion="output", tabulated=True)
 
 
 def _mixed(weight_bits: int, mean_bits: int, learning: ReconstructionConfig | None) -> dict[str, Any]:
-    """Returns the fields of a recipe whose activations have one bit less than the mean, or 8 where they lose most.
+    """Returns a recipe whose activations have one bit less than the mean, or 8 where they lose most.
 
     8 bits cost nothing where codes are stored in bytes. An 8-bit code is two 4-bit codes that share a
     weight: on hardware that multiplies only 4 by 4 bits, such a tensor takes two products. Two
@@ -174,7 +174,7 @@ _UNCHANGED_WEIGHTS = {"fold_layer_norm": None, "rotate_heads": False, "rotate_re
 
 
 def _codebook(weight_bits: int, activation_bits: int, learning: ReconstructionConfig | None) -> dict[str, Any]:
-    fields = _uniform(weight_bits, activation_bits, learning)
+    fields = _closed_form(weight_bits, activation_bits, learning) | {"post_softmax": _equal_steps(activation_bits)}
     narrow = {"weight": weight_bits < 8, "activation": activation_bits < 8, "post_softmax": activation_bits < 8}
     for role in (role for role, is_narrow in narrow.items() if is_narrow):
         fields[role] = dataclasses.replace(fields[role], quantizer=QuantizerName.CODEBOOK, symmetric=False)

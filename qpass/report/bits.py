@@ -1,4 +1,4 @@
-"""Bit widths of a network's activations and weights: their mean, and which are wider than the recipe's."""
+"""Bit widths of a network: their mean, and which are wider than the recipe's."""
 
 from __future__ import annotations
 

@@ -234,7 +234,7 @@ def _weights(reference_graph: fx.GraphModule, quantized: fx.GraphModule, plans: 
 
 
 def _multiply_adds_by_call(quantized: fx.GraphModule) -> Mapping[str, int]:
-    """Returns how many multiply-adds of the traced example read each call of a quantizer, by the node's name."""
+    """Returns the multiply-adds of the traced example that read each quantizer, by its node's name."""
     sizes = Counter[str]()
     for reader, _, operand in planned_operands(quantized):
         sizes[quantizer_node(reader.args[operand.index]).name] += multiply_adds(quantized, reader)
