@@ -29,7 +29,7 @@ def needless_targets(model: nn.Module, kwargs: Mapping[str, Any]) -> set[str]:
     names = {name for name in kwargs if _may_be_left_out(model, name) and any(word in name.lower() for word in _WORDS)}
     if not names:
         return set()
-    model = copy.deepcopy(model).eval()
+    model = copy.deepcopy(model).eval().requires_grad_(False)
     expected = _outputs(model, kwargs)
     for candidates in (names, *({name} for name in sorted(names) if len(names) > 1)):
         rest = {name: value for name, value in kwargs.items() if name not in candidates}

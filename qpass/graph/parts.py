@@ -14,7 +14,7 @@ from qpass.data import KeptBatches, ModelInputs
 from qpass.data.rows import batch_size
 from qpass.data.structure import named_leaves, same_constant
 from qpass.graph.capture.trace import trace
-from qpass.graph.capture.undisturbed import undisturbed
+from qpass.graph.capture.undisturbed import undisturbed, without_gradients
 from qpass.graph.edit import flat_inputs
 from qpass.graph.facts import facts_of, update_facts
 from qpass.graph.signature.input_check import sizes_text
@@ -65,7 +65,7 @@ def record_calls(
 
     handles = [record(name) for name in names]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), without_gradients(model):
             for batch in batches:
                 own = batch.copied()
                 model(*own.args, **own.kwargs)

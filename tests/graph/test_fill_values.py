@@ -59,6 +59,8 @@ def test_only_fills_are_fills(fill: float, share: float) -> None:
 def test_ordinary_values_are_not() -> None:
     for values in (torch.zeros(5), torch.full((5,), -1e9), torch.tensor([3.0, float("inf"), float("nan")]), torch.zeros(0)):
         assert not fill_values(values, values).any()
+    outlier = torch.tensor([1.0, 2.0, 3.0, 31 * 3.0, 33 * 3.0])
+    assert fill_values(outlier, outlier).tolist() == [False] * 4 + [True]
     assert not fill_values(torch.tensor([1, 10**9]), torch.tensor([1, 10**9])).any(), "integers"
 
 

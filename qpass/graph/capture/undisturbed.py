@@ -14,6 +14,23 @@ from qpass.runtime.torch_modes import kept_random_state
 
 
 @contextmanager
+def without_gradients(model: nn.Module) -> Iterator[None]:
+    """Makes parameters require no gradients inside the block.
+
+    In a region of a forward that enables gradients, torch refuses ``out=`` and writes to views that
+    were made without gradients, for values that require any. Inference does not need them.
+    """
+    required = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in required:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in required:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
 def undisturbed(model: nn.Module, *, captured: bool = False) -> Iterator[Callable[[], None]]:
     """Puts a model into eval mode and float32, and restores it and the random state afterwards.
 
@@ -33,7 +50,8 @@ def undisturbed(model: nn.Module, *, captured: bool = False) -> Iterator[Callabl
 
     model.eval()
     try:
-        with without_autocast(), nullcontext() if captured else kept_random_state(), torch.no_grad():
+        random_state = nullcontext() if captured else kept_random_state()
+        with without_autocast(), random_state, torch.no_grad(), without_gradients(model):
             yield as_it_came
     finally:
         before.restore()

@@ -52,6 +52,7 @@ def test_a_channel_of_few_values_or_near_zero_has_no_size_of_its_own() -> None:
         (torch.tensor([True, False]), torch.tensor([True, True]), 0.5),
         (torch.tensor([3 + 4j]), torch.tensor([3 + 3j]), 1 / 3),
         (torch.zeros(3), torch.zeros(2), INF),
+        (torch.zeros(1, 4, dtype=torch.int64), torch.zeros(4, 1, dtype=torch.int64), INF),
         (torch.zeros(0), torch.zeros(0), 0.0),
         (torch.tensor([INF, 1.0]), torch.tensor([INF, 1.0]), 0.0),
         (torch.tensor([INF, 1.0]), torch.tensor([-INF, 1.0]), INF),

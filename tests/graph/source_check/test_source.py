@@ -18,8 +18,9 @@ from qpass.graph.edit import aten, calls, fetch, module_path
 from qpass.graph.facts import facts_of
 from qpass.graph.source_check import Source, SourceCheck
 from qpass.graph.source_check.output_error import output_error
-from qpass.graph.source_check.source import LEAST_BOUND
+from qpass.graph.source_check.source import LEAST_BOUND, quantizers_off
 from qpass.passes import Canonicalize, FoldLayerNorm, Pass, RotateHeads
+from qpass.quantizers import Uniform
 from qpass.runtime.records import record
 from qpass.runtime.storage import Storage
 from tests.live_bytes import LiveBytes
@@ -94,7 +95,7 @@ def test_a_graph_that_accumulates_is_found_on_the_second_call() -> None:
     with graph.graph.inserting_after(product):
         graph.graph.call_function(aten.add_.Scalar, (gain, 0.01))
     graph.recompile()
-    with pytest.raises(SourceError, match="when it is called again"):
+    with pytest.raises(SourceError, match=r"when it is called again: by [1-9].* of an output's size"):
         source.check(graph, "a pass")
 
 
@@ -333,3 +334,72 @@ def test_a_channel_of_roundings_alone_is_no_matter() -> None:
     graph.recompile()
     source.check(graph, "a pass")
     assert facts_of(graph).source_check.informative
+
+
+def scaled(graph: fx.GraphModule, factor: float) -> fx.GraphModule:
+    """Returns a copy whose only product is multiplied by a factor."""
+    graph = copy.deepcopy(graph)
+    (product,) = calls(graph, aten.mul.Tensor)
+    with graph.graph.inserting_after(product):
+        changed = graph.graph.call_function(aten.mul.Tensor, (product, factor))
+    product.replace_all_uses_with(changed, delete_user_cb=lambda user: user is not changed)
+    graph.recompile()
+    return graph
+
+
+def test_the_error_is_the_largest_of_all_steps() -> None:
+    source, graph = source_of(Call(lambda m, x: x * 3.0).eval(), torch.randn(4, 3))
+    source.check(scaled(graph, 1 + 1e-5), "one")
+    source.check(graph, "two")
+    check = facts_of(graph).source_check
+    assert check.error == pytest.approx(1e-5 * 2, rel=1)
+    assert check.passes == ("one", "two")
+
+
+def test_the_reference_is_compared_in_place_of_the_graph() -> None:
+    source, graph = source_of(Call(lambda m, x: x * 3.0).eval(), torch.randn(4, 3))
+    wrong = scaled(graph, 1.01)
+    source.check(wrong, "a pass", graph)
+    assert facts_of(wrong).source_check.passes == ("a pass",)
+    with pytest.raises(SourceError):
+        source.check(graph, "a pass", wrong)
+
+
+def test_roundings_are_simulated_on_the_other_batch_too() -> None:
+    """Only the last row, which the batch of one row holds, lies on the edge of a choice."""
+    x = torch.tensor([[1.0], [2.0], [5.0], [3.0]])
+    source, graph = source_of(Call(lambda m, x: torch.where(x * 3.0 > 9.0, 1.5, 1.0) * x).eval(), x)
+    first, _ = calls(graph, aten.mul.Tensor)
+    with graph.graph.inserting_after(first):
+        rounded = graph.graph.call_function(aten.mul.Tensor, (first, 1 + 2.0**-22))
+    first.replace_all_uses_with(rounded, delete_user_cb=lambda user: user is not rounded)
+    graph.recompile()
+    source.check(graph, "a pass")
+    assert facts_of(graph).source_check.error == pytest.approx(0.5)
+
+
+def test_quantizers_that_were_off_stay_off() -> None:
+    network = nn.Sequential(Uniform(8), Uniform(8))
+    network[0].enabled = False
+    with quantizers_off(network):
+        assert [module.enabled for module in network] == [False, False]
+    assert [module.enabled for module in network] == [False, True]
+
+
+def test_roundings_leave_masks_exact() -> None:
+    """A rounding of ``1 - keep`` times the least float would fill everything, and allow any error."""
+    keep, x = torch.tensor([[1.0, 1.0, 0.0]]).repeat(4, 1), torch.randn(4, 3)
+
+    def fill(m: nn.Module, x: Tensor, keep: Tensor) -> Tensor:
+        return (x + (1 - keep) * torch.finfo(torch.float32).min).softmax(-1)
+
+    model, batches = Call(fill).eval(), [ModelInputs((x, keep), {})]
+    graph = trace(model, (x, keep))
+    source = Source(model, graph, batches)
+    (softmax,) = calls(graph, aten.softmax.int)
+    with graph.graph.inserting_after(softmax):
+        off = graph.graph.call_function(aten.mul.Tensor, (softmax, 1.001))
+    softmax.replace_all_uses_with(off, delete_user_cb=lambda user: user is not off)
+    graph.recompile()
+    with pytest.raises(SourceError, match="after a pass"):
+        source.check(graph, "a pass")

@@ -143,3 +143,39 @@ def test_a_view_made_in_no_grad_may_be_written_outside_of_it(kind: str) -> None:
     with torch.no_grad():
         expected = model(x)
     torch.testing.assert_close(graph(x), expected)
+
+
+class WithGradients(nn.Module):
+    """Runs with gradients, where torch refuses some writes to values that require any."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.layer, self.last = kind, nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(True):
+            y = self.layer(x)
+            if self.kind == "out":
+                torch.add(y, 1, out=(y := torch.empty_like(y)))
+            elif self.kind == "view":
+                with torch.no_grad():
+                    part = y[:, :3]
+                part *= 2
+            else:
+                self.layer.bias.add_(0)
+        return self.last(y)
+
+
+@pytest.mark.parametrize("kind", ["out", "view", "parameter"])
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_forward_that_only_runs_where_parameters_require_no_gradients(kind: str, parts: bool) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(WithGradients(kind), nn.Identity()).eval(), torch.randn(4, 6)
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"automatic differentiation|no_grad mode|leaf Variable"):
+        model(x)
+    config = {"preset": "w8a8", "rules": {"*": None}}
+    graph = qpass.quantize_graph(model, [x], config, submodules=["0"] if parts else None, progress=False)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with torch.no_grad():
+        expected = model.requires_grad_(False)(x)
+    torch.testing.assert_close(graph(x), expected)
