@@ -28,14 +28,15 @@ from qpass.graph.capture.trace import trace
 FILES = {
     "qpass w8a8": ("w8a8", "onnxruntime"),
     "qpass w8a8, contrib": ("w8a8", "onnxruntime-contrib"),
-    "qpass w4a4": ("w4a4", "onnxruntime"),
-    "qpass w3a3": ("w3a3", "onnxruntime"),
+    "qpass codebook-w4a8": ("codebook-w4a8", "onnxruntime"),
+    "qpass mixed-w4a5": ("mixed-w4a5", "onnxruntime"),
+    "qpass mixed-w3a4": ("mixed-w3a4", "onnxruntime"),
 }
 #: How weights are rounded is no matter of speed.
 _NEAREST = {"weight_rounding": "nearest"}
-#: Recipes against w4a4. What is learned merges into the weights: random ones have the same speed.
+#: Recipes against mixed-w4a5. What is learned merges into the weights, and costs no time.
 RECIPES: dict[str, Any] = {
-    "w4a4": {"preset": "w4a4", **_NEAREST},
+    "mixed-w4a5": {"preset": "mixed-w4a5", **_NEAREST},
     "aiqvit-w4a4": {"preset": "aiqvit-w4a4", "reconstruction": None},
     "aiqvit-w4a4, affine": {"preset": "aiqvit-w4a4", "reconstruction": None, "post_softmax": {"code_zero": "affine"}},
     "aiqvit-w4a4, zero": {"preset": "aiqvit-w4a4", "reconstruction": None, "post_softmax": {"code_zero": "zero"}},
@@ -44,13 +45,13 @@ RECIPES: dict[str, Any] = {
     "ias-vit-w4a4, formula": {"preset": "ias-vit-w4a4", "reconstruction": None, "post_softmax": {"tabulated": False}},
     "dopq-vit-w4a4": {"preset": "dopq-vit-w4a4", "reconstruction": None},
     "dopq-vit-w4a4, formula": {"preset": "dopq-vit-w4a4", "reconstruction": None, "post_softmax": {"tabulated": False}},
-    "w4a4, shift-log2": {
-        "preset": "w4a4",
+    "mixed-w4a5, shift-log2": {
+        "preset": "mixed-w4a5",
         **_NEAREST,
         "post_softmax": {"bits": 4, "quantizer": "shift-log2", "tabulated": True},
     },
-    "w3a3": {"preset": "w3a3", **_NEAREST},
-    "w3a3, residual rank 16": {"preset": "w3a3", **_NEAREST, "weight": {"residual_rank": 16}},
+    "mixed-w3a4": {"preset": "mixed-w3a4", **_NEAREST},
+    "mixed-w3a4, residual rank 16": {"preset": "mixed-w3a4", **_NEAREST, "weight": {"residual_rank": 16}},
 }
 
 
@@ -118,7 +119,7 @@ def main(
     table: str, models: tuple[str, ...], batches: tuple[int, ...], threads: tuple[int, ...], runs: int, seconds: float
 ) -> None:
     """Time the models and write the tables."""
-    page = Page("latency", "float onnxruntime") if table == "tools" else Page("latency_recipes", "w4a4, a file of qpass")
+    page = Page("latency", "float onnxruntime") if table == "tools" else Page("latency_recipes", "mixed-w4a5, a file of qpass")
     for name in models:
         failed: dict[str, str] = {}
         with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 #: What a user chooses between: at most ten rows, the others are a click away.
 CHOICES = (
-    "w8a8", "w6a6", "w4a8", "mixed-w4a5", "mixed-w4a5, polish quick", "w4a4", "mixed-w3a4", "w3a3", "repq-vit-w4a4", "dopq-vit-w4a4",
+    "w8a8", "codebook-w4a8", "codebook-w3a8", "w4a8", "mixed-w4a5", "codebook-w4a4", "w4a4", "w3a3", "repq-vit-w4a4", "dopq-vit-w4a4",
 )  # fmt: skip
 
 
