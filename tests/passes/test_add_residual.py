@@ -122,7 +122,9 @@ def test_the_float_network_has_no_branch(vit: nn.Module, many_images: Tensor) ->
 
 
 @pytest.mark.slow(after=1)
-@pytest.mark.parametrize(("preset", "apart"), [("mixed-w3a5", ["head"]), ("w3a8", ["blocks.0.mlp.fc2", "blocks.1.mlp.fc2", "head"])])
+@pytest.mark.parametrize(
+    ("preset", "apart"), [("mixed-w3a5", ["head"]), ("w3a8", ["blocks.0.mlp.fc2", "blocks.1.mlp.fc2", "head"])]
+)
 def test_the_file_holds_one_product_for_both_and_passes(
     vit: nn.Module, many_images: Tensor, tmp_path: Path, preset: str, apart: list[str]
 ) -> None:
