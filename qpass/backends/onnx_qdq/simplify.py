@@ -9,17 +9,32 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnxscript.optimizer import fold_constants_ir
 from onnxscript.rewriter import onnx_fusions, rewrite
+from onnxscript.rewriter.pattern import Constant, RewriteRule
 from onnxscript.rewriter.rules import common as rules
+
+
+def _no_op(operator: str, value: int) -> RewriteRule:
+    """Returns the rule that drops an operator whose second input is this scalar, to the last bit.
+
+    onnxscript's own rules accept values within 1e-8 of 0 and within 1e-5 of 1: they drop the 1e-12
+    that keeps a division from infinity.
+    """
+
+    def pattern(op: Any, x: Any) -> Any:
+        return getattr(op, operator)(x, Constant(value, rel_tol=0.0, abs_tol=0.0))
+
+    return RewriteRule(pattern, lambda op, x, **_: op.Identity(x), name=f"{operator.lower()}_{value}")
+
 
 #: Rules of onnxscript's own optimiser, in its order. ``slice_split_rule`` is left out: a rule that
 #: matches two nodes at once tries every pair, and a loop over points that torch.export unrolls has
 #: thousands of nodes. Rules that matched nothing in the models of docs/models.md are also left out:
 #: products between reshapes, dropout, fused activations, paddings and batch norms.
 _RULES = (
-    rules.mul_by_1_rule,
-    rules.add_0_rule,
-    rules.sub_0_rule,
-    rules.div_by_1_rule,
+    _no_op("Mul", 1),
+    _no_op("Add", 0),
+    _no_op("Sub", 0),
+    _no_op("Div", 1),
     rules.cast_constant_of_shape_rule,
     rules.cast_constant_of_shape_without_value_rule,
     rules.collapse_slice_rule,

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from onnx import helper
 from onnx.parser import parse_model
 from onnx.reference import ReferenceEvaluator
-from torch import fx
+from torch import Tensor, fx, nn
 
 import qpass
 from qpass.backends.onnx_qdq import simplify as module
@@ -41,6 +42,21 @@ X = np.arange(24, dtype=np.float32).reshape(2, 3, 4) - 7
         pytest.param("a = Relu(x)  b = Relu(x)  y = Add(a, b)", ["Relu", "Add"], id="the same twice"),
         pytest.param("a = Relu(x)  y = Neg(x)", ["Neg"], id="unread"),
         pytest.param("s = Shape(x)  a = Relu(x)  y = Reshape(a, s)", ["Relu"], id="reshaped to its own shape"),
+        *(
+            pytest.param(
+                f"c = Constant<value_float={number}>()  a = Relu(x)  y = {operator}(a, c)", left, id=f"{operator} {number}"
+            )
+            for operator, number, left in [
+                ("Add", "0.0", ["Relu"]),
+                ("Sub", "0.0", ["Relu"]),
+                ("Mul", "1.0", ["Relu"]),
+                ("Div", "1.0", ["Relu"]),
+                ("Add", "1e-12", ["Relu", "Add"]),
+                ("Sub", "1e-8", ["Relu", "Sub"]),
+                ("Mul", "1.000001", ["Relu", "Mul"]),
+                ("Div", "0.999999", ["Relu", "Div"]),
+            ]
+        ),
     ],
 )
 def test_fewer_nodes_compute_the_same(body: str, left: list[str]) -> None:
@@ -51,6 +67,26 @@ def test_fewer_nodes_compute_the_same(body: str, left: list[str]) -> None:
     simplify(model)
     assert [node.op_type for node in model.graph] == left
     np.testing.assert_array_equal(ReferenceEvaluator(ir.serde.serialize_model(model)).run(None, {"x": X})[0], expected)
+
+
+@pytest.mark.parametrize("epsilon", [1e-8, 1e-12, 1e-30])
+def test_a_small_number_that_prevents_a_division_by_zero_stays(epsilon: float, tmp_path: Path) -> None:
+    class Normalized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(x) / (self.a(x).relu().sum(-1, keepdim=True) + epsilon)
+
+    torch.manual_seed(0)
+    model, x = Normalized().eval(), torch.randn(8, 8)
+    with torch.no_grad():
+        model.a.bias.zero_()
+    graph = qpass.quantize_graph(model, [x], "w8a8", progress=False)
+    path = qpass.export_onnx(graph, tmp_path / "m.onnx")
+    zero = torch.zeros(1, 8)
+    torch.testing.assert_close(qpass.onnxruntime_model(graph, path)(zero), graph(zero))
 
 
 def test_what_a_rule_raises_is_a_lowering_error(
