@@ -235,7 +235,7 @@ class TestBadInput:
         self.check(tmp_path, "a.png: is not a readable image", MODEL, "--calib", tmp_path / "images")
         np.save(tmp_path / "nan.npy", np.full((4, 3, 32, 32), np.nan, np.float32))
         self.check(tmp_path, "NaN or infinite values", MODEL, "--calib", tmp_path / "nan.npy")
-        np.save(tmp_path / "shape.npy", np.zeros((4, 1, 5, 5), np.float32))
+        np.save(tmp_path / "shape.npy", np.random.default_rng(0).normal(size=(4, 1, 5, 5)).astype(np.float32))
         self.check(tmp_path, "does not run on inputs of shape", MODEL, "--calib", tmp_path / "shape.npy")
 
     def test_a_truncated_checkpoint(self, tmp_path: Path, data: Path) -> None:
@@ -260,7 +260,7 @@ class TestBadInput:
         assert not (tmp_path / "ran").exists()
 
     def test_a_model_that_cannot_be_captured(self, tmp_path: Path) -> None:
-        np.save(tmp_path / "x.npy", np.ones((4, 8), np.float32))
+        np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32))
         self.check(tmp_path, "torch.export cannot capture the model", "tests.models:Branching", "--calib", tmp_path / "x.npy")
 
     @pytest.mark.parametrize(
