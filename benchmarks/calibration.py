@@ -1,6 +1,6 @@
 """What quantizing costs: time in forward passes, memory by number of images, several processes.
 
-Run: python benchmarks/calibration.py [--table speed|memory|networks|large|large-w4a4|processes]
+Run: python benchmarks/calibration.py [--table speed|memory|networks|large|large-mixed-w4a5|processes]
 Writes: benchmarks/results/calibration.md and .json, after every row; tables that are not asked for
 keep their figures. Every memory figure is the greatest resident size of a process of its own.
 """
@@ -40,13 +40,13 @@ BOUND = 0.125
 SHORT = {"steps": 2, "batch_size": 16}
 RECIPES: dict[str, Any] = {
     "w8a8": "w8a8",
-    "w4a4": "w4a4",
+    "mixed-w4a5": "mixed-w4a5",
     "ias-vit-w4a4, 2 steps a block": {"preset": "ias-vit-w4a4", "reconstruction": SHORT},
 }
 IMAGES = (256, 512)
 #: What several processes share, and for how long blocks are learned.
 SHARED: dict[str, Any] = {
-    "w4a4": "w4a4",
+    "mixed-w4a5": "mixed-w4a5",
     "ias-vit-w4a4, 20 steps a block": {"preset": "ias-vit-w4a4", "reconstruction": {"steps": 20, "batch_size": 32}},
 }
 SHARED_IMAGES = 128
@@ -144,7 +144,7 @@ NETWORKS: dict[str, Callable[[], tuple[torch.nn.Module, list[Any]]]] = {
 def networks() -> Iterator[dict[str, Any]]:
     """Measures networks whose values between layers are many times their weights."""
     for name in NETWORKS:
-        for recipe in ("w8a8", "w4a4"):
+        for recipe in ("w8a8", "mixed-w4a5"):
             yield {"network": name, "recipe": recipe, "commit": commit(), **peak(name, recipe, 0, NETWORK_BOUND)}
 
 
@@ -268,7 +268,7 @@ def large(recipe: str) -> dict[str, Any]:
     return peak(LARGE, recipe, LARGE_IMAGES, 1.0) | {"parameters": parameters}
 
 
-LARGE_TABLES = {"large": "w8a8", "large-w4a4": "w4a4"}
+LARGE_TABLES = {"large": "w8a8", "large-mixed-w4a5": "mixed-w4a5"}
 TABLES: dict[str, Callable[[], Any]] = {
     **{"speed": speed, "memory": memory, "networks": networks, "processes": processes},
     **{name: partial(large, recipe) for name, recipe in LARGE_TABLES.items()},
