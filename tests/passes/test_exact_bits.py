@@ -118,5 +118,5 @@ def test_a_mixed_recipe_keeps_its_mean_and_lists_what_is_wider(vit: nn.Module, i
     assert f"{count} (network input 8)" in page
     assert f"weights: {weights.mean:.0f} bits" in text
     for row in activations.wider:
-        assert f"  8 bits: {row.path}, {row.name}" in text
+        assert f"  8 bits: {row.path or '(model)'}, {row.name}" in text
         assert f'<td>{row.name}</td><td class="n">8</td>' in page
