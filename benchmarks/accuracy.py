@@ -6,8 +6,8 @@ Run: python benchmarks/accuracy.py [--network NAME ...] [--recipes closed-form|l
     writes the pages; --merge FOLDER takes the rows that another machine measured.
 Writes: benchmarks/results/rows/NETWORK.jsonl after every row, and then the pages. The same command
 in several processes at once shares the rows out among them. A row that is there is not measured
-again (--fresh measures it). Recipes that learn keep their blocks in --checkpoint-dir and go on
-behind the last one. QPASS_COMMIT names the commit of a copy without git's data.
+again (--fresh measures it). Recipes that learn save their blocks in --checkpoint-dir and resume
+after the last one. QPASS_COMMIT names the commit of a copy without git's data.
 """
 
 from __future__ import annotations
@@ -129,15 +129,15 @@ def wanted_rows(network: str, recipes: tuple[str, ...], table: str | None, seeds
 @click.option("--network", "networks", multiple=True, type=click.Choice(["all", *NETWORKS]), help="[default: all]")
 @click.option("--recipes", multiple=True, help="closed-form, learned, residual, or the name of a row  [default: all]")
 @click.option("--table", type=click.Choice(list(TABLES)), help="A table of parts, in place of the main one.")
-@click.option("--seed", "seeds", multiple=True, type=int, help="Of those that a table has  [default: all]")
-@click.option("--list", "listed", is_flag=True, help="Say which rows are missing or stale, and measure none.")
-@click.option("--stale", "only_stale", is_flag=True, help="Measure rows again whose code or recipe has changed, and no others.")
-@click.option("--fresh", is_flag=True, help="Measure rows that are there, too.")
+@click.option("--seed", "seeds", multiple=True, type=int, help="One of the table's seeds; may be given again  [default: all]")
+@click.option("--list", "listed", is_flag=True, help="List missing and stale rows without measuring them.")
+@click.option("--stale", "only_stale", is_flag=True, help="Measure only rows whose code or recipe has changed.")
+@click.option("--fresh", is_flag=True, help="Measure existing rows again.")
 @click.option("--pages", is_flag=True, help="Only write the pages.")
 @click.option(
-    "--merge", "other", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Take the rows of this folder."
+    "--merge", "other", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Merge the rows from this folder."
 )
-@click.option("--threads", default=1, show_default=True, help="Of torch and onnxruntime.")
+@click.option("--threads", default=1, show_default=True, help="Threads of torch and of onnxruntime.")
 @click.option(
     "--checkpoint-dir", type=click.Path(path_type=Path), help="Keep learned blocks here  [default: a temporary folder]"
 )

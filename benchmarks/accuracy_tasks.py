@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from assets import assets
 from safetensors.torch import load_file
-from task import Network, Predict, Task, part_of
+from task import Network, Predict, Task
 from torch import Tensor, nn
 
 from qpass.data import ImageTransform, image_batches, open_images
@@ -136,7 +136,7 @@ MODELNET40 = Network(
 def _in_memory(name: str, samples: Tensor, labels: Tensor, chosen: Sequence[int]) -> ImageSource:
     """Returns some of the samples of an array, by their places."""
     whole = ImageSource(name, [f"{name}[{i}]" for i in range(len(samples))], labels.tolist(), lambda i: samples[i])
-    return part_of(whole, chosen)
+    return whole.take(chosen)
 
 
 def _idx(path: object, header: int) -> np.ndarray:

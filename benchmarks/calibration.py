@@ -1,6 +1,7 @@
 """What quantizing costs: time in forward passes, memory by number of images, several processes.
 
-Run: python benchmarks/calibration.py [--table speed|memory|networks|large|large-mixed-w4a5|processes]
+Run: python benchmarks/calibration.py
+    [--table speed|memory|networks|large|large-mixed-w4a5|processes]
 Writes: benchmarks/results/calibration.md and .json, after every row; tables that are not asked for
 keep their figures. Every memory figure is the greatest resident size of a process of its own.
 """

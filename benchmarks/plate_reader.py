@@ -6,7 +6,7 @@ import csv
 
 import torch
 from assets import assets
-from task import Network, Predict, Task, asset_module, part_of, zipped_images
+from task import Network, Predict, Task, asset_module, zipped_images
 
 from qpass.data import draw_samples
 
@@ -21,7 +21,7 @@ def plate_reader() -> Task:
         texts = {row["file"]: row["text"] for row in csv.DictReader(file)}
     crops = zipped_images(archive / "images.zip", lambda image: module.preprocess(image)[0])
     order = draw_samples([0] * len(crops), seed=0)
-    evaluated = part_of(crops, order[_CALIBRATION:])
+    evaluated = crops.take(order[_CALIBRATION:])
 
     def score(predict: Predict) -> list[float]:
         read: list[str] = []
@@ -33,7 +33,7 @@ def plate_reader() -> Task:
 
     return Task(
         model=module.load(str(assets() / "cct_xs_plate_ocr")),
-        pool=part_of(crops, order[:_CALIBRATION]),
+        pool=crops.take(order[:_CALIBRATION]),
         counts=(_CALIBRATION, _CALIBRATION),
         batch=32,
         score=score,

@@ -48,7 +48,7 @@ class Provenance:
     """What a row was measured with.
 
     Attributes:
-        commit: Short hash; a + behind it says that relevant files had changes that were not committed.
+        commit: Short hash; a trailing + marks uncommitted changes to relevant files.
         machine: Processor and its integer instructions.
         versions: Of Python and packages.
         threads: Of torch and onnxruntime.
@@ -65,7 +65,7 @@ class Provenance:
 
     @classmethod
     def here(cls, sources: str) -> Provenance:
-        """Returns that of a row measured now.
+        """Returns the provenance of a row measured now.
 
         Args:
             sources: The key of the digests of its code.
@@ -91,7 +91,7 @@ def versions() -> dict[str, str]:
 
 
 def provenance_line() -> str:
-    """Returns the sentence that says with what a page is measured now."""
+    """Returns a sentence with the commit, machine and versions of a measurement made now."""
     named = ", ".join(f"{name} {version}" for name, version in versions().items())
     return f"Measured at commit {commit()} on {machine()}, {torch.get_num_threads()} threads, {time.strftime('%Y-%m-%d')}; {named}."
 
@@ -126,7 +126,7 @@ def sources(learns: bool, files: Iterable[str] = ()) -> dict[str, str]:
 
 
 def changed(before: Mapping[str, str]) -> list[str]:
-    """Returns the modules that compute something else than before, or are gone.
+    """Returns the modules whose code has changed since, or that no longer exist.
 
     A new module counts once one of these uses it.
     """

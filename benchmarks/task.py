@@ -99,12 +99,6 @@ def asset_module(name: str) -> ModuleType:
     return module
 
 
-def part_of(source: ImageSource, chosen: Sequence[int]) -> ImageSource:
-    """Returns some of the samples."""
-    labels = None if source.labels is None else [source.labels[i] for i in chosen]
-    return ImageSource(source.where, [source.names[i] for i in chosen], labels, lambda i: source.load(chosen[i]))
-
-
 def decibels(reference: Tensor, found: Tensor) -> float:
     """Returns the power of a reference over that of the difference to it, at most 100 dB."""
     error = (reference - found).double().square().mean()

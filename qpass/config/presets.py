@@ -82,10 +82,10 @@ def preset_fields(name: str, *, schedule: str | None = None, polish: str | None 
     all multiply-adds. Z is 3 to 7. The Softmax output has levels in equal steps too; otherwise it is
     like ``wXaY``.
 
-    ``codebook-wXaY`` is the same with 2^Y levels of activations and 2^X levels of weights anywhere
-    among those of 8 bits, where Y and X are below 8. Weights of 8 bits and activations of 8 bits are
-    uniform. With activations of 8 bits, LayerNorm scales are not folded and nothing is rotated: this
-    helps activations and makes weights harder to round to few levels.
+    ``codebook-wXaY`` is like ``wXaY``, but activations have 2^Y levels and weights 2^X levels that may
+    lie anywhere on the 8-bit grid, where Y and X are below 8. Weights and activations of 8 bits are
+    uniform. With activations of 8 bits, LayerNorm scales are not folded and nothing is rotated: both
+    help activations, but make weights harder to round to few levels.
 
     Published methods:
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import posixpath
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -57,10 +56,4 @@ def draw_images(source: ImageSource, count: int | None = None, *, seed: int = 0)
         ConfigError: If ``count`` is not a positive integer, or the seed is invalid.
     """
     folders = [posixpath.dirname(relative(name)) for name in source.names]
-    drawn = draw_samples(folders if source.labels is None else source.labels, count, seed=seed)
-    return replace(
-        source,
-        names=[source.names[i] for i in drawn],
-        labels=None if source.labels is None else [source.labels[i] for i in drawn],
-        load=lambda i: source.load(drawn[i]),
-    )
+    return source.take(draw_samples(folders if source.labels is None else source.labels, count, seed=seed))

@@ -106,6 +106,11 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.names)
 
+    def take(self, chosen: Sequence[int]) -> ImageSource:
+        """Returns the samples at these indices, in this order."""
+        labels = None if self.labels is None else [self.labels[i] for i in chosen]
+        return ImageSource(self.where, [self.names[i] for i in chosen], labels, lambda i: self.load(chosen[i]))
+
 
 def open_images(path: str | Path, transform: ImageTransform) -> ImageSource:
     """Opens a folder, an ImageFolder, a zip, .npy or .npz.

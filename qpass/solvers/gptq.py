@@ -18,6 +18,20 @@ DAMPING = 0.01
 _BLOCK = 64
 
 
+def damped(gram: Tensor, damping: float) -> Tensor:
+    """Returns a Gram matrix with a positive diagonal: (in, in), float64.
+
+    Args:
+        gram: XᵀX of the layer's inputs X: (in, in).
+        damping: Fraction of the mean diagonal that is added to the diagonal. Inputs that are always
+            zero get 1 instead.
+    """
+    gram = gram.double().clone()
+    unused = gram.diagonal() == 0
+    gram.diagonal().add_(damping * gram.diagonal().mean()).masked_fill_(unused, 1.0)
+    return gram
+
+
 def gptq(
     weight: Tensor,
     quantizer: Quantizer,
@@ -46,9 +60,7 @@ def gptq(
     """
     gram = gram.double()
     order = gram.diagonal().argsort(descending=True, stable=True)
-    gram = gram[order][:, order]
-    unused = gram.diagonal() == 0
-    gram.diagonal().add_(damping * gram.diagonal().mean()).masked_fill_(unused, 1.0)
+    gram = damped(gram[order][:, order], damping)
     factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(gram)), upper=True)
     pull = None if drift is None else (drift.double()[order][:, order] @ factor.T).triu(1) @ factor
     columns = weight.shape[1]

@@ -1,4 +1,4 @@
-"""Rounds a weight to a codebook, and moves the codebook's levels to where that rounding wants them."""
+"""Refines a codebook and the codes of a weight in turn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from qpass.quantizers import WeightCodebook
 from qpass.solvers.codebook_levels import best_levels
 from qpass.solvers.coordinate_descent import descend
-from qpass.solvers.gptq import DAMPING
+from qpass.solvers.gptq import DAMPING, damped
 
 #: Alternations between levels and codes. A third lowers the error by less than a hundredth.
 _ROUNDS = 2
@@ -20,9 +20,8 @@ def refine_codebook(
 ) -> WeightCodebook:
     """Returns the codebook with better levels; ``rounded`` becomes a better rounding, in place.
 
-    Alternates between the best levels given the codes and a pass of coordinate descent over the codes
-    given the levels. Neither raises the error ‖X W'ᵀ - (X + ΔX) Wᵀ‖² but for the rounding of levels to
-    bytes.
+    Alternates between the best levels for the codes and a pass of coordinate descent over the codes.
+    Only rounding the levels to bytes can raise the error ‖X W'ᵀ - (X + ΔX) Wᵀ‖².
 
     Args:
         weight: W: (out, in).
@@ -32,9 +31,7 @@ def refine_codebook(
         drift: ΔXᵀX, where X + ΔX are the desired inputs: (in, in).
         damping: Fraction of the Gram matrix's mean diagonal that is added to its diagonal.
     """
-    gram = gram.double().clone()
-    unused = gram.diagonal() == 0
-    gram.diagonal().add_(damping * gram.diagonal().mean()).masked_fill_(unused, 1.0)
+    gram = damped(gram, damping)
     wanted = weight.double() @ (gram + drift.double())
     for _ in range(_ROUNDS):
         codes, tables = codebook.encode(rounded), codebook.tables(len(weight))

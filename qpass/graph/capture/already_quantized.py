@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -22,6 +23,8 @@ _OTHERS = (
 )
 #: Namespaces of operators on quantized tensors.
 _NAMESPACES = ("quantized", "quantized_decomposed", "torchao", "bitsandbytes", "_quantized")
+#: Operators of torch that quantize or simulate it.
+_QUANTIZING = re.compile(r"aten\.(_?fake_quantize|_?fused_moving_avg_obs|quantize_per|_?make_per|dequantize|int_repr)")
 #: Dtypes of quantized weights.
 _ROUNDED = (torch.int8, torch.uint8, torch.qint8, torch.quint8, torch.qint32)
 
@@ -61,8 +64,11 @@ def _found(model: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def is_quantized_call(node: fx.Node) -> bool:
-    """Returns whether a node calls an operator on quantized tensors."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace in _NAMESPACES
+    """Returns whether a node calls an operator that quantizes, or one on quantized tensors."""
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and (
+        target.namespace in _NAMESPACES or _QUANTIZING.match(str(target)) is not None
+    )
 
 
 def _rounded_tensors(path: str, module: nn.Module) -> Iterator[tuple[str, str]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 from torch import fx, nn
 
@@ -11,8 +9,6 @@ from qpass.errors import UnsupportedError
 from qpass.graph.capture.already_quantized import is_quantized_call
 from qpass.graph.edit import describe, dtype_of
 
-#: Operators of torch that quantize or simulate it.
-_ROUNDS = re.compile(r"aten\.(_?fake_quantize|_?fused_moving_avg_obs|quantize_per|_?make_per|dequantize|int_repr)")
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -63,11 +59,10 @@ def refuse_quantized_calls(graph: fx.Graph) -> None:
         UnsupportedError: If one is called. Names where.
     """
     for node in graph.nodes:
-        name = str(node.target)
-        if node.op == "call_function" and (is_quantized_call(node) or _ROUNDS.match(name)):
+        if is_quantized_call(node):
             hint = "quantize the float model that it was made from, or take the rounding out of its forward"
             raise UnsupportedError(
-                f"is quantized already: it calls {name}", where=describe(node), expected="a float model", hint=hint
+                f"is quantized already: it calls {node.target}", where=describe(node), expected="a float model", hint=hint
             )
 
 

@@ -18,14 +18,19 @@ PRODUCT = "fa = DequantizeLinear(a, sa, za)\n fb = DequantizeLinear(b, sb, zb)\n
 INTEGER = "i = MatMulInteger(a, b, za, zb)\n f = Cast<to=1>(i)\n m = Mul(f, sa)\n"
 
 
-def apply(rule: OnnxRule, signature: str, body: str, constants: str = CODES) -> tuple[list[str], int]:
-    """Applies a rule to a graph in onnx's text form, checks the numbers, and returns its operators and the count."""
-    text = f'<ir_version: 10, opset_import: ["": 21]> g {signature} <{constants}> {{ {body} }}'
+def rewritten(rule: OnnxRule, text: str) -> tuple[onnx.ModelProto, onnx.ModelProto, int]:
+    """Applies a rule to a model in onnx's text form; returns the model before and after, and the count."""
     before = onnx.parser.parse_model(text)
     model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(before))
     count = rule.apply(model.graph).count
     common.RemoveUnusedNodesPass()(model)
-    after = ir.serde.serialize_model(model)
+    return before, ir.serde.serialize_model(model), count
+
+
+def apply(rule: OnnxRule, signature: str, body: str, constants: str = CODES) -> tuple[list[str], int]:
+    """Applies a rule to a graph in onnx's text form, checks the numbers, and returns its operators and the count."""
+    text = f'<ir_version: 10, opset_import: ["": 21]> g {signature} <{constants}> {{ {body} }}'
+    before, after, count = rewritten(rule, text)
     onnx.checker.check_model(after)
     generator = np.random.default_rng(0)
     feed = {}
@@ -40,17 +45,13 @@ def apply(rule: OnnxRule, signature: str, body: str, constants: str = CODES) -> 
         assert (actual != expected).mean() <= 0.01, "requantized on a tie"
     else:
         np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=2e-6)
-    return [node.op_type for node in model.graph], count
+    return [node.op_type for node in after.graph.node], count
 
 
 def apply_contrib(rule: OnnxRule, signature: str, body: str, constants: str) -> tuple[list[str], int]:
     """As ``apply``, for operators that are onnxruntime's own: no evaluator but its session knows them."""
     text = f'<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]> g {signature} <{constants}> {{ {body} }}'
-    before = onnx.parser.parse_model(text)
-    model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(before))
-    count = rule.apply(model.graph).count
-    common.RemoveUnusedNodesPass()(model)
-    after = ir.serde.serialize_model(model)
+    before, after, count = rewritten(rule, text)
     generator = np.random.default_rng(0)
     feed = {}
     for value in before.graph.input:
