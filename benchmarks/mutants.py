@@ -8,11 +8,13 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree
 
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
@@ -25,6 +27,9 @@ CONTRACTS = {
     "passes": "tests/contracts/test_passes.py",
     "backends/onnxruntime": "tests/contracts/test_backends.py",
 }
+
+
+COMMON_ARGUMENTS = ("-q", "-n", "0", "-p", "no:cacheprovider", "--slow=all", "--hypothesis-seed=0")
 
 
 @dataclass(frozen=True)
@@ -93,13 +98,56 @@ def tests_of(root: Path, package: str, file: str) -> list[str]:
     return [name for name in dict.fromkeys(chosen) if (root / name).exists()]
 
 
-def run_tests(root: Path, tests: Sequence[str], seconds: int) -> tuple[str, float]:
+@dataclass(frozen=True)
+class Baseline:
+    """What a test file does without a change.
+
+    Attributes:
+        seconds: Processor time.
+        failing: Tests that fail, as pytest names them. They are left out for every mutant.
+    """
+
+    seconds: float
+    failing: tuple[str, ...]
+
+
+def baseline_of(root: Path, test: str) -> Baseline:
+    """Runs one test file on the original.
+
+    Raises:
+        RuntimeError: If pytest does not finish the file.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".xml") as report:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        status, _ = run_tests(root, [test], 3600, [f"--junitxml={report.name}", "-o", "junit_family=xunit1"])
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        text = Path(report.name).read_text(encoding="utf-8")
+    if status == "timeout" or not text:
+        raise RuntimeError(f"{test}: pytest does not finish it without a change")
+    cases = (
+        case
+        for case in ElementTree.fromstring(text).iter("testcase")
+        if case.find("failure") is not None or case.find("error") is not None
+    )
+    failing = tuple(_node_id(test, case) for case in cases)
+    return Baseline(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, failing)
+
+
+def _node_id(test: str, case: ElementTree.Element) -> str:
+    """Returns pytest's name of a test case: file, classes and function."""
+    module = test.removesuffix(".py").replace("/", ".")
+    classes = case.get("classname", "").removeprefix(module).strip(".").split(".")
+    return "::".join([test, *filter(None, classes), case.get("name", "")])
+
+
+def run_tests(root: Path, tests: Sequence[str], seconds: int, arguments: Sequence[str] = ("-x",)) -> tuple[str, float]:
     """Runs tests in a child of this process, which has torch imported but not qpass.
 
     Args:
         root: The copy of the repository.
         tests: Test files in it.
         seconds: Limit of the child's processor time; ten times as much by the clock.
+        arguments: Arguments of pytest. By default, the first failure ends the run.
 
     Returns:
         ``"survived"``, ``"killed"`` or ``"timeout"``, and the seconds by the clock.
@@ -107,7 +155,7 @@ def run_tests(root: Path, tests: Sequence[str], seconds: int) -> tuple[str, floa
     start = time.monotonic()
     child = os.fork()
     if not child:
-        _run_in_child(root, tests, seconds)
+        _run_in_child(root, [*arguments, *tests], seconds)
     while time.monotonic() - start < 10 * seconds:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -121,7 +169,7 @@ def run_tests(root: Path, tests: Sequence[str], seconds: int) -> tuple[str, floa
     return ("killed" if os.WEXITSTATUS(status) else "survived"), time.monotonic() - start
 
 
-def _run_in_child(root: Path, tests: Sequence[str], seconds: int) -> None:
+def _run_in_child(root: Path, arguments: Sequence[str], seconds: int) -> None:
     code = 1
     try:
         os.setsid()
@@ -136,6 +184,6 @@ def _run_in_child(root: Path, tests: Sequence[str], seconds: int) -> None:
         os.environ.update(PYTHONPATH=str(root), PYTHONDONTWRITEBYTECODE="1")
         import pytest
 
-        code = int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--slow=all", "--hypothesis-seed=0", *tests]))
+        code = int(pytest.main([*COMMON_ARGUMENTS, *arguments]))
     finally:
         os._exit(code)
