@@ -39,6 +39,16 @@ def test_a_run_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.Mo
         OrtSession(endless(tmp_path / "endless.onnx")).run({"x": np.zeros((1, 3), np.float32)})
 
 
+def test_an_error_without_a_text_is_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError
+
+    path = file(tmp_path / "fine.onnx", [helper.make_node("Relu", ["x"], ["y"])])
+    monkeypatch.setattr(session_module.ort, "InferenceSession", fail)
+    with pytest.raises(LoweringError, match=r"fine\.onnx: onnxruntime .* cannot load it"):
+        OrtSession(path)
+
+
 def test_inputs_are_not_made_up_without_a_bound(tmp_path: Path) -> None:
     path = file(tmp_path / "huge.onnx", [helper.make_node("Relu", ["x"], ["y"])], size=2**34)
     with pytest.raises(LoweringError, match=r"huge\.onnx: input x has the shape \(1, 17179869184\)"):

@@ -118,6 +118,22 @@ def test_whole_numbers_are_data_where_they_are_looked_up_or_all_there_is(looked_
     assert [type(plan) for node in graph.graph.nodes if (plan := get_plan(node))] == [LayerPlan]
 
 
+def test_words_that_are_looked_up_in_a_constant_are_data_beside_an_image() -> None:
+    class Captioned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.image, self.text = nn.Linear(8, 4), nn.Linear(8, 4)
+            self.register_buffer("words", torch.randn(10, 8))
+
+        def forward(self, image: Tensor, words: Tensor) -> Tensor:
+            return self.image(image) + self.text(self.words[words])
+
+    graph = trace(Captioned().eval(), (torch.randn(2, 6, 8), torch.randint(10, (2, 6))))
+    Canonicalize()(graph)
+    Annotate(QuantConfig.from_any("w8a8"))(graph)
+    assert [type(plan) for node in graph.graph.nodes if (plan := get_plan(node))] == [LayerPlan, LayerPlan]
+
+
 def test_images_may_come_as_bytes() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
     model.forward = lambda x: model[1](model[0](x).float() / 255)

@@ -106,3 +106,18 @@ def test_what_the_output_does_not_depend_on_has_no_error() -> None:
     found = output_errors(graph, {double: [lambda values: values], relu: [torch.zeros_like]}, [ModelInputs((x,), {})])
     assert found[relu] == [0.0]
     assert found[double][0] > 0
+
+
+def test_a_tensor_that_mixes_samples_counts_as_one() -> None:
+    """Two samples leave three sums: the products of all signs are added before they are squared."""
+
+    class Mixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(torch.cat([x, x.sum(0, keepdim=True)]))
+
+    x = torch.rand(2, 5, generator=torch.Generator().manual_seed(1)) + 1
+    graph = trace(Mixed(), (x,))
+    relu = next(calls(graph, aten.relu.default))
+    batches = [ModelInputs((x,), {})] * 400
+    found = output_errors(graph, {relu: [lambda values: 0.1 * values]}, batches)[relu]
+    assert found[0] == pytest.approx(0.01, rel=0.25)
