@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.utils._pytree as pytree
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qpass.data.structure import check_structure, check_values, forward_parameters, named_leaves, takes_any_name
@@ -46,7 +47,7 @@ def model_inputs(batch: Batch, model: nn.Module) -> ModelInputs:
     A tensor becomes the only argument. In a pair or longer sequence, the first entry is the input and
     the rest are targets; the input may be a list of images, as for detectors. Entries of a mapping,
     or fields of a dataclass, become keyword arguments if the model's forward has parameters of these
-    names (all of them if it takes ``**kwargs``).
+    names (all of them if it takes ``**kwargs``). A ``ModelInputs`` is taken as it is.
 
     Raises:
         CalibrationError: If the batch is none of these.
@@ -118,7 +119,7 @@ def checked_batches(
     """Yields every batch of a loader, checked and copied where the loader might overwrite it.
 
     Drops, with a warning, targets that do not affect the model's output and keys that its forward
-    does not accept.
+    does not accept. Warns if what a sequence holds behind its first entry may be inputs.
 
     Args:
         loader: Any iterable of batches, one-shot or not; or a single tensor, taken as one batch.
@@ -144,6 +145,7 @@ def checked_batches(
         if first is None:
             dropped = needless_targets(model, batch.kwargs)
             _say_what_is_dropped(source, batch, dropped)
+            _say_inputs_taken_as_targets(source, model)
         batch = batch._replace(kwargs={key: value for key, value in batch.kwargs.items() if key not in dropped})
         named = named_leaves(*batch, model)
         if first is None:
@@ -181,6 +183,32 @@ def _say_what_is_dropped(source: Batch, batch: ModelInputs, targets: set[str]) -
     said = [f"{sorted(map(str, keys))}, which {reason}" for keys, reason in reasons if keys]
     if said:
         warnings.warn(f"the model is not given {' and '.join(said)}", stacklevel=4)
+
+
+def _say_inputs_taken_as_targets(source: Batch, model: nn.Module) -> None:
+    """Warns if tensors after the first of a sequence are no labels and the forward takes more inputs."""
+    if not isinstance(source, (tuple, list)) or isinstance(source, ModelInputs) or not _is_values(source[0]):
+        return
+    parameters = forward_parameters(model).values()
+    further = [str(p) if p.kind is p.VAR_POSITIONAL else p.name for p in parameters if p.kind in (0, 1, 2)][1:]
+    if any(p.kind is p.VAR_POSITIONAL for p in list(parameters)[:1]):
+        further = [str(p) for p in parameters][:1]
+    entries = [index for index, value in enumerate(source) if index and _is_values(value) and not _is_labels(value)]
+    if further and entries:
+        warnings.warn(
+            f"the model is not given entries {entries} of a batch: in a sequence, all but the first are targets. Its forward "
+            f"also takes {', '.join(further)}: to pass them, yield a mapping of inputs by name or a qpass.data.ModelInputs",
+            stacklevel=4,
+        )
+
+
+def _is_values(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray))
+
+
+def _is_labels(value: Tensor | NDArray[Any]) -> bool:
+    """Returns whether values look like class indices, one a sample."""
+    return torch.as_tensor(value).dtype in (torch.int64, torch.int32, torch.uint8) and value.ndim <= 1
 
 
 def _say_constants(named: Mapping[str, Any], same_shapes: bool) -> None:

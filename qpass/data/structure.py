@@ -31,20 +31,23 @@ def takes_any_name(model: nn.Module) -> bool:
 
 def named_leaves(args: tuple[Any, ...], kwargs: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """Returns a call's values by name, flattened: ``"x"``, ``"sizes[0]"``, ``"inputs['mask']"``."""
-    positional = [
-        name
-        for name, parameter in forward_parameters(model).items()
-        if parameter.kind in (0, 1)  # can be positional
-    ]
+    parameters = forward_parameters(model)
+    positional = [name for name, parameter in parameters.items() if parameter.kind in (0, 1)]
+    rest_of_args = next((name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_POSITIONAL), None)
     named = {}
     for path, leaf in pytree.tree_flatten_with_path((args, dict(kwargs)))[0]:
         key, rest = path[1], pytree.keystr(path[2:])
         if isinstance(key, pytree.SequenceKey):
-            name = positional[key.idx] if key.idx < len(positional) else f"argument {key.idx}"
+            name = positional[key.idx] if key.idx < len(positional) else _name_of_rest(rest_of_args, key.idx, len(positional))
         else:
             name = str(key.key)  # type: ignore[attr-defined]
         named[name + rest] = leaf
     return named
+
+
+def _name_of_rest(star: str | None, index: int, positional: int) -> str:
+    """Returns the name of an argument behind the named ones; ``star`` is what the forward calls them."""
+    return f"argument {index}" if star is None else f"{star}_{index - positional}"
 
 
 def check_structure(found: Mapping[str, Any], first: Mapping[str, Any], where: str) -> None:

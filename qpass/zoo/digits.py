@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qpass.progress import track
-from qpass.runtime.torch_modes import kept_random_state
+from qpass.runtime.torch_modes import default_modes, kept_random_state
 
 #: Digits held out for evaluation, and training digits used for calibration.
 EVALUATION, CALIBRATION = 500, 128
@@ -40,7 +40,7 @@ def train_digits_vit(digits: Digits, *, epochs: int = 40, seed: int = 0, show_pr
     """Trains timm's VisionTransformer (patch 2, width 64, 4 blocks, 4 heads) and returns it in eval mode."""
     from timm.models.vision_transformer import VisionTransformer  # slow to import
 
-    with kept_random_state():
+    with default_modes(), kept_random_state():
         torch.manual_seed(seed)
         model = VisionTransformer(
             img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=64, depth=4, num_heads=4, mlp_ratio=2

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from qpass.data import checked_batches
+from qpass.data import ModelInputs, checked_batches
 from qpass.errors import CalibrationError
 from tests.models import DictModel
 
@@ -164,3 +164,28 @@ def test_a_list_of_tensors_is_not_copied() -> None:
 def test_bad_data_is_refused_by_name(loader: object, message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
         list(checked_batches(loader, nn.Identity() if "pixels" not in str(loader) else DictModel()))
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return x if mask is None else x * mask
+
+
+class Many(nn.Module):
+    def forward(self, *images: Tensor) -> Tensor:
+        return torch.stack(images).sum(0)
+
+
+@pytest.mark.parametrize(("model", "taken"), [(Pair(), "mask"), (Many(), r"\*images")])
+def test_a_tensor_that_may_be_an_input_is_not_dropped_in_silence(model: nn.Module, taken: str) -> None:
+    with pytest.warns(UserWarning, match=rf"not given entries \[1\] of a batch.*also takes {taken}"):
+        list(checked_batches([(torch.randn(4, 3), torch.rand(4, 3))], model))
+
+
+def test_labels_are_dropped_in_silence_and_all_inputs_may_be_given(recwarn: pytest.WarningsRecorder) -> None:
+    x, mask = torch.randn(4, 3), torch.rand(4, 3)
+    list(checked_batches([(x, torch.arange(4))], Pair()))  # timm's ViTs take an attention mask
+    list(checked_batches([(x, mask)], nn.Identity()))
+    (batch,) = checked_batches([ModelInputs((x, mask), {})], Pair())
+    assert len(batch.args) == 2
+    assert not recwarn.list

@@ -21,8 +21,8 @@ X = torch.ones(1)
 
 def test_leaves_are_named_by_parameter_and_place() -> None:
     named = named_leaves((X, [1, (2, X)], 3), {"mask": {"a": 4}, "other": None}, Model())
-    assert list(named) == ["x", "sizes[0]", "sizes[1][0]", "sizes[1][1]", "argument 2", "mask['a']", "other"]
-    assert [named["sizes[0]"], named["argument 2"], named["mask['a']"]] == [1, 3, 4]
+    assert list(named) == ["x", "sizes[0]", "sizes[1][0]", "sizes[1][1]", "more_0", "mask['a']", "other"]
+    assert [named["sizes[0]"], named["more_0"], named["mask['a']"]] == [1, 3, 4]
 
 
 def test_a_forward_that_cannot_be_inspected_has_no_names() -> None:

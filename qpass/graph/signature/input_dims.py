@@ -147,7 +147,7 @@ def exported_dims(program: torch.export.ExportedProgram, names: Sequence[str], g
             for n, size in enumerate(tensor.shape):
                 if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol and (n == 0) == first:
                     own = getattr((dims or {}).get(n), "__name__", None)
-                    default = "batch" if not symbols else re.sub(r"\W+", "_", f"{name}_batch" if n == 0 else f"{name}_{n}")
+                    default = "batch" if not symbols else "_".join([*re.findall(r"\w+", name), "batch" if n == 0 else str(n)])
                     if own or size.node.expr not in symbols:
                         symbols[size.node.expr] = own or default
     return [tuple(_entry(size, symbols) for size in tensor.shape) for tensor in tensors]
