@@ -38,7 +38,7 @@ def check(form: Form, recipe: Any, *, with_files: bool = True) -> None:
 
 @pytest.mark.slow
 @given(forms(most_blocks=1), EIGHT_BITS, st.booleans())
-@settings(max_examples=8, derandomize=True, **COMMON)
+@settings(max_examples=4, derandomize=True, **COMMON)
 def test_any_form_of_a_network(form: Form, recipe: Any, with_files: bool) -> None:
     check(form, recipe, with_files=with_files)  # the files take most of the time
 

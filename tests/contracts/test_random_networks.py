@@ -54,7 +54,7 @@ COARSE_SOFTMAX = Shape(2, 8, 9, 1, 3, "written-out", "none", "pre-norm", "gelu",
 @example(TWO_CHANNELS_AND_OUTLIER, {"preset": "w5a2", "fold_layer_norm": "median", "rules": {"head": None}}, "auto")
 @example(TWO_TOKENS, {"preset": "w7a2", "rotate_heads": False, "budget": None, "rules": {"head": None}}, "auto")
 @example(COARSE_SOFTMAX, {"preset": "dopq-vit-w2a2", "reconstruction": {"steps": 2, "batch_size": 4}}, "auto")
-@settings(max_examples=8, derandomize=True, **COMMON)
+@settings(max_examples=4, derandomize=True, **COMMON)
 def test_any_transformer_and_recipe(shape: Shape, recipe: dict[str, Any], weight_type: str) -> None:
     check(shape, recipe, weight_type)
 

@@ -23,7 +23,7 @@ from qpass.runtime.tensor_file import read_tensors
 SHORT = {"ranks": [2, 4], "search_steps": 4, "steps": 20, "batch_size": 8, "curriculum_interval": 10, "precision": "float32"}
 
 #: Quantizes in a job; ``sys.argv``: recipe, folder, where this process dies (a step, or -1), a number added to its images, the
-#: rank that is given no folder, and the one that sleeps before it begins, where the others wait for 5 seconds.
+#: rank that is given no folder, and the one that never begins, for which the others wait for 5 seconds.
 SCRIPT = """
 import datetime, json, os, signal, sys, time
 import torch, torch.distributed as dist
@@ -31,7 +31,7 @@ import qpass
 from qpass.progress import StepBar
 from tests.models import small_vit
 recipe, folder, dies, shift = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-without_folder, sleeps = int(sys.argv[5]), int(sys.argv[6])
+without_folder, absent = int(sys.argv[5]), int(sys.argv[6])
 torch.set_num_threads(1)
 advance, steps = StepBar.advance, 0
 def count(bar):
@@ -42,10 +42,10 @@ def count(bar):
     advance(bar)
 StepBar.advance = count
 if int(os.environ["WORLD_SIZE"]) > 1:
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=300 if sleeps < 0 else 5))
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=300 if absent < 0 else 5))
 rank = int(os.environ["RANK"])
-if rank == sleeps:
-    time.sleep(60)
+if rank == absent:
+    time.sleep(600)  # it is killed once the others have ended
 x = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(5)) + shift
 try:
     blocks = None if rank == without_folder else folder + "/blocks"
@@ -64,7 +64,7 @@ def start(
     dies: tuple[int, ...] = (),
     shift: tuple[float, ...] = (),
     without_folder: int = -1,
-    sleeps: int = -1,
+    absent: int = -1,
 ) -> list[tuple[int, str]]:
     """Runs the script in so many processes; returns the exit code and the errors of each."""
     with socket.socket() as free:
@@ -75,10 +75,14 @@ def start(
         place = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = {**os.environ, **{key: str(value) for key, value in place.items()}}
         arguments = [json.dumps(recipe), str(folder), str((*dies, -1, -1)[rank]), str((*shift, 0.0, 0.0)[rank])]
-        arguments += [str(without_folder), str(sleeps)]
+        arguments += [str(without_folder), str(absent)]
         command = [sys.executable, "-W", "ignore", "-c", SCRIPT, *arguments]
         processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    ended = [process.communicate(timeout=300)[1] for process in processes]
+    errors = {rank: processes[rank].communicate(timeout=300)[1] for rank in range(size) if rank != absent}
+    if absent >= 0:
+        processes[absent].kill()
+        errors[absent] = processes[absent].communicate()[1]
+    ended = [errors[rank] for rank in range(size)]
     return [(process.returncode, errors) for process, errors in zip(processes, ended, strict=True)]
 
 
@@ -95,7 +99,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["w8a8", "repq-vit-w4a4"])
+@pytest.mark.parametrize("recipe", [pytest.param("w8a8", marks=pytest.mark.nightly), "repq-vit-w4a4"])
 def test_two_processes_give_the_bits_of_one(recipe: str, tmp_path: Path) -> None:
     """Scales, zero points and codes: ranges are fitted on the same counts, behind the quantized network too."""
     (alone,) = run(recipe, tmp_path / "one", 1)
@@ -116,7 +120,7 @@ def test_weights_that_make_up_for_rounding_are_those_of_one_process_but_for_the_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["aiqvit-w4a4", "ias-vit-w4a4"])
+@pytest.mark.parametrize("preset", ["aiqvit-w4a4", pytest.param("ias-vit-w4a4", marks=pytest.mark.nightly)])
 def test_processes_learn_the_same_network_together(preset: str, tmp_path: Path) -> None:
     learning = SHORT if preset.startswith("aiqvit") else {"steps": 20, "batch_size": 8}
     recipe = {"preset": preset, "reconstruction": learning}
@@ -158,7 +162,7 @@ def test_a_folder_for_one_process_only_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_process_that_does_not_come_ends_the_wait_with_a_message(tmp_path: Path) -> None:
-    ended = start("w8a8", tmp_path, sleeps=1)
+    ended = start("w8a8", tmp_path, absent=1)
     assert ended[0][0] == 2
     assert "process 0 of 2: a process of the job has ended, or cannot be reached" in ended[0][1]
 

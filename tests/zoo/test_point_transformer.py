@@ -133,7 +133,7 @@ def test_the_file_is_the_same_network_at_any_batch(small: nn.Module, clouds: Ten
     assert qpass.verify_onnx(graph, path, clouds).passed
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_trained_network_classifies_and_keeps_it_at_8_bits(assets: Path, tmp_path: Path) -> None:
     weights = assets / "point_transformer_modelnet40" / "model.safetensors"
     model = create_model("qpass.zoo.point_transformer:PointTransformer", weights)

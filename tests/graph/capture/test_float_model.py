@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -173,8 +174,7 @@ def test_inputs_of_inference_mode_calibrate(vit: nn.Module, images: Tensor) -> N
     )
 
 
-@pytest.mark.slow(after=1)
-@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["DataParallel", "compile"])
+@pytest.mark.parametrize("wrap", [nn.DataParallel, partial(torch.compile, backend="eager")], ids=["DataParallel", "compile"])
 def test_wrapped_models(wrap: Callable[[nn.Module], nn.Module], vit: nn.Module, images: Tensor) -> None:
     graph = quantize(wrap(copy.deepcopy(vit)), images).cpu()  # DataParallel moves its module to the GPU if there is one
     torch.testing.assert_close(graph(images), quantize(vit, images)(images))
