@@ -16,6 +16,7 @@ from table_text import (
     STALE,
     WHAT_ERRORS_ARE,
     drop,
+    equal_note,
     of_recipes,
     same_kind,
     stale_note,
@@ -31,7 +32,7 @@ class Measured:
 
     def __init__(self, name: str) -> None:
         self.name, self.network, store = name, NETWORKS[name], RowStore(name)
-        digests = store.all_sources()
+        digests, self.equal = store.all_sources(), store.equal_code()
         settings = {recipe.name: recipe.digest for recipe in all_recipes(name)}
         everything = of_recipes(row for row in store.read().values() if row.recipe in settings)
         self.rows = {recipe: same_kind(rows) for recipe, rows in everything.items()}
@@ -39,7 +40,7 @@ class Measured:
         self.stale = {
             recipe: why
             for recipe, rows in self.rows.items()
-            if (why := next(filter(None, (stale(row, settings[recipe], digests) for row in rows)), ""))
+            if (why := next(filter(None, (stale(row, settings[recipe], digests, self.equal) for row in rows)), ""))
         }
 
     def shown(self, recipe: str) -> str:
@@ -113,7 +114,9 @@ def overview(measured: Mapping[str, Measured]) -> Iterator[str]:
     yield ""
     yield "## Where the rows come from"
     yield ""
-    yield from where_from([row for one in measured.values() for rows in one.rows.values() for row in rows])
+    rows = [row for one in measured.values() for rows in one.rows.values() for row in rows]
+    yield from where_from(rows)
+    yield from equal_note(rows, next(iter(measured.values())).equal)
 
 
 def _what(network: Network) -> str:
@@ -200,7 +203,9 @@ def table_of_rows(one: Measured, labels: Mapping[str, str]) -> Iterator[str]:
     if len(machines) > 1:
         yield "Machines: " + "; ".join(f"{chr(ord('A') + n)} is {name}" for n, name in enumerate(machines)) + "."
         yield ""
-    yield from where_from([row for recipe in found.values() for row in one.rows[recipe]])
+    rows = [row for recipe in found.values() for row in one.rows[recipe]]
+    yield from where_from(rows)
+    yield from equal_note(rows, one.equal)
 
 
 def _cells(one: Measured, recipe: str, machines: Sequence[str], kept: bool) -> Iterator[str]:

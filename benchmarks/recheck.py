@@ -26,9 +26,9 @@ from task import Task
 def candidates(network: str) -> list[tuple[Row, Recipe]]:
     """Returns the rows of a network that are not stale."""
     store = RowStore(network)
-    digests, known = store.all_sources(), {recipe.name: recipe for recipe in all_recipes(network)}
+    digests, equal, known = store.all_sources(), store.equal_code(), {recipe.name: recipe for recipe in all_recipes(network)}
     rows = [(row, known[row.recipe]) for row in store.read().values() if row.recipe in known]
-    return [(row, recipe) for row, recipe in rows if not stale(row, recipe.digest, digests)]
+    return [(row, recipe) for row, recipe in rows if not stale(row, recipe.digest, digests, equal)]
 
 
 def verdict(before: Row, after: Row, score: str) -> tuple[bool, str]:

@@ -43,10 +43,10 @@ def pending(table: str, wanted: Iterable[tuple[Recipe, int]], *, only_stale: boo
         fresh: Yield all.
     """
     store = RowStore(table)
-    known, digests = store.read(), store.all_sources()
+    known, digests, equal = store.read(), store.all_sources(), store.equal_code()
     for recipe, seed in wanted:
         row = known.get((recipe.name, seed))
-        reason = "missing" if row is None else stale(row, recipe.digest, digests)
+        reason = "missing" if row is None else stale(row, recipe.digest, digests, equal)
         if fresh or (reason and not (only_stale and row is None)):
             yield Pending(table, recipe, seed, row, reason or "measured again")
 

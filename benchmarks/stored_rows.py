@@ -18,6 +18,7 @@ from typing import Any
 import filelock
 import numpy as np
 import provenance
+from equal_code import EqualCode, equal_code, is_equal
 from provenance import Provenance
 
 from qpass.runtime.atomic_write import write_whole
@@ -185,6 +186,10 @@ class RowStore:
         path = self._folder / _SOURCES
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
+    def equal_code(self) -> list[EqualCode]:
+        """Returns which changes of code are known to change no file."""
+        return equal_code(self._folder)
+
     def keep_sources(self, *found: Mapping[str, str]) -> str:
         """Adds digests of modules, and returns the key of the last."""
         keys = [provenance.digest(dict(one)) for one in found]
@@ -207,13 +212,16 @@ def _date(row: Row) -> str:
     return row.provenance.date if row.provenance else ""
 
 
-def stale(row: Row, config: str, sources: Mapping[str, Mapping[str, str]]) -> str:
+def stale(row: Row, config: str, sources: Mapping[str, Mapping[str, str]], equal: Sequence[EqualCode] = ()) -> str:
     """Returns why a row's figures may no longer hold; empty if nothing that computes them has changed.
+
+    A change that is known to write the same files does not count.
 
     Args:
         row: The row.
         config: Digest of the recipe's settings now.
         sources: ``RowStore.all_sources``.
+        equal: ``RowStore.equal_code``.
     """
     if row.provenance is None:
         return "measured before the commit of a row was kept"
@@ -223,4 +231,6 @@ def stale(row: Row, config: str, sources: Mapping[str, Mapping[str, str]]) -> st
     if before is None:
         return "the code that measured it is not known"
     found = provenance.changed(before)
+    if found and is_equal(row.recipe, before, equal):
+        return ""
     return f"changed since: {', '.join(found[:3])}{' and others' if len(found) > 3 else ''}" if found else ""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from equal_code import EqualCode
 from paired import ERRORS_APART, Estimate, over_images_and_seeds, over_resamples
 from stored_rows import Row
 
@@ -93,6 +94,17 @@ def where_from(rows: Sequence[Row]) -> list[str]:
     if missing := len(rows) - len(known):
         lines.append(f"- {missing} rows were measured before commit and machine of a row were kept")
     return lines
+
+
+def equal_note(rows: Sequence[Row], known: Sequence[EqualCode]) -> list[str]:
+    """Returns a line for each commit whose rows hold although the code has changed."""
+    commits = {row.provenance.commit for row in rows if row.provenance}
+    return [
+        f"- rows of {one.since}: at {one.commit}, {len(one.recipes)} of these recipes write the same files of {' and '.join(one.networks)}, "
+        "by `same_files.py`; they are not marked as stale"
+        for one in known
+        if one.since in commits
+    ]
 
 
 def stale_note(reasons: Mapping[str, str]) -> list[str]:

@@ -223,10 +223,10 @@ def lines(name: str, page: Page) -> Iterator[str]:
     """Yields a page."""
     training = json.loads(page.weights.with_suffix(".json").read_text(encoding="utf-8"))
     store, wanted = RowStore(name), recipes()
-    digests = store.all_sources()
+    digests, equal = store.all_sources(), store.equal_code()
     rows = {recipe: same_kind(found) for recipe, found in of_recipes(store.read().values()).items() if recipe in wanted}
     base = rows.pop(FLOAT, [None])[0]
-    reasons = {r: why for r, found in rows.items() if (why := stale(found[0], wanted[r].digest, digests))}
+    reasons = {r: why for r, found in rows.items() if (why := stale(found[0], wanted[r].digest, digests, equal))}
     yield f"# {page.title}"
     yield ""
     yield f"Written by `python benchmarks/vision_tasks.py --task {name}`."
