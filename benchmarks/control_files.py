@@ -1,7 +1,7 @@
 """Digests of the files that closed-form recipes write for control networks; run by same_files.py.
 
 Run: python benchmarks/control_files.py NETWORK ... [--recipe NAME ...]
-Prints JSON: network -> recipe -> digest. The qpass that is found first on PYTHONPATH writes the files.
+Prints JSON: network -> recipe -> digest. The first qpass on PYTHONPATH writes the files.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from equal_code import EqualCode, keep_equal_code
 from networks import NETWORKS
 from stored_rows import ROWS
 
-#: Small networks of different kinds: a plain ViT, and one with DyT, convolutions and cross-attention.
+#: Small networks of two kinds: a plain ViT; DyT, convolutions and cross-attention.
 CONTROLS = ("mnist", "plates")
 
 
