@@ -110,8 +110,8 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Digest of all settings but the name."""
-        return FLOAT if self.settings is None else provenance.digest([_without_name(self.config), self.images])
+        """Digest of all settings but the name. What is off does not count: a new option changes none."""
+        return FLOAT if self.settings is None else provenance.digest([_what_is_on(self.config), self.images])
 
     @property
     def steps(self) -> int:
@@ -130,8 +130,15 @@ class Recipe:
         return f"{'quick' if preset is self.settings else 'short'}, {self.steps:,} of {full:,} steps"
 
 
-def _without_name(config: QuantConfig) -> Any:
-    return json.loads(json.dumps(asdict(replace(config, name="")), default=str))
+def _what_is_on(config: QuantConfig) -> Any:
+    return _without_off(json.loads(json.dumps(asdict(replace(config, name="")), default=str)))
+
+
+def _without_off(value: Any) -> Any:
+    """Drops entries of mappings that are None, False or empty."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_off(entry) for name, entry in value.items() if entry is not None and entry not in (False, "", [], {})}
 
 
 def _steps(learning: ReconstructionConfig | None) -> int:
