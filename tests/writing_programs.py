@@ -13,7 +13,7 @@ from torch import Tensor, nn
 class Call(nn.Module):
     """A module around a function, with buffers of its own."""
 
-    def __init__(self, function: Callable[..., object], **buffers: Tensor) -> None:
+    def __init__(self, function: Callable[..., object], **buffers: Tensor | None) -> None:
         super().__init__()
         self.function = function
         for name, value in buffers.items():

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from qpass.data.rows import batch_size
 from qpass.data.structure import CONSTANTS, named_leaves
 from qpass.errors import QPassError, TraceError, first_line
+from qpass.graph.capture.assigned_buffers import without_assigned_buffers
 from qpass.graph.capture.capture_errors import explain
 from qpass.graph.capture.export_open import ConditionError, conditions, export_open, holds_for_some, squeezed_rows
 from qpass.graph.capture.functionalize import functionalize
@@ -74,7 +75,7 @@ def trace(
         ConfigError: If ``dynamic_shapes`` does not fit the inputs.
     """
     kwargs = dict(kwargs or {})
-    with SHARED_STATE, undisturbed(model, captured=True) as as_it_came, given_masks(), _quiet():
+    with SHARED_STATE, undisturbed(model, captured=True) as as_it_came, given_masks(), without_assigned_buffers(), _quiet():
         order = _bound_names(model, args, kwargs)
         check_input_names((*order, *kwargs), model)
         kwargs = dict(sorted(kwargs.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))

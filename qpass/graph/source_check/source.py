@@ -147,13 +147,15 @@ class Source:
             f"by {errors[worst]:.1e} of an output's size",
             where=self._name if first is None else describe(first),
             expected=f"at most {bound:.1e}, which the roundings of float32 explain",
-            hint=(
-                f"change a forward that treats {OTHER_ROWS} row differently from several; "
-                "otherwise this is a fault of qpass: please report the model"
-                if step == "trace" and worst == 2
-                else "this is a fault of qpass: please report the model"
-            ),
+            hint=_hint(step, again=again, other_rows=worst == 2),
         )
+
+
+def _hint(step: str, *, again: bool, other_rows: bool) -> str:
+    if step == "trace" and again:
+        return "if its forward makes weights when it is first called, call the model once before; draw no random numbers in it"
+    change = f"change a forward that treats {OTHER_ROWS} row differently from several; otherwise "
+    return f"{change if step == 'trace' and other_rows else ''}this is a fault of qpass: please report the model"
 
 
 class _Flat:

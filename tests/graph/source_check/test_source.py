@@ -230,6 +230,18 @@ def test_a_model_that_draws_random_numbers_is_refused(draw: Callable[[Tensor], T
         source_of(Random().eval(), torch.randn(4, 3))
 
 
+def test_weights_that_are_made_in_the_first_call_are_named_as_a_cause() -> None:
+    class Late(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if not hasattr(self, "weight"):
+                self.weight = nn.Parameter(torch.randn(3, 3))
+            return x @ self.weight
+
+    source, graph = source_of(Late().eval(), torch.randn(4, 3))
+    with pytest.raises(SourceError, match=r"when it is called again.*call the model once before"):
+        source.check(graph, "trace")
+
+
 def test_modules_inside_a_branch_are_run() -> None:
     """Branches of cond are captured as graphs even where the model just runs, and may write nothing then."""
 
