@@ -53,13 +53,13 @@ def quantize_graph(
     Args:
         model: Any model that torch.export can capture. It is not modified, and the result shares
             nothing with it. Weights of other float dtypes are converted to float32, with a warning.
-        calib_loader: Yields batches: tensors (batch, ...), (inputs, target) pairs, or mappings of
-            inputs by name. A list of batches works, and a single tensor is one batch. Small batches are
-            merged and large ones split. 32 to 128 samples are enough for recipes without learning;
-            ``aiqvit`` recipes need about 1,000. All batches must have the same inputs. Values other
-            than tensors must be equal in all batches: they become constants, and the graph rejects any
-            other value. Keys that the model's forward does not accept, and labels that only its loss
-            needs, are dropped. A warning reports both.
+        calib_loader: Yields batches: tensors (batch, ...), (inputs, target) pairs, or mappings,
+            dataclasses or NamedTuples of inputs by name. A list of batches works, and a single tensor
+            is one batch. Small batches are merged and large ones split. 32 to 128 samples are enough
+            for recipes without learning; ``aiqvit`` recipes need about 1,000. All batches must have the
+            same inputs. Values other than tensors must be equal in all batches: they become constants,
+            and the graph rejects any other value. Keys that the model's forward does not accept, and
+            labels that only its loss needs, are dropped. A warning reports both.
         config: A preset's name (``"w8a8"``, ``"w6a6"``, ``"w4a8"``, ``"w4a4"``,
             ``"mixed-w4a5"``, ``"codebook-w4a4"``, ``"repq-vit-w4a4"``, ``"aiqvit-w4a4"``, ...), a
             ``QuantConfig``, a mapping, or the path of a YAML file.

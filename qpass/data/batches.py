@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,8 @@ from qpass.data.targets import needless_targets
 from qpass.data.variety import Variety
 from qpass.errors import CalibrationError
 
-#: What a loader yields: a tensor, an (inputs, target) pair, or named inputs (mapping or dataclass).
+#: What a loader yields: a tensor, an (inputs, target) pair, or named inputs (a mapping, a dataclass
+#: or a NamedTuple).
 Batch = Any
 #: Returns, for each tensor of a call, the dims in which batches may differ.
 OpenDims = Callable[["ModelInputs"], Sequence[Iterable[int]]]
@@ -47,18 +48,18 @@ def model_inputs(batch: Batch, model: nn.Module) -> ModelInputs:
     A tensor becomes the only argument. In a pair or longer sequence, the first entry is the input and
     the rest are targets; the input may be a list of images, as for detectors. Entries of a mapping,
     or fields of a dataclass, become keyword arguments if the model's forward has parameters of these
-    names (all of them if it takes ``**kwargs``). A ``ModelInputs`` is taken as it is.
+    names (all of them if it takes ``**kwargs``). So do fields of a NamedTuple whose first field is such
+    a parameter. A ``ModelInputs`` is taken as it is.
 
     Raises:
         CalibrationError: If the batch is none of these.
     """
     if isinstance(batch, ModelInputs):
         return ModelInputs(tuple(map(_plain, batch.args)), {name: _plain(value) for name, value in batch.kwargs.items()})
-    if isinstance(batch, (Tensor, np.ndarray)):
+    if _is_values(batch):
         return ModelInputs((_plain(batch),), {})
-    if _is_mapping(batch):
-        fields = _fields(batch)
-        names = forward_parameters(model)
+    names = forward_parameters(model)
+    if (fields := _fields(batch, names)) is not None:
         kwargs = {str(key): _plain(value) for key, value in fields.items() if key in names or takes_any_name(model)}
         if not kwargs:
             raise CalibrationError(
@@ -67,7 +68,7 @@ def model_inputs(batch: Batch, model: nn.Module) -> ModelInputs:
                 expected=f"some of the model's inputs {list(names)}",
             )
         return ModelInputs((), kwargs)
-    if isinstance(batch, (tuple, list)) and batch and (isinstance(batch[0], (Tensor, np.ndarray)) or _is_mapping(batch[0])):
+    if isinstance(batch, (tuple, list)) and batch and (_is_values(batch[0]) or _fields(batch[0], names) is not None):
         return model_inputs(batch[0], model)
     if isinstance(batch, (tuple, list)) and batch and _is_image_list(batch[0]):
         return ModelInputs(([_plain(image) for image in batch[0]],), {})
@@ -79,14 +80,19 @@ def model_inputs(batch: Batch, model: nn.Module) -> ModelInputs:
     )
 
 
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping) or (dataclasses.is_dataclass(value) and not isinstance(value, type))
+def _fields(batch: Any, names: Container[str]) -> dict[Any, Any] | None:
+    """Returns inputs by name, or None if a batch does not name them.
 
-
-def _fields(batch: Any) -> dict[Any, Any]:
+    A NamedTuple does if the forward has a parameter named like its first field, so (image, label) may
+    be an input and its target.
+    """
     if isinstance(batch, Mapping):
         return {key: batch[key] for key in batch}
-    return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    if isinstance(batch, tuple) and (fields := getattr(batch, "_fields", ())) and fields[0] in names:
+        return dict(zip(fields, batch, strict=True))
+    return None
 
 
 def _plain(value: Any) -> Any:
@@ -144,15 +150,17 @@ def checked_batches(
         batch, where = model_inputs(source, model), f"calib_loader, batch {index}"
         if first is None:
             dropped = needless_targets(model, batch.kwargs)
-            _say_what_is_dropped(source, batch, dropped)
-            _say_inputs_taken_as_targets(source, model)
+            if not isinstance(source, ModelInputs):
+                _say_what_is_dropped(source, batch, model, dropped)
+                _say_inputs_taken_as_targets(source, model)
         batch = batch._replace(kwargs={key: value for key, value in batch.kwargs.items() if key not in dropped})
         named = named_leaves(*batch, model)
         if first is None:
             first, first_named = batch, named
-            _say_constants(named, same_shapes)
         if same_shapes:
             check_values(named, where)
+            if index == 0:
+                _say_constants(named)
             check_structure(named, first_named, where)
         _check(batch, first if same_shapes else batch, where, open_dims)
         variety.update(named)
@@ -175,10 +183,11 @@ def example_call(batch: Batch, model: nn.Module, first: ModelInputs) -> ModelInp
     return call
 
 
-def _say_what_is_dropped(source: Batch, batch: ModelInputs, targets: set[str]) -> None:
-    while isinstance(source, (tuple, list)) and not isinstance(source, ModelInputs) and source:
+def _say_what_is_dropped(source: Batch, batch: ModelInputs, model: nn.Module, targets: set[str]) -> None:
+    names = forward_parameters(model)
+    while isinstance(source, (tuple, list)) and source and _fields(source, names) is None:
         source = source[0]
-    unknown = _fields(source).keys() - batch.kwargs.keys() if _is_mapping(source) else set()
+    unknown = (_fields(source, names) or {}).keys() - batch.kwargs.keys()
     reasons = [(unknown, "its forward does not name"), (targets, "only its loss needs")]
     said = [f"{sorted(map(str, keys))}, which {reason}" for keys, reason in reasons if keys]
     if said:
@@ -187,9 +196,10 @@ def _say_what_is_dropped(source: Batch, batch: ModelInputs, targets: set[str]) -
 
 def _say_inputs_taken_as_targets(source: Batch, model: nn.Module) -> None:
     """Warns if tensors after the first of a sequence are no labels and the forward takes more inputs."""
-    if not isinstance(source, (tuple, list)) or isinstance(source, ModelInputs) or not _is_values(source[0]):
+    names = forward_parameters(model)
+    if not isinstance(source, (tuple, list)) or not _is_values(source[0]) or _fields(source, names) is not None:
         return
-    parameters = forward_parameters(model).values()
+    parameters = names.values()
     further = [str(p) if p.kind is p.VAR_POSITIONAL else p.name for p in parameters if p.kind in (0, 1, 2)][1:]
     if any(p.kind is p.VAR_POSITIONAL for p in list(parameters)[:1]):
         further = [str(p) for p in parameters][:1]
@@ -211,9 +221,9 @@ def _is_labels(value: Tensor | NDArray[Any]) -> bool:
     return torch.as_tensor(value).dtype in (torch.int64, torch.int32, torch.uint8) and value.ndim <= 1
 
 
-def _say_constants(named: Mapping[str, Any], same_shapes: bool) -> None:
+def _say_constants(named: Mapping[str, Any]) -> None:
     constants = [f"{name}={value!r}" for name, value in named.items() if not isinstance(value, Tensor) and value is not None]
-    if constants and same_shapes:
+    if constants:
         warnings.warn(f"{', '.join(constants)}: constants of the graph, which refuses other values", stacklevel=4)
 
 

@@ -6,14 +6,13 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from qpass.errors import CalibrationError
 
-#: Input types besides tensors; they become constants of the graph.
-CONSTANTS = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+#: Input types besides tensors that torch.export takes; they become constants of the graph.
+CONSTANTS = (bool, int, float, str, type(None))
 
 
 def forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
@@ -95,7 +94,7 @@ def check_values(found: Mapping[str, Any], where: str) -> None:
                 f"{name} is a {type(value).__name__}",
                 where=where,
                 expected="tensors, numbers, strings or None, or lists, tuples and dicts of them",
-                hint="pass transform_fn= to turn it into one of these",
+                hint="pass transform_fn= to turn it into one of these, or wrap the model in a module that passes it on",
             )
 
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections import UserDict
+from collections import UserDict, namedtuple
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -64,16 +65,46 @@ class Fields:
     mask: torch.Tensor
 
 
+class Named(NamedTuple):
+    x: torch.Tensor
+    mask: torch.Tensor
+
+
 MASK = torch.ones(4, 3, dtype=torch.bool)
 
 
 @pytest.mark.parametrize(
-    "batch", [{"x": X, "mask": MASK}, UserDict(x=X, mask=MASK), Fields(X, MASK), ({"x": X, "mask": MASK}, "target")]
+    "batch",
+    [{"x": X, "mask": MASK}, UserDict(x=X, mask=MASK), Fields(X, MASK), ({"x": X, "mask": MASK}, "target")],
 )
 @pytest.mark.parametrize("model", [Wide(), Wrapper()])
 def test_every_key_reaches_a_forward_that_takes_any(batch: object, model: nn.Module) -> None:
     (call,) = checked_batches([batch], model)
     assert list(call.kwargs) == ["x", "mask"]
+
+
+@pytest.mark.parametrize("batch", [Named(X, MASK), (Named(X, MASK), torch.zeros(4))])
+def test_fields_of_a_named_tuple_become_arguments_by_name(batch: object) -> None:
+    (call,) = checked_batches([batch], Wide())
+    assert list(call.kwargs) == ["x", "mask"]
+    assert torch.equal(call.kwargs["mask"], MASK)
+
+
+def test_a_named_tuple_of_an_input_and_its_target_is_a_pair() -> None:
+    Pair = namedtuple("Pair", "image label")
+    (call,) = checked_batches([Pair(X, torch.zeros(4, dtype=torch.long))], nn.Identity())
+    assert torch.equal(call.args[0], X)
+    assert call.kwargs == {}
+
+
+def test_fields_that_the_forward_does_not_name_are_said() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor, other: object = None) -> Tensor:
+            return x
+
+    with pytest.warns(UserWarning, match=r"not given \['mask'\], which its forward does not name"):
+        (call,) = checked_batches([Named(X, MASK)], Masked())
+    assert list(call.kwargs) == ["x"]
 
 
 def test_nested_inputs_become_plain_dicts_of_tensors() -> None:

@@ -67,7 +67,8 @@ def test_a_call_that_differs_from_the_first_is_refused(found: dict[str, object],
         check_structure(found, first, "batch 3")
 
 
-def test_values_that_no_graph_takes_are_refused() -> None:
-    check_values({"a": X, "b": 1j, "c": torch.device("cpu"), "d": None}, "batch 0")
-    with pytest.raises(CalibrationError, match="batch 0: a is a object; expected tensors, numbers, strings or None"):
-        check_values({"a": object()}, "batch 0")
+@pytest.mark.parametrize("value", [object(), 1j, torch.float64, torch.device("cpu"), torch.strided])
+def test_values_that_no_graph_takes_are_refused(value: object) -> None:
+    check_values({"a": X, "b": 1.0, "c": "text", "d": None, "e": True}, "batch 0")
+    with pytest.raises(CalibrationError, match=r"batch 0: a is a \w+; expected tensors, numbers, strings or None"):
+        check_values({"a": value}, "batch 0")

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from qpass.backends.onnx_qdq.layer_outputs import layer_outputs, mark_layer_outputs
@@ -63,8 +64,8 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 opaque,
-                args,
-                kwargs=kwargs,
+                tuple(map(_constants_in_lists, args)),
+                kwargs={name: _constants_in_lists(value) for name, value in kwargs.items()},
                 dynamo=True,
                 opset_version=opset,
                 dynamic_shapes=shapes,
@@ -78,6 +79,19 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
         raise _explain(graph_module, error) from error
     _name(graph_module, model)
     return model
+
+
+def _constants_in_lists(value: Any) -> Any:
+    """Turns tuples without tensors inside nested inputs into lists, which graphs take as well.
+
+    torch's exporter takes the shapes of such a tuple, all None, for those of one tensor, as a list.
+    """
+    children, spec = pytree.tree_flatten(value, is_leaf=lambda node: node is not value)
+    if spec.is_leaf():
+        return value
+    converted = list(map(_constants_in_lists, children))
+    without_tensors = not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
+    return converted if isinstance(value, tuple) and without_tensors else pytree.tree_unflatten(converted, spec)
 
 
 def _refuse_complex(graph_module: fx.GraphModule) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -47,3 +47,32 @@ def test_complex_numbers_inside_are_exported(tmp_path: Path) -> None:
     batch = {"x": torch.randn(8, 6), "phase": torch.randn(8, 4)}
     graph = qpass.quantize_graph(Complex(turned).eval(), [batch], "w8a8", progress=False)
     assert qpass.verify_onnx(graph, qpass.export_onnx(graph, tmp_path / "m.onnx"), batch).passed
+
+
+class Sizes(NamedTuple):
+    """Constants by name."""
+
+    height: int
+    width: int
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(9,), (), torch.Size([3, 2]), [(9, 3), (3, 2)], Sizes(2, 3), {"a": (1, 2), "b": [(), {"c": (None, True)}]}],
+    ids=lambda size: type(size).__name__,
+)
+def test_constants_of_any_structure_are_exported(size: Any, tmp_path: Path) -> None:
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor, size: Any, pair: tuple[Tensor, None]) -> Tensor:
+            return self.layer(x) * (1 + len(size)) + pair[0]
+
+    batch = lambda rows: {"x": torch.randn(rows, 6), "size": size, "pair": (torch.randn(rows, 4), None)}  # noqa: E731
+    graph = qpass.quantize_graph(Sized().eval(), [batch(8)], "w8a8", progress=False)
+    path = qpass.export_onnx(graph, tmp_path / "m.onnx")
+    assert qpass.verify_onnx(graph, path, batch(3)).passed
+    other = batch(5)
+    torch.testing.assert_close(qpass.onnxruntime_model(graph, path)(**other), graph(**other))
