@@ -52,6 +52,7 @@ SHARED: dict[str, Any] = {
 }
 SHARED_IMAGES = 128
 LARGE, LARGE_IMAGES = "vit_large_patch16_224", 32
+LARGE_TABLES = {"large": "w8a8", "large-mixed-w4a5": "mixed-w4a5"}
 #: Networks whose values between layers are many times their weights: what a call of them takes, and
 #: how many calls calibrate.
 PAIRS, POINTS, CROPS, CROP_SIZE = 8, 512, 8, 128
@@ -212,55 +213,66 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "Written by `python benchmarks/calibration.py`; each table says on which machine."
     yield ""
-    machines = found["machines"]
-    if "speed" in found:
-        row = found["speed"]
-        yield from _heading("Time", machines["speed"])
-        yield f"DeiT-T at W8A8 with 128 images takes {row['ratio']:.1f} times as long as the network itself needs for these images, tracing and"
-        yield f"report included ({', '.join(f'{ratio:.1f}' for ratio in row['ratios'])} in turn, {row['threads']} threads). It reads them once."
-        yield ""
-    if "memory" in found:
-        yield from _heading("Memory", machines["memory"])
-        yield f"DeiT-T, greatest resident size of the process, GiB; `max_memory={BOUND}` and without a bound. Weights are random."
-        yield ""
-        yield f"| recipe | {IMAGES[0]} images | {IMAGES[1]} images | growth | {IMAGES[1]} images, no bound |"
-        yield "|---|---|---|---|---|"
-        for row in found["memory"]:
-            cells = [f"{row[key]['peak']:.2f}" for key in ("few", "many")]
-            yield f"| {row['recipe']} | {' | '.join(cells)} | {100 * row['growth']:.1f} % | {row['free']['peak']:.2f} |"
-        yield ""
-    if "processes" in found:
-        yield from _heading("Several processes", machines["processes"])
-        yield f"DeiT-T with {SHARED_IMAGES} images, processes of one thread on one machine (`torchrun --nproc-per-node N`); what a process gives to others."
-        yield ""
-        yield "| recipe | 1 process | 2 processes | times faster | messages | MB |"
-        yield "|---|---|---|---|---|---|"
-        for row in found["processes"]:
-            one_, two = row["one"], row["two"]
-            yield (
-                f"| {row['recipe']} | {one_['seconds']:.0f} s | {two['seconds']:.0f} s | {one_['seconds'] / two['seconds']:.2f}"
-                f" | {two['messages']} | {two['bytes'] / 1e6:.0f} |"
-            )
-        yield ""
-    if "networks" in found:
-        yield from _heading("Many values, few weights", machines["networks"])
-        yield f"Greatest resident size of the process, GiB, with `max_memory={NETWORK_BOUND}`. A matcher of keypoints like LightGlue (11 M parameters, {PAIRS} pairs"
-        yield f"of {POINTS} points, random weights), and NGswin x2 (1.0 M parameters, {CROPS} images of {CROP_SIZE} x {CROP_SIZE})."
-        yield ""
-        yield "| network | recipe | peak | before quantizing | seconds | file, MB | float weights, MB | verified in, s | peak with verification | commit |"
-        yield "|---|---|---|---|---|---|---|---|---|---|"
-        for row in found["networks"]:
-            sizes = f"{row['peak']:.2f} | {row['before']:.2f} | {row['seconds']:.0f}"
-            file = f"{row['file_mb']:.2f} | {row['float_mb']:.2f} | {row['verify_seconds']:.0f} | {row.get('verified_peak', float('nan')):.2f}"
-            yield f"| {row['network']} | {row['recipe']} | {sizes} | {file} | {row['commit']} |"
-        yield ""
-    for name, recipe in LARGE_TABLES.items():
-        if name in found:
-            row = found[name]
-            yield from _heading(f"A large model, {recipe}", machines[name])
-            yield f"{LARGE}, {row['parameters'] / 1e6:.0f} M parameters, random weights, {recipe} with {LARGE_IMAGES} images: {row['peak']:.1f} GiB at most, of which {row['before']:.1f} GiB are there"
-            yield f"before quantizing begins; {row['seconds']:.0f} s."
+    for table, (title, section) in _SECTIONS.items():
+        if table in found:
+            yield from _heading(title, found["machines"][table])
+            yield from section(found[table])
             yield ""
+
+
+def _speed(row: dict[str, Any]) -> Iterator[str]:
+    yield f"DeiT-T at W8A8 with 128 images takes {row['ratio']:.1f} times as long as the network itself needs for these images, tracing and"
+    yield f"report included ({', '.join(f'{ratio:.1f}' for ratio in row['ratios'])} in turn, {row['threads']} threads). It reads them once."
+
+
+def _memory(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield f"DeiT-T, greatest resident size of the process, GiB; `max_memory={BOUND}` and without a bound. Weights are random."
+    yield ""
+    yield f"| recipe | {IMAGES[0]} images | {IMAGES[1]} images | growth | {IMAGES[1]} images, no bound |"
+    yield "|---|---|---|---|---|"
+    for row in rows:
+        cells = [f"{row[key]['peak']:.2f}" for key in ("few", "many")]
+        yield f"| {row['recipe']} | {' | '.join(cells)} | {100 * row['growth']:.1f} % | {row['free']['peak']:.2f} |"
+
+
+def _processes(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield f"DeiT-T with {SHARED_IMAGES} images, processes of one thread on one machine (`torchrun --nproc-per-node N`); what a process gives to others."
+    yield ""
+    yield "| recipe | 1 process | 2 processes | times faster | messages | MB |"
+    yield "|---|---|---|---|---|---|"
+    for row in rows:
+        one, two = row["one"], row["two"]
+        yield (
+            f"| {row['recipe']} | {one['seconds']:.0f} s | {two['seconds']:.0f} s | {one['seconds'] / two['seconds']:.2f}"
+            f" | {two['messages']} | {two['bytes'] / 1e6:.0f} |"
+        )
+
+
+def _networks(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield f"Greatest resident size of the process, GiB, with `max_memory={NETWORK_BOUND}`. A matcher of keypoints like LightGlue (11 M parameters, {PAIRS} pairs"
+    yield f"of {POINTS} points, random weights), and NGswin x2 (1.0 M parameters, {CROPS} images of {CROP_SIZE} x {CROP_SIZE})."
+    yield ""
+    yield "| network | recipe | peak | before quantizing | seconds | file, MB | float weights, MB | verified in, s | peak with verification | commit |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        sizes = f"{row['peak']:.2f} | {row['before']:.2f} | {row['seconds']:.0f}"
+        file = f"{row['file_mb']:.2f} | {row['float_mb']:.2f} | {row['verify_seconds']:.0f} | {row.get('verified_peak', float('nan')):.2f}"
+        yield f"| {row['network']} | {row['recipe']} | {sizes} | {file} | {row['commit']} |"
+
+
+def _large(recipe: str, row: dict[str, Any]) -> Iterator[str]:
+    yield f"{LARGE}, {row['parameters'] / 1e6:.0f} M parameters, random weights, {recipe} with {LARGE_IMAGES} images: {row['peak']:.1f} GiB at most, of which {row['before']:.1f} GiB are there"
+    yield f"before quantizing begins; {row['seconds']:.0f} s."
+
+
+#: Table -> its title and what writes it.
+_SECTIONS: dict[str, tuple[str, Callable[[Any], Iterator[str]]]] = {
+    "speed": ("Time", _speed),
+    "memory": ("Memory", _memory),
+    "processes": ("Several processes", _processes),
+    "networks": ("Many values, few weights", _networks),
+    **{name: (f"A large model, {recipe}", partial(_large, recipe)) for name, recipe in LARGE_TABLES.items()},
+}
 
 
 def large(recipe: str) -> dict[str, Any]:
@@ -269,7 +281,6 @@ def large(recipe: str) -> dict[str, Any]:
     return peak(LARGE, recipe, LARGE_IMAGES, 1.0) | {"parameters": parameters}
 
 
-LARGE_TABLES = {"large": "w8a8", "large-mixed-w4a5": "mixed-w4a5"}
 TABLES: dict[str, Callable[[], Any]] = {
     **{"speed": speed, "memory": memory, "networks": networks, "processes": processes},
     **{name: partial(large, recipe) for name, recipe in LARGE_TABLES.items()},

@@ -138,7 +138,9 @@ def _without_off(value: Any) -> Any:
     """Drops entries of mappings that are None, False or empty."""
     if not isinstance(value, dict):
         return value
-    return {name: _without_off(entry) for name, entry in value.items() if entry is not None and entry not in (False, "", [], {})}
+    return {
+        name: _without_off(entry) for name, entry in value.items() if entry is not None and entry not in (False, "", [], {})
+    }
 
 
 def _steps(learning: ReconstructionConfig | None) -> int:

@@ -18,11 +18,10 @@ from torch import Tensor
 from qpass.config.fields import check_fields, number, optional, refuse, several, whole
 from qpass.data.decode import LARGEST_IMAGE, check_pixels, decode_image, image_bytes
 from qpass.data.labels import read_labels
-from qpass.data.regular_file import read_regular_file
+from qpass.data.regular_file import LARGEST_TABLE, read_text
 from qpass.errors import DataError
 
-#: Maximum bytes of a label table.
-LARGEST_TABLE = 2**26
+_TABLE = "a table in UTF-8"
 #: Maximum side of a network's input, in pixels.
 LARGEST_SIDE = 8192
 _CHECKS = {
@@ -168,7 +167,7 @@ def _open_folder(path: Path, transform: ImageTransform) -> ImageSource:
     labels: list[int] | None = None
     names = [file.relative_to(path).as_posix() for file in files]
     if table is not None:
-        labels = read_labels(_text(table), names, str(table), lambda name: f"{path.name}/{name}")
+        labels = read_labels(read_text(table, _TABLE), names, str(table), lambda name: f"{path.name}/{name}")
     elif files and all(file.parent.parent == path for file in files):
         classes = sorted({file.parent.name for file in files})
         labels = [classes.index(file.parent.name) for file in files]
@@ -190,7 +189,7 @@ def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:
         raise DataError(f"cannot be opened: {error}", where=str(path), expected="a zip of images") from error
     beside = path.parent / "labels.csv"
     if text is None and beside.exists():
-        text = _text(beside)
+        text = read_text(beside, _TABLE)
     where = f"{path}/{inside}" if inside else str(beside)
     folder = PureWindowsPath(inside).parent.as_posix() if inside else ""
     also = lambda name: posixpath.relpath(name, folder) if inside else f"{path.stem}/{name}"  # noqa: E731
@@ -201,14 +200,6 @@ def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:
         return transform.decode(_unpack(archive, names[i], where, LARGEST_IMAGE), where)
 
     return ImageSource(str(path), names, labels, load)
-
-
-def _text(path: Path) -> str:
-    expected = "a table in UTF-8"
-    try:
-        return read_regular_file(path, LARGEST_TABLE, expected).decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"cannot be read: {error}", where=str(path), expected=expected) from error
 
 
 def _unpack(archive: zipfile.ZipFile, name: str, where: str, most: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qpass.data.regular_file import read_text
 from qpass.errors import DataError
 
 _MODELNET40 = "ModelNet40 with normals is modelnet40_normal_resampled.zip of https://github.com/charlesq34/pointnet2"
@@ -118,8 +120,8 @@ def _read(path: Path, parse: Callable[[str], Any], source: str) -> Any:
     if not path.is_file():
         raise DataError("no such file", where=str(path), expected="the data set's own layout", hint=source)
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse(read_text(path, "text in UTF-8"))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"cannot be read: {error}", where=str(path)) from error
 
 
@@ -127,7 +129,7 @@ def _table(path: Path, columns: int, rows: int, delimiter: str | None) -> np.nda
     if not path.is_file():
         raise DataError("no such file", where=str(path), expected="a text file of points")
     try:
-        table = np.loadtxt(path, delimiter=delimiter, ndmin=2)
+        table = np.loadtxt(io.StringIO(read_text(path, "a text file of points")), delimiter=delimiter, ndmin=2)
     except ValueError as error:
         raise DataError(f"cannot be read: {error}", where=str(path), expected=f"{columns} numbers in each line") from error
     if table.ndim != 2 or table.shape[1] != columns or len(table) < rows:

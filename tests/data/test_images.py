@@ -15,7 +15,7 @@ from PIL import EpsImagePlugin, Image
 
 import qpass.data.decode as decode_module
 import qpass.data.images as images_module
-from qpass.data import ImageTransform, image_batches, open_images
+from qpass.data import ImageTransform, image_batches, open_images, regular_file
 from qpass.data.decode import decode_image, image_bytes
 from qpass.errors import ConfigError, DataError
 
@@ -358,7 +358,7 @@ def test_a_table_may_end_its_lines_in_any_way(newline: str, folder: Path, tmp_pa
 
 def test_files_have_a_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "labels.csv").write_bytes(b"file,label\n")
-    monkeypatch.setattr(images_module, "LARGEST_TABLE", 10)
+    monkeypatch.setattr(regular_file, "LARGEST_TABLE", 10)
     with pytest.raises(DataError, match=r"labels\.csv: has 11 bytes; expected a table in UTF-8 of at most 10 bytes"):
         open_images(folder, TRANSFORM)
     size = (folder / "cat" / "1.png").stat().st_size

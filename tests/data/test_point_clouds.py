@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from qpass.data import open_modelnet40, open_shapenet_part
+from qpass.data import open_modelnet40, open_shapenet_part, regular_file
 from qpass.errors import DataError
 
 
@@ -49,6 +49,12 @@ def test_modelnet40_errors(modelnet: Path) -> None:
     (modelnet / "modelnet40_test.txt").write_text("chair_0001\n")
     with pytest.raises(DataError, match="unknown class 'chair'"):
         open_modelnet40(modelnet)
+
+
+def test_files_are_bounded(modelnet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regular_file, "LARGEST_TABLE", 100)
+    with pytest.raises(DataError, match=r"night_stand_0001.txt: has \d+ bytes; expected a text file of points"):
+        open_modelnet40(modelnet, points=10)
 
 
 @pytest.fixture

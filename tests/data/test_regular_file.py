@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qpass.data.regular_file import read_regular_file
+from qpass.data import regular_file
+from qpass.data.regular_file import read_regular_file, read_text
 from qpass.errors import DataError
 
 
@@ -38,3 +39,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(DataError, match=r"file: cannot be read: .*Permission denied"):
         read_regular_file(tmp_path / "file", 5, "a table")
+
+
+def test_text_is_utf8_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "table"
+    path.write_text("größe", encoding="utf-8")
+    assert read_text(path, "a table") == "größe"
+    path.write_bytes(b"gr\xf6\xdfe")
+    with pytest.raises(DataError, match=r"table: cannot be read: .*utf-8.*; expected a table"):
+        read_text(path, "a table")
+    monkeypatch.setattr(regular_file, "LARGEST_TABLE", 4)
+    with pytest.raises(DataError, match=r"table: has 5 bytes"):
+        read_text(path, "a table")
