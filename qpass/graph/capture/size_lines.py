@@ -88,6 +88,10 @@ def line_of(source: fx.Node | BaseException) -> str:
     return _line_outside_torch([(f.filename, f.lineno or 0) for f in traceback.extract_tb(source.__traceback__)])
 
 
+#: Beginnings of the file names of torch, of this package, and of generated code.
+_INTERNAL = (*(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__)), "<")
+
+
 def _stack() -> list[tuple[str, int]]:
     return [(frame.f_code.co_filename, number) for frame, number in reversed(list(traceback.walk_stack(None)))]
 
@@ -107,4 +111,4 @@ def _asking_line(frames: Sequence[tuple[str, int]]) -> str:
 
 
 def _is_internal(file: str) -> bool:
-    return file.startswith((f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<"))
+    return file.startswith(_INTERNAL)
