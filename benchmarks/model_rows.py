@@ -10,11 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import torch.utils._pytree as pytree
+import torchvision
+import transformers
+from provenance import commit
 from torch import Tensor, nn
 
 import qpass
+from qpass.backends.onnxruntime.latency import describe_machine
 from qpass.data.batches import model_inputs
 
 #: Makes a float model in eval mode and a batch of inputs for it.
@@ -26,7 +31,8 @@ class Row:
     """What became of one model.
 
     ``decibels`` compares the quantized graph with the float model: signal over error of the worst
-    output, on inputs that did not calibrate. None where it was not measured.
+    output, on inputs that did not calibrate. None where it was not measured. ``made_with`` names
+    commit, versions and machine.
     """
 
     library: str
@@ -41,11 +47,12 @@ class Row:
     seconds: float = 0.0
     error: str = ""
     decibels: float | None = None
+    made_with: str = ""
 
 
 def run(library: str, name: str, create: Create, config: str) -> Row:
     """Takes one model the whole way; what is raised becomes the row's error."""
-    row, start = Row(library, name), time.perf_counter()
+    row, start = Row(library, name, made_with=made_with()), time.perf_counter()
     try:
         model, inputs = create()
         _fill(row, model, inputs, config)
@@ -53,6 +60,12 @@ def run(library: str, name: str, create: Create, config: str) -> Row:
         row.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     row.seconds = time.perf_counter() - start
     return row
+
+
+def made_with() -> str:
+    """Returns commit, versions and machine, in one line."""
+    libraries = ", ".join(f"{library.__name__} {library.__version__}" for library in (timm, transformers, torchvision, torch))
+    return f"commit {commit()}; {libraries}; {describe_machine()}"
 
 
 def _fill(row: Row, model: nn.Module, inputs: Any, config: str) -> None:

@@ -15,7 +15,7 @@ import click
 import model_zoo
 import transformers
 from model_rows import run
-from models_page import PAGE, RESULTS, Sweep, made_with, read, render, write
+from models_page import PAGE, RESULTS, Sweep, read, render, write
 
 
 @click.command()
@@ -39,7 +39,6 @@ def main(models: tuple[str, ...], config: str) -> None:
         title="Models of timm, transformers and torchvision",
         command="python benchmarks/models.py" + ("" if usual else f" --config {config}"),
         about=f"{config}, small configurations.",
-        made_with=made_with(),
         rows=[rows[name] for _, name in every if name in rows],
     )
     write(data, [sweep])

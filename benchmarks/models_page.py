@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import timm
-import torch
-import torchvision
-import transformers
 from model_rows import Row
-
-from qpass.backends.onnxruntime.latency import describe_machine
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
@@ -35,23 +29,13 @@ floats to 4 units in the last place. Those of 2-bit integers and float4, 6 tests
 
 @dataclass
 class Sweep:
-    """One command's rows, and the code and machine that made them."""
+    """One command's rows."""
 
     title: str
     command: str
     about: str
-    made_with: str
     rows: list[Row]
     not_run: list[str] = field(default_factory=list)
-
-
-def made_with() -> str:
-    """Returns commit, versions and machine, in one line."""
-    asked = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=PAGE.parent, check=False
-    )
-    libraries = ", ".join(f"{library.__name__} {library.__version__}" for library in (timm, transformers, torchvision, torch))
-    return f"commit {asked.stdout.strip() or 'unknown'}; {libraries}; {describe_machine()}"
 
 
 def read(path: Path) -> list[Sweep]:
@@ -89,12 +73,18 @@ def render(sweeps: Sequence[Sweep], page: Path = PAGE) -> None:
 def _section(sweep: Sweep) -> Iterator[str]:
     passed = sum(row.verified for row in sweep.rows)
     yield from ("", f"## {sweep.title}", "", *([sweep.about, ""] if sweep.about else []))
-    yield f"`{sweep.command}`: **{passed} of {len(sweep.rows)}** verified. Made with {sweep.made_with}."
+    yield f"`{sweep.command}`: **{passed} of {len(sweep.rows)}** verified. Made with {_made_with(sweep.rows)}."
     if sweep.not_run:
         yield from ("", f"Not run yet: {', '.join(sweep.not_run)}.")
     for library in dict.fromkeys(row.library for row in sweep.rows):
         yield from ("", f"### {library}", *_HEADER.split("\n"))
         yield from (_line(row) for row in sweep.rows if row.library == library)
+
+
+def _made_with(rows: Sequence[Row]) -> str:
+    """Returns what made the rows, with the number of rows of each where there are several."""
+    counts = Counter(row.made_with for row in rows).most_common()
+    return ". And ".join(f"{name} ({n} row{'s' * (n > 1)})" if len(counts) > 1 else name for name, n in counts)
 
 
 def _line(row: Row) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import click
 import suite_models
 from model_rows import Row, run
-from models_page import RESULTS, Sweep, made_with, read, render, write
+from models_page import RESULTS, Sweep, read, render, write
 
 #: Headings of the page.
 TITLES = {
@@ -49,7 +49,7 @@ def _write(known: dict[str, Sweep], suite: str, rows: Mapping[str, Row]) -> None
     """Writes the suite's rows and the page."""
     title, (about, members) = TITLES[suite], suite_models.SUITES[suite]
     found, missing = [rows[name] for name in members if name in rows], [name for name in members if name not in rows]
-    known[title] = Sweep(title, f"python benchmarks/suites.py {suite}", about, made_with(), found, missing)
+    known[title] = Sweep(title, f"python benchmarks/suites.py {suite}", about, found, missing)
     sweeps = [known[name] for name in TITLES.values() if name in known]
     write(RESULTS / "suites.json", sweeps)
     render([*read(RESULTS / "models.json"), *sweeps])
