@@ -30,6 +30,7 @@ from qpass.passes import (
     RidgeAndGPTQ,
     RotateHeads,
     RotateResidual,
+    ScaleChannels,
     SuspendWeightRounding,
     check_stages,
 )
@@ -120,8 +121,13 @@ class _Steps:
             *([RotateResidual(self.seed)] if self.config.rotate_residual else []),
             *([RotateHeads()] if self.config.rotate_heads else []),
             Annotate(self.config),
+            *([self._scale_channels()] if self.config.scale_channels else []),
             *([] if self.config.reconstruction is None else [RequireBlocks()]),
         ]
+
+    def _scale_channels(self) -> ScaleChannels:
+        processes, show_progress = self.shared["processes"], self.shared["show_progress"]
+        return ScaleChannels(self.ranges, processes=processes, show_progress=show_progress)
 
     def quantize(self) -> list[Pass]:
         """Calibration, quantizers, bit widths, and a refit of quantizers behind the quantized prefix."""

@@ -43,6 +43,7 @@ _ONLY_WHILE_QUANTIZING: dict[str, Any] = {
     "reconstruction": (),
     "allocation": None,
     "unrotated": (),
+    "channel_strengths": (),
     "declined": (),
     "layout": None,
 }

@@ -42,6 +42,8 @@ class GraphFacts:
         rotated_heads: Whether the channels of attention heads have been rotated.
         rotated_residual: Whether the channels of the residual stream have been rotated.
         unrotated: What was not rotated, as ("heads" or "residual stream", module path, reason).
+        channel_strengths: How far the channels of each activation function's output were evened out,
+            as (module path, strength); empty until that is decided.
         allocation: Bit widths chosen for a budget; None until they are chosen.
         declined: The nodes that rewrite rules declined.
         compensated: Whether weights have been corrected for quantization.
@@ -65,6 +67,7 @@ class GraphFacts:
     rotated_heads: bool = False
     rotated_residual: bool = False
     unrotated: tuple[tuple[str, str, str], ...] = ()
+    channel_strengths: tuple[tuple[str, float], ...] = ()
     allocation: tuple[Any, ...] | None = None
     declined: tuple[NearMatch, ...] = ()
     compensated: bool = False

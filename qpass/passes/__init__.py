@@ -16,6 +16,7 @@ from qpass.passes.refit import RefitQuantizers
 from qpass.passes.ridge_and_gptq import RidgeAndGPTQ
 from qpass.passes.rotate_heads import RotateHeads
 from qpass.passes.rotate_residual import RotateResidual
+from qpass.passes.scale_channels import ScaleChannels
 from qpass.passes.weight_rounding import ResumeWeightRounding, SuspendWeightRounding
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "RidgeAndGPTQ",
     "RotateHeads",
     "RotateResidual",
+    "ScaleChannels",
     "SuspendWeightRounding",
     "check_stages",
 ]

@@ -12,6 +12,10 @@ _TENSOR_KINDS = ("activation", "weight")
 _LAYER_KINDS = ("linear", "conv1d", "conv2d", "conv3d", "matmul")
 #: Limits: rows of each kind, histogram bins, output values of a quantizer, learned blocks, bits.
 _ROWS, _BINS, _LEVELS, _BLOCKS, _BITS = 20_000, 1_000, 256, 2_000, 64
+_LISTS = (
+    "tensors", "layers", "blocks", "stayed_float", "unrotated", "channel_strengths", "not_rewritten", "allocation", "sizes",
+    "options",
+)  # fmt: skip
 #: Largest magnitude of a value.
 _GREATEST = 3.5e38
 
@@ -27,7 +31,7 @@ def check_rows(report: ReportData) -> None:
         spec = report.config.get(kind)
         bits = spec.get("bits") if isinstance(spec, Mapping) else None
         _require(isinstance(bits, int) and 0 < bits <= _BITS, f"config.{kind}.bits", "is odd", f"1 to {_BITS}")
-    for name in ("tensors", "layers", "blocks", "stayed_float", "unrotated", "not_rewritten", "allocation", "sizes", "options"):
+    for name in _LISTS:
         _require(len(getattr(report, name)) <= _ROWS, name, "has too many rows", f"at most {_ROWS}")
     _require(len(report.reconstruction) <= _BLOCKS, "reconstruction", "has too many rows", f"at most {_BLOCKS}")
     for index, tensor in enumerate(report.tensors):

@@ -89,6 +89,7 @@ def collect_report(
         not_rewritten=tuple(
             (near.rule, near.path, near.reason) for near in facts_of(quantized).declined if near.node not in stayed_float
         ),
+        channel_strengths=facts_of(quantized).channel_strengths,
         allocation=facts_of(quantized).allocation or (),
     )
 

@@ -100,6 +100,8 @@ class ReportData:
             recipe rotates it.
         not_rewritten: (rule, module path, reason) of what a rewrite rule declined, except what is in
             ``stayed_float``.
+        channel_strengths: (module path, strength) of each activation function's output whose channels
+            the recipe may even out; 0 where it does not.
         allocation: The bit widths that the budget assigned, if the recipe has one.
         target: The runtime that the file was written for, once known.
         options: Options that this runtime needs to compute what the graph computes.
@@ -120,6 +122,7 @@ class ReportData:
     reconstruction: tuple[BlockRecord, ...] = ()
     unrotated: tuple[tuple[str, str, str], ...] = ()
     not_rewritten: tuple[tuple[str, str, str], ...] = ()
+    channel_strengths: tuple[tuple[str, float], ...] = ()
     allocation: tuple[Allocated, ...] = ()
     target: str = ""
     options: Mapping[str, str] = field(default_factory=dict)

@@ -77,6 +77,9 @@ class QuantReport(ReportData):
         if self.unrotated:
             lines.append("not rotated:")
             lines += [f"  {what} {path or '(model)'}: {reason}" for what, path, reason in self.unrotated]
+        if self.channel_strengths:
+            lines.append("strength of channel scales:")
+            lines += [f"  {path or '(model)'}: {strength}" for path, strength in self.channel_strengths]
         if self.not_rewritten:
             lines.append("not rewritten:")
             lines += [f"  {rule} {path or '(model)'}: {reason}" for rule, path, reason in self.not_rewritten]
