@@ -166,7 +166,13 @@ def export_onnx(
 
 @in_known_state
 def verify_onnx(
-    qmodel: nn.Module, path: str | Path, inputs: Batch, *, strict: bool = True, max_memory: float = DEFAULT_GIB
+    qmodel: nn.Module,
+    path: str | Path,
+    inputs: Batch,
+    *,
+    strict: bool = True,
+    max_memory: float = DEFAULT_GIB,
+    runtime: str = "onnxruntime",
 ) -> VerifyReport:
     """Proves that the file in onnxruntime computes what the graph computes in torch.
 
@@ -187,14 +193,17 @@ def verify_onnx(
             that the model makes.
         strict: Raise if a bound is exceeded; False returns the report instead.
         max_memory: GiB of memory for layer inputs; the rest goes to a temporary file.
+        runtime: ``"openvino"`` also runs the file as a whole in OpenVINO, with floats in float32, and
+            holds its outputs to the same bound. It cannot be fed codes, so that layers are compared in
+            onnxruntime alone.
 
     Returns:
         The report: ``print`` it, or read ``passed``, ``verdict``, ``checks`` and ``to_dict()``.
 
     Raises:
         VerifyError: If a bound is exceeded (``strict``), or the file does not belong to this graph.
-        LoweringError: If onnxruntime cannot load the file.
-        ConfigError: If ``max_memory`` is not a number of 0 or more.
+        LoweringError: If onnxruntime or OpenVINO cannot load the file.
+        ConfigError: If ``max_memory`` is not a number of 0 or more, or for an unknown runtime.
     """
     from qpass.backends.onnxruntime import verify
     from qpass.backends.parts import verify_parts
@@ -202,9 +211,9 @@ def verify_onnx(
     storage = Storage(bytes_of(max_memory))
     if _has_parts(qmodel):
         call = model_inputs(inputs, qmodel).to("cpu")
-        return verify_parts(on_cpu(qmodel), Path(path), call, strict=strict, storage=storage)
+        return verify_parts(on_cpu(qmodel), Path(path), call, strict=strict, storage=storage, runtime=runtime)
     graph = on_cpu(_quantized(qmodel, "verify_onnx"))
-    return verify(graph, path, model_inputs(inputs, graph).to("cpu"), strict=strict, storage=storage)
+    return verify(graph, path, model_inputs(inputs, graph).to("cpu"), strict=strict, storage=storage, runtime=runtime)
 
 
 @in_known_state

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from qpass.backends.onnx_qdq import export_quantized
 from qpass.backends.onnxruntime import OrtModule, VerifyReport, verify
+from qpass.backends.onnxruntime.verification import ONNXRUNTIME
 from qpass.data import ModelInputs
 from qpass.errors import LoweringError, VerifyError
 from qpass.graph.parts import call_forms, parts_of, put_back, record_calls
@@ -33,7 +34,13 @@ def export_parts(model: nn.Module, folder: Path, *, opset: int | None, target: s
 
 
 def verify_parts(
-    model: nn.Module, folder: Path, inputs: ModelInputs, *, strict: bool, storage: Storage | None = None
+    model: nn.Module,
+    folder: Path,
+    inputs: ModelInputs,
+    *,
+    strict: bool,
+    storage: Storage | None = None,
+    runtime: str = ONNXRUNTIME,
 ) -> VerifyReport:
     """Compares each file with its part, for each form of call it gets when the model runs on ``inputs``.
 
@@ -49,7 +56,8 @@ def verify_parts(
         forms = call_forms(part, calls[name])
         for form, call in forms.items():
             where = name if len(forms) == 1 else f"{name} {form}"
-            reports.append(_named(verify(part, _file(folder, name), call, strict=strict, storage=storage), where, name))
+            report = verify(part, _file(folder, name), call, strict=strict, storage=storage, runtime=runtime)
+            reports.append(_named(report, where, name))
     return VerifyReport(
         str(folder),
         len(inputs.args[0]) if inputs.args else 1,

@@ -24,10 +24,18 @@ from qpass.runtime.storage import DEFAULT_GIB
     show_default=True,
     help="GiB of memory for layer inputs; the rest goes to a temporary file.",
 )
+@click.option(
+    "--runtime",
+    type=click.Choice(["onnxruntime", "openvino"]),
+    default="onnxruntime",
+    show_default=True,
+    help="openvino runs the file there too, as a whole.",
+)
 @image_options
 def verify(
-    folder: Path, data: Path | None, samples: int, batch_size: int, crop: int | None, resize: int | None, max_memory: float
-) -> None:
+    folder: Path, data: Path | None, samples: int, batch_size: int, crop: int | None, resize: int | None, max_memory: float,
+    runtime: str,
+) -> None:  # fmt: skip
     """Prove that model.onnx computes what the graph computes, code by code; exit code 2 if it does not."""
     import qpass
     from qpass.cli.run_folder import GRAPH, MODEL, SETTINGS, file_in, read_settings
@@ -41,7 +49,7 @@ def verify(
     graph = qpass.load(file_in(folder, GRAPH))
     count = samples if facts_of(graph).dynamic_batch else rows_of(facts_of(graph).example)
     images = next(iter(image_batches(draw_images(source, count, seed=settings.seed), count)))[0]
-    result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False, max_memory=max_memory)
+    result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False, max_memory=max_memory, runtime=runtime)
     console.print(printable(str(result)), highlight=False)
     if not result.passed:
         raise click.exceptions.Exit(2)

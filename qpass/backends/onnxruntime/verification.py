@@ -22,12 +22,16 @@ from qpass.backends.onnxruntime.suspects import suspects
 from qpass.backends.onnxruntime.torch_run import TorchRun, leaves, widened
 from qpass.backends.onnxruntime.uncertainty import OwnError
 from qpass.backends.onnxruntime.verify_report import RuntimeCheck, VerifyReport
+from qpass.backends.openvino import OpenVinoSession
 from qpass.data import ModelInputs
-from qpass.errors import LoweringError, VerifyError
+from qpass.errors import ConfigError, LoweringError, VerifyError, nearest
 from qpass.graph.edit import dtype_of, flat_inputs, input_name
 from qpass.graph.facts import facts_of
 from qpass.graph.signature.input_check import named_inputs
 from qpass.runtime.storage import Storage
+
+#: Runtimes that files are verified in; onnxruntime always is one of them.
+ONNXRUNTIME, OPENVINO = RUNTIMES = ("onnxruntime", "openvino")
 
 
 def verify(
@@ -37,9 +41,21 @@ def verify(
     *,
     strict: bool = True,
     storage: Storage | None = None,
+    runtime: str = ONNXRUNTIME,
 ) -> VerifyReport:
-    """Compares a file with its graph; see ``qpass.verify_onnx``."""
-    return Verification(graph_module, inputs, storage).of(path, strict=strict)
+    """Compares a file with its graph; see ``qpass.verify_onnx``.
+
+    Raises:
+        ConfigError: For an unknown runtime.
+    """
+    if runtime not in RUNTIMES:
+        raise ConfigError(
+            f"no runtime is called {runtime!r}",
+            where="verify_onnx",
+            expected=" or ".join(RUNTIMES),
+            hint=nearest(runtime, RUNTIMES),
+        )
+    return Verification(graph_module, inputs, storage).of(path, strict=strict, runtime=runtime)
 
 
 def _refuse_inputs(graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
@@ -78,14 +94,16 @@ class Verification:
         self._layers = LayerOutputs(wide)
         self._own = OwnError(graph_module, inputs, self._reference.outputs, tie=TIE_TOLERANCE, wide=wide)
 
-    def of(self, path: str | Path, *, strict: bool = True) -> VerifyReport:
+    def of(self, path: str | Path, *, strict: bool = True, runtime: str = ONNXRUNTIME) -> VerifyReport:
         """Compares a file; see ``qpass.verify_onnx``."""
         codes = CodesOfFile(path, self._reference.quantizers, self._reference.codes)
         comparison = _Comparison(
             self._graph_module, path, self._fed, self._reference, self._random, self._own, codes, self._layers
         )
         try:
-            checks = tuple(comparison.check(optimized=optimized) for optimized in (False, True))
+            checks = [comparison.check(optimized=optimized) for optimized in (False, True)]
+            if runtime == OPENVINO:
+                checks.append(comparison.check_in_openvino())
         except LoweringError as error:
             raise VerifyError(error.what, where=str(path), expected=EXPECTED_FILE) from error
         samples = next((len(leaf) for leaf in leaves(self._inputs) if leaf.ndim), 1)
@@ -93,7 +111,7 @@ class Verification:
         report = VerifyReport(
             str(path),
             samples,
-            checks,
+            tuple(checks),
             source_checks=() if source is None else (str(source),),
             source_informative=source is None or source.informative,
             left_out=self._left_out(codes),
@@ -150,6 +168,27 @@ class _Comparison:
             layer_outputs=() if optimized else tuple(self._layer_outputs()),
         )
 
+    def check_in_openvino(self) -> RuntimeCheck:
+        """Checks the outputs of a free run in OpenVINO; it has no way to be fed codes."""
+        session = OpenVinoSession(self.path)
+        names = self._output_names(session)
+        results = session.run({name: value.numpy() for name, value in self.inputs.kwargs.items() if isinstance(value, Tensor)})
+        found, expected = [results[name] for name in names], self.reference.outputs
+        unchecked = [OutputCheck(name, output.size, 0, 0, 0.0) for name, output in zip(names, expected, strict=True)]
+        outputs, decibels, ratio = self._freely(unchecked, found)
+        if ratio > ERROR_RATIO:
+            self.own.look_closer()
+            outputs, decibels, ratio = self._freely(unchecked, found)
+        return RuntimeCheck(
+            name="in OpenVINO",
+            layers=(),
+            outputs=tuple(outputs),
+            flipped_share=None,
+            sqnr_db=decibels,
+            error_ratio=ratio,
+            top1_agreement=_top1(found[0], expected[0]) if found else None,
+        )
+
     def _layer_outputs(self) -> list[LayerOutputCheck]:
         """Compares every layer's output, for torch's codes and for random ones."""
         runs = [(self.reference, self.inputs)]
@@ -163,7 +202,7 @@ class _Comparison:
         checks = [check_freely(*each) for each in zip(outputs, found, expected, own, strict=True)]
         return checks, *whole_run(found, expected, own)
 
-    def _output_names(self, session: OrtSession) -> list[str]:
+    def _output_names(self, session: OrtSession | OpenVinoSession) -> list[str]:
         if len(session.output_names) != len(self.reference.outputs):
             raise VerifyError(
                 f"the file has the {len(session.output_names)} outputs {session.output_names}",

@@ -18,10 +18,12 @@ class RuntimeCheck:
     """Check of one way of running the file.
 
     Attributes:
-        name: ``"as written"`` (optimisations off) or ``"as shipped"`` (onnxruntime's default).
-        layers: The check of each quantizer.
+        name: ``"as written"`` (optimisations off), ``"as shipped"`` (onnxruntime's default) or ``"in
+            OpenVINO"``.
+        layers: The check of each quantizer; empty in OpenVINO, which is only run freely.
         outputs: The check of each output of the network.
-        flipped_share: Share of codes that differ in a free run, in which ties cascade.
+        flipped_share: Share of codes that differ in a free run, in which ties cascade; None where
+            codes cannot be read.
         sqnr_db: Signal over error of the float outputs against torch, in dB, each output scaled by
             its norm.
         error_ratio: Error against float32 torch, over its own uncertainty: its largest distance
@@ -34,7 +36,7 @@ class RuntimeCheck:
     name: str
     layers: tuple[LayerCheck, ...]
     outputs: tuple[OutputCheck, ...]
-    flipped_share: float
+    flipped_share: float | None
     sqnr_db: float
     error_ratio: float
     top1_agreement: float | None
@@ -134,14 +136,16 @@ def _lines(check: RuntimeCheck) -> list[str]:
     between = check.layer_outputs
     top1 = "" if check.top1_agreement is None else f", same top-1 {check.top1_agreement:.1%}"
     vague = ", ".join(output.name for output in outputs if not output.informative)
+    free = f"output {check.sqnr_db:.1f} dB, error {check.error_ratio:.2f} x torch's own{top1}"
+    if check.flipped_share is None:
+        return [f"  {check.name}: running freely: {free}", *(f"    {failure}" for failure in check.failures)]
     lines = [
         f"  {check.name}: {len(layers)} quantizers, {sum(layer.codes for layer in layers)} codes, "
         f"{sum(layer.ties for layer in layers)} ties, {sum(layer.wrong for layer in layers)} wrong (layer by layer)",
         f"    {len(outputs)} outputs, {sum(output.values for output in outputs)} values, "
         f"{sum(output.undecided for output in outputs)} undecided, {sum(output.wrong for output in outputs)} wrong "
         f"(for given codes); greatest error {off:.2f} x what float32 explains",
-        f"    running freely: {check.flipped_share:.2%} of codes flipped, output {check.sqnr_db:.1f} dB, "
-        f"error {check.error_ratio:.2f} x torch's own{top1}",
+        f"    running freely: {check.flipped_share:.2%} of codes flipped, {free}",
     ]
     if between:
         farthest = max(layer.off for layer in between)
