@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from qpass.cli.options import COUNT, DATA
-from qpass.errors import DataError
+from qpass.errors import ConfigError, DataError
 from qpass.runtime.plain_data import printable
+
+if TYPE_CHECKING:
+    from qpass.backends.onnxruntime import Explanation
+    from qpass.backends.openvino import OpenVinoExplanation
 
 
 @click.command()
@@ -21,6 +27,13 @@ from qpass.runtime.plain_data import printable
 @click.option(
     "--explain", "explained", is_flag=True, help="Show where PATH's time goes instead, and what did not fuse and why."
 )
+@click.option(
+    "--runtime",
+    type=click.Choice(["onnxruntime", "openvino"]),
+    default="onnxruntime",
+    show_default=True,
+    help="Where --explain runs PATH; openvino shows in which precision each product ran.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(
     path: Path,
@@ -29,6 +42,7 @@ def bench(
     threads: tuple[int, ...],
     runs: int,
     explained: bool,
+    runtime: str,
     as_json: bool,
 ) -> None:
     """Time PATH, an ONNX file or a folder from 'qpass quantize', against its float file, in alternation."""
@@ -42,15 +56,19 @@ def bench(
             raise DataError(
                 "no such file", where=str(needed), hint="" if needed == file else "name the float file with --baseline"
             )
+    if runtime != "onnxruntime" and not explained:
+        raise ConfigError(f"--runtime {runtime} without --explain", where="qpass bench", hint="timings are of onnxruntime")
     if explained:
-        _explain(file, batches or (1,), threads or (1,), runs, as_json)
+        _explain(file, batches or (1,), threads or (1,), runs, runtime, as_json)
         return
     result = qpass.benchmark_latency(file, baseline=baseline, batches=batches or (1, 8), threads=threads or (1, 2), runs=runs)
     click.echo(json.dumps(result.to_dict(), indent=1) if as_json else printable(str(result)))
 
 
-def _explain(file: Path, batches: tuple[int, ...], threads: tuple[int, ...], runs: int, as_json: bool) -> None:
+def _explain(file: Path, batches: tuple[int, ...], threads: tuple[int, ...], runs: int, runtime: str, as_json: bool) -> None:
     from qpass.backends.onnxruntime import explain
+    from qpass.backends.openvino import explain_in_openvino
 
-    found = [explain(file, batch=batch, threads=count, runs=runs) for count in threads for batch in batches]
+    chosen: Callable[..., Explanation | OpenVinoExplanation] = explain_in_openvino if runtime == "openvino" else explain
+    found = [chosen(file, batch=batch, threads=count, runs=runs) for count in threads for batch in batches]
     click.echo(json.dumps([each.to_dict() for each in found], indent=1) if as_json else printable("\n\n".join(map(str, found))))

@@ -22,7 +22,7 @@ from qpass.backends.onnxruntime.suspects import suspects
 from qpass.backends.onnxruntime.torch_run import TorchRun, leaves, widened
 from qpass.backends.onnxruntime.uncertainty import OwnError
 from qpass.backends.onnxruntime.verify_report import RuntimeCheck, VerifyReport
-from qpass.backends.openvino import OpenVinoSession
+from qpass.backends.openvino.session import OpenVinoSession
 from qpass.data import ModelInputs
 from qpass.errors import ConfigError, LoweringError, VerifyError, nearest
 from qpass.graph.edit import dtype_of, flat_inputs, input_name

@@ -19,18 +19,20 @@ class OpenVinoSession:
     Args:
         path: The file.
         threads: Threads; 0 means OpenVINO's default.
+        profiled: Whether the time of each operator is measured.
 
     Raises:
         LoweringError: If OpenVINO is not installed or cannot load the file.
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 0) -> None:
+    def __init__(self, path: str | Path, *, threads: int = 0, profiled: bool = False) -> None:
         try:
             import openvino
         except ImportError as error:
             raise LoweringError("OpenVINO is not installed", where=str(path), hint="pip install openvino") from error
         self._where, self._version = str(path), openvino.__version__
         options = OPTIONS | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {})
+        options |= {"PERF_COUNT": "YES"} if profiled else {}
         try:
             self.compiled = openvino.Core().compile_model(str(path), "CPU", options)
         except Exception as error:  # OpenVINO raises RuntimeError, and others for files that it cannot read

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 import qpass
 from qpass.backends.onnxruntime.verification import verify
-from qpass.backends.openvino import OpenVinoSession
+from qpass.backends.openvino.session import OpenVinoSession
 from qpass.errors import ConfigError, LoweringError, VerifyError
 from tests.models import DictModel
 
