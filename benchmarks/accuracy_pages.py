@@ -58,13 +58,10 @@ class Measured:
         found = self.below(recipe)
         if found is None:
             return ""
-        value = f"{-found.value:.1f} ± {found.error:.1f}" if self.network.against_float else _drop(found, self.network.unit)
+        shown = found._replace(value=-found.value) if self.network.against_float else found
+        value = shown.text(1 if self.network.against_float or self.network.unit == "%" else 2)
         wrong = "" if all(row.verified for row in self.rows[recipe]) else ", **not verified**"
         return f"{value}{wrong}{STALE if recipe in self.stale else ''}"
-
-
-def _drop(found: Estimate, unit: str) -> str:
-    return f"{found.value:.1f} ± {found.error:.1f}" if unit == "%" else f"{found.value:.2f} ± {found.error:.2f}"
 
 
 def write(results: Path) -> None:

@@ -24,8 +24,12 @@ class Estimate(NamedTuple):
         """Whether this difference is one: at least two errors from zero."""
         return self.value != 0 and abs(self.value) >= ERRORS_APART * self.error
 
+    def text(self, digits: int) -> str:
+        """Returns both with so many digits behind the point; what rounds to zero has no sign."""
+        return f"{round(self.value, digits) + 0.0:.{digits}f} ± {self.error:.{digits}f}"
+
     def __str__(self) -> str:
-        return f"{self.value:.1f} ± {self.error:.1f}"
+        return self.text(1)
 
 
 def over_images_and_seeds(values: np.ndarray) -> Estimate:

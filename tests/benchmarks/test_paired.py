@@ -66,3 +66,8 @@ def test_seeds_add_to_the_error_of_resamples() -> None:
 def test_resamples_are_the_same_for_every_row() -> None:
     assert (resamples(50) == resamples(50)).all()
     assert resamples(50).max() < 50
+
+
+def test_what_rounds_to_zero_has_no_sign() -> None:
+    assert str(Estimate(-0.04, 0.06)) == "0.0 ± 0.1"
+    assert Estimate(-0.04, 0.06).text(2) == "-0.04 ± 0.06"
