@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,8 @@ def quantize(
         usable_device(device)
     learning = {key: value for key, value in (("schedule", schedule), ("polish", polish)) if value is not None}
     recipe = QuantConfig.from_any({"preset": config, **learning} if learning else config)
+    if target == "openvino":
+        recipe = dataclasses.replace(recipe, fused_attention=True)
     prepare_folder(output)
     keeps_blocks = recipe.reconstruction is not None and checkpoint_dir is None
     with job(device) as device, ExitStack() as held:

@@ -40,7 +40,7 @@ _CHECKS = {
     "name": text,
     **{role: instance(QuantSpec, "a QuantSpec") for role in SPEC_FIELDS},
     "fold_layer_norm": optional(choice(FoldTarget, expected="'mean', 'median'")),
-    **dict.fromkeys(("rotate_heads", "rotate_residual", "scale_channels", "compensate_activations"), flag),
+    **dict.fromkeys(("rotate_heads", "rotate_residual", "scale_channels", "fused_attention", "compensate_activations"), flag),
     "pointwise_convolutions": choice(PointwiseConvolutions),
     "weight_rounding": choice(WeightRounding),
     "token_weights": choice(TokenWeights),
@@ -71,6 +71,9 @@ class QuantConfig:
             (see ``qpass.passes.RotateResidual``).
         scale_channels: Even out the channels of activation functions' outputs by a Mul, where that
             lowers the error of the Linears behind (see ``qpass.passes.ScaleChannels``).
+        fused_attention: Quantize the queries, keys and values with signed codes and no zero point, as
+            attention reads them: the form that OpenVINO fuses into one integer operator. Uniform
+            quantizers only.
         pointwise_convolutions: What to quantize in 1x1 convolutions (``PointwiseConvolutions``):
             ``"weights"`` or ``"all"``.
         weight_rounding: ``"nearest"`` or ``"error-feedback"``, by GPTQ and GPTAQ
@@ -106,6 +109,7 @@ class QuantConfig:
     rotate_heads: bool = False
     rotate_residual: bool = False
     scale_channels: bool = False
+    fused_attention: bool = False
     pointwise_convolutions: str = PointwiseConvolutions.WEIGHTS.value
     weight_rounding: str = WeightRounding.NEAREST.value
     compensate_activations: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ import torch
 from torch import fx
 
 from qpass.config import QuantConfig, QuantSpec
-from qpass.config.options import PointwiseConvolutions
+from qpass.config.options import PointwiseConvolutions, QuantizerName
 from qpass.errors import ConfigError, nearest
 from qpass.graph.capture.functionalize import is_region, region_linears
 from qpass.graph.edit import (
@@ -163,12 +164,19 @@ class Annotate(Pass):
         operands = []
         for index, operand in enumerate((input_node(node, 0), input_node(node, 1))):
             role = "post_softmax" if is_softmax(source_of(operand)) else "activation"
-            spec: QuantSpec | None = self.config.resolve(path, role)
-            # onnxruntime has integer kernels for uint8 x int8, not int8 x uint8: the second is signed.
-            operands.append(OperandPlan(index=index, spec=spec, signed=index == 1, role=role))
+            operands.append(self._operand(index, role, self.config.resolve(path, role)))
         if all(operand.spec is None for operand in operands):
             return Declined(kind="matmul", path=path, reason="a rule of the config leaves it in float")
         return LayerPlan(kind="matmul", path=path, operands=tuple(operands))
+
+    def _operand(self, index: int, role: str, spec: QuantSpec | None) -> OperandPlan:
+        """Returns the plan of a matmul's operand."""
+        fused = self.config.fused_attention and role == "activation"
+        if fused and spec is not None and spec.quantizer == QuantizerName.UNIFORM:
+            symmetric = dataclasses.replace(spec, symmetric=True)
+            return OperandPlan(index=index, spec=symmetric, signed=True, role=role, where_read=True)
+        # onnxruntime has integer kernels for uint8 x int8, not int8 x uint8: the second is signed.
+        return OperandPlan(index=index, spec=spec, signed=index == 1, role=role)
 
     def _check_rules(self, paths: set[str]) -> None:
         for pattern, _ in self.config.rules:

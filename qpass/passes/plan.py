@@ -16,12 +16,15 @@ class OperandPlan:
         spec: The quantizer, or None for float.
         signed: Whether the codes are stored as signed integers.
         role: ``"activation"`` or ``"post_softmax"``.
+        where_read: Whether a matmul's operand is quantized as the matmul reads it, instead of before it
+            is moved.
     """
 
     index: int
     spec: QuantSpec | None
     signed: bool = False
     role: str = "activation"
+    where_read: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,6 +146,8 @@ def test_a_target_is_named_before_work_starts_and_kept_in_the_file(data: Path, t
     assert run("quantize", MODEL, *options, "--target", "openvino", "--weight-type", "uint8").exit_code == 0
     metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "out" / "model.onnx").metadata_props}
     assert (metadata["qpass.target"], metadata["qpass.weight_type"]) == ("openvino", "uint8")
+    assert qpass.load(tmp_path / "out" / "model.qpass") is not None
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["config"]["fused_attention"] is True
     wanted = "file for openvino, INFERENCE_PRECISION_HINT=f32; exact on every processor"
     assert wanted in run("report", tmp_path / "out").output.replace("\n", " ")
     assert wanted in (tmp_path / "out" / "report.html").read_text()

@@ -380,7 +380,9 @@ VALID: dict[type, dict[str, Any]] = {
         "name": lambda v: type(v) is str and not any("\ud800" <= c <= "\udfff" for c in v),
         **dict.fromkeys(("weight", "activation", "post_softmax", "network_input"), _never),
         "fold_layer_norm": _is_none,
-        **dict.fromkeys(("rotate_heads", "rotate_residual", "scale_channels", "compensate_activations"), _flag),
+        **dict.fromkeys(
+            ("rotate_heads", "rotate_residual", "scale_channels", "fused_attention", "compensate_activations"), _flag
+        ),
         **dict.fromkeys(("pointwise_convolutions", "weight_rounding", "token_weights", "calibrate_on"), _never),
         "rules": lambda v: v is None or v in ([], (), {}),
         **dict.fromkeys(("budget", "reconstruction"), _is_none),

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+import qpass
 from qpass.config import QuantConfig
 from qpass.errors import ConfigError
 from qpass.graph.capture.trace import trace
 from qpass.graph.edit import get_plan
 from qpass.passes import Annotate, Canonicalize
 from qpass.passes.plan import Declined, LayerPlan
+from qpass.quantizers import Quantizer
 from tests.models import MaskedAttention
 
 
@@ -36,6 +38,37 @@ def test_every_layer_of_a_vit_is_found(vit: nn.Module, images: Tensor) -> None:
         "activation",
     ]
     assert [operand.signed for operand in attention[0].operands] == [False, True]
+
+
+@pytest.mark.parametrize("recipe", ["w8a8", "codebook-w4a4"])
+def test_operands_of_fused_attention_are_symmetric_where_it_reads_them(vit: nn.Module, images: Tensor, recipe: str) -> None:
+    found = plans(vit, images, QuantConfig.from_any({"preset": recipe, "fused_attention": True}))
+    scores, values = (plan.operands for plan in found if plan.kind == "matmul" and plan.path.startswith("blocks.0"))
+    fused = recipe == "w8a8"  # codebooks have no such form
+    for operand in (*scores, values[1]):
+        assert (operand.spec.symmetric, operand.where_read) == (fused, fused)
+        assert operand.signed or not fused
+    assert (values[0].role, values[0].signed, values[0].where_read) == ("post_softmax", False, False)
+    usual = [plan for plan in plans(vit, images, recipe) if plan.kind != "matmul"]
+    assert [plan for plan in found if plan.kind != "matmul"] == usual
+
+
+def test_such_operands_have_no_zero_point_and_are_quantized_behind_the_transpose(vit: nn.Module, images: Tensor) -> None:
+    graph = qpass.quantize_graph(vit, [images], {"preset": "w8a8", "fused_attention": True}, progress=False)
+    products = [(node, plan) for node in graph.graph.nodes if isinstance(plan := get_plan(node), LayerPlan)]
+    operands = [
+        node.args[operand.index]
+        for node, plan in products
+        if plan.kind == "matmul"
+        for operand in plan.operands
+        if operand.where_read
+    ]
+    assert len(operands) == 6, "q, k and v of two blocks"
+    for operand in operands:
+        quantizer = graph.get_submodule(str(operand.target))  # nothing is moved between it and the product
+        assert isinstance(quantizer, Quantizer)
+        assert quantizer.signed
+        assert quantizer.zero_point == 0
 
 
 def test_masked_attention_with_separate_projections() -> None:

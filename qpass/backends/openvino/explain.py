@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ class ExecutedProduct:
 
     Attributes:
         name: Name of the node in the file.
-        operator: Kind of the executed node that computes it; "" if no node names it.
+        operator: Kind of the executed node that computes it, or that computes what reads it if none
+            names the product: it is fused into that. "" if there is none.
         precision: In which it ran; "" likewise.
     """
 
@@ -167,9 +168,29 @@ _FACTS = ("layerType", "runtimePrecision", "execTimeMcs", "originalLayersNames")
 def _products(path: Path, executed: Sequence[ExecutedNode]) -> tuple[ExecutedProduct, ...]:
     computed = {name: node for node in executed for name in node.nodes}
     graph = onnx.load(path, load_external_data=False).graph
+    readers = collections.defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            readers[name].append(node)
     found = []
     for node in graph.node:
         if node.op_type in _PRODUCTS:
-            by = computed.get(node.name)
+            by = _computed_by(node, readers, computed)
             found.append(ExecutedProduct(node.name, by.operator if by else "", by.precision if by else ""))
     return tuple(found)
+
+
+def _computed_by(
+    product: onnx.NodeProto, readers: Mapping[str, Sequence[onnx.NodeProto]], computed: Mapping[str, ExecutedNode]
+) -> ExecutedNode | None:
+    """Returns the executed node that names a product or, failing that, the first of its readers."""
+    pending, seen = [product], set()
+    while pending:
+        node = pending.pop(0)
+        if node.name in computed:
+            return computed[node.name]
+        for reader in (reader for output in node.output for reader in readers[output]):
+            if reader.name not in seen:
+                seen.add(reader.name)
+                pending.append(reader)
+    return None

@@ -14,10 +14,11 @@ def quantization_point(node: fx.Node, plan: LayerPlan, operand: OperandPlan) -> 
     """Returns the node whose output gets the quantizer of an operand.
 
     For a matmul, this is the tensor before it is moved, so that transposes move bytes rather than
-    floats. For a Linear, it is the operand itself: its quantizer belongs after the merge of the heads.
+    floats, unless the plan says otherwise. For a Linear, it is the operand itself: its quantizer
+    belongs after the merge of the heads.
     """
     point = input_node(node, operand.index)
-    if plan.kind != "matmul":
+    if plan.kind != "matmul" or operand.where_read:
         return point
     while is_call(point, *MOVEMENT_OPS) and len(point.users) == 1:
         point = input_node(point, 0)

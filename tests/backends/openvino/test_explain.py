@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 from click.testing import CliRunner
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 import qpass
 from qpass.backends.openvino import explain_in_openvino
@@ -35,6 +35,22 @@ def test_every_product_is_found_with_its_precision(path: Path) -> None:
     assert found.milliseconds == pytest.approx(sum(node.milliseconds for node in found.executed))
     assert found.milliseconds > 0
     assert json.loads(json.dumps(found.to_dict()))["batch"] == 2
+
+
+def test_fused_attention_runs_on_integers(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    """A product that no operator names is fused into what reads it: Q K into the operator that multiplies by V."""
+    counts = {}
+    for fused in (False, True):
+        graph = qpass.quantize_graph(vit, [images], {"preset": "w8a8", "fused_attention": fused}, progress=False)
+        path = qpass.export_onnx(graph, tmp_path / "m.onnx", target="openvino")
+        report = qpass.verify_onnx(graph, path, images, runtime="openvino")
+        assert report.checks[-1].sqnr_db > 30
+        found = explain_in_openvino(path, runs=1)
+        assert len(found.products) == 14
+        counts[fused] = len(found.float_products)
+        attention = [product for product in found.products if product.operator == "Subgraph"]
+        assert len(attention) == 4
+    assert counts == {False: 4, True: 0}
 
 
 def test_a_float_file_has_no_integer_product(quantized: fx.GraphModule, images: Tensor, tmp_path: Path) -> None:
