@@ -82,10 +82,15 @@ class HistogramObserver:
         The outermost centres are the smallest and largest value seen.
 
         Raises:
-            CalibrationError: If no batch was counted.
+            CalibrationError: If no value was counted.
         """
         if len(self.low) == 0:
-            raise CalibrationError("no value was recorded", where=self.name, hint="give at least one calibration batch")
+            raise CalibrationError(
+                "no value was recorded",
+                where=self.name,
+                expected="calibration batches from which the network computes it",
+                hint="give more of them, or leave the layer in float by a rule: an expert may be given no rows",
+            )
         index = self._first[:, None] + torch.arange(self.bins)
         centres = torch.ldexp(index.double() + 0.5, self._exponent[:, None])
         used = slice(0, int((self._counts.sum(0) > 0).nonzero().max()) + 1)

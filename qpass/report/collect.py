@@ -95,7 +95,13 @@ def collect_report(
 
 
 def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
-    """Returns 10 log10(|reference|² / |reference - approximation|²), in dB, at most 200."""
+    """Returns 10 log10(|reference|² / |reference - approximation|²), in dB, at most 200.
+
+    NaN if the shapes differ: rows that the network chooses by value may be others, and of another
+    number.
+    """
+    if reference.shape != approximation.shape:
+        return math.nan
     signal = noise = 0.0
     pairs = zip(reference.flatten().split(_AT_A_TIME), approximation.flatten().split(_AT_A_TIME), strict=True)
     for expected, found in pairs:  # in chunks: several float64 temporaries take twice the memory each
@@ -117,8 +123,10 @@ def _output_sqnr_db(expected: Any, found: Any, filled: Sequence[bool]) -> float:
 
 def _sqnr_of_output(reference: Tensor, approximation: Tensor, *, added: bool) -> float:
     """Returns ``sqnr_db`` of finite values, without mask fills such as -1e9, which would be all of the
-    signal and have no error.
+    signal and have no error. NaN if the shapes differ.
     """
+    if reference.shape != approximation.shape:
+        return math.nan
     kept = reference.isfinite() & approximation.isfinite() & ~fill_values(approximation, reference, added=added)
     return sqnr_db(reference[kept], approximation[kept]) if kept.any() else math.nan
 
@@ -201,7 +209,7 @@ class _Comparer(TidyInterpreter):
 def tensor_row(name: str, path: str, kind: str, quantizer: Quantizer, x: Tensor, approximation: Tensor) -> TensorRow:
     """Returns the row of one tensor, given its float and its quantized values."""
     zero_point = quantizer.zero_point.double().mean().item() if isinstance(quantizer, (Uniform, ByteTable)) else None
-    low, high = x.min().item(), x.max().item()
+    low, high = (x.min().item(), x.max().item()) if x.numel() else (0.0, 0.0)  # an expert may be given no rows
     counts = torch.histc(x.float(), HISTOGRAM_BINS, low, high) if high > low else torch.tensor([float(x.numel())])
     levels = quantizer.levels()
     levels = levels if levels.dim() == 1 else levels[:, 0]

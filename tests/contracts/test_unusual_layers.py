@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import qpass
 from qpass import QPassError
-from tests.contracts.judge import judge, quantized, result_or_refusal
+from qpass.data import ModelInputs
+from tests.contracts.judge import check_files, judge, quantized, result_or_refusal, signal_to_error
 from tests.contracts.unusual import Net, images, net, tokens
 
 
@@ -140,6 +141,39 @@ def test_a_batch_norm_over_pixels_is_not_folded_into_channels(tmp_path: Path) ->
         torch.manual_seed(0)
         model = BatchNormOfPixels().eval()
     judge(model, [images(16), images(16, 1)], [images(5, 2)], folder=tmp_path)
+
+
+def experts(s: Net, x: Tensor) -> Tensor:
+    """Gives each token to one of three experts; how many tokens each is given depends on values."""
+    t = s.tok(x)
+    t = (t + s.att(t)).flatten(0, 1)
+    chosen, y = s.gate(t).argmax(-1), torch.zeros_like(t)
+    for index, expert in enumerate(s.experts):
+        y[chosen == index] = expert(t[chosen == index])
+    return s.h(y.unflatten(0, (-1, 16)).mean(1))
+
+
+def _experts(s: Net) -> None:
+    s.gate, s.experts = nn.Linear(32, 3), nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+    nn.init.zeros_(s.gate.bias)
+
+
+@pytest.mark.slow(after=1)
+@pytest.mark.parametrize("config", ["w8a8", "w4a4", "mixed-w4a5"])
+def test_experts_of_rows_that_are_chosen_by_value(config: str, tmp_path: Path) -> None:
+    """Quantized and in float, the experts are given other rows, and of another number."""
+    model, x = net(experts, init=_experts), images(5, 2)
+    graph = quantized(model, [images(16), images(16, 1)], config)
+    least = 15 if config == "w8a8" else 3  # tokens near an edge change their expert
+    assert signal_to_error([model(x)], [graph(x)]) > least
+    if config == "w8a8":
+        check_files(graph, [ModelInputs((x,), {})], tmp_path)
+
+
+def test_an_expert_that_no_row_is_given_to_is_named() -> None:
+    model = net(experts, init=lambda s: (_experts(s), nn.init.constant_(s.gate.bias[2:], -99))[0])
+    with pytest.raises(QPassError, match=r"no value was recorded.*leave the layer in float by a rule"):
+        quantized(model, [images(16)])
 
 
 class Padded(Net):

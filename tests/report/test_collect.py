@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -83,3 +84,8 @@ def test_of_several_outputs_the_worst_counts() -> None:
         assert qpass.quantization_report(graph).output_sqnr_db == pytest.approx(
             sqnr_db(model(*batch.args)[2], graph(*batch.args)[2]), abs=0.5
         )
+
+
+def test_values_of_other_shapes_have_no_figure() -> None:
+    """Rows that a network chooses by value may be more or fewer once it is quantized."""
+    assert math.isnan(sqnr_db(torch.ones(4, 3), torch.ones(5, 3)))

@@ -67,7 +67,8 @@ class LayerData:
             wanted_mean += (y if weight is None else y * weight[:, None]).sum(0)
             total += len(x) if weight is None else weight.sum()
         gram, drift, mean, wanted_mean, total = map(self._processes.sum, (gram, drift, mean, wanted_mean, total))
-        return InputSums(gram, drift, mean / total, wanted_mean / total)
+        rows = total.clamp(min=torch.finfo(total.dtype).tiny)  # an expert may be given none
+        return InputSums(gram, drift, mean / rows, wanted_mean / rows)
 
     def nearest(self, candidates: Sequence[Tensor] | Tensor, weight: Tensor) -> Tensor:
         """Returns the candidate with the least of ``errors``."""
@@ -98,9 +99,17 @@ class LayerData:
         return [index for index, place in places if self._count < 4 or (place % 4 == 3) == judging]
 
     def _rows(self, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns one batch in float64: actual and target inputs (rows, in), and weights (rows,)."""
+        """Returns one batch in float64: actual and target inputs (rows, in), and weights (rows,).
+
+        Rows that the network chooses by value may be others in the float network, and of another number.
+        Such rows are their own targets, and have equal weights.
+        """
         x, y = (self._layer.rows(values[index]).double() for values in (self._inputs, self._wanted))
+        y = y if len(y) == len(x) else x
         if self._weights is None:
             return x, y, None
+        weight = self._weights[index]
+        if not len(x) or len(weight) % len(x):
+            return x, y, torch.ones_like(x[:, 0])
         # Gradients come from parts of a batch: a layer of constant rows has these for each part.
-        return x, y, self._weights[index].reshape(-1, len(x)).mean(0)
+        return x, y, weight.reshape(-1, len(x)).mean(0)

@@ -10,6 +10,7 @@ from qpass.passes.rules.indices_from_mask import indices_from_mask
 from qpass.passes.rules.linear_from_matmul import bias_from_add, linear_from_addmm, linear_from_matmul
 from qpass.passes.rules.matmul_from_einsum import matmul_from_einsum
 from qpass.passes.rules.matrix_from_vector import matrix_from_vector
+from qpass.passes.rules.mean_from_sums import mean_from_sums
 from qpass.passes.rules.numeric_padding import numeric_padding
 from qpass.passes.rules.reshape_from_view import reshape_from_view
 from qpass.passes.rules.softmax_from_exp import softmax_from_logarithm, softmax_from_quotient, softmax_from_special
@@ -21,6 +22,7 @@ RULES: tuple[FxRule, ...] = (
     fold_constants,
     indices_from_mask,
     matrix_from_vector,
+    mean_from_sums,
     numeric_padding,
     reshape_from_view,
     decompose_attention,

@@ -51,3 +51,21 @@ def test_rows_of_a_convolution_are_its_windows() -> None:
     product = layer.rows(x) @ layer.weight.flatten(1).T  # type: ignore[union-attr]
     expected = nn.functional.conv2d(x, layer.weight, stride=2).flatten(2).transpose(1, 2).flatten(0, 1)
     torch.testing.assert_close(product, expected)
+
+
+def test_rows_of_another_number_are_their_own_targets_and_weigh_alike() -> None:
+    """Experts of the quantized network are given other rows than those of the float network."""
+    x, y = [rows(4, 0), rows(6, 1)], [rows(4, 2), rows(5, 3)]
+    weights = [torch.tensor([1.0, 2, 3, 4], dtype=torch.float64), torch.ones(5, dtype=torch.float64) * 7]
+    sums = LayerData(LAYER, x, y, weights).sums()
+    weighed = [x[0].double() * weights[0][:, None], x[1].double()]
+    torch.testing.assert_close(sums.gram, weighed[0].T @ x[0].double() + weighed[1].T @ x[1].double())
+    torch.testing.assert_close(sums.drift, (y[0] - x[0]).double().T @ weighed[0])
+    torch.testing.assert_close(sums.mean, (weighed[0].sum(0) + weighed[1].sum(0)) / 16)
+
+
+def test_a_layer_without_rows_has_sums_of_zero() -> None:
+    none = [torch.empty(0, 3)] * 2
+    sums = LayerData(LAYER, none, none, [torch.empty(0, dtype=torch.float64)] * 2).sums()
+    for found in (sums.gram, sums.drift, sums.mean, sums.wanted_mean):
+        assert not found.any()
