@@ -68,7 +68,8 @@ def tools(
         with _noting(failed, label):
             files[label] = make(files["float"], images, folder / f"{label.split()[-1]}.onnx")
     others: dict[str, Contender] = {}
-    shaped = qpass.export_onnx(graphs["w8a8"], folder / "openvino.onnx", target="openvino")
+    fused = qpass.quantize_graph(model, [images], {"preset": "w8a8", **_NEAREST, "fused_attention": True})
+    shaped = qpass.export_onnx(fused, folder / "openvino.onnx", target="openvino")
     for precision in ("f32", "bf16"):
         with _noting(failed, label := f"qpass w8a8 in OpenVINO {precision.replace('f32', 'float32')}"):
             others[label] = _tried(openvino_contender(shaped, precision))
