@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch.export import _trace
-
 
 @contextmanager
 def without_assigned_buffers() -> Iterator[None]:
@@ -17,6 +15,8 @@ def without_assigned_buffers() -> Iterator[None]:
     into another buffer or into an input of the model, or finds no input and fails. Graphs need no such
     writes: the source check runs the model twice, and finds state that the next call reads.
     """
+    from torch.export import _trace  # takes 2 seconds to import
+
     # private in torch: if they are removed, exports do what they do without this
     replaced = {"register_buffer_assignment_hook": _no_hook, "_graph_input_names": _endless}
     originals = {name: getattr(_trace, name) for name in replaced if hasattr(_trace, name)}

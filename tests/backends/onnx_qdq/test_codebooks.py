@@ -67,6 +67,7 @@ def weights_of(path: Path, bytes_as: int) -> list[tuple[np.ndarray, str]]:
     return found
 
 
+@pytest.mark.slow(after=3)
 @pytest.mark.parametrize("weight_type", ["int8", "uint8"])
 @pytest.mark.parametrize(("bits", "channels"), [(2, 1), (3, 4), (4, 0), (5, 3), (7, 1)])
 def test_the_file_expands_to_the_weights_of_the_graph(bits: int, channels: int, weight_type: str, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def test_every_product_is_found_with_its_precision(path: Path) -> None:
     assert json.loads(json.dumps(found.to_dict()))["batch"] == 2
 
 
+@pytest.mark.slow
 def test_fused_attention_runs_on_integers(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
     """A product that no operator names is fused into what reads it: Q K into the operator that multiplies by V."""
     counts = {}

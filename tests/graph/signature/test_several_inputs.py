@@ -46,7 +46,7 @@ def images_and_texts(images: int, texts: int, seed: int, masked: bool) -> dict[s
     return {"input_ids": ids, **mask, "pixel_values": torch.randn(images, 3, 16, 16, generator=generator)}
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "masked"), [(clip, True), (siglip, False)])
 def test_zero_shot_models_are_deployed_whole(make: Any, masked: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
