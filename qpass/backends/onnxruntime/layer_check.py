@@ -214,11 +214,13 @@ def _off(quantizer: Quantizer, x: Tensor, exact: Tensor, found: Tensor, moved: R
 def _compare(
     quantizer: Quantizer, x: Tensor, exact: Tensor, expected: Tensor, actual: Tensor, moved: Reach | None = None
 ) -> tuple[int, int]:
-    """Returns the number of ties, and the number of other codes that differ.
+    """Returns the number of ties, and the number of other codes that differ: all for another shape.
 
     ``moved`` is the range over which rounding can move ``x``, in addition to a small move of every
     value.
     """
+    if actual.shape != expected.shape:
+        return 0, max(1, expected.numel())
     differs = actual != expected
     if not differs.any():
         return 0, 0

@@ -52,6 +52,13 @@ def test_equal_codes_pass() -> None:
     assert compared(spread(), spread().double(), spread()) == LayerCheck("q", 1000, 0, 0, 0)
 
 
+@pytest.mark.parametrize("shape", [(999,), (1, 1000), (1,)])
+def test_codes_of_another_shape_are_all_wrong(shape: tuple[int, ...]) -> None:
+    """One that broadcasts too."""
+    moved = torch.zeros(shape)
+    assert compared(spread(), spread().double(), moved).wrong == 1000
+
+
 def test_codes_that_differ_far_from_an_edge_are_wrong_and_their_operator_named() -> None:
     moved = spread()
     moved[7] += 1
