@@ -14,18 +14,15 @@ import os
 import platform
 import random
 import shutil
-import subprocess
-import tarfile
 import tempfile
 from collections.abc import Sequence
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import click
+from source_tree import ROOT, extract, git
 
-ROOT = Path(__file__).parent.parent
 os.chdir(ROOT)  # mutmut reads its settings in pyproject.toml from here when it is imported
 from mutants import Baseline, Mutant, baseline_of, mutants_of, run_tests, tests_of  # noqa: E402
 
@@ -46,11 +43,6 @@ PRELOADED = (
     "hypothesis",
     "pytest",
 )
-
-
-def git(*arguments: str) -> bytes:
-    """Returns what git prints."""
-    return subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, capture_output=True).stdout
 
 
 def sample(root: Path, package: str, size: int, seed: int) -> list[Mutant]:
@@ -211,8 +203,7 @@ def main(samples: int, seed: int, packages: tuple[str, ...], jobs: int, commit: 
             __import__(name)
         with tempfile.TemporaryDirectory(prefix="qpass-mutants-") as folder:
             root = Path(folder, "original")
-            with tarfile.open(fileobj=BytesIO(git("archive", commit))) as archive:
-                archive.extractall(root, filter="data")
+            extract(commit, root)
             for package in packages or PACKAGES:
                 run_package(root, package, samples, seed, jobs, run, keep)
     keep()

@@ -8,12 +8,10 @@ Writes: benchmarks/results/rows/same_files.json.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ import click
 import provenance
 from equal_code import EqualCode, keep_equal_code
 from networks import NETWORKS
+from source_tree import extract
 from stored_rows import ROWS
 
 #: Small networks of two kinds: a plain ViT; DyT, convolutions and cross-attention.
@@ -57,10 +56,8 @@ def sources_at(tree: Path) -> dict[str, str]:
 @click.option("--recipe", "recipes", multiple=True, help="[default: all of closed form]")
 def main(since: str, networks: Sequence[str], recipes: Sequence[str]) -> None:
     """Compare the files of recipes with those of an earlier commit."""
-    archive = subprocess.run(["git", "-C", str(provenance.ROOT), "archive", since], stdout=subprocess.PIPE, check=True).stdout
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-            files.extractall(folder, filter="data")
+        extract(since, Path(folder))
         before, then = digests(Path(folder), networks, recipes), sources_at(Path(folder))
     after = digests(provenance.ROOT, networks, recipes)
     equal = equal_recipes(before, after)

@@ -193,9 +193,9 @@ def verify_onnx(
             that the model makes.
         strict: Raise if a bound is exceeded; False returns the report instead.
         max_memory: GiB of memory for layer inputs; the rest goes to a temporary file.
-        runtime: ``"openvino"`` also runs the file as a whole in OpenVINO, with floats in float32, and
-            holds its outputs to the same bound. It cannot be fed codes, so that layers are compared in
-            onnxruntime alone.
+        runtime: ``"openvino"`` also runs the whole file in OpenVINO, with floats in float32, and holds
+            its outputs to the same bound. OpenVINO cannot be fed codes: layers are compared in
+            onnxruntime only.
 
     Returns:
         The report: ``print`` it, or read ``passed``, ``verdict``, ``checks`` and ``to_dict()``.

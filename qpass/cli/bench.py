@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qpass.cli.options import COUNT, DATA
+from qpass.cli.options import COUNT, DATA, runtime_option
 from qpass.errors import ConfigError, DataError
 from qpass.runtime.plain_data import printable
 
@@ -27,13 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--explain", "explained", is_flag=True, help="Show where PATH's time goes instead, and what did not fuse and why."
 )
-@click.option(
-    "--runtime",
-    type=click.Choice(["onnxruntime", "openvino"]),
-    default="onnxruntime",
-    show_default=True,
-    help="Where --explain runs PATH; openvino shows in which precision each product ran.",
-)
+@runtime_option("Where --explain runs PATH; openvino shows the precision in which each product ran.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(
     path: Path,

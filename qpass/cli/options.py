@@ -26,6 +26,13 @@ def renamed(new: str) -> Callable[..., Any]:
     return warn
 
 
+def runtime_option(text: str) -> Callable[..., Any]:
+    """Returns the option ``--runtime`` with its help text."""
+    return click.option(
+        "--runtime", type=click.Choice(["onnxruntime", "openvino"]), default="onnxruntime", show_default=True, help=text
+    )
+
+
 def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds ``--batch-size``, ``--crop`` and ``--resize`` to a command."""
     for option in (

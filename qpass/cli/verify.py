@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from qpass.cli.options import COUNT, DATA, console, image_options
+from qpass.cli.options import COUNT, DATA, console, image_options, runtime_option
 from qpass.cli.transforms import saved_transform
 from qpass.errors import DataError
 from qpass.graph.facts import facts_of
@@ -24,13 +24,7 @@ from qpass.runtime.storage import DEFAULT_GIB
     show_default=True,
     help="GiB of memory for layer inputs; the rest goes to a temporary file.",
 )
-@click.option(
-    "--runtime",
-    type=click.Choice(["onnxruntime", "openvino"]),
-    default="onnxruntime",
-    show_default=True,
-    help="openvino runs the file there too, as a whole.",
-)
+@runtime_option("With openvino, also run the whole file in OpenVINO.")
 @image_options
 def verify(
     folder: Path, data: Path | None, samples: int, batch_size: int, crop: int | None, resize: int | None, max_memory: float,

@@ -44,7 +44,7 @@ _FUNCTIONS = (aten.gelu.default, aten.silu.default, aten.hardswish.default, aten
 
 
 class ScaleChannels(Pass):
-    """Divides each channel c of an activation function's output by r_c; the Linears behind take r_c.
+    """Divides each channel c of an activation function's output by r_c; its Linears absorb the inverse.
 
     r_c = (m_c / mean m)^α, where m_c is the largest magnitude of the channel, bounded below. The
     Linears' weights become W diag(r): the function is unchanged, at the cost of one Mul. Of

@@ -145,3 +145,18 @@ def test_the_whole_way(recipe: str, tmp_path: Path) -> None:
         assert [path for path, _ in report.channel_strengths] == (["act"] if on else [])
         assert ("strength of channel scales" in str(report)) == on
     assert errors[True] < 0.7 * errors[False]
+
+
+def test_a_scaled_gelu_uses_the_last_codes_and_a_gate_does_not() -> None:
+    """A GELU has a lower bound, so that saturation clips it if its last code is 255."""
+
+    class Gated(Mlp):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc2(self.act(self.fc1(x)) * self.fc1(x.flip(-1)))
+
+    ends = {}
+    for model, path in ((Mlp(nn.GELU(), 1000.0), "act"), (Gated(nn.GELU()), "fc2")):
+        graph = qpass.quantize_graph(model.eval(), [X], {"preset": "w4a4", "scale_channels": True}, progress=False)
+        modules = graph.named_modules()
+        ends[path] = {module.code_max for name, module in modules if name.startswith("mul") and isinstance(module, Uniform)}
+    assert ends == {"act": {255}, "fc2": {15}}

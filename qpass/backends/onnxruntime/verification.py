@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, fx
@@ -151,21 +152,12 @@ class _Comparison:
         flipped, results = self._flipped(optimized)
         if optimized:  # fused as shipped only without its codes among the outputs
             results = free.run(free.feed(self.inputs))
-        found = [results[name] for name in names]
-        expected = self.reference.outputs
-        outputs, decibels, ratio = self._freely(outputs, found)
-        if ratio > ERROR_RATIO or any(output.misplaced for output in outputs):
-            self.own.look_closer()
-            outputs, decibels, ratio = self._freely(outputs, found)
         return RuntimeCheck(
             name="as shipped" if optimized else "as written",
             layers=tuple(layers),
-            outputs=tuple(outputs),
             flipped_share=flipped,
-            sqnr_db=decibels,
-            error_ratio=ratio,
-            top1_agreement=_top1(found[0], expected[0]) if found else None,
             layer_outputs=() if optimized else tuple(self._layer_outputs()),
+            **self._free_run(outputs, results),
         )
 
     def check_in_openvino(self) -> RuntimeCheck:
@@ -173,21 +165,9 @@ class _Comparison:
         session = OpenVinoSession(self.path)
         names = self._output_names(session)
         results = session.run({name: value.numpy() for name, value in self.inputs.kwargs.items() if isinstance(value, Tensor)})
-        found, expected = [results[name] for name in names], self.reference.outputs
-        unchecked = [OutputCheck(name, output.size, 0, 0, 0.0) for name, output in zip(names, expected, strict=True)]
-        outputs, decibels, ratio = self._freely(unchecked, found)
-        if ratio > ERROR_RATIO:
-            self.own.look_closer()
-            outputs, decibels, ratio = self._freely(unchecked, found)
-        return RuntimeCheck(
-            name="in OpenVINO",
-            layers=(),
-            outputs=tuple(outputs),
-            flipped_share=None,
-            sqnr_db=decibels,
-            error_ratio=ratio,
-            top1_agreement=_top1(found[0], expected[0]) if found else None,
-        )
+        pairs = zip(names, self.reference.outputs, strict=True)
+        unchecked = [OutputCheck(name, output.size, 0, 0, 0.0) for name, output in pairs]
+        return RuntimeCheck(name="in OpenVINO", layers=(), flipped_share=None, **self._free_run(unchecked, results))
 
     def _layer_outputs(self) -> list[LayerOutputCheck]:
         """Compares every layer's output, for torch's codes and for random ones."""
@@ -195,6 +175,16 @@ class _Comparison:
         if self.random.run is not None:
             runs.append((self.random.run, self.random.inputs))
         return self.layer_outputs.check(self.codes, runs)
+
+    def _free_run(self, outputs: Sequence[OutputCheck], results: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Returns the fields of a ``RuntimeCheck`` that a free run determines."""
+        found = [results[output.name] for output in outputs]
+        checks, decibels, ratio = self._freely(outputs, found)
+        if ratio > ERROR_RATIO or any(check.misplaced for check in checks):
+            self.own.look_closer()
+            checks, decibels, ratio = self._freely(outputs, found)
+        top1 = _top1(found[0], self.reference.outputs[0]) if found else None
+        return {"outputs": tuple(checks), "sqnr_db": decibels, "error_ratio": ratio, "top1_agreement": top1}
 
     def _freely(self, outputs: Sequence[OutputCheck], found: Sequence[np.ndarray]) -> tuple[list[OutputCheck], float, float]:
         """Adds the free run to the checks of outputs; also returns the results of ``whole_run``."""

@@ -10,22 +10,13 @@ from typing import Any
 
 import onnx
 
+from qpass.backends.onnxruntime.operators import FLOAT_PRODUCTS, INTEGER_PRODUCTS
 from qpass.backends.onnxruntime.session import OrtSession
 from qpass.backends.openvino.session import OpenVinoSession
 from qpass.errors import ConfigError
 
 #: Operators of files that multiply matrices.
-_PRODUCTS = (
-    "MatMul",
-    "MatMulInteger",
-    "QLinearMatMul",
-    "Gemm",
-    "Einsum",
-    "Conv",
-    "ConvInteger",
-    "QLinearConv",
-    "ConvTranspose",
-)
+_PRODUCTS = (*INTEGER_PRODUCTS, *FLOAT_PRODUCTS, "ConvTranspose")
 #: Precisions of OpenVINO's integer kernels.
 _INTEGER = ("u8", "i8", "u4", "i4")
 #: Number of float products to list.

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from qpass.config import QuantSpec
 from qpass.config.options import FitCriterion, QuantizerName
-from qpass.graph.edit import aten, device_of, input_node, is_call
+from qpass.graph.edit import aten, device_of, get_constant, input_node, is_call
 from qpass.passes.analysis.statistics import Statistics
 from qpass.passes.annotate import is_softmax
 from qpass.quantizers import Codebook, Quantizer, Uniform, build_quantizer
@@ -23,14 +23,17 @@ def tensor_quantizer(
     product = statistics.products.get(point) if spec.criterion == FitCriterion.OUTPUT else None
     criterion = None if product is None else product.criterion()
     # Such a tensor is bounded from below. If its highest code is 255, saturation replaces a Clip.
-    first_code = 256 - 2**spec.bits if is_softmax(point) or _is_gelu(point) else 0
+    first_code = 256 - 2**spec.bits if is_softmax(point) or _is_gelu(graph_module, point) else 0
     quantizer = build_quantizer(spec, signed=signed, first_code=first_code)
     return quantizer.fit(*statistics.tensors[point].samples(), criterion=criterion).to(device_of(graph_module))
 
 
-def _is_gelu(point: fx.Node) -> bool:
-    """Returns whether a tensor is a GELU's output, possibly with its channels scaled."""
-    return is_call(input_node(point, 0) if is_call(point, aten.mul.Tensor) else point, aten.gelu.default)
+def _is_gelu(graph_module: fx.GraphModule, point: fx.Node) -> bool:
+    """Returns whether a tensor is a GELU's output, possibly times positive constants."""
+    if is_call(point, aten.mul.Tensor):  # a GELU that gates another tensor has no lower bound
+        factor = get_constant(graph_module, point.args[1])
+        return factor is not None and bool((factor > 0).all()) and _is_gelu(graph_module, input_node(point, 0))
+    return is_call(point, aten.gelu.default)
 
 
 def channel_quantizer(
