@@ -2,6 +2,7 @@
 
 from qpass.graph.fx_rule import FxRule
 from qpass.passes.rules.decompose_attention import decompose_attention
+from qpass.passes.rules.distance_from_cdist import distance_from_cdist
 from qpass.passes.rules.drop_no_ops import drop_no_ops
 from qpass.passes.rules.fold_batch_norm import fold_batch_norm
 from qpass.passes.rules.fold_channel_scale import fold_channel_scale
@@ -20,6 +21,7 @@ from qpass.passes.rules.split_fused_qkv import split_fused_qkv
 RULES: tuple[FxRule, ...] = (
     drop_no_ops,
     fold_constants,
+    distance_from_cdist,
     indices_from_mask,
     matrix_from_vector,
     mean_from_sums,
