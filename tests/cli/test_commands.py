@@ -154,6 +154,7 @@ def test_a_target_is_named_before_work_starts_and_kept_in_the_file(data: Path, t
     assert run("verify", tmp_path / "out").exit_code == 0
 
 
+@pytest.mark.slow
 def test_evaluate_measures_float_graph_and_file(output: Path, data: Path) -> None:
     result = run("evaluate", output, "--data", data)
     assert result.exit_code == 0, result.output

@@ -62,7 +62,7 @@ def peaks(depth: int, recipe: str, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     return {**found, "report": live.peak}
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["w8a8", "mixed-w4a5"])
 def test_the_peak_does_not_grow_with_depth(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     few, many = peaks(2, recipe, monkeypatch), peaks(6, recipe, monkeypatch)

@@ -11,7 +11,7 @@ from tests.contracts.onnx_node_tests import in_evaluator, in_onnxruntime, node_t
 OPERATORS = {"QuantizeLinear", "DequantizeLinear", "QLinearMatMul", "MatMulInteger"}
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [in_evaluator, in_onnxruntime])
 def test_every_node_test_passes(run: Callable[..., object]) -> None:
     tests = node_tests()  # not at collection: onnx computes all of its tests first, which takes seconds

@@ -40,6 +40,7 @@ class Rotary(nn.Module):
         return self.out(t + y.transpose(1, 2).flatten(2))
 
 
+@pytest.mark.slow
 def test_rotary_angles_and_fourier_features_of_points(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, inputs = Rotary().eval(), {"x": torch.randn(8, 3, 64, 64), "point": torch.rand(8, 2)}

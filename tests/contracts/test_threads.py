@@ -162,7 +162,7 @@ def neighbour() -> Iterator[None]:
     assert thread.printed > 10
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_thread_that_draws_and_prints_changes_nothing_and_notices_nothing(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -119,6 +119,7 @@ class Sample(NamedTuple):
     mask: Tensor
 
 
+@pytest.mark.slow
 def test_an_input_that_is_a_named_tuple(tmp_path: Path) -> None:
     def forward(s: Net, sample: Sample) -> Tensor:
         return with_keywords(s, sample.x, mask=sample.mask)
@@ -146,7 +147,7 @@ def _pairs(pictures: int, texts: int, seed: int) -> dict[str, Tensor]:
     return {"x": images(pictures, seed), "ids": ids}
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("pictures", "texts"), [(1, 3), (4, 3), (3, 3), (6, 1)])
 def test_two_inputs_of_different_row_counts(pictures: int, texts: int, tmp_path: Path) -> None:
     with torch.random.fork_rng():
@@ -173,6 +174,7 @@ def test_len_of_the_batch_is_named_with_its_line() -> None:
         qpass.quantize_graph(net(_fixed, init=_encoder), [images(4)], progress=False)
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_of_sixteen(tmp_path: Path) -> None:
     judge(net(_fixed, init=_encoder), [images(16), images(16, 1)], [images(16, 2)], folder=tmp_path)
 
@@ -193,6 +195,7 @@ def test_batches_that_are_all_smaller_than_the_example() -> None:
         assert signal_to_error([model(images(16, 2))], [graph(images(16, 2))]) > 25
 
 
+@pytest.mark.slow
 def test_a_model_of_one_batch_only(tmp_path: Path) -> None:
     def forward(s: Net, x: Tensor) -> Tensor:
         return s.h(s.att(s.tok(x)).reshape(6, 16, 32).mean(1))

@@ -110,7 +110,7 @@ def _batch_norm(width: int) -> nn.Module:
         times_a_vector, linear_in_float64,
     ],
 )  # fmt: skip
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["w8a8", "w4a4"])
 def test_arithmetic_of_an_unusual_kind(forward: Callable[..., Tensor], config: str, tmp_path: Path) -> None:
     model = net(forward, init=LAYERS.get(forward.__name__))
@@ -158,7 +158,7 @@ def _experts(s: Net) -> None:
     nn.init.zeros_(s.gate.bias)
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["w8a8", "w4a4", "mixed-w4a5"])
 def test_experts_of_rows_that_are_chosen_by_value(config: str, tmp_path: Path) -> None:
     """Quantized and in float, the experts are given other rows, and of another number."""
@@ -238,6 +238,7 @@ def test_keys_that_are_words_of_python(tmp_path: Path) -> None:
 FEW = {"steps": 2, "batch_size": 4}
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_learning_inside_a_mode_without_gradients(mode: Any) -> None:
     with mode():

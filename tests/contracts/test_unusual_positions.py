@@ -47,7 +47,7 @@ class Rotary(Net):
         return self.h((t + y.transpose(1, 2).flatten(2)).mean(1))
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["matmul", "outer", "einsum", "multiplied"])
 def test_angles_that_the_forward_computes_stay_float(form: str, tmp_path: Path) -> None:
     model, batches, x = rotary(form), [images(8), images(8, 1)], images(3, 2)

@@ -111,6 +111,7 @@ def test_residual_sums_in_place_at_every_width(config: Any) -> None:
     assert_as_good_as_twin(net(residual_sum), net(out_of_place), config)
 
 
+@pytest.mark.slow
 def test_residual_sums_in_place_are_polished() -> None:
     config = {"preset": "mixed-w4a5", "polish": "quick", "reconstruction": {"steps": 10, "batch_size": 8}}
     assert_as_good_as_twin(tokens("+="), tokens("cat"), config)
@@ -122,7 +123,7 @@ def test_a_class_token_is_written_into_a_buffer(write: str, tmp_path: Path) -> N
     judge(tokens(write), [images(16), images(16, 1)], [images(5, 2)], folder=tmp_path)
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("write", ["zeros", "empty"])
 def test_blocks_behind_a_buffer_are_learned_as_behind_a_cat(write: str) -> None:
     config = {"preset": "aiqvit-w4a4", "reconstruction": {"steps": 20, "batch_size": 8, "ranks": [2], "search_steps": 0}}

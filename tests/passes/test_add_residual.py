@@ -82,6 +82,7 @@ def test_a_rule_gives_one_layer_a_branch(vit: nn.Module, many_images: Tensor) ->
     assert {row.path: row.residual_rank for row in report.layers if row.residual_rank} == {"blocks.1.mlp.fc1": 4}
 
 
+@pytest.mark.slow
 def test_the_report_measures_a_layer_with_its_branch(vit: nn.Module, many_images: Tensor) -> None:
     sqnr = []
     for rank in (0, 16):
@@ -121,7 +122,7 @@ def test_the_float_network_has_no_branch(vit: nn.Module, many_images: Tensor) ->
     torch.testing.assert_close(float_reference(graph)(many_images), vit(many_images), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "apart"), [("mixed-w3a5", ["head"]), ("w3a8", ["blocks.0.mlp.fc2", "blocks.1.mlp.fc2", "head"])]
 )

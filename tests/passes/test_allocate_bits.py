@@ -72,6 +72,7 @@ def test_the_file_is_the_same_network(shared_out: fx.GraphModule, batches: list[
     assert qpass.verify_onnx(shared_out, path, batches[0]).passed
 
 
+@pytest.mark.slow
 def test_within_one_mean_the_least_error_is_had(vit: nn.Module, batches: list[Tensor]) -> None:
     """No choice of 4 and 8 bits within the mean has less error, and the network is nearer on unseen images than at 4 bits."""
     unseen = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(6))
@@ -117,7 +118,7 @@ def test_the_errors_are_those_of_the_output() -> None:
         assert rows[kind].errors[4] == pytest.approx(expected, rel=0.1), kind  # an estimate from 4096 draws
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("megabytes", [0.08, 0.09])
 def test_the_file_is_no_larger_than_asked_for(vit: nn.Module, batches: list[Tensor], tmp_path: Path, megabytes: float) -> None:
     graph = quantize(vit, batches[:2], file_mb=megabytes)

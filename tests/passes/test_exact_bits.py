@@ -89,7 +89,7 @@ def test_every_module_of_the_graph_has_the_bits_of_the_name(name: str, preset: s
     assert str(widths["activation"]) == f"activations: {activation} bits" + " (network input 8)" * (activation < 8)
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["mixed-w4a5", "mixed-w3a4", "mixed-w6a7"])
 def test_a_mixed_recipe_keeps_its_mean_and_lists_what_is_wider(vit: nn.Module, images: Tensor, preset: str) -> None:
     graph = qpass.quantize_graph(vit, [images], preset, progress=False)

@@ -145,6 +145,7 @@ def test_both_parts_of_the_search_have_samples(vit: nn.Module, images: Tensor, s
     check_learned(learn(vit, [images[:samples]], "aiqvit", **changes), "blocks.0", "blocks.1")
 
 
+@pytest.mark.slow
 @FEW
 @given(recipe=any_recipe, rows=st.sampled_from([2, 4, 8]))
 def test_a_fixed_batch_is_always_whole(tokens: Tensor, recipe: str, rows: int) -> None:

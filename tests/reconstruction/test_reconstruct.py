@@ -112,6 +112,7 @@ def test_blocks_of_another_run_are_refused(vit: nn.Module, many_images: Tensor, 
             run()
 
 
+@pytest.mark.slow
 def test_a_block_that_another_network_made_is_refused(vit: nn.Module, many_images: Tensor, tmp_path: Path) -> None:
     """Copied from another folder, which the record beside it does not show."""
     for name, steps in (("a", 2), ("b", 3)):

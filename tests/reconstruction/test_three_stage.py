@@ -48,7 +48,7 @@ def test_every_block_is_learned_in_both_stages(learned: fx.GraphModule, stage: s
     assert all(row.error_after < 0.97 * row.error_before for row in rows)
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["ias-vit-w3a3", "dopq-vit-w3a3"])
 def test_what_is_left_is_a_plain_integer_network(vit: nn.Module, many_images: Tensor, preset: str, tmp_path: Path) -> None:
     graph = learn(vit, many_images, preset=preset, steps=2)

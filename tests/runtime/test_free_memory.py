@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from qpass.runtime.free_memory import TidyInterpreter, _trim, return_free_memory
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(_trim() is None, reason="a C library without malloc_trim")
 def test_freed_memory_leaves_the_process() -> None:
     """Small tensors that stay between large ones that go keep the memory of these."""

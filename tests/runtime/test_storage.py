@@ -90,7 +90,7 @@ def test_bounds_that_are_none_are_refused(bound: object, vit: torch.nn.Module, i
     assert bytes_of(0.5) == 2**29
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["mixed-w4a5", "aiqvit-w4a4", "ias-vit-w4a4", "w3a8-residual"])
 def test_the_bits_do_not_depend_on_the_bound(preset: str, vit: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing in memory the network is the same, to the bit."""

@@ -126,7 +126,7 @@ def expected(vit: nn.Module, images: Tensor, tmp_path_factory: pytest.TempPathFa
 LEARNED = {"preset": "aiqvit-w4a4", "reconstruction": {"ranks": [2], "search_steps": 2, "steps": 4, "batch_size": 4}}
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODES)
 def test_the_callers_modes_change_nothing_and_come_back(
     name: str, vit: nn.Module, images: Tensor, expected: bytes, tmp_path: Path

@@ -331,18 +331,19 @@ LARGE: dict[str, tuple[Callable[[Header], object], str]] = {
     "a large example": (lambda h: h["example"][0].update(shape=[2**20, 2**20]), "at most 1073741824 bytes"),
     "a negative example": (lambda h: h["example"][0].update(shape=[-1, 3]), "has the shape"),
     "an example of many dims": (lambda h: h["example"][0].update(shape=[1] * 100), "has the shape"),
-    "nodes in regions": (
-        lambda h: h.update(regions={f"r{i}": {"nodes": [call(h)] * 20_000, "regions": {}} for i in range(3)}),
-        "has 60030? nodes|has 600[0-9][0-9] nodes",
-    ),
     "a large example of large numbers": (
         lambda h: h["example"][0].update(shape=[2**26, 4], dtype={"dtype": "complex128"}),
         "at most 1073741824 bytes",
     ),
     "a long header": (lambda h: h["report"].update(model="x" * 2**25), "has a header of"),
+    "nodes in regions": (
+        lambda h: h.update(regions={f"r{i}": {"nodes": [call(h)] * 20_000, "regions": {}} for i in range(3)}),
+        "has 60030? nodes|has 600[0-9][0-9] nodes",
+    ),
 }
 
 
+@pytest.mark.slow(after=7)
 @pytest.mark.parametrize("name", LARGE)
 def test_a_file_takes_no_memory_without_bound(name: str, saved: Path) -> None:
     change, match = LARGE[name]
@@ -366,6 +367,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Header]:
     return path, read(path)[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     draw=st.randoms(use_true_random=False),

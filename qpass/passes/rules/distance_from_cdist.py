@@ -1,6 +1,7 @@
 """cdist(x, y, p) -> the p-norm of x[..., :, None, :] - y[..., None, :, :].
 
-ONNX has no operator for distances between all pairs. Networks of point clouds find neighbors by them.
+ONNX has no operator for distances between all pairs, by which networks of point clouds find
+neighbors.
 """
 
 from __future__ import annotations

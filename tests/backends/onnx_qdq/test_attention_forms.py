@@ -57,7 +57,7 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_product_is_integer_and_the_network_the_same(form: str, target: str, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def weights_of(path: Path, bytes_as: int) -> list[tuple[np.ndarray, str]]:
     return found
 
 
-@pytest.mark.slow(after=3)
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("weight_type", ["int8", "uint8"])
 @pytest.mark.parametrize(("bits", "channels"), [(2, 1), (3, 4), (4, 0), (5, 3), (7, 1)])
 def test_the_file_expands_to_the_weights_of_the_graph(bits: int, channels: int, weight_type: str, tmp_path: Path) -> None:
@@ -81,6 +81,7 @@ def test_the_file_expands_to_the_weights_of_the_graph(bits: int, channels: int, 
             np.testing.assert_allclose(weight.T, layer.quantized_weight().detach().double().numpy(), rtol=1e-6)
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize(("bits", "channels"), [(3, 1), (2, 4)])
 def test_files_of_codebook_weights_verify(bits: int, channels: int, tmp_path: Path) -> None:
     graph = quantized_layers(bits, channels)

@@ -103,6 +103,7 @@ def test_weights_of_any_width_are_stored_as_integers(bits: int, weight_type: str
         assert qpass.verify_onnx(graph, path, x).passed
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_still_runs_on_integers(tmp_path: Path, vit: nn.Module, images: Tensor) -> None:
     """With all dims known onnxruntime would turn MatMul + Add into a float Gemm: the bias's shape prevents it."""
     from qpass.backends.onnxruntime.latency import fusion_of

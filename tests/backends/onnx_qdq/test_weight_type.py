@@ -115,7 +115,7 @@ def test_a_session_says_where_a_file_overflows(files: dict[str, Path], monkeypat
         assert not OrtSession(files["uint8"]).overflows
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [

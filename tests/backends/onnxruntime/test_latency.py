@@ -33,6 +33,7 @@ def test_every_setting_has_a_row_and_the_baseline_is_one(exported: Path, float_f
     assert f"quantized: {exported.stat().st_size / 1e6:.2f} MB, loads in" in str(report)
 
 
+@pytest.mark.slow
 def test_networks_of_other_runtimes_take_their_turns(float_file: Path) -> None:
     calls: list[tuple[int, int]] = []
 

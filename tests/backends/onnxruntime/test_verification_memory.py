@@ -34,6 +34,7 @@ def test_the_same_is_found_a_layer_at_a_time(
     assert runs.count(2) > 3 * len(expected.checks[0].layers), "each quantizer was run by itself, in each of three runs"
 
 
+@pytest.mark.slow
 def test_a_wrong_layer_is_found_a_layer_at_a_time(
     quantized: fx.GraphModule, exported: Path, images: Tensor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ def quantize(model: nn.Module, x: Tensor, preset: str = "w8a8") -> torch.fx.Grap
     return qpass.quantize_graph(model, [x], preset, progress=False)
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
 @pytest.mark.parametrize("preset", ["w8a8", "mixed-w4a5"])
 def test_other_float_types_are_quantized_from_float32(dtype: torch.dtype, preset: str, images: Tensor, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def channels_last(model: nn.Module) -> None:
 CHANGES = [dead, zero, outlier, tied, shared, hooked, normed, in_training, channels_last]
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("preset", ["w8a8", "mixed-w4a5"])
 def test_odd_models_are_the_same_network_in_their_file(
@@ -158,7 +158,7 @@ INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INPUTS)
 def test_odd_inputs_calibrate(name: str, vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
     x = INPUTS[name](images)
@@ -174,6 +174,7 @@ def test_inputs_of_inference_mode_calibrate(vit: nn.Module, images: Tensor) -> N
     )
 
 
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("wrap", [nn.DataParallel, partial(torch.compile, backend="eager")], ids=["DataParallel", "compile"])
 def test_wrapped_models(wrap: Callable[[nn.Module], nn.Module], vit: nn.Module, images: Tensor) -> None:
     graph = quantize(wrap(copy.deepcopy(vit)), images).cpu()  # DataParallel moves its module to the GPU if there is one

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ class OddNames(nn.Module):
         return x
 
 
+@pytest.mark.slow
 def test_any_name_of_a_module_or_tensor_will_do(tmp_path: Path) -> None:
     model, x = OddNames().eval(), torch.randn(16, 4)
     leaves_float = {"rules": {"layers.0first": None, "layers.class": {"weight": None}}}

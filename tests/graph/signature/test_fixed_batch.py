@@ -44,7 +44,7 @@ RECIPES = {
 }
 
 
-@pytest.mark.slow(after=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.filterwarnings("ignore:PostNorm. the batch is fixed")
 def test_every_recipe_takes_a_fixed_batch(recipe: str, tmp_path: Path) -> None:

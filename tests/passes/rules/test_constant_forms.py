@@ -64,6 +64,7 @@ def test_files_hold_tables_and_regions_and_no_masks(tmp_path: Path) -> None:
     assert qpass.verify_onnx(graph, path, x).passed
 
 
+@pytest.mark.slow
 def test_constants_with_the_same_values_are_one_in_the_file(tmp_path: Path) -> None:
     model, x = windows(layers=3)
     path = export_float(canonical(model, x), tmp_path / "windows.onnx")
