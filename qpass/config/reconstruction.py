@@ -21,7 +21,7 @@ _CHECKS = {
     "search_steps": whole(0, expected="a whole number"),
     **dict.fromkeys(("steps", "batch_size", "curriculum_interval"), _count),
     **dict.fromkeys(("learning_rate", "architecture_learning_rate"), _above_0),
-    **dict.fromkeys(("focus_learning_rate", "scale_learning_rate"), _from_0),
+    **dict.fromkeys(("focus_learning_rate", "scale_learning_rate", "norm_learning_rate"), _from_0),
     **dict.fromkeys(("drop_path", "validation_share"), _share),
     "curriculum_start": number(lambda value: 0 <= value <= 1, "a share of one"),
     "inputs": choice(BlockInputs),
@@ -50,7 +50,10 @@ class ReconstructionConfig:
         focus_learning_rate: Learning rate of b1 and b2 of ``dynamic-focus`` quantizers; 0 leaves them
             as fitted.
         scale_learning_rate: Learning rate of uniform activation scales, relative to the scale (LSQ,
-            arXiv 1902.08153); 0, as in AIQViT, leaves them as fitted.
+            arXiv 1902.08153), and of the levels of activation codebooks, relative to their mean
+            distance; 0, as in AIQViT, leaves them as fitted.
+        norm_learning_rate: Learning rate of the weights and biases of LayerNorms, relative to their
+            mean magnitude; 0, as in AIQViT, leaves them.
         drop_path: Probability that a search step drops a candidate.
         validation_share: Fraction of samples on which the architecture weights are learned.
         inputs: Whether a block's inputs come from the ``"quantized"`` or ``"float"`` blocks before it
@@ -76,6 +79,7 @@ class ReconstructionConfig:
     architecture_learning_rate: float = 3e-3
     focus_learning_rate: float = 1e-4
     scale_learning_rate: float = 0.0
+    norm_learning_rate: float = 0.0
     drop_path: float = 0.1
     validation_share: float = 0.5
     inputs: str = BlockInputs.QUANTIZED.value

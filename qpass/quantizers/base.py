@@ -156,6 +156,10 @@ class Quantizer(nn.Module, ABC):
         """Projects learned parameters onto their valid range; call it after each optimizer step."""
         return self
 
+    def settle(self) -> Self:
+        """Rounds learned parameters to what is deployed; call it after the last optimizer step."""
+        return self
+
     def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
         """Returns the output shape of ``forward`` for this input shape: the same."""
         return shape

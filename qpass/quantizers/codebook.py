@@ -78,6 +78,11 @@ class Codebook(Quantizer):
         """Zero point of the grid, likewise."""
         return self.grid.zero_point
 
+    @property
+    def spacing(self) -> float:
+        """Mean distance of neighboring levels, in steps of the grid."""
+        return (self.levels_on_grid[-1] - self.levels_on_grid[0]).item() / (len(self.levels_on_grid) - 1)
+
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
         """Fits levels to each clip range of the grid and keeps the best; see ``Quantizer.fit``.
 
@@ -117,7 +122,8 @@ class Codebook(Quantizer):
 
     def index_of(self, cells: Tensor) -> Tensor:
         """Returns the index of the nearest level; the lower one of two equally near."""
-        return torch.bucketize(cells, (self.levels_on_grid[1:] + self.levels_on_grid[:-1]) / 2)
+        levels = self.levels_on_grid.detach().round()
+        return torch.bucketize(cells, (levels[1:] + levels[:-1]) / 2)
 
     def codes(self, x: Tensor) -> Tensor:
         """See ``Quantizer.codes``."""
@@ -129,12 +135,16 @@ class Codebook(Quantizer):
         return self.grid.decode(self.levels_on_grid[codes.long()])
 
     def forward(self, x: Tensor) -> Tensor:
-        """See ``Quantizer.forward``. The gradient is that of the grid's rounding."""
+        """See ``Quantizer.forward``. The gradient is that of the grid's rounding.
+
+        While levels are learned, each has the gradients of the values that take it.
+        """
         if not self.enabled:
             return x
-        cells = self.grid.codes(x)
-        moved = (self.levels_on_grid[self.index_of(cells.detach())] - cells).detach()
-        return self.grid.decode(cells + moved)
+        cells, levels = self.grid.codes(x), self.levels_on_grid
+        found = levels.detach().round()[index := self.index_of(cells.detach())]
+        taken = cells + (found - cells).detach()
+        return self.grid.decode(taken + (levels[index] - levels[index].detach()) if levels.requires_grad else taken)
 
     def layer_wise(self, scale: Tensor, zero_point: Tensor) -> Codebook:
         """Returns a codebook with these levels and a single scale and zero point."""
@@ -144,8 +154,17 @@ class Codebook(Quantizer):
         return found
 
     def project(self) -> Self:
-        """See ``Quantizer.project``."""
+        """See ``Quantizer.project``: levels stay on the grid, in order."""
         self.grid.project()
+        if self.levels_on_grid.requires_grad:
+            with torch.no_grad():
+                self.levels_on_grid.copy_(self.levels_on_grid.clamp(0, GREATEST_BYTE).sort().values)
+        return self
+
+    def settle(self) -> Self:
+        """See ``Quantizer.settle``: levels become whole numbers that differ."""
+        with torch.no_grad():
+            self.levels_on_grid.copy_(_distinct(self.levels_on_grid.round()))
         return self
 
     def levels(self) -> Tensor:
@@ -156,7 +175,8 @@ class Codebook(Quantizer):
 
 def _distinct(levels: Tensor) -> Tensor:
     """Returns ascending whole numbers without repetitions: a repeated one becomes the nearest free number."""
-    found = dict.fromkeys(int(level) for level in levels)
-    missing = len(levels) - len(found)
-    free = sorted(set(range(GRID_CODES)) - set(found), key=lambda level: (min(abs(level - other) for other in found), level))
-    return levels.new_tensor(sorted([*found, *free[:missing]]))
+    found = set[int]()
+    for level in map(int, levels):
+        free = (number for number in range(GRID_CODES) if number not in found)
+        found.add(min(free, key=lambda number: abs(number - level)))
+    return levels.new_tensor(sorted(found))

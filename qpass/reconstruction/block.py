@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,15 +12,18 @@ from torch import Tensor, fx, nn
 
 from qpass.config.options import LearnedWeights, Precision
 from qpass.config.reconstruction import ReconstructionConfig
-from qpass.graph.edit import get_plan
+from qpass.graph.edit import argument, aten, calls, fetch, get_plan
 from qpass.nn import CompensatedLinear, QuantizedLinear, ResidualFactor
 from qpass.passes.add_residual import tie_residual_scales
-from qpass.quantizers import DynamicFocus, Uniform
+from qpass.quantizers import Codebook, DynamicFocus, Quantizer, Uniform
 from qpass.reconstruction.learner import BlockLearner
 from qpass.reconstruction.record import BlockRecord
 from qpass.reconstruction.samples import batches_of
 from qpass.reconstruction.segments import Segment
 from qpass.runtime.distributed import ALONE, Processes
+
+#: What a saved block's tensors of LayerNorms are called, before their names.
+_NORM = "norm "
 
 
 class LearnableBlock:
@@ -51,12 +55,14 @@ class LearnableBlock:
         called = [node for node in segment.graph_module.graph.nodes if node.op == "call_module"]
         self._modules = {str(node.target): segment.graph_module.get_submodule(str(node.target)) for node in called}
         self._paths = {str(node.target): plan.path for node in called if (plan := get_plan(node)) is not None}
+        self._norms = norm_constants(segment.graph_module, graph_module) if config.norm_learning_rate > 0 else {}
 
     def learn(self, generator: torch.Generator, on_step: Callable[[], None]) -> BlockRecord:
         """Learns the block in place and returns its record."""
         config, before = self._config, self._error()
         layers = self._compensate(generator)
-        parameters = self._trained(layers)
+        constants = self._constants()
+        parameters = [*self._trained(layers), *(constant for constant, _ in constants)]
         for parameter in parameters:
             parameter.requires_grad_()
         learner = BlockLearner(
@@ -66,6 +72,7 @@ class LearnableBlock:
             config,
             generator,
             self._samples,
+            constants=constants,
             autocast=self._autocast,
             processes=self._processes,
             on_step=on_step,
@@ -80,16 +87,23 @@ class LearnableBlock:
         for name, layer in layers.items():
             self._swap(name, layer.merged())
         self._segment.graph_module.requires_grad_(False)
+        for constant, _ in constants:
+            constant.requires_grad_(False)
+            constant.grad = None
+        for module in self._segment.graph_module.modules():
+            if isinstance(module, Quantizer):
+                module.settle()
         tie_residual_scales(self._segment.graph_module)
         return BlockRecord(self._segment.path, before, self._error(), steps, ranks, self._intervals())
 
     def state(self) -> dict[str, Tensor]:
         """Returns every tensor that learning may have changed, by module and name."""
-        return {
+        modules = {
             f"{name}.{key}": tensor
             for name in self._modules
             for key, tensor in self._segment.graph_module.get_submodule(name).state_dict().items()
         }
+        return modules | {f"{_NORM}{name}": tensor for name, tensor in self._norms.items()}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Loads tensors returned by ``state``."""
@@ -97,6 +111,9 @@ class LearnableBlock:
             prefix = f"{name}."
             own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             self._segment.graph_module.get_submodule(name).load_state_dict(own)
+        for name, tensor in self._norms.items():
+            with torch.no_grad():
+                tensor.copy_(tensors[f"{_NORM}{name}"])
 
     def _compensate(self, generator: torch.Generator) -> dict[str, CompensatedLinear]:
         if self._config.weights != LearnedWeights.LOW_RANK:
@@ -124,6 +141,14 @@ class LearnableBlock:
         if self._config.scale_learning_rate > 0:
             parameters += [module.scale for module in self._modules.values() if isinstance(module, Uniform)]
         return parameters
+
+    def _constants(self) -> list[tuple[Tensor, float]]:
+        """Returns what else the calibration learns, with learning rates: LayerNorms and levels of codebooks."""
+        found = [(norm, self._config.norm_learning_rate * norm.abs().mean().item()) for norm in self._norms.values()]
+        if self._config.scale_learning_rate > 0:
+            books = [module for module in self._modules.values() if isinstance(module, Codebook)]
+            found += [(book.levels_on_grid, self._config.scale_learning_rate * book.spacing) for book in books]
+        return found
 
     def _swap(self, name: str, module: nn.Module) -> None:
         for graph in self._graphs:
@@ -154,6 +179,14 @@ class LearnableBlock:
         if precision == Precision.FLOAT32 or (precision == Precision.AUTO and not multiplies_bfloat16(device)):
             return nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def norm_constants(block: fx.GraphModule, whole: fx.GraphModule) -> dict[str, Tensor]:
+    """Returns the weights and biases of a block's LayerNorms that nothing else reads, by name."""
+    readers = Counter(node.target for node in whole.graph.nodes if node.op == "get_attr" for _ in node.users)
+    read = [argument(norm, *at) for norm in calls(block, aten.layer_norm.default) for at in ((2, "weight"), (3, "bias"))]
+    constants = (node.target for node in read if isinstance(node, fx.Node) and node.op == "get_attr")
+    return {str(name): fetch(block, str(name)) for name in constants if readers[name] == 1}
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

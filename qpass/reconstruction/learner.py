@@ -5,7 +5,7 @@ Paper: AIQViT, https://arxiv.org/abs/2502.04628, eq. 9-17.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -33,6 +33,7 @@ class BlockLearner:
         config: Steps, learning rates and so on.
         generator: Random generator for batches, masks and splits.
         samples: Number of samples.
+        constants: Tensors to learn besides the block's parameters, with their learning rates.
         autocast: Context manager for each forward pass.
         processes: Processes that learn together, each from its own samples; gradients are averaged.
         on_step: Called after each step.
@@ -47,13 +48,14 @@ class BlockLearner:
         generator: torch.Generator,
         samples: int,
         *,
+        constants: Sequence[tuple[Tensor, float]] = (),
         autocast: Callable[[], AbstractContextManager[Any]],
         processes: Processes = ALONE,
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
         self._block, self._inputs, self._targets = block, inputs, targets
         self._config, self._generator, self._samples = config, generator, samples
-        self._autocast, self._processes, self._on_step = autocast, processes, on_step
+        self._constants, self._autocast, self._processes, self._on_step = constants, autocast, processes, on_step
 
     def losses(self, samples: Tensor) -> Tensor:
         """Returns ‖B_q(x) - B(x)‖_F of each sample (AIQViT eq. 10), or its square (I&S-ViT): (n,)."""
@@ -109,9 +111,11 @@ class BlockLearner:
 
     def _step(self, optimizer: _CosineAdam | torch.optim.Optimizer, samples: Tensor) -> float:
         self._block.zero_grad(set_to_none=True)
+        for constant, _ in self._constants:
+            constant.grad = None
         loss = self.losses(samples).mean()
         loss.backward()  # type: ignore[no-untyped-call]
-        self._processes.average_gradients(self._block.parameters())
+        self._processes.average_gradients([*self._block.parameters(), *(constant for constant, _ in self._constants)])
         optimizer.step()
         for module in self._block.modules():
             if isinstance(module, Quantizer):
@@ -127,12 +131,13 @@ class BlockLearner:
         focus = [p for module in modules if isinstance(module, DynamicFocus) for p in module.parameters()]
         scales = [module.scale for module in modules if isinstance(module, Uniform) and module.scale.requires_grad]
         alphas = [module.alpha for module in modules if isinstance(module, CompensatedLinear)]
-        apart = {id(p) for p in [*focus, *scales, *alphas]}
+        apart = {id(p) for p in [*focus, *scales, *alphas, *(constant for constant, _ in self._constants)]}
         rest = [p for p in self._block.parameters() if p.requires_grad and id(p) not in apart]
         groups = [
             {"params": rest, "lr": self._config.learning_rate},
             {"params": [p for p in focus if p.requires_grad], "lr": self._config.focus_learning_rate},
             *({"params": [scale], "lr": self._config.scale_learning_rate * scale.item()} for scale in scales),
+            *({"params": [constant], "lr": rate} for constant, rate in self._constants),
         ]
         return _CosineAdam([group for group in groups if group["params"]], steps)
 

@@ -98,7 +98,7 @@ class Processes:
         self._call(lambda: dist.all_reduce(total))
         return total
 
-    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replaces each gradient with its mean over all processes, in a single all-reduce."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self.size == 1 or not gradients:

@@ -361,7 +361,7 @@ VALID: dict[type, dict[str, Any]] = {
         "search_steps": _count(1),
         **dict.fromkeys(("steps", "batch_size", "curriculum_interval"), _count(1)),
         **dict.fromkeys(("learning_rate", "architecture_learning_rate"), _real(lambda v: v > 0)),
-        **dict.fromkeys(("focus_learning_rate", "scale_learning_rate"), _real(lambda v: v >= 0)),
+        **dict.fromkeys(("focus_learning_rate", "scale_learning_rate", "norm_learning_rate"), _real(lambda v: v >= 0)),
         "drop_path": _real(lambda v: 0 <= v < 1),
         "validation_share": _real(lambda v: 0 < v < 1),
         "curriculum": _flag,

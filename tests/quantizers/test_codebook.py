@@ -125,3 +125,33 @@ def test_of_eight_bits_a_codebook_has_every_level_and_is_uniform() -> None:
         assert isinstance(built, Uniform)
         assert (built.bits, built.symmetric, built.axis) == (8, symmetric, axis)
     assert isinstance(build_quantizer(QuantSpec(bits=7, quantizer="codebook")), Codebook)
+
+
+def test_each_level_has_the_gradients_of_the_values_that_take_it() -> None:
+    x, target = skewed(), skewed(1)
+    codebook = Codebook(2).fit(x)
+    codebook.levels_on_grid.requires_grad_()
+    (codebook(x) - target).square().sum().backward()
+    with torch.no_grad():
+        residual, codes = 2 * (codebook(x) - target) * codebook.scale, codebook.encode(x)
+    expected = torch.stack([residual[codes == code].sum() for code in range(4)])
+    torch.testing.assert_close(codebook.levels_on_grid.grad, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_learned_levels_stay_on_the_grid_in_order_and_end_as_whole_numbers_that_differ() -> None:
+    codebook = Codebook(2).fit(skewed())
+    codebook.levels_on_grid.copy_(torch.tensor([-3.0, 40.2, 39.9, 300.0])).requires_grad_()
+    codebook.project()
+    torch.testing.assert_close(codebook.levels_on_grid.detach(), torch.tensor([0, 39.9, 40.2, 255]))
+    assert len(codebook(skewed()).unique()) == 3, "two levels round to the same number"
+    codebook.levels_on_grid.requires_grad_(False)
+    codebook.settle()
+    assert codebook.levels_on_grid.tolist() == [0, 39, 40, 255]
+
+
+def test_a_codebook_that_learns_computes_what_is_deployed() -> None:
+    x, codebook = skewed(), Codebook(3).fit(skewed())
+    codebook.levels_on_grid.requires_grad_().data.add_(torch.linspace(-0.4, 0.4, 8))
+    learning = codebook(x).detach()
+    codebook.levels_on_grid.requires_grad_(False)
+    assert torch.equal(codebook.settle()(x), learning)

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 import qpass
 from qpass.errors import ConfigError, UnsupportedError
+from qpass.graph.edit import fetch
 from qpass.graph.facts import facts_of
 from qpass.quantizers import DynamicFocus
 from qpass.reconstruction.record import BlockRecord
@@ -136,10 +137,11 @@ def test_a_damaged_record_is_refused(content: str, vit: nn.Module, many_images: 
         {"weights": "full", "learning_rate": 1e-3},
         {"ranks": [6], "inputs": "float"},
         {"ranks": [6], "scale_learning_rate": 1e-2},
+        {"ranks": [6], "norm_learning_rate": 1e-2},
         {"ranks": [6], "order": "paper"},
         {"ranks": [6], "curriculum": False, "precision": "bfloat16"},
     ],
-    ids=["full weights", "float inputs", "learned scales", "paper order", "bfloat16"],
+    ids=["full weights", "float inputs", "learned scales", "learned norms", "paper order", "bfloat16"],
 )
 def test_every_way_of_learning_lowers_the_error(vit: nn.Module, many_images: Tensor, changes: dict[str, object]) -> None:
     for row in records(learn(vit, many_images, **changes)):
@@ -165,6 +167,35 @@ def test_learned_scales_lower_the_error_further(vit: nn.Module, many_images: Ten
     inside = {name for name in scales if not torch.equal(still.state_dict()[name], moved.state_dict()[name])}
     assert len(inside) >= 4, "the LayerNorms and GELUs of two blocks"
     assert all(b.error_after < 0.97 * a.error_after for a, b in zip(records(still), records(moved), strict=True))
+
+
+@pytest.mark.slow
+def test_learned_norms_lower_the_error_and_survive_a_kill(
+    vit: nn.Module, many_images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, object] = {"steps": 60, "weights": "fixed", "focus_learning_rate": 0}
+    before = copy.deepcopy(vit.state_dict())
+    still, moved = (learn(vit, many_images, norm_learning_rate=rate, **changes) for rate in (0.0, 1e-2))
+    norms = {node.target for node in moved.graph.nodes if node.op == "get_attr" and "layer_norm" in str(node.target)}
+    inside = [name for name in norms if not torch.equal(fetch(still, str(name)), fetch(moved, str(name)))]
+    assert len(inside) == 8, "weight and bias of two LayerNorms in each of two blocks"
+    assert all(b.error_after < 0.97 * a.error_after for a, b in zip(records(still), records(moved), strict=True))
+    assert all(torch.equal(tensor, vit.state_dict()[name]) for name, tensor in before.items())
+    with killed_at(90, monkeypatch):
+        learn(vit, many_images, tmp_path, norm_learning_rate=1e-2, **changes)
+    again = learn(vit, many_images, tmp_path, norm_learning_rate=1e-2, **changes)
+    assert all(torch.equal(fetch(again, str(name)), fetch(moved, str(name))) for name in norms)
+
+
+@pytest.mark.slow
+def test_learned_levels_lower_the_error_and_are_deployed(vit: nn.Module, many_images: Tensor, tmp_path: Path) -> None:
+    learning = {"steps": 60, "batch_size": 8, "weights": "fixed", "precision": "float32", "scale_learning_rate": 2e-2}
+    recipe = {"preset": "codebook-w3a3", "polish": "quick", "reconstruction": learning}
+    moved = qpass.quantize_graph(vit, [many_images], recipe, progress=False)
+    assert all(row.error_after < 0.995 * row.error_before for row in records(moved))
+    path = qpass.export_onnx(moved, tmp_path / "model.onnx")
+    assert qpass.verify_onnx(moved, path, many_images[:8]).passed
+    assert torch.equal(qpass.load(qpass.save(moved, tmp_path / "model.qpass"))(many_images), moved(many_images))
 
 
 def test_patience_stops_a_block_that_stands_still(vit: nn.Module, many_images: Tensor) -> None:

@@ -6,6 +6,9 @@ neighbors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import fx
 
 from qpass.graph.edit import argument, aten, call_like
@@ -17,7 +20,7 @@ def distance_from_cdist(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
     """Subtracts all pairs. For 2-norms, torch itself may multiply them, which is less exact near 0."""
     norm = float(argument(node, 2, "p", 2.0))
 
-    def call(target: object, *args: object) -> fx.Node:
+    def call(target: Callable[..., Any], *args: object) -> fx.Node:
         return call_like(graph_module, node, target, *args)
 
     rows = [call(aten.unsqueeze.default, value, dim) for value, dim in zip(node.args[:2], (-2, -3), strict=True)]
