@@ -21,7 +21,7 @@ from qpass.passes.analysis.side_by_side import SideBySide
 from qpass.passes.analysis.token_weights import token_weights
 from qpass.passes.base import Pass
 from qpass.progress import track
-from qpass.quantizers import Quantizer, WeightCodebook
+from qpass.quantizers import Quantizer, Uniform, WeightCodebook
 from qpass.runtime.distributed import ALONE, Processes
 from qpass.runtime.storage import Storage
 from qpass.solvers.gptq import gptq
@@ -115,25 +115,42 @@ class RidgeAndGPTQ(Pass):
             target = data.nearest(absorb_input_error(weight, sums.gram, sums.drift), weight)
         target = target.to(stored.dtype)
         if isinstance(layer.quantizer, WeightCodebook):
-            layer.quantizer.fit(target, sums.gram.diagonal() if self.rounding else None)
+            _fit(layer.quantizer, target, sums.gram.diagonal() if self.rounding else None, self.processes)
         if self.rounding and layer.quantizer is not None:
+            assert isinstance(layer.quantizer, Uniform | WeightCodebook), "weights have no other quantizer"
             shares = DRIFT_SHARES if follows and not self.activations else (0.0,)
-            target = _feed_back(layer, layer.quantizer, target, data, sums, shares)
+            target = _feed_back(layer, layer.quantizer, target, data, sums, shares, self.processes)
         rounded = (target if layer.quantizer is None else layer.quantizer(target)).double()
         if layer.bias is not None:
             layer.bias.add_((sums.wanted_mean @ weight.T - sums.mean @ rounded.T).to(layer.bias.dtype))
         stored.copy_(target.reshape(stored.shape))
 
 
+def _fit(codebook: WeightCodebook, weight: Tensor, cost: Tensor | None, processes: Processes) -> None:
+    """Fits a codebook; each process fits the tables of its part of the rows."""
+    count = len(weight)
+    own = WeightCodebook(**codebook.config).fit(weight[processes.part(count, _rows_of_a_table(codebook, count))], cost)
+    _join_tables(codebook, own, count, processes)
+
+
+def _join_tables(codebook: WeightCodebook, own: WeightCodebook, count: int, processes: Processes) -> None:
+    """Gives a codebook the tables and scales of all processes, whose parts have ``count`` rows together."""
+    codebook.table = processes.join(own.table, -(-count // _rows_of_a_table(codebook, count)))
+    codebook.scale = processes.join(own.scale, count)
+
+
 def _feed_back(
     layer: QuantizedLayer,
-    quantizer: Quantizer,
+    quantizer: Uniform | WeightCodebook,
     weight: Tensor,
     data: LayerData,
     sums: InputSums,
     shares: Sequence[float],
+    processes: Processes,
 ) -> Tensor:
     """Returns a weight whose nearest levels are best for the output; may replace the layer's codebook.
+
+    Rows are rounded independently: each process rounds its part of them.
 
     Args:
         layer: The layer.
@@ -142,18 +159,26 @@ def _feed_back(
         data: Inputs of the layer.
         sums: Their sums.
         shares: Candidates for GPTAQ's α.
+        processes: Processes that share the rows.
     """
-    wanted = layer.effective_weight().flatten(1).double()
-    candidates = gptq(weight, quantizer, sums.gram, sums.drift, shares=shares)
+    wanted, count = layer.effective_weight().flatten(1).double(), len(weight)
+    part = processes.part(count, _rows_of_a_table(quantizer, count))
+    own = quantizer.rows(part)
+    candidates = processes.join(gptq(weight[part], own, sums.gram, sums.drift, shares=shares), count, dim=1)
     errors = data.errors([quantizer(candidate) for candidate in candidates], wanted)
     best = errors.index(min(errors))
-    if isinstance(quantizer, WeightCodebook):
-        refined = quantizer(candidates[best])
-        codebook = refine_codebook(weight, refined, quantizer, sums.gram, shares[best] * sums.drift)
+    if isinstance(quantizer, WeightCodebook) and isinstance(own, WeightCodebook):
+        refined = own(candidates[best][part])
+        better = refine_codebook(weight[part], refined, own, sums.gram, shares[best] * sums.drift)
+        refined = processes.join(refined, count)
         if data.errors([refined], wanted)[0] < errors[best]:
-            layer.quantizer = codebook
+            _join_tables(quantizer, better, count, processes)
             return refined
     return candidates[best]
+
+
+def _rows_of_a_table(quantizer: Quantizer, count: int) -> int:
+    return (quantizer.channels or count) if isinstance(quantizer, WeightCodebook) else 1
 
 
 def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None:

@@ -98,6 +98,11 @@ class Uniform(Quantizer):
         """Returns a quantizer like this one with a single scale and zero point."""
         return Uniform(self.bits, percentiles=self.percentiles).set_parameters(scale, zero_point)
 
+    def rows(self, part: slice) -> Uniform:
+        """Returns a quantizer of some of the channels of axis 0."""
+        assert self.axis == 0, "a scale for each row"
+        return Uniform(**self.config).set_parameters(self.scale[part], self.zero_point[part])
+
     def project(self) -> Self:
         """See ``Quantizer.project``."""
         with torch.no_grad():

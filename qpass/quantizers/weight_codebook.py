@@ -96,6 +96,13 @@ class WeightCodebook(Quantizer):
         parts = zip(centres.split(_AT_ONCE), counts.split(_AT_ONCE), strict=True)
         return torch.cat([k_means(values, weight, 2**self.bits) for values, weight in parts])
 
+    def rows(self, part: slice) -> WeightCodebook:
+        """Returns a codebook of some of the output channels, which begin and end with a table."""
+        found = WeightCodebook(**self.config)
+        found.scale = self.scale[part]
+        found.table = self.table[self.tables(len(self.scale))[part].unique()]
+        return found
+
     def set_levels(self, levels: Tensor, scale: Tensor) -> Self:
         """Rounds levels to bytes and keeps them; the largest of each table becomes 127.
 

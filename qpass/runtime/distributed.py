@@ -98,6 +98,20 @@ class Processes:
         self._call(lambda: dist.all_reduce(total))
         return total
 
+    def part(self, count: int, unit: int = 1) -> slice:
+        """Returns this process's part of ``count`` rows, in whole units; all rows if some process had none."""
+        units = -(-count // unit)
+        if units < self.size:
+            return slice(0, count)
+        start, stop = (units * rank // self.size * unit for rank in (self.rank, self.rank + 1))
+        return slice(start, min(stop, count))
+
+    def join(self, tensor: Tensor, count: int, dim: int = 0) -> Tensor:
+        """Returns the parts of all processes in order; ``tensor`` itself if it has all ``count`` rows."""
+        if tensor.shape[dim] == count:
+            return tensor
+        return torch.cat(self.gather(tensor.cpu()), dim).to(tensor.device)
+
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replaces each gradient with its mean over all processes, in a single all-reduce."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

@@ -159,3 +159,9 @@ def test_codes_move_towards_a_zero_point_as_far_as_bytes_hold_them(first_code: i
     assert (quantizer.code_min, quantizer.code_max) == (nearest - 3, nearest + 12)
     assert torch.equal(quantizer.levels(), values)
     assert torch.equal(quantizer.encode(values).int(), torch.arange(nearest - 3, nearest + 13, dtype=torch.int))
+
+
+def test_some_rows_are_quantized_as_among_all() -> None:
+    weight = torch.randn(7, 12, generator=torch.Generator().manual_seed(0))
+    quantizer = Uniform(3, axis=0).fit(weight)
+    assert torch.equal(quantizer.rows(slice(2, 5))(weight[2:5]), quantizer(weight)[2:5])

@@ -81,3 +81,12 @@ def test_the_gradient_is_one_and_convolutions_have_rows_too() -> None:
     assert torch.equal(codebook(w).flatten(1), codebook(w.flatten(1)))
     codebook.enabled = False
     assert torch.equal(codebook(w), w)
+
+
+@pytest.mark.parametrize(("channels", "part"), [(1, slice(2, 5)), (3, slice(3, 7)), (3, slice(0, 6)), (0, slice(0, 7))])
+def test_some_rows_are_quantized_as_among_all(channels: int, part: slice) -> None:
+    weight = torch.randn(7, 12, generator=torch.Generator().manual_seed(0))
+    codebook = WeightCodebook(2, channels=channels).fit(weight)
+    assert torch.equal(codebook.rows(part)(weight[part]), codebook(weight)[part])
+    if channels:
+        assert torch.equal(WeightCodebook(2, channels=channels).fit(weight[part]).table, codebook.rows(part).table)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import qpass
 from qpass.observers import HistogramObserver, ProductObserver
-from qpass.runtime.distributed import job
+from qpass.runtime.distributed import Processes, job
 from qpass.runtime.tensor_file import read_tensors
 
 SHORT = {"ranks": [2, 4], "search_steps": 4, "steps": 20, "batch_size": 8, "curriculum_interval": 10, "precision": "float32"}
@@ -108,10 +108,16 @@ def test_two_processes_give_the_bits_of_one(recipe: str, tmp_path: Path) -> None
     assert same(second, alone)
 
 
+TABLE_OF_FIVE = {"preset": "codebook-w3a8", "rules": {"*": {"weight": {"channels_per_table": 5}}}}
+
+
 @pytest.mark.slow
-def test_weights_that_make_up_for_rounding_are_those_of_one_process_but_for_the_order_of_sums(tmp_path: Path) -> None:
-    (alone,) = run("mixed-w4a5", tmp_path / "one", 1)
-    first, second = run("mixed-w4a5", tmp_path / "two", 2)
+@pytest.mark.parametrize("recipe", ["mixed-w4a5", "codebook-w3a8", TABLE_OF_FIVE], ids=["uniform", "codebook", "table of five"])
+def test_weights_that_make_up_for_rounding_are_those_of_one_process_but_for_the_order_of_sums(
+    recipe: Any, tmp_path: Path
+) -> None:
+    (alone,) = run(recipe, tmp_path / "one", 1)
+    first, second = run(recipe, tmp_path / "two", 2)
     assert same(first, second)
     codes = [name for name in alone if name.endswith("codes")]
     different = sum((first[name] != alone[name]).sum().item() for name in codes)
@@ -193,6 +199,18 @@ def test_torchrun_runs_the_command(tmp_path: Path) -> None:
         )
     for name in ("model.onnx", "model.qpass"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("count", "unit", "size"), [(10, 1, 2), (10, 4, 2), (3, 1, 4), (7, 3, 3), (8, 8, 2)])
+def test_the_parts_of_all_processes_are_all_rows_in_whole_units(count: int, unit: int, size: int) -> None:
+    parts = [list(range(count))[Processes(rank, size).part(count, unit)] for rank in range(size)]
+    if -(-count // unit) < size:  # too few for all: everybody has all
+        assert parts == [list(range(count))] * size
+    else:
+        assert [row for part in parts for row in part] == list(range(count))
+        assert all(part and part[0] % unit == 0 for part in parts)
+        units = [-(-len(part) // unit) for part in parts]
+        assert max(units) - min(units) <= 1
 
 
 def test_histograms_merge_as_if_one_had_seen_everything() -> None:
