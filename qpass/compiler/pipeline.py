@@ -23,6 +23,7 @@ from qpass.passes import (
     Freeze,
     InsertQuantizers,
     KeepReference,
+    NarrowRows,
     Pass,
     RefitQuantizers,
     RequireBlocks,
@@ -87,7 +88,7 @@ def pipeline(
         checkpoint_dir=checkpoint_dir,
         shared={"storage": storage, "processes": processes, "show_progress": show_progress},
     )
-    passes = [*steps.prepare(), *steps.quantize(), *steps.finish(), Freeze()]
+    passes = [*steps.prepare(), *steps.quantize(), *steps.finish(), NarrowRows(steps.reference), Freeze()]
     check_stages(passes)
     return passes
 

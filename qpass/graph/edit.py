@@ -21,6 +21,8 @@ aten = torch.ops.aten
 
 #: End that torch.export writes for an open-ended slice.
 END_OF_DIM = 2**63 - 1
+#: Key of a node that computes only some rows of what its module does: dim, first row, their number.
+KEPT_ROWS = "kept_rows"
 
 #: RESHAPES keep all values and their order, TRANSPOSES reorder dims, COPIES do neither.
 RESHAPES = (
@@ -164,8 +166,8 @@ def infer_result(node: fx.Node) -> None:
 
 
 def copy_result(source: fx.Node, target: fx.Node) -> None:
-    """Copies the recorded shape, dtype and output from ``source`` to ``target``."""
-    for key in ("shape", "dtype", "result", "val"):
+    """Copies what is recorded of the output of ``source`` to ``target``."""
+    for key in ("shape", "dtype", "result", "val", KEPT_ROWS):
         if key in source.meta:
             target.meta[key] = source.meta[key]
 

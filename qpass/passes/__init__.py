@@ -12,6 +12,7 @@ from qpass.passes.fold_layer_norm import FoldLayerNorm
 from qpass.passes.freeze import Freeze
 from qpass.passes.insert_quantizers import InsertQuantizers
 from qpass.passes.invariants import STAGES
+from qpass.passes.narrow_rows import NarrowRows
 from qpass.passes.refit import RefitQuantizers
 from qpass.passes.ridge_and_gptq import RidgeAndGPTQ
 from qpass.passes.rotate_heads import RotateHeads
@@ -30,6 +31,7 @@ __all__ = [
     "Freeze",
     "InsertQuantizers",
     "KeepReference",
+    "NarrowRows",
     "Pass",
     "RefitQuantizers",
     "RequireBlocks",

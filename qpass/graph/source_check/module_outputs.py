@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qpass.graph.edit import module_path
+from qpass.graph.edit import KEPT_ROWS, module_path
 from qpass.graph.source_check.output_error import tensor_error
 from qpass.runtime.free_memory import TidyInterpreter
 from qpass.runtime.storage import SpilledTensor, Storage
@@ -77,7 +77,9 @@ class ModuleErrors(TidyInterpreter):
         """Runs one node and compares its result."""
         result = super().run_node(n)
         if n in self._expected and isinstance(result, Tensor):
-            self.errors[n] = tensor_error(result, self._expected[n].read())
+            expected = self._expected[n].read()
+            expected = expected.narrow(*n.meta[KEPT_ROWS]) if KEPT_ROWS in n.meta else expected
+            self.errors[n] = tensor_error(result, expected)
         return result
 
     @property

@@ -32,8 +32,11 @@ def test_the_multiply_adds_are_those_of_the_network(exported: Path, vit: nn.Modu
     """Against torch's own count for the float network: every product runs on integers, attention included."""
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         vit(images[:2])
+    # The last block computes its projection, MLP and attention for the class token alone.
+    tokens, width = vit.pos_embed.shape[1:]  # type: ignore[union-attr]
+    left_out = 2 * (tokens - 1) * (5 * width**2 + 2 * tokens * width)
     found = explain(exported, batch=2, runs=1)
-    assert 2 * sum(cost.multiply_adds for cost in found.operators) == counter.get_total_flops()
+    assert 2 * (sum(cost.multiply_adds for cost in found.operators) + left_out) == counter.get_total_flops()
     assert found.integer_arithmetic == 1
     assert 0 < found.share_of_peak(found.milliseconds) <= found.share_of_peak()
     assert "100.0% of the multiply-adds are done on integers" in str(found)

@@ -19,7 +19,7 @@ from qpass.graph.facts import facts_of
 from qpass.graph.source_check import Source, SourceCheck
 from qpass.graph.source_check.output_error import output_error
 from qpass.graph.source_check.source import LEAST_BOUND, quantizers_off
-from qpass.passes import Canonicalize, FoldLayerNorm, Pass, RotateHeads
+from qpass.passes import Canonicalize, FoldLayerNorm, NarrowRows, Pass, RotateHeads
 from qpass.quantizers import Uniform
 from qpass.runtime.records import record
 from qpass.runtime.storage import Storage
@@ -44,7 +44,15 @@ def source_of(model: nn.Module, x: Tensor) -> tuple[Source, fx.GraphModule]:
 def test_what_was_done_is_kept_and_travels(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
     graph = qpass.quantize_graph(vit, [images], "w4a8", progress=False)
     check = facts_of(graph).source_check
-    assert check.passes == ("trace", "Canonicalize", "RotateResidual", "RotateHeads", "InsertQuantizers", "FoldLayerNorm")
+    assert check.passes == (
+        "trace",
+        "Canonicalize",
+        "RotateResidual",
+        "RotateHeads",
+        "InsertQuantizers",
+        "FoldLayerNorm",
+        "NarrowRows",
+    )
     assert 0 < check.error <= check.bound < 1e-3
     assert check.samples == 4
     report = qpass.quantization_report(graph)
@@ -55,14 +63,15 @@ def test_what_was_done_is_kept_and_travels(vit: nn.Module, images: Tensor, tmp_p
     assert facts_of(again).source_check == check
 
 
-@pytest.mark.parametrize("kind", [Canonicalize, RotateHeads, FoldLayerNorm])
+@pytest.mark.parametrize("kind", [Canonicalize, RotateHeads, NarrowRows, FoldLayerNorm])
 def test_a_pass_that_breaks_the_network_is_named_with_the_node(
     kind: type[Pass], vit: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: Pass, graph_module: fx.GraphModule) -> bool:
         changed = run(self, graph_module)
-        if kind is FoldLayerNorm:
-            layer = next(module for name, module in graph_module.named_modules() if name.startswith("blocks_1_mlp_fc1"))
+        if kind in (FoldLayerNorm, NarrowRows):
+            floats = self.reference.graph or graph_module  # type: ignore[attr-defined]
+            layer = next(module for name, module in floats.named_modules() if name.startswith("blocks_1_mlp_fc1"))
             with torch.no_grad():
                 layer.weight.mul_(1.001)
         else:

@@ -1,0 +1,184 @@
+"""fitted -> fitted: computes only the rows that the output reads.
+
+A classifier reads the class token alone, so its last block needs no other row of its projection and
+MLP, and only one query. Earlier passes see all rows: they fit to them, and learn from them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from qpass.graph.edit import (
+    KEPT_ROWS,
+    MOVEMENT_OPS,
+    argument,
+    aten,
+    called_module,
+    copy_origin,
+    copy_result,
+    finish,
+    input_list,
+    input_node,
+    is_call,
+    is_open,
+    shape_of,
+)
+from qpass.passes.analysis.reference import Reference
+from qpass.passes.analysis.rows import SIZED, Rows, is_product, rows_of_operands, selected_rows
+from qpass.passes.base import Pass
+from qpass.quantizers import Quantizer
+
+
+class NarrowRows(Pass):
+    """Moves selections of rows, such as ``x[:, 0]``, towards the inputs as far as rows are independent.
+
+    Linears, LayerNorms, quantizers, elementwise functions, residual sums, Softmaxes and products
+    compute each row by itself; reshapes and transposes move rows. A node whose readers all need the
+    same few rows computes only these. Queries are rows too; keys and values are needed whole. The
+    function is unchanged. Dims that vary with the input stay whole.
+
+    Args:
+        reference: The float network beside the graph, if any; it is narrowed too.
+    """
+
+    takes, gives = "fitted", "fitted"
+    keeps_function = True
+
+    def __init__(self, reference: Reference | None = None) -> None:
+        self.reference = Reference() if reference is None else reference
+
+    def run(self, graph_module: fx.GraphModule) -> bool:
+        """See ``Pass.run``."""
+        floats, changed = self.reference.graph, self._narrow(graph_module)
+        if changed and floats is not None and floats is not graph_module:
+            self._narrow(floats)
+        return changed
+
+    @staticmethod
+    def _narrow(graph_module: fx.GraphModule) -> bool:
+        narrow = _narrow_nodes(graph_module)
+        if not any(is_product(graph_module, node) for node in narrow):
+            return False  # nothing that takes time
+        selections = {node: rows for node in graph_module.graph.nodes if (rows := selected_rows(node)) is not None}
+        slices = _Slices(graph_module, {node: rows for node, (rows, _) in narrow.items()})
+        for node in list(graph_module.graph.nodes):
+            if node in narrow:
+                _narrow(node, *narrow[node], slices)
+            elif node in selections and node.args[0] in narrow:
+                _select_within(node, selections[node], narrow[node.args[0]][0])
+        finish(graph_module)
+        return True
+
+
+def _narrow_nodes(graph_module: fx.GraphModule) -> dict[fx.Node, tuple[Rows, Mapping[int, Rows]]]:
+    """Returns the nodes of which few rows are needed: these rows, and those of each operand."""
+    found: dict[fx.Node, tuple[Rows, Mapping[int, Rows]]] = {}
+    for node in reversed(graph_module.graph.nodes):
+        rows, shape = Rows.union([_asked(user, node, found) for user in node.users]), shape_of(node)
+        if rows is None or shape is None or 2 * rows.count > shape[rows.dim] or not _is_fixed(graph_module, node, rows):
+            continue
+        if (operands := rows_of_operands(graph_module, node, rows)) is not None:
+            found[node] = rows, operands
+    for node in [node for node in graph_module.graph.nodes if node in found]:
+        held = {operand: found[operand][0] for operand in node.all_input_nodes if operand in found}
+        needed = [(input_node(node, index), wanted) for index, wanted in found[node][1].items()]
+        if any(_is_quantized(graph_module, operand) and held.get(operand) != wanted for operand, wanted in needed):
+            del found[node]  # a slice would part a layer from the quantizer of its operand
+    return found
+
+
+def _is_quantized(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Returns whether a node is a quantizer's output, possibly moved."""
+    while is_call(node, *MOVEMENT_OPS):
+        node = input_node(node, 0)
+    return isinstance(called_module(graph_module, node), Quantizer)
+
+
+def _is_fixed(graph_module: fx.GraphModule, node: fx.Node, rows: Rows) -> bool:
+    """Returns whether the number of a node's rows is the same for all inputs."""
+    if "val" in node.meta:
+        return not is_open(node, rows.dim)
+    if is_call(node, operator.getitem) and is_call(chunks := input_node(node, 0), aten.chunk.default):
+        dim = argument(chunks, 2, "dim", 0) % len(shape_of(node) or ())
+        return dim != rows.dim and _is_fixed(graph_module, input_node(chunks, 0), rows)
+    operands = rows_of_operands(graph_module, node, rows) or {}  # of a node that a pass made
+    return bool(operands) and all(_is_fixed(graph_module, input_node(node, index), own) for index, own in operands.items())
+
+
+def _asked(user: fx.Node, node: fx.Node, narrow: Mapping[fx.Node, tuple[Rows, Mapping[int, Rows]]]) -> Rows | None:
+    """Returns the rows of a node that one of its readers needs, or None for all."""
+    if (selected := selected_rows(user)) is not None:
+        return selected
+    if user not in narrow:
+        return None
+    operands = narrow[user][1]
+    return Rows.union([operands.get(index) for index, operand in enumerate(user.args) if operand is node])
+
+
+@dataclass
+class _Slices:
+    """Slices of nodes, one for all readers of the same rows.
+
+    Attributes:
+        graph_module: The graph.
+        held: Rows that narrowed nodes compute.
+    """
+
+    graph_module: fx.GraphModule
+    held: Mapping[fx.Node, Rows]
+
+    def __post_init__(self) -> None:
+        self._made: dict[tuple[fx.Node, Rows], fx.Node] = {}
+
+    def get(self, source: fx.Node, wanted: Rows, before: fx.Node) -> fx.Node:
+        """Returns a node with these rows of ``source``: itself, or a slice of it."""
+        held = self.held.get(source)
+        if held == wanted:
+            return source
+        if (source, wanted) not in self._made:
+            start = wanted.start - (held.start if held is not None else 0)
+            with self.graph_module.graph.inserting_before(before):
+                args = (source, wanted.dim, start, start + wanted.count)
+                made = self.graph_module.graph.call_function(aten.slice.Tensor, args)
+            copy_origin(before, made)
+            copy_result(source, made)
+            _record(made, Rows(wanted.dim, start, start + wanted.count))
+            self._made[source, wanted] = made
+        return self._made[source, wanted]
+
+
+def _narrow(node: fx.Node, rows: Rows, operands: Mapping[int, Rows], slices: _Slices) -> None:
+    """Makes a node compute these rows, from these rows of its operands."""
+    args = list(node.args)
+    for index, wanted in operands.items():
+        operand = args[index]
+        assert isinstance(operand, fx.Node), "rows_of_operands lists nodes"
+        args[index] = slices.get(operand, wanted, node)
+    if is_call(node, *SIZED):
+        sizes = list(input_list(node, 1))
+        sizes[rows.dim] = rows.count
+        args[1] = sizes
+    node.args = tuple(args)
+    _record(node, rows)
+    node.meta[KEPT_ROWS] = rows.dim, rows.start, rows.count
+
+
+def _record(node: fx.Node, rows: Rows) -> None:
+    """Changes what is recorded of a node's output to these rows of it."""
+    for key in ("val", "result"):
+        if isinstance(value := node.meta.get(key), Tensor):
+            node.meta[key] = value.narrow(rows.dim, rows.start, rows.count)
+    shape = list(shape_of(node) or ())
+    shape[rows.dim] = rows.count
+    node.meta["shape"] = tuple(shape)
+
+
+def _select_within(node: fx.Node, selected: Rows, held: Rows) -> None:
+    """Makes a selection take the same rows from an operand that holds only some."""
+    start = selected.start - held.start
+    bounds = (start,) if is_call(node, aten.select.int) else (start, start + selected.count)
+    node.args, node.kwargs = (node.args[0], selected.dim, *bounds), {}
