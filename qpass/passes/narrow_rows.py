@@ -32,6 +32,9 @@ from qpass.passes.analysis.rows import SIZED, Rows, is_product, rows_of_operands
 from qpass.passes.base import Pass
 from qpass.quantizers import Quantizer
 
+#: Nodes that compute few rows: these rows, and those of operands by index.
+_NarrowNodes = Mapping[fx.Node, tuple[Rows, Mapping[int, Rows]]]
+
 
 class NarrowRows(Pass):
     """Moves selections of rows, such as ``x[:, 0]``, towards the inputs as far as rows are independent.
@@ -74,21 +77,35 @@ class NarrowRows(Pass):
         return True
 
 
-def _narrow_nodes(graph_module: fx.GraphModule) -> dict[fx.Node, tuple[Rows, Mapping[int, Rows]]]:
+def _narrow_nodes(graph_module: fx.GraphModule) -> _NarrowNodes:
     """Returns the nodes of which few rows are needed: these rows, and those of each operand."""
+    whole = set[fx.Node]()
+    while True:
+        found = _without(whole, graph_module)
+        parted = {node for node in found if _is_parted(graph_module, node, found)}
+        if not parted:
+            return found
+        whole |= parted
+
+
+def _without(whole: set[fx.Node], graph_module: fx.GraphModule) -> _NarrowNodes:
+    """Returns the nodes of which few rows are needed if some nodes compute all of theirs."""
     found: dict[fx.Node, tuple[Rows, Mapping[int, Rows]]] = {}
     for node in reversed(graph_module.graph.nodes):
         rows, shape = Rows.union([_asked(user, node, found) for user in node.users]), shape_of(node)
-        if rows is None or shape is None or 2 * rows.count > shape[rows.dim] or not _is_fixed(graph_module, node, rows):
+        if node in whole or rows is None or shape is None or 2 * rows.count > shape[rows.dim]:
             continue
-        if (operands := rows_of_operands(graph_module, node, rows)) is not None:
+        operands = rows_of_operands(graph_module, node, rows)
+        if operands is not None and _is_fixed(graph_module, node, rows):
             found[node] = rows, operands
-    for node in [node for node in graph_module.graph.nodes if node in found]:
-        held = {operand: found[operand][0] for operand in node.all_input_nodes if operand in found}
-        needed = [(input_node(node, index), wanted) for index, wanted in found[node][1].items()]
-        if any(_is_quantized(graph_module, operand) and held.get(operand) != wanted for operand, wanted in needed):
-            del found[node]  # a slice would part a layer from the quantizer of its operand
     return found
+
+
+def _is_parted(graph_module: fx.GraphModule, node: fx.Node, found: _NarrowNodes) -> bool:
+    """Returns whether a slice would come between a node and the quantizer of its operand."""
+    needed = [(input_node(node, index), wanted) for index, wanted in found[node][1].items()]
+    held = {operand: found[operand][0] for operand, _ in needed if operand in found}
+    return any(_is_quantized(graph_module, operand) and held.get(operand) != wanted for operand, wanted in needed)
 
 
 def _is_quantized(graph_module: fx.GraphModule, node: fx.Node) -> bool:
@@ -109,7 +126,7 @@ def _is_fixed(graph_module: fx.GraphModule, node: fx.Node, rows: Rows) -> bool:
     return bool(operands) and all(_is_fixed(graph_module, input_node(node, index), own) for index, own in operands.items())
 
 
-def _asked(user: fx.Node, node: fx.Node, narrow: Mapping[fx.Node, tuple[Rows, Mapping[int, Rows]]]) -> Rows | None:
+def _asked(user: fx.Node, node: fx.Node, narrow: _NarrowNodes) -> Rows | None:
     """Returns the rows of a node that one of its readers needs, or None for all."""
     if (selected := selected_rows(user)) is not None:
         return selected

@@ -8,6 +8,8 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 import qpass
@@ -99,6 +101,66 @@ def test_as_many_rows_as_the_output_reads(take: str, rows: int) -> None:
     assert {name: linears[name] for name in ("o", "up", "down")} == dict.fromkeys(("o", "up", "down"), rows)
     assert linears["k"] == linears["v"] == 9
     assert linears["q"] == rows
+
+
+class DifferentRows(nn.Module):
+    """Two Linears with one operand, of which each needs another row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.before = nn.Linear(16, 5), nn.Linear(16, 5), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.before(x))
+        return self.first(x)[:, 1] + 10 * self.second(x)[:, 3]
+
+
+def test_a_quantizer_of_rows_that_two_layers_share() -> None:
+    model, x = DifferentRows().eval(), seeded(32, 9, 16)
+    graph = qpass.quantize_graph(model, [x], "w8a8", progress=False)
+    error = graph(x) - model(x)
+    assert error.square().mean() < 1e-3 * model(x).square().mean()
+
+
+STEPS = st.sampled_from(["linear", "norm", "gelu", "sum", "position", "attention", "turned", "first doubled", "mixed"])
+ENDS = st.lists(st.tuples(st.integers(-9, 8), st.integers(1, 4)), min_size=1, max_size=3)
+
+
+class Steps(nn.Module):
+    """Steps over tokens (rows, 9, 16), and the sum of some slices of the result."""
+
+    def __init__(self, steps: list[str], ends: list[tuple[int, int]]) -> None:
+        super().__init__()
+        self.steps, self.ends = steps, ends
+        self.linears, self.norm, self.mix = nn.ModuleList(nn.Linear(16, 16) for _ in steps), nn.LayerNorm(16), nn.Linear(9, 9)
+        self.register_buffer("position", seeded(9, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x
+        for step, linear in zip(self.steps, self.linears, strict=True):
+            if step == "attention":
+                x = first + (linear(x) @ x.mT / 4).softmax(-1) @ x
+            else:
+                x = {
+                    "linear": lambda x, linear=linear: linear(x),
+                    "norm": lambda x: self.norm(x),
+                    "gelu": lambda x: F.gelu(x),
+                    "sum": lambda x: x + first,
+                    "position": lambda x: x * self.position,
+                    "turned": lambda x, linear=linear: linear(
+                        x.unflatten(-1, (2, 8)).permute(0, 2, 1, 3).transpose(1, 2).flatten(2)
+                    ),
+                    "first doubled": lambda x: x + x[:, :1],
+                    "mixed": lambda x: self.mix(x.mT).mT,
+                }[step](x)
+        return sum(x[:, start:][:, :count].sum(1) for start, count in self.ends)  # type: ignore[return-value]
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.lists(STEPS, min_size=1, max_size=6), ENDS)
+def test_any_network_keeps_its_outputs(steps: list[str], ends: list[tuple[int, int]]) -> None:
+    narrowed(Steps(steps, ends), seeded(3, 9, 16))
 
 
 def test_tokens_of_any_number_stay_whole() -> None:
