@@ -21,7 +21,7 @@ aten = torch.ops.aten
 
 #: End that torch.export writes for an open-ended slice.
 END_OF_DIM = 2**63 - 1
-#: Key of a node that computes only some rows of what its module does: dim, first row, their number.
+#: Key of a node that computes few of its module's rows: dim, first row, their number, all rows.
 KEPT_ROWS = "kept_rows"
 
 #: RESHAPES keep all values and their order, TRANSPOSES reorder dims, COPIES do neither.

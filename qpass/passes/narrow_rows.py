@@ -180,8 +180,8 @@ def _narrow(node: fx.Node, rows: Rows, operands: Mapping[int, Rows], slices: _Sl
         sizes[rows.dim] = rows.count
         args[1] = sizes
     node.args = tuple(args)
+    node.meta[KEPT_ROWS] = rows.dim, rows.start, rows.count, (shape_of(node) or ())[rows.dim]
     _record(node, rows)
-    node.meta[KEPT_ROWS] = rows.dim, rows.start, rows.count
 
 
 def _record(node: fx.Node, rows: Rows) -> None:

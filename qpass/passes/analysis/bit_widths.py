@@ -12,7 +12,7 @@ from torch import fx
 from qpass.config import QuantSpec
 from qpass.config.budget import BudgetConfig
 from qpass.config.options import QuantizerName
-from qpass.graph.edit import called_module, get_plan, input_node, set_plan, shape_of
+from qpass.graph.edit import KEPT_ROWS, called_module, get_plan, input_node, set_plan, shape_of
 from qpass.graph.facts import recipe_of
 from qpass.nn import QuantizedLayer
 from qpass.passes.analysis.fitted import channel_quantizer, tensor_quantizer, weight_quantizer
@@ -177,7 +177,11 @@ def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None
 
 
 def multiply_adds(graph_module: fx.GraphModule, reader: fx.Node) -> int:
-    """Returns the multiply-adds of one layer for the traced example."""
+    """Returns the multiply-adds of one layer of the given model for the traced example.
+
+    Rows that ``NarrowRows`` leaves out count, so that a mean of bit widths is one over the model.
+    """
     layer = _layer(graph_module, reader)
     inner = (shape_of(reader.args[0]) or (1,))[-1] if layer is None else layer.weight_shape[1:].numel()
-    return torch.Size(shape_of(reader) or (1,)).numel() * inner
+    _, _, kept, rows = reader.meta.get(KEPT_ROWS, (0, 0, 1, 1))
+    return torch.Size(shape_of(reader) or (1,)).numel() // kept * rows * inner
