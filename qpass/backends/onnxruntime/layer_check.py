@@ -29,8 +29,9 @@ VALUE_ERRORS, LEAST_GROUP = 16.0, 16
 #: few codes can produce dozens.
 FOUR_ROUNDINGS = 4 * 2.0**-24
 #: Expected share of other ties among a tensor's codes. Counts of rare events scatter, so the limit
-#: is three standard deviations above the expected count (and one tie is always allowed).
-TIE_SHARE = 1e-4
+#: is what a Poisson count of that mean exceeds with this probability: networks have hundreds of
+#: tensors, and one of them in a thousand networks may be refused by chance.
+TIE_SHARE, TIE_CHANCE = 1e-4, 1e-6
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,10 @@ def _is_informative(x: Tensor, exact: Tensor) -> bool:
 
 def _ties_of_any(codes: int) -> float:
     """Returns how many ties any tensor may have."""
-    expected = TIE_SHARE * codes
-    return max(1.0, expected + 3 * math.sqrt(expected))
+    expected = torch.tensor(TIE_SHARE * codes, dtype=torch.float64)
+    counts = torch.arange(int(expected + 10 * expected.sqrt() + 20), dtype=torch.float64)
+    beyond = torch.special.gammainc(counts + 1, expected)  # probability of a greater count
+    return float(counts[beyond <= TIE_CHANCE][0])
 
 
 def distances(reference: TorchRun, values: Callable[[str], Tensor]) -> dict[str, float]:
