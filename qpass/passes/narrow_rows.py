@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, fx
 
 from qpass.graph.edit import (
     KEPT_ROWS,
-    MOVEMENT_OPS,
     argument,
     aten,
     called_module,
@@ -29,6 +28,7 @@ from qpass.graph.edit import (
 )
 from qpass.passes.analysis.reference import Reference
 from qpass.passes.analysis.rows import SIZED, Rows, is_product, rows_of_operands, selected_rows
+from qpass.passes.annotate import source_of
 from qpass.passes.base import Pass
 from qpass.quantizers import Quantizer
 
@@ -56,13 +56,6 @@ class NarrowRows(Pass):
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""
-        floats, changed = self.reference.graph, self._narrow(graph_module)
-        if changed and floats is not None and floats is not graph_module:
-            self._narrow(floats)
-        return changed
-
-    @staticmethod
-    def _narrow(graph_module: fx.GraphModule) -> bool:
         narrow = _narrow_nodes(graph_module)
         if not any(is_product(graph_module, node) for node in narrow):
             return False  # nothing that takes time
@@ -74,6 +67,8 @@ class NarrowRows(Pass):
             elif node in selections and node.args[0] in narrow:
                 _select_within(node, selections[node], narrow[node.args[0]][0])
         finish(graph_module)
+        if (floats := self.reference.graph) is not None and floats is not graph_module:
+            self(floats)
         return True
 
 
@@ -104,15 +99,8 @@ def _without(whole: set[fx.Node], graph_module: fx.GraphModule) -> _NarrowNodes:
 def _is_parted(graph_module: fx.GraphModule, node: fx.Node, found: _NarrowNodes) -> bool:
     """Returns whether a slice would come between a node and the quantizer of its operand."""
     needed = [(input_node(node, index), wanted) for index, wanted in found[node][1].items()]
-    held = {operand: found[operand][0] for operand, _ in needed if operand in found}
-    return any(_is_quantized(graph_module, operand) and held.get(operand) != wanted for operand, wanted in needed)
-
-
-def _is_quantized(graph_module: fx.GraphModule, node: fx.Node) -> bool:
-    """Returns whether a node is a quantizer's output, possibly moved."""
-    while is_call(node, *MOVEMENT_OPS):
-        node = input_node(node, 0)
-    return isinstance(called_module(graph_module, node), Quantizer)
+    sliced = (operand for operand, wanted in needed if operand not in found or found[operand][0] != wanted)
+    return any(isinstance(called_module(graph_module, source_of(operand)), Quantizer) for operand in sliced)
 
 
 def _is_fixed(graph_module: fx.GraphModule, node: fx.Node, rows: Rows) -> bool:
@@ -147,9 +135,7 @@ class _Slices:
 
     graph_module: fx.GraphModule
     held: Mapping[fx.Node, Rows]
-
-    def __post_init__(self) -> None:
-        self._made: dict[tuple[fx.Node, Rows], fx.Node] = {}
+    _made: dict[tuple[fx.Node, Rows], fx.Node] = field(default_factory=dict, init=False)
 
     def get(self, source: fx.Node, wanted: Rows, before: fx.Node) -> fx.Node:
         """Returns a node with these rows of ``source``: itself, or a slice of it."""
@@ -163,6 +149,7 @@ class _Slices:
                 made = self.graph_module.graph.call_function(aten.slice.Tensor, args)
             copy_origin(before, made)
             copy_result(source, made)
+            made.meta.pop(KEPT_ROWS, None)  # those of the source
             _record(made, Rows(wanted.dim, start, start + wanted.count))
             self._made[source, wanted] = made
         return self._made[source, wanted]

@@ -148,7 +148,7 @@ def _feed_back(
     shares: Sequence[float],
     processes: Processes,
 ) -> Tensor:
-    """Returns a weight whose nearest levels are best for the output; may replace the layer's codebook.
+    """Returns a weight whose nearest levels are best for the output; may refine the layer's codebook.
 
     Rows are rounded independently: each process rounds its part of them.
 

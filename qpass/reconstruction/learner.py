@@ -111,11 +111,12 @@ class BlockLearner:
 
     def _step(self, optimizer: _CosineAdam | torch.optim.Optimizer, samples: Tensor) -> float:
         self._block.zero_grad(set_to_none=True)
-        for constant, _ in self._constants:
+        constants = [constant for constant, _ in self._constants]
+        for constant in constants:
             constant.grad = None
         loss = self.losses(samples).mean()
         loss.backward()  # type: ignore[no-untyped-call]
-        self._processes.average_gradients([*self._block.parameters(), *(constant for constant, _ in self._constants)])
+        self._processes.average_gradients([*self._block.parameters(), *constants])
         optimizer.step()
         for module in self._block.modules():
             if isinstance(module, Quantizer):

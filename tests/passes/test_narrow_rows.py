@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,14 @@ from qpass.graph.capture.trace import trace
 from qpass.graph.edit import aten, calls, module_path, shape_of
 from qpass.passes import Canonicalize, NarrowRows
 from tests.contracts.judge import judge
+
+
+@pytest.fixture(autouse=True)
+def seed() -> Iterator[None]:
+    """The same initial weights in every run."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 def seeded(*shape: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -29,8 +30,8 @@ VALUE_ERRORS, LEAST_GROUP = 16.0, 16
 #: few codes can produce dozens.
 FOUR_ROUNDINGS = 4 * 2.0**-24
 #: Expected share of other ties among a tensor's codes. Counts of rare events scatter, so the limit
-#: is what a Poisson count of that mean exceeds with this probability: networks have hundreds of
-#: tensors, and one of them in a thousand networks may be refused by chance.
+#: is the count that a Poisson variable of that mean exceeds with this probability. Networks have
+#: hundreds of tensors: chance refuses an intact file about once in a thousand networks.
 TIE_SHARE, TIE_CHANCE = 1e-4, 1e-6
 
 
@@ -156,12 +157,13 @@ def _is_informative(x: Tensor, exact: Tensor) -> bool:
     return bool(FLOAT32_ERRORS * error_size <= torch.maximum(spread, DECIDED * size))
 
 
-def _ties_of_any(codes: int) -> float:
+@functools.cache
+def _ties_of_any(codes: int) -> int:
     """Returns how many ties any tensor may have."""
     expected = torch.tensor(TIE_SHARE * codes, dtype=torch.float64)
     counts = torch.arange(int(expected + 10 * expected.sqrt() + 20), dtype=torch.float64)
     beyond = torch.special.gammainc(counts + 1, expected)  # probability of a greater count
-    return float(counts[beyond <= TIE_CHANCE][0])
+    return int(counts[beyond <= TIE_CHANCE][0])
 
 
 def distances(reference: TorchRun, values: Callable[[str], Tensor]) -> dict[str, float]:

@@ -10,9 +10,9 @@ from torch import fx
 
 from qpass.graph.edit import COPIES, RESHAPES, argument, aten, called_module, input_list, is_call, shape_of
 from qpass.nn import QuantizedLinear
+from qpass.passes.annotate import MATMULS
 from qpass.quantizers import Quantizer
 
-_PRODUCTS = (aten.linear.default, aten.matmul.default, aten.bmm.default)
 #: Reshapes that name the sizes of their output.
 SIZED = (aten.reshape.default, aten.view.default)
 _ELEMENTWISE = (
@@ -72,7 +72,7 @@ def selected_rows(node: fx.Node) -> Rows | None:
 
 def is_product(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     """Returns whether a call multiplies matrices: its time grows with its rows."""
-    return is_call(node, *_PRODUCTS) or isinstance(called_module(graph_module, node), QuantizedLinear)
+    return is_call(node, aten.linear.default, *MATMULS) or isinstance(called_module(graph_module, node), QuantizedLinear)
 
 
 def rows_of_operands(graph_module: fx.GraphModule, node: fx.Node, rows: Rows) -> dict[int, Rows] | None:
@@ -97,7 +97,7 @@ def rows_of_operands(graph_module: fx.GraphModule, node: fx.Node, rows: Rows) ->
         return alone if rows.dim < len(shape) - len(input_list(node, 1)) else None
     if is_call(node, aten.softmax.int):
         return alone if rows.dim != argument(node, 1, "dim") % len(shape) else None
-    if is_call(node, aten.matmul.default, aten.bmm.default):
+    if is_call(node, *MATMULS):
         return alone if rows.dim == len(shape) - 2 and len(first) == len(shape) else None
     if is_call(node, aten.permute.default):
         return {0: Rows(input_list(node, 1)[rows.dim] % len(shape), rows.start, rows.stop)}
