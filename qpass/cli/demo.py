@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from qpass.cli.options import COUNT, DATA, console
-from qpass.cli.outputs import prepare_folder, write_all
+from qpass.cli.outputs import float_file, prepare_folder, write_all
 
 
 @click.command()
@@ -38,8 +38,9 @@ def demo(output: Path, configs: tuple[str, ...], epochs: int) -> None:
     for config in configs or ("w8a8", "w4a8", "repq-vit-w4a4"):
         folder = output / config
         folder.mkdir(exist_ok=True)
-        qmodel = qpass.quantize_graph(network, [digits.calibration], config)
-        write_all(network, qmodel, folder, settings)
+        with float_file(network, digits.calibration, folder) as float_path:
+            qmodel = qpass.quantize_graph(network, [digits.calibration], config)
+            write_all(qmodel, float_path, folder, settings)
         verified = qpass.verify_onnx(qmodel, folder / MODEL, digits.calibration[:16], strict=False)
         timing = qpass.benchmark_latency(folder / MODEL, baseline=folder / FLOAT, batches=(8,), runs=100)
         table.add_row(

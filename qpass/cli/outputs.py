@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qpass.errors import DataError
 from qpass.graph.facts import update_facts
-from qpass.runtime.atomic_write import write_whole
+from qpass.runtime.atomic_write import draft_of, write_whole
 
 
 def prepare_folder(folder: Path) -> None:
@@ -23,21 +25,48 @@ def prepare_folder(folder: Path) -> None:
     check_writable(folder / MODEL)
 
 
-def write_all(
-    network: Any, qmodel: Any, folder: Path, settings: Any, target: str = "onnxruntime", weight_type: str = "auto"
-) -> None:
-    """Writes the ONNX file, graph, float file and report to an existing folder."""
-    import qpass
-    from qpass.backends.onnx_qdq.export import export_float, processors
-    from qpass.backends.onnx_qdq.targets import target_by_name
-    from qpass.cli.run_folder import FIGURES, FLOAT, GRAPH, MODEL, REPORT
+@contextmanager
+def float_file(network: Any, batch: Any, folder: Path) -> Iterator[Path]:
+    """Exports the float network to a draft in a folder, and puts it in place when the block ends.
+
+    A network that ONNX cannot express is thus rejected before it is quantized.
+
+    Args:
+        network: The model.
+        batch: A batch of images.
+        folder: The folder; it must exist.
+
+    Yields:
+        The path of the draft.
+
+    Raises:
+        TraceError: If the network cannot be captured.
+        LoweringError: If it cannot be exported.
+    """
+    from qpass.backends.onnx_qdq.export import export_float
+    from qpass.cli.run_folder import FLOAT
     from qpass.graph.capture.trace import trace
-    from qpass.graph.edit import example_inputs
+
+    with draft_of(folder / FLOAT) as draft:
+        export_float(trace(network, (batch,)), draft)
+        yield draft
+
+
+def write_all(
+    qmodel: Any, float_path: Path, folder: Path, settings: Any, target: str = "onnxruntime", weight_type: str = "auto"
+) -> None:
+    """Writes the ONNX file, graph, settings and report to an existing folder.
+
+    ``float_path`` is the float file, whose size the report states.
+    """
+    import qpass
+    from qpass.backends.onnx_qdq.export import processors
+    from qpass.backends.onnx_qdq.targets import target_by_name
+    from qpass.cli.run_folder import FIGURES, GRAPH, MODEL, REPORT
 
     qpass.export_onnx(qmodel, folder / MODEL, target=target, weight_type=weight_type)
-    export_float(trace(network, *example_inputs(qmodel)), folder / FLOAT)
     figures = qpass.quantization_report(qmodel)
-    files = {f"file {name}": (folder / name).stat().st_size for name in (FLOAT, MODEL)}
+    files = {f"file {path.name}": path.stat().st_size for path in (float_path, folder / MODEL)}
     figures = replace(
         figures,
         sizes={**figures.sizes, **files},

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from qpass.cli.options import COUNT, DATA, console, image_options, renamed
-from qpass.cli.outputs import prepare_folder, write_all
+from qpass.cli.outputs import float_file, prepare_folder, write_all
 from qpass.cli.transforms import model_transform
 from qpass.config.presets import POLISHES, PRESETS, SCHEDULES
 from qpass.errors import ConfigError
@@ -134,6 +134,8 @@ def quantize(
         transform = model_transform(network, crop, resize)
         count = calib_count or num_calib or (128 if recipe.reconstruction is None else 1000)
         images = draw_images(open_images(calib, transform), count, seed=seed)
+        if first:
+            float_path = held.enter_context(float_file(network, next(iter(image_batches(images, batch_size)))[0], output))
         qmodel = qpass.quantize_graph(
             network,
             (batch for batch, _ in image_batches(images, batch_size)),
@@ -146,7 +148,7 @@ def quantize(
         if not first:
             return
         settings = Settings(model=model, calibration=str(calib.resolve()), transform=transform, seed=seed, images=images.names)
-        write_all(network, qmodel, output, settings, target, weight_type)
+        write_all(qmodel, float_path, output, settings, target, weight_type)
     figures = qpass.quantization_report(qmodel)
     console.print(str(figures), highlight=False)
     console.print("; ".join([f"written to {output}", *map(str, figures.bits)]), highlight=False, soft_wrap=True)

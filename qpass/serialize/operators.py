@@ -76,7 +76,7 @@ unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze upsample_bicubic2d u
 upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d vander var var_mean vdot view view_as
 view_as_complex view_as_complex_copy view_as_real view_as_real_copy view_copy vstack where xlogy zeros zeros_like
 
-copysign ldexp lgamma max_unpool2d nanmedian pdist quantile special_i0
+_unique2 copysign imag ldexp lgamma max_unpool2d nanmedian pdist quantile real special_i0
 """
 
 #: Names of operators, without their overloads.

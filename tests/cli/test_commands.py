@@ -33,6 +33,9 @@ READY = torch.nn.Linear(6, 2)
 def make(): return torch.nn.Linear(6, 2)
 def wants(width): return torch.nn.Linear(width, 2)
 def number(): return 5
+class MedianOfRows(torch.nn.Module):
+    def __init__(self): super().__init__(); self.layer = torch.nn.Linear(32, 8)
+    def forward(self, images): return self.layer(images).median(-1).values
 def raises(): raise RuntimeError("no luck")
 def leaves(): sys.exit(0)
 
@@ -125,6 +128,17 @@ def test_a_folder_that_another_run_writes_to_is_refused(data: Path, tmp_path: Pa
         refused = run("quantize", MODEL, "--calib", data, "--config", "w8a8", "--output", tmp_path)
     assert refused.exit_code == 2
     assert f"another run writes here, process {os.getpid()}" in refused.output.replace("\n", " ")
+
+
+def test_a_network_that_onnx_cannot_express_is_refused_before_any_work(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qpass, "quantize_graph", lambda *_, **__: pytest.fail("the network was quantized first"))
+    (tmp_path / "ownmedian.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    refused = run("quantize", "ownmedian:MedianOfRows", "--calib", data, "--output", tmp_path / "out")
+    assert_refused(refused, "torch.onnx cannot export the graph")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_schedule_is_for_recipes_that_learn(data: Path, tmp_path: Path) -> None:

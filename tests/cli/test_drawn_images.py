@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def test_images_are_drawn_from_every_class_and_recorded(images: Path, tmp_path: 
         return real(model, kept, *args, **kwargs)
 
     monkeypatch.setattr(qpass, "quantize_graph", watched)
-    monkeypatch.setattr("qpass.cli.quantize.write_all", lambda network, qmodel, folder, settings, *_: settings.write(folder))
+    monkeypatch.setattr("qpass.cli.quantize.float_file", lambda *_: nullcontext(tmp_path))
+    monkeypatch.setattr("qpass.cli.quantize.write_all", lambda qmodel, floats, folder, settings, *_: settings.write(folder))
     drawn = {}
     for seed in (0, 1):
         done = quantize(images, tmp_path / "out", "--calib-count", 8, "--batch-size", 4, "--seed", seed)

@@ -11,7 +11,7 @@ from qpass.serialize.operators import OPERATORS, is_allowed, operator_by_name
 NOT_FOR_INFERENCE = (
     "_prelu_kernel",
     *("_embedding_bag", "_embedding_bag_forward_only", "_grouped_mm", "_native_batch_norm_legit_functional", "_unique"),
-    *("_scaled_dot_product_efficient_attention", "_scaled_dot_product_flash_attention", "_unique2", "cross_entropy_loss"),
+    *("_scaled_dot_product_efficient_attention", "_scaled_dot_product_flash_attention", "cross_entropy_loss"),
     *("_scaled_dot_product_flash_attention_for_cpu", "embedding_renorm", "fake_quantize_per_channel_affine", "logdet"),
     *("_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "native_batch_norm"),  # read beyond their arguments
     *("fake_quantize_per_tensor_affine", "mse_loss", "nll_loss", "nll_loss_forward", "normal_functional", "tensor"),
