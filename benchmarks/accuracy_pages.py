@@ -9,7 +9,7 @@ import methods
 from networks import NETWORKS
 from paired import Estimate
 from recipes import FLOAT, TABLES, Table, all_recipes, main_table, shown
-from stored_rows import RowStore, stale
+from stored_rows import RowStore
 from table_text import (
     MACHINE_NOISE,
     NOT_COMPARABLE,
@@ -32,7 +32,8 @@ class Measured:
 
     def __init__(self, name: str) -> None:
         self.name, self.network, store = name, NETWORKS[name], RowStore(name)
-        digests, self.equal = store.all_sources(), store.equal_code()
+        history = store.history()
+        self.equal = history.equal
         settings = {recipe.name: recipe.digest for recipe in all_recipes(name)}
         everything = of_recipes(row for row in store.read().values() if row.recipe in settings)
         self.rows = {recipe: same_kind(rows) for recipe, rows in everything.items()}
@@ -40,7 +41,7 @@ class Measured:
         self.stale = {
             recipe: why
             for recipe, rows in self.rows.items()
-            if (why := next(filter(None, (stale(row, settings[recipe], digests, self.equal) for row in rows)), ""))
+            if (why := next(filter(None, (history.why_stale(row, settings[recipe]) for row in rows)), ""))
         }
 
     def shown(self, recipe: str) -> str:

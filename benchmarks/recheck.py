@@ -18,7 +18,7 @@ from accuracy import measure_pending
 from networks import NETWORKS
 from recipes import Recipe, all_recipes
 from row_runs import Pending
-from stored_rows import Row, RowStore, stale
+from stored_rows import Row, RowStore
 from table_text import difference
 from task import Task
 
@@ -26,9 +26,9 @@ from task import Task
 def candidates(network: str) -> list[tuple[Row, Recipe]]:
     """Returns the rows of a network that are not stale."""
     store = RowStore(network)
-    digests, equal, known = store.all_sources(), store.equal_code(), {recipe.name: recipe for recipe in all_recipes(network)}
+    history, known = store.history(), {recipe.name: recipe for recipe in all_recipes(network)}
     rows = [(row, known[row.recipe]) for row in store.read().values() if row.recipe in known]
-    return [(row, recipe) for row, recipe in rows if not stale(row, recipe.digest, digests, equal)]
+    return [(row, recipe) for row, recipe in rows if not history.why_stale(row, recipe.digest)]
 
 
 def verdict(before: Row, after: Row, score: str) -> tuple[bool, str]:

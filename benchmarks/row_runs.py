@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import click
 from recipes import Recipe
-from stored_rows import Row, RowStore, stale
+from stored_rows import Row, RowStore
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ def pending(table: str, wanted: Iterable[tuple[Recipe, int]], *, only_stale: boo
         fresh: Yield all.
     """
     store = RowStore(table)
-    known, digests, equal = store.read(), store.all_sources(), store.equal_code()
+    known, history = store.read(), store.history()
     for recipe, seed in wanted:
         row = known.get((recipe.name, seed))
-        reason = "missing" if row is None else stale(row, recipe.digest, digests, equal)
+        reason = "missing" if row is None else history.why_stale(row, recipe.digest)
         if fresh or (reason and not (only_stale and row is None)):
             yield Pending(table, recipe, seed, row, reason or "measured again")
 

@@ -186,9 +186,9 @@ class RowStore:
         path = self._folder / _SOURCES
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
-    def equal_code(self) -> list[EqualCode]:
-        """Returns which changes of code are known to change no file."""
-        return equal_code(self._folder)
+    def history(self) -> CodeHistory:
+        """Returns what is known of the code that measured the rows."""
+        return CodeHistory(self.all_sources(), equal_code(self._folder))
 
     def keep_sources(self, *found: Mapping[str, str]) -> str:
         """Adds digests of modules, and returns the key of the last."""
@@ -212,25 +212,33 @@ def _date(row: Row) -> str:
     return row.provenance.date if row.provenance else ""
 
 
-def stale(row: Row, config: str, sources: Mapping[str, Mapping[str, str]], equal: Sequence[EqualCode] = ()) -> str:
-    """Returns why a row's figures may no longer hold; empty if nothing that computes them has changed.
+@dataclass(frozen=True)
+class CodeHistory:
+    """Decides whether the code that measured a row computes the same today.
 
-    A change that is known to write the same files does not count.
-
-    Args:
-        row: The row.
-        config: Digest of the recipe's settings now.
-        sources: ``RowStore.all_sources``.
-        equal: ``RowStore.equal_code``.
+    Attributes:
+        sources: The digests of modules that rows refer to: ``RowStore.all_sources``.
+        equal: Changes of code that are known to write the same files.
     """
-    if row.provenance is None:
-        return "measured before the commit of a row was kept"
-    if row.config != config:
-        return "the recipe has changed"
-    before = sources.get(row.provenance.sources)
-    if before is None:
-        return "the code that measured it is not known"
-    found = provenance.changed(before)
-    if found and is_equal(row.recipe, before, equal):
-        return ""
-    return f"changed since: {', '.join(found[:3])}{' and others' if len(found) > 3 else ''}" if found else ""
+
+    sources: Mapping[str, Mapping[str, str]]
+    equal: Sequence[EqualCode] = ()
+
+    def why_stale(self, row: Row, config: str) -> str:
+        """Returns why a row's figures may no longer hold; empty if nothing that computes them has changed.
+
+        Args:
+            row: The row.
+            config: Digest of the recipe's settings now.
+        """
+        if row.provenance is None:
+            return "measured before the commit of a row was kept"
+        if row.config != config:
+            return "the recipe has changed"
+        before = self.sources.get(row.provenance.sources)
+        if before is None:
+            return "the code that measured it is not known"
+        found = provenance.changed(before)
+        if not found or is_equal(row.recipe, before, self.equal):
+            return ""
+        return f"changed since: {', '.join(found[:3])}{' and others' if len(found) > 3 else ''}"

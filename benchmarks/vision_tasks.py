@@ -33,7 +33,7 @@ from recipes import FLOAT, SEEDS, Recipe, settings_of, shown
 from resampled_ap import SCORES, average_precisions
 from row_runs import pending, run
 from safetensors.torch import load_file
-from stored_rows import Drawn, Row, RowStore, stale
+from stored_rows import Drawn, Row, RowStore
 from table_text import WHAT_ERRORS_ARE, drop, of_recipes, same_kind, stale_note, where_from
 from torch import Tensor, nn
 
@@ -223,10 +223,10 @@ def lines(name: str, page: Page) -> Iterator[str]:
     """Yields a page."""
     training = json.loads(page.weights.with_suffix(".json").read_text(encoding="utf-8"))
     store, wanted = RowStore(name), recipes()
-    digests, equal = store.all_sources(), store.equal_code()
+    history = store.history()
     rows = {recipe: same_kind(found) for recipe, found in of_recipes(store.read().values()).items() if recipe in wanted}
     base = rows.pop(FLOAT, [None])[0]
-    reasons = {r: why for r, found in rows.items() if (why := stale(found[0], wanted[r].digest, digests, equal))}
+    reasons = {r: why for r, found in rows.items() if (why := history.why_stale(found[0], wanted[r].digest))}
     yield f"# {page.title}"
     yield ""
     yield f"Written by `python benchmarks/vision_tasks.py --task {name}`."

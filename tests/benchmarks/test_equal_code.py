@@ -9,7 +9,7 @@ from pathlib import Path
 import provenance
 import pytest
 from equal_code import EqualCode, equal_code, is_equal, keep_equal_code
-from stored_rows import stale
+from stored_rows import CodeHistory
 
 from tests.benchmarks.rows import measured
 
@@ -35,9 +35,9 @@ def now(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
 def test_a_recipe_with_the_same_files_is_not_stale(now: dict[str, str]) -> None:
     sources = {"s0": BEFORE}
-    assert stale(measured("w8a8"), "c0", sources) == "changed since: qpass/a.py"
-    assert stale(measured("w8a8"), "c0", sources, [record()]) == ""
-    assert stale(measured("w4a4"), "c0", sources, [record()]) == "changed since: qpass/a.py", "its files differ"
+    assert CodeHistory(sources).why_stale(measured("w8a8"), "c0") == "changed since: qpass/a.py"
+    assert CodeHistory(sources, [record()]).why_stale(measured("w8a8"), "c0") == ""
+    assert CodeHistory(sources, [record()]).why_stale(measured("w4a4"), "c0") == "changed since: qpass/a.py", "its files differ"
 
 
 def test_it_holds_for_this_change_alone(now: dict[str, str]) -> None:

@@ -55,7 +55,7 @@ def test_each_row_is_measured_by_one_process(store: RowStore) -> None:
     assert counted == [("w4a8", 0), ("w4a8", 1)], "the claimed row is left to the other process"
     run(lists[1], measure)
     assert counted == [("w4a8", 0), ("w4a8", 1), ("w8a8", 0)]
-    assert stored_rows.stale(store.read()["w4a8", 0], WANTED[1][0].digest, {"s0": {}}) == ""
+    assert stored_rows.CodeHistory({"s0": {}}).why_stale(store.read()["w4a8", 0], WANTED[1][0].digest) == ""
 
 
 def test_a_row_that_fails_does_not_cost_the_others(store: RowStore) -> None:

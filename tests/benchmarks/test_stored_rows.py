@@ -9,7 +9,7 @@ from pathlib import Path
 
 import provenance
 import pytest
-from stored_rows import Row, RowStore, stale
+from stored_rows import CodeHistory, Row, RowStore
 
 from tests.benchmarks.rows import made_with, measured
 
@@ -69,13 +69,13 @@ def test_a_row_is_stale_once_its_recipe_or_its_code_changes(tmp_path: Path, monk
     (tmp_path / "a.py").write_text("x = 1\n", encoding="utf-8")
     known = {"s0": {"a.py": provenance.digest_of_code("x = 1")}}
     row = measured()
-    assert stale(row, "c0", known) == ""
-    assert stale(row, "c1", known) == "the recipe has changed"
-    assert "not known" in stale(row, "c0", {})
-    assert "before" in stale(dataclasses.replace(row, provenance=None), "c0", known)
+    assert CodeHistory(known).why_stale(row, "c0") == ""
+    assert CodeHistory(known).why_stale(row, "c1") == "the recipe has changed"
+    assert "not known" in CodeHistory({}).why_stale(row, "c0")
+    assert "before" in CodeHistory(known).why_stale(dataclasses.replace(row, provenance=None), "c0")
     provenance._digest_of_file.cache_clear()
     (tmp_path / "a.py").write_text("x = 2\n", encoding="utf-8")
-    assert stale(row, "c0", known) == "changed since: a.py"
+    assert CodeHistory(known).why_stale(row, "c0") == "changed since: a.py"
     (tmp_path / "a.py").unlink()
-    assert stale(row, "c0", known) == "changed since: a.py"
+    assert CodeHistory(known).why_stale(row, "c0") == "changed since: a.py"
     provenance._digest_of_file.cache_clear()
