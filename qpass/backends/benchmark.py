@@ -6,15 +6,20 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
+from google.protobuf.message import DecodeError
 from torch import fx, nn
 
 from qpass.backends.onnx_qdq import export_float, export_quantized
 from qpass.backends.onnxruntime import LatencyReport
 from qpass.backends.onnxruntime.latency import benchmark
+from qpass.backends.onnxruntime.operators import INTEGER_PRODUCTS
 from qpass.errors import ConfigError
 from qpass.graph.capture.trace import trace
 from qpass.graph.device import on_cpu
 from qpass.graph.edit import example_inputs
+
+_QUANTIZED = {"DequantizeLinear", *INTEGER_PRODUCTS}
 
 
 def benchmark_pair(
@@ -29,7 +34,6 @@ def benchmark_pair(
     """See ``qpass.benchmark_latency``."""
     quantized = on_cpu(quantized) if isinstance(quantized, fx.GraphModule) else quantized
     with tempfile.TemporaryDirectory() as folder:
-        files: dict[str, str | Path] = {}
         if isinstance(baseline, nn.Module):
             if not isinstance(quantized, fx.GraphModule):
                 raise ConfigError(
@@ -37,11 +41,24 @@ def benchmark_pair(
                     where="baseline",
                     expected="two files, or a model and its quantized graph",
                 )
-            files["float"] = export_float(trace(on_cpu(baseline), *example_inputs(quantized)), Path(folder) / "float.onnx")
-        else:
-            files["float"] = baseline
+            graph = trace(on_cpu(baseline), *example_inputs(quantized))
+            baseline = export_float(graph, Path(folder) / "float.onnx")
         if isinstance(quantized, fx.GraphModule):
-            files["quantized"] = export_quantized(quantized, Path(folder) / "quantized.onnx")
-        else:
-            files["quantized"] = quantized
+            quantized = export_quantized(quantized, Path(folder) / "quantized.onnx")
+        files = {"float": baseline, _label(Path(baseline), Path(quantized)): quantized}
         return benchmark(files, baseline="float", batches=batches, threads=threads, runs=runs, show_progress=show_progress)
+
+
+def _label(baseline: Path, path: Path) -> str:
+    """Returns ``"quantized"`` if the file holds quantized values, and its name otherwise.
+
+    Raises:
+        ConfigError: If the file is the baseline.
+    """
+    if baseline.absolute() == path.absolute():
+        raise ConfigError("is the baseline too", where=str(path), expected="two files to compare")
+    try:
+        nodes = onnx.load(path, load_external_data=False).graph.node
+    except (OSError, DecodeError):
+        return "quantized"  # onnxruntime says what is wrong with it
+    return "quantized" if {node.op_type for node in nodes} & _QUANTIZED else path.name

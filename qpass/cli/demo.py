@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import numpy as np
 from rich.table import Table
 
 from qpass.cli.options import COUNT, DATA, console
@@ -27,8 +28,10 @@ def demo(output: Path, configs: tuple[str, ...], epochs: int) -> None:
     for config in configs:
         qpass.QuantConfig.from_any(config)
     prepare_folder(output)
-    settings = Settings(model="digits", calibration="", transform=ImageTransform(crop=8, mean=(0.0,), std=(1.0,)))
     digits = load_digits()
+    calibration = (output / "calibration.npy").resolve()
+    np.save(calibration, digits.calibration.numpy())
+    settings = Settings(model="digits", calibration=str(calibration), transform=ImageTransform(crop=8, mean=(0.0,), std=(1.0,)))
     network = train_digits_vit(digits, epochs=epochs)
     test = [digits.evaluation]
     base = evaluate_top1(network, test)

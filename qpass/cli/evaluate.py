@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from qpass.cli.options import DATA, console, image_options
+from qpass.cli.options import DATA, batch_size_option, console, image_options
 from qpass.cli.transforms import saved_transform
 from qpass.graph.facts import facts_of
 
@@ -17,6 +17,7 @@ from qpass.graph.facts import facts_of
 @click.command()
 @click.argument("folder", type=DATA)
 @click.option("--data", type=DATA, required=True, help="Labelled images: ImageFolder, .zip + labels.csv, or .npz with x, y.")
+@batch_size_option
 @image_options
 def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize: int | None) -> None:
     """Measure top-1 of the float file, the quantized graph in torch, and its file in onnxruntime.

@@ -33,10 +33,12 @@ def runtime_option(text: str) -> Callable[..., Any]:
     )
 
 
+batch_size_option = click.option("--batch-size", type=COUNT, default=16, show_default=True, help="Images in a batch.")
+
+
 def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds ``--batch-size``, ``--crop`` and ``--resize`` to a command."""
+    """Adds ``--crop`` and ``--resize`` to a command."""
     for option in (
-        click.option("--batch-size", type=COUNT, default=16, show_default=True, help="Images in a batch."),
         click.option("--crop", type=COUNT, help="Side of the centre crop in pixels  [default: the model's]"),
         click.option(
             "--resize",

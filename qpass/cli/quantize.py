@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from qpass.cli.options import COUNT, DATA, console, image_options, renamed
+from qpass.cli.options import COUNT, DATA, batch_size_option, console, image_options, renamed
 from qpass.cli.outputs import float_file, prepare_folder, write_all
 from qpass.cli.transforms import model_transform
 from qpass.config.presets import POLISHES, PRESETS, SCHEDULES
@@ -85,6 +85,7 @@ from qpass.runtime.storage import DEFAULT_GIB, bytes_of
     metavar="NAME=VALUE",
     help="Argument of the model's factory, such as img_size=384; may be given again.",
 )
+@batch_size_option
 @image_options
 def quantize(
     model: str, checkpoint: Path | None, calib: Path, calib_count: int | None, num_calib: int | None, config: str,

@@ -11,10 +11,11 @@ def model_transform(network: Any, crop: int | None, resize: int | None) -> Any:
     """Returns the network's own transform with these changes; ``resize=0`` means none."""
     from qpass.zoo.timm_models import default_transform
 
-    return _changed(default_transform(network), crop, resize)
+    return changed(default_transform(network), crop, resize)
 
 
-def _changed(transform: Any, crop: int | None, resize: int | None) -> Any:
+def changed(transform: Any, crop: int | None, resize: int | None) -> Any:
+    """Returns the transform with these changes; ``resize=0`` means none."""
     if crop is not None:
         transform = replace(transform, crop=crop)
     return transform if resize is None else replace(transform, resize=resize or None)
@@ -24,4 +25,4 @@ def saved_transform(folder: Path, crop: int | None, resize: int | None) -> Any:
     """Returns the transform in a folder's settings with these changes; ``resize=0`` means none."""
     from qpass.cli.run_folder import read_settings
 
-    return _changed(read_settings(folder).transform, crop, resize)
+    return changed(read_settings(folder).transform, crop, resize)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qpass.cli.options import COUNT, DATA, console, image_options, runtime_option
-from qpass.cli.transforms import saved_transform
-from qpass.errors import DataError
-from qpass.graph.facts import facts_of
+from qpass.cli.transforms import changed
+from qpass.graph.facts import GraphFacts, facts_of
 from qpass.runtime.plain_data import printable
 from qpass.runtime.storage import DEFAULT_GIB
+
+if TYPE_CHECKING:
+    from qpass.cli.run_folder import Settings
 
 
 @click.command()
 @click.argument("folder", type=DATA)
 @click.option("--data", type=DATA, help="Images to verify on  [default: the calibration images]")
 @click.option("--samples", type=COUNT, default=8, show_default=True, help="How many images.")
+@click.option("--verbose", is_flag=True, help="Print every check, not only the verdict.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--max-memory",
     default=DEFAULT_GIB,
@@ -27,23 +34,40 @@ from qpass.runtime.storage import DEFAULT_GIB
 @runtime_option("With openvino, also run the whole file in OpenVINO.")
 @image_options
 def verify(
-    folder: Path, data: Path | None, samples: int, batch_size: int, crop: int | None, resize: int | None, max_memory: float,
-    runtime: str,
+    folder: Path, data: Path | None, samples: int, crop: int | None, resize: int | None, max_memory: float,
+    runtime: str, verbose: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Prove that model.onnx computes what the graph computes, code by code; exit code 2 if it does not."""
     import qpass
-    from qpass.cli.run_folder import GRAPH, MODEL, SETTINGS, file_in, read_settings
+    from qpass.cli.run_folder import GRAPH, MODEL, file_in, read_settings
+
+    settings = read_settings(folder)
+    settings = replace(settings, transform=changed(settings.transform, crop, resize))
+    graph = qpass.load(file_in(folder, GRAPH))
+    images = _images(settings, data, facts_of(graph), samples)
+    result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False, max_memory=max_memory, runtime=runtime)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=1))
+    else:
+        brief = result.verdict == "passed" and not verbose
+        lines = [result.headline, *(f"left out: {what}" for what in result.left_out)] if brief else [str(result)]
+        console.print(printable("\n".join(lines)), highlight=False, soft_wrap=brief)
+    if not result.passed:
+        raise click.exceptions.Exit(2)
+
+
+def _images(settings: Settings, data: Path | None, facts: GraphFacts, samples: int) -> Any:
+    """Returns images of ``data``, or of the calibration images, or else those stored in the graph."""
     from qpass.data import draw_images, image_batches, open_images
     from qpass.data.rows import batch_size as rows_of
 
-    settings = read_settings(folder)
-    if data is None and not settings.calibration:
-        raise DataError("names no calibration images", where=str(folder / SETTINGS), hint="name images with --data")
-    source = open_images(data or Path(settings.calibration), saved_transform(folder, crop, resize))
-    graph = qpass.load(file_in(folder, GRAPH))
-    count = samples if facts_of(graph).dynamic_batch else rows_of(facts_of(graph).example)
-    images = next(iter(image_batches(draw_images(source, count, seed=settings.seed), count)))[0]
-    result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False, max_memory=max_memory, runtime=runtime)
-    console.print(printable(str(result)), highlight=False)
-    if not result.passed:
-        raise click.exceptions.Exit(2)
+    path = data or Path(settings.calibration)
+    if data is None and not (settings.calibration and path.exists()):
+        missing = f"the calibration images are no longer at {path}" if settings.calibration else "the folder names no images"
+        args, _ = facts.example or ((), {})
+        note = f"{missing}; verifying on the {rows_of(facts.example)} that the graph stores; --data names others"
+        click.echo(f"warning: {printable(note)}", err=True)
+        return args[0]
+    count = samples if facts.dynamic_batch else rows_of(facts.example)
+    source = open_images(path, settings.transform)
+    return next(iter(image_batches(draw_images(source, count, seed=settings.seed), count)))[0]

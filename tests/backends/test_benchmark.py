@@ -14,7 +14,9 @@ from torch import Tensor, fx, nn
 import qpass
 import qpass.backends.benchmark as module
 from qpass.backends.benchmark import benchmark_pair
+from qpass.backends.onnx_qdq import export_float
 from qpass.errors import ConfigError
+from qpass.graph.capture.trace import trace
 
 OPTIONS: dict[str, Any] = {"batches": (1,), "threads": (1,), "runs": 1, "show_progress": False}
 
@@ -49,6 +51,19 @@ def test_what_is_no_file_is_exported_and_computes_what_it_did(
 def test_files_are_timed_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "benchmark", lambda files, **options: files)
     assert benchmark_pair("q.onnx", "f.onnx", **OPTIONS) == {"float": "f.onnx", "quantized": "q.onnx"}
+
+
+def test_a_file_that_is_not_quantized_is_called_by_its_name(
+    small: tuple[nn.Module, fx.GraphModule, Tensor], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model, quantized, x = small
+    plain = export_float(trace(model, (x,)), tmp_path / "plain.onnx")
+    integer = qpass.export_onnx(quantized, tmp_path / "integer.onnx")
+    monkeypatch.setattr(module, "benchmark", lambda files, **options: files)
+    assert benchmark_pair(plain, "f.onnx", **OPTIONS) == {"float": "f.onnx", "plain.onnx": plain}
+    assert benchmark_pair(integer, plain, **OPTIONS) == {"float": plain, "quantized": integer}
+    with pytest.raises(ConfigError, match=r"plain\.onnx: is the baseline too; expected two files"):
+        benchmark_pair(plain, plain, **OPTIONS)
 
 
 def test_a_model_beside_a_file_has_no_inputs_to_be_exported_with() -> None:

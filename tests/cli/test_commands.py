@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -180,7 +181,8 @@ def test_evaluate_measures_float_graph_and_file(output: Path, data: Path) -> Non
 def test_verify_passes_and_fails_with_the_exit_code(output: Path, tmp_path: Path) -> None:
     result = run("verify", output)
     assert result.exit_code == 0, result.output
-    assert "PASSED" in result.output
+    (line,) = result.output.splitlines()
+    assert re.fullmatch(r"PASSED: [\d,]+ codes, 0 wrong, \d+ rounding ties; outputs equal within float32 rounding", line)
     broken = shutil.copytree(output, tmp_path / "broken")
     model = onnx.load(broken / "model.onnx")
     scale = next(t for t in model.graph.initializer if t.name == "gelu_quantizer.scale")
@@ -188,7 +190,17 @@ def test_verify_passes_and_fails_with_the_exit_code(output: Path, tmp_path: Path
     onnx.save(model, broken / "model.onnx")
     result = run("verify", broken)
     assert result.exit_code == 2
-    assert "FAILED" in result.output
+    assert result.output.startswith("FAILED: as written: ")
+
+
+def test_verify_without_the_calibration_images_runs_on_those_in_the_graph(output: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(output, tmp_path / "moved")
+    settings = json.loads((moved / "settings.json").read_text())
+    for calibration, said in (("gone", "the calibration images are no longer at gone"), ("", "the folder names no images")):
+        (moved / "settings.json").write_text(json.dumps({**settings, "calibration": calibration}))
+        result = run("verify", moved, "--json")
+        assert result.stderr == f"warning: {said}; verifying on the 2 that the graph stores; --data names others\n"
+        assert (result.exit_code, json.loads(result.stdout)["samples"]) == (0, 2)
 
 
 def test_verify_says_what_proves_nothing(output: Path, tmp_path: Path) -> None:
@@ -347,7 +359,8 @@ class TestBadInput:
             ("Invalid value for '--samples'", "verify", output, "--samples", 0),
             ("Invalid value for '--threads'", "bench", output, "--threads", 0),
             ("Invalid value for '--runs'", "bench", output, "--runs", 0),
-            ("cannot load it", "bench", tmp_path / "file.onnx", "--baseline", tmp_path / "file.onnx"),
+            ("cannot load it", "bench", tmp_path / "file.onnx", "--baseline", output / "float.onnx"),
+            ("is the baseline too", "bench", output / "float.onnx"),
             ("no such file", "bench", tmp_path / "none.onnx", "--explain"),
             ("has no report.json", "report", tmp_path),
             ("Invalid value for '--epochs'", "demo", "--epochs", 0),
@@ -380,10 +393,6 @@ class TestBadInput:
         (tmp_path / "settings.json").write_text(text)
         assert_refused(run("verify", tmp_path), "settings.json: is damaged")
         assert_refused(run("evaluate", tmp_path, "--data", data), "settings.json: is damaged")
-
-    def test_a_demo_has_no_calibration_images(self, tmp_path: Path) -> None:
-        (tmp_path / "settings.json").write_text('{"model": "digits", "calibration": "", "transform": {}}')
-        assert_refused(run("verify", tmp_path), "names no calibration images; name images with --data")
 
     def test_an_output_that_is_a_file(self, tmp_path: Path, data: Path) -> None:
         (tmp_path / "out").write_text("mine")

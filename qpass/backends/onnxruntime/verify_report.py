@@ -80,7 +80,7 @@ class VerifyReport:
     @property
     def passed(self) -> bool:
         """Whether everything is within its bounds."""
-        return not any(check.failures for check in self.checks)
+        return not self.failures
 
     @property
     def informative(self) -> bool:
@@ -114,15 +114,33 @@ class VerifyReport:
             return "passed"
         return f"{'file' if self.informative else 'layers'} proven, {' and '.join(vague)} not informative"
 
+    @property
+    def failures(self) -> list[str]:
+        """Everything that is out of bounds, in words."""
+        return [failure for check in self.checks for failure in check.failures]
+
+    @property
+    def headline(self) -> str:
+        """The verdict in one line: numbers of codes, wrong codes and ties, or the first failure.
+
+        The numbers are those of one run of the file, layer by layer: of the run that has the most.
+        """
+        if self.failures:
+            others = f" ({len(self.failures)} failures in all)" if len(self.failures) > 1 else ""
+            return f"FAILED: {self.failures[0]}{others}"
+        verdict = "PASSED" if self.verdict == "passed" else f"PASSED ({self.verdict})"
+        codes, wrong, ties = (
+            max((sum(getattr(layer, what) for layer in check.layers) for check in self.checks), default=0)
+            for what in ("codes", "wrong", "ties")
+        )
+        return f"{verdict}: {codes:,} codes, {wrong:,} wrong, {ties:,} rounding ties; outputs equal within float32 rounding"
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, for JSON."""
         return {"passed": self.passed, "informative": self.informative, "verdict": self.verdict, **asdict(self)}
 
     def __str__(self) -> str:
-        verdict = "PASSED" if self.passed else "FAILED"
-        if self.verdict not in ("passed", "failed"):
-            verdict += f" ({self.verdict})"
-        lines = [f"{verdict}: {self.path} against its graph, {self.samples} samples"]
+        lines = [self.headline, f"  {self.path} against its graph, {self.samples} samples"]
         lines += [f"  source: {check}" for check in self.source_checks]
         lines += [f"  left out: {what}" for what in self.left_out]
         for check in self.checks:
