@@ -122,7 +122,8 @@ def quantize(
     if device is not None:
         usable_device(device)
     learning = {key: value for key, value in (("schedule", schedule), ("polish", polish)) if value is not None}
-    recipe = QuantConfig.from_any({"preset": config, **learning} if learning else config)
+    is_file = config.endswith((".yaml", ".yml"))
+    recipe = QuantConfig.from_yaml(config, **learning) if is_file else QuantConfig.from_any({"preset": config, **learning})
     if target == "openvino":
         recipe = dataclasses.replace(recipe, fused_attention=True)
     prepare_folder(output)

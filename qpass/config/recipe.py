@@ -198,9 +198,12 @@ class QuantConfig:
         raise ConfigError(f"got {type(config).__name__}", where="config", expected="a preset's name, a QuantConfig or YAML")
 
     @classmethod
-    def from_yaml(cls, path: str | Path) -> QuantConfig:
-        """Reads a YAML file: fields of this class, and optionally ``preset`` as the base."""
-        data = read_recipe(Path(path))
+    def from_yaml(cls, path: str | Path, **changes: Any) -> QuantConfig:
+        """Reads a YAML file: fields of this class, and optionally ``preset`` as the base.
+
+        ``changes`` replace what the file says.
+        """
+        data = read_recipe(Path(path)) | changes
         try:
             return cls._from_mapping(data)
         except ConfigError as error:

@@ -474,3 +474,8 @@ def test_codebook_recipes_have_free_levels_below_eight_bits(weight_bits: int, ac
     for changes_weights in (config.fold_layer_norm is not None, config.rotate_heads, config.rotate_residual):
         assert changes_weights == (activation_bits < 8)
     assert config.budget is None
+
+
+def test_changes_replace_what_a_file_says(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("preset: w4a4\n")
+    assert QuantConfig.from_yaml(tmp_path / "a.yaml", polish="quick") == QuantConfig.from_any({"preset": "w4a4", "polish": "quick"})
