@@ -478,4 +478,6 @@ def test_codebook_recipes_have_free_levels_below_eight_bits(weight_bits: int, ac
 
 def test_changes_replace_what_a_file_says(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("preset: w4a4\n")
-    assert QuantConfig.from_yaml(tmp_path / "a.yaml", polish="quick") == QuantConfig.from_any({"preset": "w4a4", "polish": "quick"})
+    assert QuantConfig.from_yaml(tmp_path / "a.yaml", polish="quick") == QuantConfig.from_any(
+        {"preset": "w4a4", "polish": "quick"}
+    )
