@@ -16,7 +16,7 @@ def picture(*args: Any, **options: Any) -> tuple[Any, Any]:
     return plt.subplots(*args, layout="constrained", **options)
 
 
-def save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path, *, transparent: bool = False) -> None:
     """Writes a figure without the date and closes it."""
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None}, transparent=transparent)
     plt.close(figure)
