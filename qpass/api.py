@@ -35,6 +35,7 @@ def quantize_graph(
     example_inputs: Batch | None = None,
     transform_fn: Callable[[Any], Batch] | None = None,
     submodules: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
     dynamic_shapes: Mapping[str, Any] | Sequence[Any] | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
@@ -69,6 +70,8 @@ def quantize_graph(
             data-dependent control flow. Each is traced with its real inputs and replaced in a copy of
             the model, which is returned. Sizes that vary between calls are dynamic where the submodule
             allows it. Otherwise its graph supports the most frequent sizes, and rejects others.
+        exclude: Globs on module paths, as in ``model.named_modules()``: the layers that match stay
+            float, such as ``["head", "blocks.0.*"]``. Each must match a layer that could be quantized.
         dynamic_shapes: The dynamic dims of the inputs, as in ``torch.export.export``: by input name, a
             name or a ``torch.export.Dim`` for each dynamic dim, such as ``{"input_ids": {0: "texts", 1:
             "tokens"}}``. Dims with the same name are equal in every call. For inputs that are not
@@ -92,8 +95,8 @@ def quantize_graph(
         outputs; with ``submodules``, a copy of the model that contains such graphs.
 
     Raises:
-        ConfigError: If the config cannot be carried out, ``dynamic_shapes`` do not match the inputs, or
-            the device is not available.
+        ConfigError: If the config cannot be carried out, a pattern matches no layer,
+            ``dynamic_shapes`` do not match the inputs, or the device is not available.
         CalibrationError: If the calibration data cannot be used.
         TraceError: If the model cannot be captured, its outputs depend on earlier calls, or it does not
             support the dims in ``dynamic_shapes``.
@@ -104,7 +107,7 @@ def quantize_graph(
         DistributedError: If processes were given different arguments, or one of them ends.
     """
     request = Request(
-        config=QuantConfig.from_any(config),
+        config=QuantConfig.from_any(config).excluding(exclude),
         example_inputs=example_inputs,
         transform_fn=transform_fn,
         submodules=submodules,

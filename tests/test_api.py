@@ -121,6 +121,15 @@ def test_weights_alone_or_activations_alone(vit: nn.Module, images: Tensor, tmp_
         assert qpass.verify_onnx(graph, path, images).passed
 
 
+def test_what_is_excluded_stays_float(vit: nn.Module, images: Tensor) -> None:
+    graph = qpass.quantize_graph(vit, [images], "w8a8", exclude=["head", "blocks.*.mlp.fc?"], progress=False)
+    report = qpass.quantization_report(graph)
+    assert {path for _, path, _ in report.stayed_float} == {"head", *(f"blocks.{n}.mlp.fc{m}" for n in (0, 1) for m in (1, 2))}
+    assert {row.path for row in report.layers if row.kind == "linear"} == {
+        f"blocks.{n}.attn.{name}" for n in (0, 1) for name in ("qkv", "proj")
+    }
+
+
 @pytest.mark.parametrize(
     ("loader", "error"), [([], CalibrationError), ([torch.full((2, 3, 32, 32), float("nan"))], CalibrationError)]
 )

@@ -1,4 +1,4 @@
-"""The command ``qpass``: demo, quantize, evaluate, verify, bench, report."""
+"""The command ``qpass``: demo, presets, quantize, evaluate, verify, bench, report."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from qpass.cli.bench import bench
 from qpass.cli.command_group import OneLineGroup
 from qpass.cli.demo import demo
 from qpass.cli.evaluate import evaluate
+from qpass.cli.presets import presets
 from qpass.cli.quantize import quantize
 from qpass.cli.report import report
 from qpass.cli.verify import verify
@@ -21,6 +22,7 @@ def main() -> None:
 
     \b
     Workflow:
+      qpass presets                                 which recipes there are
       qpass quantize deit_tiny_patch16_224 --checkpoint weights.safetensors \\
             --calib images.zip --config w8a8 --output out/
       qpass evaluate out/ --data validation.zip     top-1 of graph and file
@@ -32,7 +34,7 @@ def main() -> None:
     """  # noqa: D301 (click reads the backspace)
 
 
-for command in (quantize, evaluate, verify, bench, report, demo):
+for command in (presets, quantize, evaluate, verify, bench, report, demo):
     main.add_command(command)
 
 if __name__ == "__main__":

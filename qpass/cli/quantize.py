@@ -36,6 +36,12 @@ from qpass.runtime.storage import DEFAULT_GIB, bytes_of
     f" 8 bits, Z on average. Presets: {', '.join(PRESETS)}.",
 )
 @click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave the layers in float whose module path matches, such as head or 'blocks.0.*'; may be given again.",
+)
+@click.option(
     "--schedule", type=click.Choice(sorted(SCHEDULES)), help="Learning schedule, for recipes that learn  [default: quick]"
 )
 @click.option(
@@ -89,6 +95,7 @@ from qpass.runtime.storage import DEFAULT_GIB, bytes_of
 @image_options
 def quantize(
     model: str, checkpoint: Path | None, calib: Path, calib_count: int | None, num_calib: int | None, config: str,
+    exclude: tuple[str, ...],
     schedule: str | None, polish: str | None, checkpoint_dir: Path | None, max_memory: float, target: str, weight_type: str,
     output: Path, discard: bool, device: str | None, seed: int, model_args: tuple[str, ...], batch_size: int, crop: int | None,
     resize: int | None,
@@ -124,6 +131,7 @@ def quantize(
     learning = {key: value for key, value in (("schedule", schedule), ("polish", polish)) if value is not None}
     is_file = config.endswith((".yaml", ".yml"))
     recipe = QuantConfig.from_yaml(config, **learning) if is_file else QuantConfig.from_any({"preset": config, **learning})
+    recipe = recipe.excluding(exclude)
     if target == "openvino":
         recipe = dataclasses.replace(recipe, fused_attention=True)
     prepare_folder(output)

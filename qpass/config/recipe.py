@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -178,6 +178,18 @@ class QuantConfig:
     def with_rules(self, *rules: Mapping[str, Any]) -> QuantConfig:
         """Returns a copy with these rules appended."""
         return dataclasses.replace(self, rules=(*self.rules, *as_rules(list(rules))))
+
+    def excluding(self, patterns: Sequence[str]) -> QuantConfig:
+        """Returns a copy that leaves the layers that match one of these patterns in float.
+
+        Args:
+            patterns: Globs on module paths; a single text is one pattern.
+
+        Raises:
+            ConfigError: If a pattern is not a text.
+        """
+        globs = [patterns] if isinstance(patterns, str) else list(patterns)
+        return self.with_rules(*({glob: None} for glob in globs)) if globs else self
 
     @classmethod
     def from_any(cls, config: QuantConfig | Mapping[str, Any] | str | Path) -> QuantConfig:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -39,6 +40,8 @@ MATMULS = (aten.matmul.default, aten.bmm.default)
 #: Minimum weights per output channel of a grouped convolution. With fewer, codes and a scale save
 #: too little space over floats. The product stays float either way.
 LEAST_OF_A_GROUP = 16
+#: Paths that a message about a pattern names.
+_SHOWN = 5
 #: Convolutions and their number of spatial dims.
 _CONVOLUTIONS = {
     **{
@@ -184,8 +187,17 @@ class Annotate(Pass):
                 raise ConfigError(
                     "the pattern matches no Linear, patch embedding or attention",
                     where=f"rule {pattern!r}",
-                    hint=nearest(pattern, paths),
+                    hint=_near(pattern, paths),
                 )
+
+
+def _near(pattern: str, paths: Collection[str]) -> str:
+    """Returns a phrase with the layers that a pattern may mean."""
+    inside = f"{pattern}.*"
+    if any(fnmatchcase(path, inside) for path in paths):
+        return f"{inside!r} matches the layers inside"
+    others = difflib.get_close_matches(pattern, sorted(paths), n=_SHOWN)[1:]
+    return nearest(pattern, paths) + (f" also near: {', '.join(others)}" if others else "")
 
 
 def _warn_of_nothing(name: str, declined: Sequence[Declined]) -> None:

@@ -17,6 +17,7 @@ from torch import fx
 
 import qpass
 from qpass.cli import main
+from qpass.config.presets import PRESETS
 from qpass.graph.facts import facts_of, update_facts
 from qpass.runtime.folder_lock import alone_in
 from tests.models import small_vit
@@ -230,9 +231,17 @@ def test_bench_and_report(output: Path) -> None:
 
 def test_help_teaches() -> None:
     text = run("--help").output
-    for command in ("demo", "quantize", "evaluate", "verify", "bench", "report"):
+    for command in ("demo", "presets", "quantize", "evaluate", "verify", "bench", "report"):
         assert command in text
         assert run(command, "--help").exit_code == 0
+
+
+def test_presets_are_listed_as_a_table_and_as_json() -> None:
+    text = run("presets").output
+    assert all(name in text for name in PRESETS)
+    rows = json.loads(run("presets", "--json").stdout)
+    assert [row["name"] for row in rows] == list(PRESETS)
+    assert {row["learns"] for row in rows if row["name"].startswith("aiqvit")} == {True}
 
 
 @pytest.mark.slow
@@ -255,6 +264,7 @@ class TestBadInput:
         self.check(tmp_path, "did you mean 'w4a4'?", MODEL, "--calib", data, "--config", "w4a4x")
         self.check(tmp_path, "no model is called 'deit_tinny_patch16_224'", "deit_tinny_patch16_224", "--calib", data)
         self.check(tmp_path, "cannot be imported", "tests.models:none", "--calib", data)
+        self.check(tmp_path, "'blocks.1.*' matches the layers inside", MODEL, "--calib", data, "--exclude", "blocks.1")
 
     def test_data(self, tmp_path: Path) -> None:
         self.check(tmp_path, "does not exist", MODEL, "--calib", tmp_path / "none.zip")

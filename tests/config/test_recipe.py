@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from qpass import ConfigError, QuantConfig, QuantSpec
 from qpass.config.budget import BudgetConfig
+from qpass.config.preset_table import preset_rows
 from qpass.config.presets import PRESETS
 from qpass.config.reconstruction import ReconstructionConfig
 
@@ -290,6 +291,31 @@ def test_rules_are_checked_together_where_they_meet() -> None:
     with pytest.raises(ConfigError, match="symmetric=True does not go with quantizer='log2'"):
         config.resolve("blocks.0.attn", "post_softmax")
     assert config.resolve("blocks.1.attn", "post_softmax") == QuantSpec(symmetric=True)
+
+
+def test_what_is_excluded_stays_float_whatever_the_rules_say() -> None:
+    config = QuantConfig.from_any("w4a4").with_rules({"head": {"weight": {"bits": 8}}})
+    without = config.excluding(["head", "blocks.0.*"])
+    assert [without.resolve(path, "weight") for path in ("head", "blocks.0.mlp.fc1")] == [None, None]
+    assert without.resolve("blocks.1.mlp.fc1", "weight") == config.weight
+    assert config.excluding("head") == config.excluding(["head"])
+    assert config.excluding(()) is config
+    with pytest.raises(ConfigError, match="rules: got 3; expected a pattern on module paths"):
+        config.excluding([3])  # type: ignore[list-item]
+
+
+def test_the_table_of_presets_has_each_with_what_its_config_says() -> None:
+    rows = {row.name: row for row in preset_rows()}
+    assert tuple(rows) == PRESETS
+    for name, row in rows.items():
+        config = QuantConfig.from_any({"preset": name})
+        assert row.weights.startswith(f"{config.weight.bits} bits")
+        assert row.learns == (config.reconstruction is not None)
+    assert rows["w4a4"].softmax == "4 bits, shift-log2"
+    assert rows["mixed-w4a5"].activations == "4 or 8 bits, 5 on average"
+    assert rows["codebook-w4a8"].weights == "4 bits, codebook"
+    assert rows["w8a8"].activations == "8 bits"
+    assert "2502.04628" in rows["aiqvit-w4a4"].about
 
 
 def test_a_rule_does_not_follow_what_its_caller_changes_later() -> None:

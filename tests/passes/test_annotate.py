@@ -121,6 +121,10 @@ def test_rules_reach_layers_and_null_is_listed(vit: nn.Module, images: Tensor) -
 def test_a_rule_that_matches_nothing_is_refused(vit: nn.Module, images: Tensor) -> None:
     config = QuantConfig.from_any("w4a4").with_rules({"blocks.0.attn.qvk": {"weight": {"bits": 8}}})
     with pytest.raises(
-        ConfigError, match=r"rule 'blocks.0.attn.qvk': the pattern matches no .*did you mean 'blocks.0.attn.qkv'\?"
+        ConfigError,
+        match=r"rule 'blocks.0.attn.qvk': the pattern matches no .*did you mean 'blocks.0.attn.qkv'\? also near: blocks.1.attn.qkv",
     ):
         plans(vit, images, config)
+    inside = QuantConfig.from_any("w4a4").excluding(["blocks.0.mlp"])
+    with pytest.raises(ConfigError, match=r"rule 'blocks.0.mlp': .*; 'blocks.0.mlp\.\*' matches the layers inside"):
+        plans(vit, images, inside)
