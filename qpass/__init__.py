@@ -8,6 +8,7 @@ from qpass.api import (
     quantization_report,
     quantize_graph,
     save,
+    sensitivity_report,
     verify_onnx,
 )
 from qpass.config import QuantConfig, QuantSpec
@@ -49,5 +50,6 @@ __all__ = [
     "quantization_report",
     "quantize_graph",
     "save",
+    "sensitivity_report",
     "verify_onnx",
 ]

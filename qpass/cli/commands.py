@@ -1,4 +1,4 @@
-"""The command ``qpass``: demo, presets, quantize, evaluate, verify, bench, report."""
+"""The command ``qpass``: demo, presets, quantize, evaluate, verify, bench, report, sensitivity."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from qpass.cli.evaluate import evaluate
 from qpass.cli.presets import presets
 from qpass.cli.quantize import quantize
 from qpass.cli.report import report
+from qpass.cli.sensitivity import sensitivity
 from qpass.cli.verify import verify
 from qpass.version import __version__
 
@@ -29,12 +30,13 @@ def main() -> None:
       qpass verify   out/ --data images.zip         is the file the same network?
       qpass bench    out/                           is it faster than float?
       qpass report   out/                           what happened to each layer?
+      qpass sensitivity out/                        which tensors cost most, and rules for them
 
     'qpass demo' runs these steps on handwritten digits in about a minute, with nothing to download.
     """  # noqa: D301 (click reads the backspace)
 
 
-for command in (presets, quantize, evaluate, verify, bench, report, demo):
+for command in (presets, quantize, evaluate, verify, bench, report, sensitivity, demo):
     main.add_command(command)
 
 if __name__ == "__main__":

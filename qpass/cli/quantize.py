@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import click
 
+from qpass.cli.model_arguments import named_arguments
 from qpass.cli.options import COUNT, DATA, batch_size_option, console, image_options, renamed
 from qpass.cli.outputs import float_file, prepare_folder, write_all
 from qpass.cli.transforms import model_transform
 from qpass.config.presets import POLISHES, PRESETS, SCHEDULES
-from qpass.errors import ConfigError
 from qpass.runtime.arguments import SEEDS, usable_device
 from qpass.runtime.storage import DEFAULT_GIB, bytes_of
 
@@ -125,7 +124,7 @@ def quantize(
     target_by_name(target)
     use_int8_weights(weight_type)
     bytes_of(max_memory)
-    factory_arguments = _named(model_args)
+    factory_arguments = named_arguments(model_args)
     if device is not None:
         usable_device(device)
     learning = {key: value for key, value in (("schedule", schedule), ("polish", polish)) if value is not None}
@@ -157,24 +156,16 @@ def quantize(
         )
         if not first:
             return
-        settings = Settings(model=model, calibration=str(calib.resolve()), transform=transform, seed=seed, images=images.names)
+        settings = Settings(
+            model=model,
+            checkpoint="" if checkpoint is None else str(checkpoint.resolve()),
+            model_args=model_args,
+            calibration=str(calib.resolve()),
+            transform=transform,
+            seed=seed,
+            images=images.names,
+        )
         write_all(qmodel, float_path, output, settings, target, weight_type)
     figures = qpass.quantization_report(qmodel)
     console.print(str(figures), highlight=False)
     console.print("; ".join([f"written to {output}", *map(str, figures.bits)]), highlight=False, soft_wrap=True)
-
-
-def _named(arguments: tuple[str, ...]) -> dict[str, Any]:
-    """Returns ``name=value`` arguments as a mapping; values are parsed as YAML."""
-    import yaml
-
-    found = {}
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            equals = ""
-        if not equals or not name.isidentifier():
-            raise ConfigError(f"got {argument!r}", where="--model-arg", expected="NAME=VALUE, such as img_size=384")
-    return found

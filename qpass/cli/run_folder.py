@@ -35,6 +35,8 @@ _CHECKS = {
     "transform": instance(ImageTransform, "a mapping"),
     "seed": whole(0, SEEDS - 1),
     "images": _names,
+    "checkpoint": text,
+    "model_args": _names,
 }
 
 
@@ -49,6 +51,9 @@ class Settings:
         seed: Seed of the run, which drew the images too.
         images: Names of the calibration images, in the order drawn: paths relative to ``calibration``.
             Empty if a version of qpass wrote the folder that did not record them.
+        checkpoint: Path of the weights; empty for those of the model's factory, or if a version of
+            qpass wrote the folder that did not record it.
+        model_args: Arguments of the model's factory, each as ``name=value``.
     """
 
     model: str
@@ -56,6 +61,8 @@ class Settings:
     transform: ImageTransform
     seed: int = 0
     images: Sequence[str] = ()
+    checkpoint: str = ""
+    model_args: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_fields(self, _CHECKS)

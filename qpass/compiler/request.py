@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from qpass.compiler.resume import check_agreement, locked_checkpoint_dir, run_fingerprint
-from qpass.compiler.run import RunOptions, quantize_model, quantize_submodules
+from qpass.compiler.run import RunOptions, measure_model, quantize_model, quantize_submodules
 from qpass.config import QuantConfig
 from qpass.data import Batch, KeptBatches, ModelInputs, checked_batches
 from qpass.data.batches import example_call
@@ -22,6 +22,7 @@ from qpass.graph.capture.float_model import check_model, in_float32
 from qpass.graph.device import to_device
 from qpass.graph.edit import device_of
 from qpass.graph.signature.input_dims import dims_left_open
+from qpass.passes.analysis.tensor_sensitivity import Sensitivity
 from qpass.runtime.arguments import check_seed, usable_device
 from qpass.runtime.distributed import Processes
 from qpass.runtime.storage import Storage, bytes_of
@@ -64,6 +65,15 @@ class Request:
             else:
                 quantized = quantize_model(network, example, batches, self.config, options, self.dynamic_shapes)
             return to_device(quantized, home)
+
+    def measure(self, model: nn.Module, loader: Iterable[Batch]) -> Sensitivity:
+        """Returns what each tensor that the config quantizes costs the network's output."""
+        check_model(model)
+        refuse_quantized(model, ())
+        network, batches, example = self._read(model, loader)
+        with _moved(network, self.device):
+            options = RunOptions(seed=self.seed, storage=self.storage, show_progress=self.progress)
+            return measure_model(network, example, batches, self.config, options, self.dynamic_shapes)
 
     def _read(self, model: nn.Module, loader: Iterable[Batch]) -> tuple[nn.Module, KeptBatches, ModelInputs]:
         """Returns the float32 model, and all calibration data and the example on the working device."""

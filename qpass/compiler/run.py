@@ -26,9 +26,10 @@ from qpass.graph.parts import put_back, record_calls, trace_part
 from qpass.graph.signature.input_check import add_input_check, check_arguments, check_inputs
 from qpass.graph.signature.input_dims import layout_of, takes_any_rows, tie_rows
 from qpass.graph.source_check import Source
-from qpass.passes import Annotate, Canonicalize
+from qpass.passes import AllocateBits, Annotate, Canonicalize, Pass
 from qpass.passes.analysis.blocks import find_blocks
 from qpass.passes.analysis.reference import Reference
+from qpass.passes.analysis.tensor_sensitivity import Sensitivity, measure_sensitivity
 from qpass.report.collect import collect_report
 from qpass.runtime.distributed import ALONE, Processes
 from qpass.runtime.free_memory import return_free_memory
@@ -83,17 +84,7 @@ def quantize_traced(
     """Runs every pass on a traced graph in place, compares it with its source, and attaches the report."""
     batches = _suitable_batches(graph_module, batches, options)
     reference = Reference()
-    *steps, freeze = pipeline(
-        config,
-        batches,
-        reference=reference,
-        layout=layout_of(graph_module),
-        seed=options.seed,
-        checkpoint_dir=options.checkpoint_dir,
-        storage=options.storage,
-        processes=options.processes,
-        show_progress=options.show_progress,
-    )
+    *steps, freeze = _passes(graph_module, batches, config, options, reference)
     source.check(graph_module, "trace")
     for step in steps:
         step(graph_module)
@@ -107,6 +98,53 @@ def quantize_traced(
     update_facts(graph_module, **_ONLY_WHILE_QUANTIZING)
     add_input_check(graph_module)
     return graph_module
+
+
+def measure_traced(
+    graph_module: fx.GraphModule,
+    batches: Sequence[ModelInputs],
+    config: QuantConfig,
+    options: RunOptions,
+    source: Source,
+) -> Sensitivity:
+    """Runs the passes on a traced graph until bit widths are chosen, and measures what each tensor costs."""
+    batches = _suitable_batches(graph_module, batches, options)
+    source.check(graph_module, "trace")
+    for step in _passes(graph_module, batches, config, options, Reference()):
+        if isinstance(step, AllocateBits):
+            return measure_sensitivity(
+                graph_module,
+                step.statistics,
+                step.batches,
+                seed=options.seed,
+                storage=options.storage,
+                show_progress=options.show_progress,
+            )
+        step(graph_module)
+        if step.keeps_function:
+            source.check(graph_module, type(step).__name__)
+        return_free_memory()
+    raise AssertionError("every recipe has the pass that chooses bit widths")
+
+
+def _passes(
+    graph_module: fx.GraphModule,
+    batches: Sequence[ModelInputs],
+    config: QuantConfig,
+    options: RunOptions,
+    reference: Reference,
+) -> list[Pass]:
+    return pipeline(
+        config,
+        batches,
+        reference=reference,
+        layout=layout_of(graph_module),
+        seed=options.seed,
+        checkpoint_dir=options.checkpoint_dir,
+        storage=options.storage,
+        processes=options.processes,
+        show_progress=options.show_progress,
+    )
 
 
 def _report_sample(graph_module: fx.GraphModule, batch: ModelInputs) -> ModelInputs:
@@ -206,6 +244,19 @@ def quantize_model(
     """Traces a model and quantizes the graph."""
     graph_module = trace(model, *example, dynamic_shapes=dynamic_shapes)
     return quantize_traced(graph_module, batches, config, options, Source(model, graph_module, batches, options.storage))
+
+
+def measure_model(
+    model: nn.Module,
+    example: ModelInputs,
+    batches: Sequence[ModelInputs],
+    config: QuantConfig,
+    options: RunOptions,
+    dynamic_shapes: Any = None,
+) -> Sensitivity:
+    """Traces a model and measures what each tensor costs its output."""
+    graph_module = trace(model, *example, dynamic_shapes=dynamic_shapes)
+    return measure_traced(graph_module, batches, config, options, Source(model, graph_module, batches, options.storage))
 
 
 def quantize_submodules(

@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, fx
+from torch import fx
 
 from qpass.config.budget import LIMITS, BudgetConfig
 from qpass.data import ModelInputs
-from qpass.data.rows import Layout, batch_size, split_rows
 from qpass.errors import ConfigError
 from qpass.graph.facts import facts_of, update_facts
-from qpass.graph.signature.input_dims import layout_of, takes_any_rows
-from qpass.nn import QuantizedLayer
-from qpass.passes.analysis.bit_widths import BitWidthOptions, bit_width_options, megabytes_beside_weights
-from qpass.passes.analysis.reference import float_reference
-from qpass.passes.analysis.sensitivity import ErrorFunction, output_errors
+from qpass.passes.analysis.bit_widths import bit_width_options, budget_candidates, megabytes_beside_weights
 from qpass.passes.analysis.statistics import Statistics
-from qpass.passes.analysis.token_weights import ROWS_OF_A_PROBE
+from qpass.passes.analysis.tensor_errors import tensor_errors
 from qpass.passes.base import Pass
-from qpass.quantizers import Quantizer
 from qpass.runtime.storage import Storage
 from qpass.solvers.bit_allocation import Options, allocate, least_cost
 
@@ -85,12 +79,20 @@ class AllocateBits(Pass):
         if self.budget is None or facts_of(graph_module).allocation is not None:
             return False
         limits = {name: value for name in LIMITS if (value := getattr(self.budget, name)) is not None}
-        tensors = bit_width_options(graph_module, self.statistics, self.budget)
+        tensors = bit_width_options(graph_module, self.statistics, budget_candidates(graph_module, self.budget))
         totals = {kind: sum(t.size for t in tensors if t.kind == kind and t.open) for kind in ("activation", "weight")}
         costs = [tensor.costs(totals[tensor.kind]) for tensor in tensors]
         beside = Options([0.0], {"file_mb": [megabytes_beside_weights(graph_module)]})
         _check([*(Options([], cost) for cost in costs), beside], limits)
-        errors = self._errors(graph_module, tensors, self.budget.samples)
+        errors = tensor_errors(
+            graph_module,
+            tensors,
+            self.batches,
+            samples=self.budget.samples,
+            seed=self.seed,
+            storage=self.storage,
+            show_progress=self.show_progress,
+        )
         options = [Options(list(of.values()), cost) for of, cost in zip(errors, costs, strict=True)]
         *chosen, _ = allocate([*options, beside], limits)
         rows = []
@@ -100,27 +102,6 @@ class AllocateBits(Pass):
             rows.append(Allocated(tensor.path, tensor.kind, bits, tensor.size, of))
         update_facts(graph_module, allocation=tuple(rows))
         return True
-
-    def _errors(self, graph_module: fx.GraphModule, tensors: Sequence[BitWidthOptions], samples: int) -> list[dict[int, float]]:
-        """Returns each option's error by bit width, summed over all calls of its quantizer."""
-        reference = float_reference(graph_module)
-        twins = dict(zip(graph_module.graph.nodes, reference.graph.nodes, strict=True))
-        nodes = {
-            twins[node]: [_error_of(reference, tensor.target, fit) for fit in tensor.fits.values()]
-            for tensor in tensors
-            for node in tensor.nodes
-        }
-        batches = _some(
-            self.batches, samples, ROWS_OF_A_PROBE if takes_any_rows(graph_module) else None, layout_of(graph_module)
-        )
-        found = output_errors(reference, nodes, batches, seed=self.seed, storage=self.storage, show_progress=self.show_progress)
-        return [
-            {
-                bits: sum(found[twins[node]][index] for node in tensor.nodes)
-                for index, bits in enumerate(tensor.fits)
-            }
-            for tensor in tensors
-        ]  # fmt: skip
 
 
 def _check(things: Sequence[Options], limits: Mapping[str, float]) -> None:
@@ -132,26 +113,3 @@ def _check(things: Sequence[Options], limits: Mapping[str, float]) -> None:
                 expected=f"at least {least:.3g} with these bit widths",
                 hint="raise the limit or allow smaller bit widths",
             )
-
-
-def _some(batches: Sequence[ModelInputs], samples: int, rows: int | None, layout: Layout = None) -> Sequence[ModelInputs]:
-    """Returns evenly spread batches of ``rows`` samples (None: unsplit), enough for ``samples``, or all."""
-    parts = list(batches)
-    if rows is not None:
-        smallest = [min(rows, batch_size(batch, layout)) for batch in batches]
-        parts = [part for batch, size in zip(batches, smallest, strict=True) for part in split_rows(batch, size, layout=layout)]
-    wanted = -(-samples // batch_size(parts[0], layout))
-    return parts if wanted >= len(parts) else [parts[index * len(parts) // wanted] for index in range(wanted)]
-
-
-def _error_of(reference: fx.GraphModule, target: str, fit: Quantizer) -> ErrorFunction:
-    layer = reference.get_submodule(target)
-    if not isinstance(layer, QuantizedLayer):
-        return lambda x: fit(x) - x
-
-    def product(x: Tensor) -> Tensor:
-        weight = layer.effective_weight().detach()
-        # Computed on demand: for all layers at once, it would be another copy of the model.
-        return layer.product(x, fit(weight) - weight)
-
-    return product

@@ -26,7 +26,8 @@ COLOURS = {
     "weight": "#CC79A7",
 }
 _MARKERS = {"activation": "o", "weight": "s"}
-_STYLE = {
+#: Settings of all plots.
+STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -41,7 +42,7 @@ _STYLE = {
 
 def error_by_depth(report: ReportData) -> str:
     """SQNR of each layer's output in order of execution, blocks as a line over them."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(9.5, 3.4), layout="constrained")
         for kind in report.counts:
             points = [(i, row.sqnr_db) for i, row in enumerate(report.layers) if row.kind == kind]
@@ -54,28 +55,28 @@ def error_by_depth(report: ReportData) -> str:
             axes.plot(*zip(*ends, strict=True), color="#333333", lw=1.2, marker="_", label="block output")
         axes.set(xlabel="layer, in order of execution", ylabel="SQNR of the output, dB")
         axes.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1))
-        return _svg(figure)
+        return svg(figure)
 
 
 def ranges_by_depth(report: ReportData) -> str:
     """Range of each activation's values, and the range that its codes cover."""
     rows = [row for row in report.tensors if row.kind == "activation"]
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(9.5, 3.4), layout="constrained")
         x = np.arange(len(rows))
         axes.vlines(x, [r.low for r in rows], [r.high for r in rows], color="#bbbbbb", lw=3, label="values on the sample")
         covered = [(min(r.levels), max(r.levels)) for r in rows]
         axes.vlines(x, *zip(*covered, strict=True), color=COLOURS["activation"], lw=1.4, label="covered by codes")
-        _logarithmic(axes, "symlog", linthresh=1.0)
+        logarithmic(axes, "symlog", linthresh=1.0)
         axes.set(xlabel="activation, in order of execution", ylabel="value (linear below 1)")
         axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
-        return _svg(figure)
+        return svg(figure)
 
 
 def errors_of_blocks(report: ReportData) -> str:
     """Error of each block's output before and after it was learned, in order."""
     rows = report.reconstruction
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(9.5, 2.6), layout="constrained")
         x = np.arange(len(rows))
         axes.bar(x - 0.2, [row.error_before for row in rows], 0.38, color="#bbbbbb", label="as calibrated")
@@ -85,7 +86,7 @@ def errors_of_blocks(report: ReportData) -> str:
         )
         axes.set(ylabel="error, share of the output")
         axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
-        return _svg(figure)
+        return svg(figure)
 
 
 def bit_widths_by_depth(report: ReportData) -> str:
@@ -94,7 +95,7 @@ def bit_widths_by_depth(report: ReportData) -> str:
     kinds = {kind: rows for kind, rows in kinds.items() if rows}
     bit_widths = sorted({row.bits for rows in kinds.values() for row in rows})
     colours = dict(zip(bit_widths, plt.colormaps["viridis"](np.linspace(0, 0.9, len(bit_widths))), strict=True))
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, panels = plt.subplots(len(kinds), figsize=(9.5, 2.9 * len(kinds)), layout="constrained", squeeze=False)
         for axes, (kind, rows) in zip(panels.flat, kinds.items(), strict=True):
             for bits in bit_widths:
@@ -103,10 +104,10 @@ def bit_widths_by_depth(report: ReportData) -> str:
                     axes.scatter(
                         *zip(*points, strict=True), s=18, marker=_MARKERS[kind], color=colours[bits], label=f"{bits} bits"
                     )
-            _logarithmic(axes, "log")
+            logarithmic(axes, "log")
             axes.set(xlabel=f"{kind}, in order of execution", ylabel=f"error at {min(rows[0].errors)} bits, share of output")
             axes.legend(frameon=False, ncols=len(bit_widths), loc="lower right", bbox_to_anchor=(1, 1))
-        return _svg(figure)
+        return svg(figure)
 
 
 def ranks_by_depth(report: ReportData) -> str:
@@ -116,7 +117,7 @@ def ranks_by_depth(report: ReportData) -> str:
         for place, (path, rank) in enumerate(row.ranks.items()):
             beside = 0.12 * (place - (len(row.ranks) - 1) / 2)  # equal ranks would hide each other
             kinds.setdefault(path.removeprefix(f"{row.path}."), []).append((index + beside, rank))
-    with plt.rc_context({**_STYLE, "axes.prop_cycle": plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7"])}):
+    with plt.rc_context({**STYLE, "axes.prop_cycle": plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7"])}):
         figure, axes = plt.subplots(figsize=(9.5, 2.6), layout="constrained")
         for kind, points in kinds.items():
             axes.plot(*zip(*points, strict=True), marker="o", ms=5, lw=0.5, label=kind)
@@ -125,25 +126,25 @@ def ranks_by_depth(report: ReportData) -> str:
         axes.set_yticks(sorted(chosen))
         axes.set(ylabel="rank", ylim=(0, 1.1 * max(chosen, default=1)))
         axes.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1))
-        return _svg(figure)
+        return svg(figure)
 
 
 def histograms(rows: Sequence[TensorRow]) -> str:
     """Histogram of each tensor, with the levels of its quantizer as ticks below."""
     columns = 3
     lines = -(-len(rows) // columns)
-    with plt.rc_context({**_STYLE, "font.size": 8}):
+    with plt.rc_context({**STYLE, "font.size": 8}):
         figure, grid = plt.subplots(lines, columns, figsize=(9.5, 1.9 * lines), layout="constrained", squeeze=False)
         for axes, row in zip(grid.flat, rows, strict=False):
             edges = np.linspace(row.low, row.high, len(row.histogram) + 1)
             axes.stairs(row.histogram, edges, fill=True, color=COLOURS[row.kind], alpha=0.75)
-            _logarithmic(axes, "log")
+            logarithmic(axes, "log")
             axes.plot(row.levels, np.zeros(len(row.levels)), "|", color="#111111", ms=6, transform=axes.get_xaxis_transform())
             axes.set_title(f"{_title(row)}\n{row.quantizer}, {row.bits} bits, {row.sqnr_db:.1f} dB", fontsize=8)
             axes.set_xlim(min(row.low, *row.levels), max(row.high, *row.levels))
         for axes in grid.flat[len(rows) :]:
             axes.set_visible(False)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _title(row: TensorRow) -> str:
@@ -152,14 +153,16 @@ def _title(row: TensorRow) -> str:
     return f"{row.path}: {name}" if row.path and row.kind == "activation" else row.path or name
 
 
-def _logarithmic(axes: Any, scale: str, **options: Any) -> None:
-    """Sets a logarithmic y axis with plain numbers; matplotlib's own labels are mathematical text."""
-    axes.set_yscale(scale, **options)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+def logarithmic(axes: Any, scale: str, *, axis: str = "y", **options: Any) -> None:
+    """Sets a logarithmic axis with plain numbers; matplotlib's own labels are mathematical text."""
+    getattr(axes, f"set_{axis}scale")(scale, **options)
+    numbers = getattr(axes, f"{axis}axis")
+    numbers.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    numbers.set_minor_formatter(NullFormatter())
 
 
-def _svg(figure: Any) -> str:
+def svg(figure: Any) -> str:
+    """Returns a figure as SVG text and closes it."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(figure)

@@ -12,13 +12,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner, Result
 from torch import fx
 
 import qpass
 from qpass.cli import main
+from qpass.config import QuantConfig
 from qpass.config.presets import PRESETS
 from qpass.graph.facts import facts_of, update_facts
+from qpass.report.sensitivity import SensitivityReport
 from qpass.runtime.folder_lock import alone_in
 from tests.models import small_vit
 
@@ -231,9 +234,29 @@ def test_bench_and_report(output: Path) -> None:
 
 def test_help_teaches() -> None:
     text = run("--help").output
-    for command in ("demo", "presets", "quantize", "evaluate", "verify", "bench", "report"):
+    for command in ("demo", "presets", "quantize", "evaluate", "verify", "bench", "report", "sensitivity"):
         assert command in text
         assert run(command, "--help").exit_code == 0
+
+
+@pytest.mark.slow
+def test_sensitivity_of_a_folder_and_of_its_model_is_the_same(output: Path, data: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(output, tmp_path / "out")
+    result = run("sensitivity", folder, "--batch-size", 8, "--top", 3)
+    assert result.exit_code == 0, result.output
+    report = SensitivityReport.from_json((folder / "sensitivity.json").read_text())
+    assert report.ordered[0].paths[0] in result.output
+    rules = yaml.safe_load(result.output[result.output.index("rules:") : result.output.index("written:")])
+    assert QuantConfig.from_any({"preset": "w8a8", **rules}).rules
+    assert (folder / "sensitivity.svg").read_text().startswith("<svg")
+    result = run("sensitivity", MODEL, "--calib", data, "--batch-size", 8, "--output", tmp_path / "own", "--json")
+    assert result.exit_code == 0, result.output
+    assert SensitivityReport.from_json(result.stdout).tensors == report.tensors
+    settings = json.loads((folder / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps({**settings, "model_args": ["seed=1"]}))
+    assert_refused(run("sensitivity", folder), "float.onnx: is not of the model that its settings name")
+    assert_refused(run("sensitivity", folder, "--calib", data), "--calib beside a folder")
+    assert_refused(run("sensitivity", MODEL, "--output", tmp_path), "--calib is missing")
 
 
 def test_presets_are_listed_as_a_table_and_as_json() -> None:

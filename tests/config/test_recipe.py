@@ -14,6 +14,8 @@ from qpass.config.budget import BudgetConfig
 from qpass.config.preset_table import preset_rows
 from qpass.config.presets import PRESETS
 from qpass.config.reconstruction import ReconstructionConfig
+from qpass.config.rule_text import float_rule, merged_rules, tensor_rules
+from qpass.config.widening import wider_changes, wider_specs
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -302,6 +304,36 @@ def test_what_is_excluded_stays_float_whatever_the_rules_say() -> None:
     assert config.excluding(()) is config
     with pytest.raises(ConfigError, match="rules: got 3; expected a pattern on module paths"):
         config.excluding([3])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("role", ["weight", "activation", "post_softmax"])
+def test_what_is_wider_is_a_valid_rule_with_more_bits(name: str, role: str) -> None:
+    config = QuantConfig.from_any({"preset": name})
+    spec = getattr(config, role)
+    specs = wider_specs(role, spec)
+    assert list(specs) == sorted(specs)
+    assert specs.pop(spec.bits) == spec
+    assert max([*specs, spec.bits]) == 8
+    for bits, change in wider_changes(role, spec).items():
+        resolved = config.with_rules(*tensor_rules([("a[0].b", role)], change)).resolve("a[0].b", role)
+        assert resolved == specs[bits]
+        assert resolved.bits == bits
+
+
+def test_rules_for_one_layer_are_merged() -> None:
+    rules = [
+        *tensor_rules([("a", "weight"), ("b", "weight")], {"bits": 6}),
+        *tensor_rules([("a", "weight"), ("a", "activation")], {"bits": 8}),
+        float_rule("c", "weight"),
+        float_rule("b"),
+        *tensor_rules([("b", "weight")], {"bits": 8}),
+    ]
+    assert merged_rules(rules) == [
+        {"a": {"weight": {"bits": 8}, "activation": {"bits": 8}}},
+        {"b": None},
+        {"c": {"weight": None}},
+    ]
 
 
 def test_the_table_of_presets_has_each_with_what_its_config_says() -> None:

@@ -14,13 +14,12 @@ import qpass
 from qpass.config import QuantConfig
 from qpass.config.budget import BudgetConfig
 from qpass.data import ModelInputs
-from qpass.data.rows import batch_size
 from qpass.errors import ConfigError
 from qpass.graph.capture.trace import trace
 from qpass.graph.facts import facts_of
 from qpass.nn import QuantizedLayer
 from qpass.passes import AllocateBits, Annotate, Calibrate, Canonicalize, InsertQuantizers
-from qpass.passes.allocate_bits import Allocated, _some
+from qpass.passes.allocate_bits import Allocated
 from qpass.passes.analysis.statistics import Statistics
 from qpass.quantizers import Quantizer
 
@@ -159,14 +158,6 @@ def test_a_layer_that_reads_another_layer_has_its_widths() -> None:
     graph = qpass.quantize_graph(model, [torch.randn(64, 8)], {"preset": "mixed-w4a5"}, progress=False)
     rows = [row for row in qpass.quantization_report(graph).allocation if row.kind == "activation"]
     assert [len(row.errors) for row in rows] == [1, 2, 2], "the first reads the network's input"
-
-
-@pytest.mark.parametrize("size", [1, 2, 5, 9])
-def test_batches_of_any_size(size: int) -> None:
-    batches = [ModelInputs((torch.randn(size, 3),), {}) for _ in range(3)]
-    assert sum(batch_size(part) for part in _some(batches, 64, 4)) > 2 * size
-    assert sum(batch_size(part) for part in _some(batches, 6, 4)) in range(min(6, 3 * size) // 2, 9)
-    assert all(batch_size(part) == size for part in _some(batches, 6, None))
 
 
 def test_a_graph_of_a_fixed_batch_is_run_as_it_is() -> None:

@@ -1,9 +1,9 @@
-"""Candidate bit widths of the tensors and weights that a budget decides, with fitted quantizers."""
+"""Candidate bit widths of tensors and weights, with fitted quantizers."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,10 @@ from qpass.passes.annotate import source_of
 from qpass.passes.fold_layer_norm import channel_wise_norms
 from qpass.passes.plan import LayerPlan
 from qpass.quantizers import Quantizer
+
+#: Returns the candidate specs of a tensor by bit width, given its role and its planned spec; none
+#: to keep what is planned.
+Candidates = Callable[[str, QuantSpec], Mapping[int, QuantSpec]]
 
 #: Bytes per node of a file beyond its tensors: names, attributes, and constants of its own.
 _BYTES_A_NODE = 500
@@ -42,7 +46,7 @@ class BitWidthOptions:
             with None.
         spec: The planned spec.
         size: Multiply-adds that read it in the traced example, or values of the weight.
-        open: Whether the budget decides; if not, the only option is the current one.
+        open: Whether there are candidates; if not, the only option is the current one.
         fits: The fitted quantizer for each bit width.
     """
 
@@ -92,15 +96,33 @@ class BitWidthOptions:
                 set_plan(node, dataclasses.replace(plan, operands=tuple(operands)))
 
 
-def bit_width_options(graph_module: fx.GraphModule, statistics: Statistics, budget: BudgetConfig) -> list[BitWidthOptions]:
+def bit_width_options(graph_module: fx.GraphModule, statistics: Statistics, candidates: Candidates) -> list[BitWidthOptions]:
     """Returns all activations and then all weights, in order of execution.
 
     Args:
         graph_module: A quantized graph.
         statistics: Calibration statistics of its tensors.
-        budget: The bit widths to try.
+        candidates: The specs to try. The network's input keeps what is planned.
     """
-    return [*_activations(graph_module, statistics, budget), *_weights(graph_module, budget)]
+    return [*_activations(graph_module, statistics, candidates), *_weights(graph_module, candidates)]
+
+
+def budget_candidates(graph_module: fx.GraphModule, budget: BudgetConfig) -> Candidates:
+    """Returns the candidates among which a budget decides.
+
+    These are the bit widths of what has the recipe's usual bit width, in equal steps.
+    """
+    recipe = recipe_of(graph_module)
+    weights = budget.weight_widths if budget.weight_bits is not None or budget.file_mb is not None else ()
+    activations = budget.activation_widths if budget.activation_bits is not None else ()
+
+    def candidates(role: str, spec: QuantSpec) -> dict[int, QuantSpec]:
+        widths, usual = (weights, recipe.weight) if role == "weight" else (activations, recipe.activation)
+        if spec.bits != usual.bits or spec.quantizer != QuantizerName.UNIFORM:
+            return {}
+        return {bits: dataclasses.replace(spec, bits=bits) for bits in widths}
+
+    return candidates
 
 
 def megabytes_beside_weights(graph_module: fx.GraphModule) -> float:
@@ -112,25 +134,22 @@ def megabytes_beside_weights(graph_module: fx.GraphModule) -> float:
     return (beside + _BYTES_A_NODE * len(graph_module.graph.nodes)) / 1e6
 
 
-def _activations(graph_module: fx.GraphModule, statistics: Statistics, budget: BudgetConfig) -> Iterator[BitWidthOptions]:
+def _activations(graph_module: fx.GraphModule, statistics: Statistics, candidates: Candidates) -> Iterator[BitWidthOptions]:
     groups: dict[str, list[tuple[fx.Node, fx.Node, int]]] = {}
-    specs: dict[str, tuple[QuantSpec, bool]] = {}
+    specs: dict[str, tuple[QuantSpec, bool, str]] = {}
     for reader, _, operand in planned_operands(graph_module):
         node = quantizer_node(reader.args[operand.index])
         groups.setdefault(str(node.target), []).append((node, reader, operand.index))
         assert operand.spec is not None
-        specs[str(node.target)] = operand.spec, operand.signed
+        specs[str(node.target)] = operand.spec, operand.signed, operand.role
     norms = {str(quantizers[0].target): norm for norm, quantizers in channel_wise_norms(graph_module).items()}
-    usual = recipe_of(graph_module).activation.bits
     for target, readers in groups.items():
-        (spec, signed), point = specs[target], input_node(readers[0][0], 0)
-        decides = budget.activation_bits is not None and spec.bits == usual and spec.quantizer == QuantizerName.UNIFORM
-        is_open = decides and source_of(point).op != "placeholder"
+        (spec, signed, role), point = specs[target], input_node(readers[0][0], 0)
+        tried = {} if source_of(point).op == "placeholder" else candidates(role, spec)
         fitted = graph_module.get_submodule(target)
         assert isinstance(fitted, Quantizer)
-        fits = {} if is_open else {spec.bits: fitted}
-        for bits in budget.activation_widths if is_open else ():
-            wanted = dataclasses.replace(spec, bits=bits)
+        fits = {} if tried else {spec.bits: fitted}
+        for bits, wanted in tried.items():
             if target in norms:
                 fits[bits] = channel_quantizer(graph_module, statistics, norms[target], wanted)
             else:
@@ -142,23 +161,21 @@ def _activations(graph_module: fx.GraphModule, statistics: Statistics, budget: B
             readers=tuple((reader, index) for _, reader, index in readers),
             spec=spec,
             size=sum(multiply_adds(graph_module, reader) for _, reader, _ in readers),
-            open=is_open,
+            open=bool(tried),
             fits=fits,
         )
 
 
-def _weights(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator[BitWidthOptions]:
-    decides = budget.weight_bits is not None or budget.file_mb is not None
-    usual = recipe_of(graph_module).weight.bits
+def _weights(graph_module: fx.GraphModule, candidates: Candidates) -> Iterator[BitWidthOptions]:
     for node in graph_module.graph.nodes:
         layer, plan = _layer(graph_module, node), get_plan(node)
         if layer is None or layer.quantizer is None or not isinstance(plan, LayerPlan) or plan.weight is None:
             continue
         weight = layer.effective_weight().detach()
-        is_open = decides and plan.weight.bits == usual and plan.weight.quantizer == QuantizerName.UNIFORM
-        fits = {} if is_open else {plan.weight.bits: layer.quantizer}
-        for bits in budget.weight_widths if is_open else ():
-            fits[bits] = weight_quantizer(weight, dataclasses.replace(plan.weight, bits=bits))
+        tried = candidates("weight", plan.weight)
+        fits = {} if tried else {plan.weight.bits: layer.quantizer}
+        for bits, wanted in tried.items():
+            fits[bits] = weight_quantizer(weight, wanted)
         yield BitWidthOptions(
             kind="weight",
             target=str(node.target),
@@ -166,7 +183,7 @@ def _weights(graph_module: fx.GraphModule, budget: BudgetConfig) -> Iterator[Bit
             readers=((node, None),),
             spec=plan.weight,
             size=weight.numel(),
-            open=is_open,
+            open=bool(tried),
             fits=fits,
         )
 

@@ -14,7 +14,7 @@ from qpass.graph.capture.trace import trace
 from qpass.graph.edit import get_plan
 from qpass.nn import QuantizedLayer
 from qpass.passes import AllocateBits
-from qpass.passes.analysis.bit_widths import BitWidthOptions, bit_width_options, megabytes_beside_weights
+from qpass.passes.analysis.bit_widths import BitWidthOptions, bit_width_options, budget_candidates, megabytes_beside_weights
 from qpass.quantizers import Quantizer
 
 BUDGET = BudgetConfig(activation_bits=5, weight_bits=5, activation_widths=(4, 8), weight_widths=(3, 4))
@@ -28,7 +28,7 @@ def quantized() -> tuple[fx.GraphModule, list[BitWidthOptions]]:
     graph = trace(model, (x[:2],))
     for step in pipeline(QuantConfig.from_any("mixed-w4a5"), [ModelInputs((x,), {})]):
         if isinstance(step, AllocateBits):
-            return graph, bit_width_options(graph, step.statistics, BUDGET)
+            return graph, bit_width_options(graph, step.statistics, budget_candidates(graph, BUDGET))
         step(graph)
     raise AssertionError("the recipe has a budget")
 
