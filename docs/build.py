@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pdoc
 
-MODULES = ("qpass", "qpass.quantizers", "qpass.passes", "qpass.backends.onnx_qdq", "qpass.backends.onnxruntime", "qpass.report")
+MODULES = (
+    "qpass",
+    "qpass.quantizers",
+    "qpass.passes",
+    "qpass.backends.onnx_qdq",
+    "qpass.backends.onnxruntime",
+    "qpass.report",
+    "qpass.accuracy",
+)
 
 output = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "api"
 pdoc.render.configure(docformat="google")

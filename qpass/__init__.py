@@ -7,12 +7,14 @@ from qpass.api import (
     onnxruntime_model,
     quantization_report,
     quantize_graph,
+    quantize_to_accuracy,
     save,
     sensitivity_report,
     verify_onnx,
 )
 from qpass.config import QuantConfig, QuantSpec
 from qpass.errors import (
+    AccuracyError,
     CalibrationError,
     ConfigError,
     DataError,
@@ -30,6 +32,7 @@ from qpass.version import __version__
 old_paths.install()
 
 __all__ = [
+    "AccuracyError",
     "CalibrationError",
     "ConfigError",
     "DataError",
@@ -49,6 +52,7 @@ __all__ = [
     "onnxruntime_model",
     "quantization_report",
     "quantize_graph",
+    "quantize_to_accuracy",
     "save",
     "sensitivity_report",
     "verify_onnx",

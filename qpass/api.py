@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from qpass.accuracy.candidates import STARTS
+from qpass.accuracy.drop import Metric
 from qpass.compiler.request import Request
 from qpass.config import QuantConfig
 from qpass.data import Batch
@@ -24,6 +26,7 @@ from qpass.runtime.torch_modes import in_known_state
 from qpass.serialize import load_graph, save_graph
 
 if TYPE_CHECKING:
+    from qpass.accuracy import AccuracyResult
     from qpass.backends.onnxruntime import LatencyReport, VerifyReport
 
 
@@ -120,6 +123,106 @@ def quantize_graph(
         progress=progress,
     )
     return request.carry_out(model, calib_loader)  # type: ignore[return-value]
+
+
+@in_known_state
+def quantize_to_accuracy(
+    model: nn.Module,
+    calib_loader: Iterable[Batch],
+    config: QuantConfig | Mapping[str, Any] | str | Path | None = None,
+    *,
+    evaluate: Metric,
+    max_drop: float,
+    prefer: str = "size",
+    measure_speed: bool = False,
+    folder: str | Path | None = None,
+    target: str = "onnxruntime",
+    weight_type: str = "auto",
+    threads: int = 0,
+    example_inputs: Batch | None = None,
+    transform_fn: Callable[[Any], Batch] | None = None,
+    exclude: Sequence[str] = (),
+    dynamic_shapes: Mapping[str, Any] | Sequence[Any] | None = None,
+    device: torch.device | str | None = None,
+    seed: int = 0,
+    max_memory: float = DEFAULT_GIB,
+    progress: bool = True,
+) -> AccuracyResult:
+    """Quantizes as narrowly as a metric allows: a file whose score drops by at most ``max_drop``.
+
+    Starts with the recipe as it is. If its score drops too far, the tensors that lose most for what
+    they cost get more bits, up to 8, and then whole layers stay float, at most half of the network.
+    The order comes from ``sensitivity_report``; the metric decides. Every candidate is exported and
+    evaluated in onnxruntime. Few are tried: the search halves what lies between one that drops too
+    far and one that does not, so the candidate before the chosen one was tried, and drops too far.
+
+    If ``evaluate`` returns a score for each sample, a candidate is taken if its drop is at most
+    ``max_drop`` with a confidence of 95 %, one-sided: by Tango's limit for paired proportions if all
+    scores are 0 or 1 (or 0 or 100), else by a paired t test. If it returns a single number, the drop
+    itself is compared, which says nothing about other samples. Since the candidate is chosen on these
+    samples, its score on them is not an unbiased estimate; measure it on others.
+
+    Args:
+        model: As for ``quantize_graph``, as are all arguments not named here.
+        calib_loader: Batches of calibration data.
+        config: The recipe to start from, without a budget; None is ``"w4a8"`` where size is
+            preferred and ``"w8a8"`` where speed is.
+        evaluate: Called with a function that is called like the model, it returns the score, higher
+            is better: a list or 1-D array or tensor with one for each sample, in the same order each
+            time, or a single number. It must not evaluate on calibration samples.
+        max_drop: Largest drop from the float model, in units of the score.
+        prefer: ``"size"`` or ``"speed"``: what a candidate's changes should cost least of.
+        measure_speed: Whether to time each candidate against the float network.
+        folder: Where to keep the scores of what was tried. The same call with the same folder tries
+            nothing twice; other values of ``config``, ``max_drop`` and ``prefer`` may share the folder.
+            None keeps nothing.
+        target: As for ``export_onnx``, as is ``weight_type``: export the result with the same ones.
+        weight_type: dtype of 8-bit weights and second factors of products.
+        threads: Threads of onnxruntime during evaluation; 0 uses its default, one per core.
+        example_inputs: A batch to trace the model with.
+        transform_fn: Converts what the loader yields to a batch.
+        exclude: Globs on module paths of layers that stay float.
+        dynamic_shapes: The dynamic dims of the inputs.
+        device: Where to calibrate.
+        seed: Random seed.
+        max_memory: GiB of memory for what is kept of calibration data.
+        progress: Whether to show on standard error what is tried, and progress bars.
+
+    Returns:
+        The result: ``print`` it, export its ``graph``, or read ``config``, ``drop`` and ``trials``.
+
+    Raises:
+        AccuracyError: If even the widest candidate drops further. Its ``table`` lists what was tried.
+        ConfigError: If the samples are too few to show such a drop, the recipe has a budget, or
+            ``evaluate`` returns something else.
+        DataError: If ``evaluate`` uses a calibration sample.
+        CalibrationError, TraceError, SourceError, UnsupportedError: As ``quantize_graph``.
+    """
+    from qpass.accuracy.keep import Goal, keep_accuracy
+
+    goal = Goal(
+        evaluate=evaluate,
+        max_drop=max_drop,
+        prefer=prefer,
+        measure_speed=measure_speed,
+        target=target,
+        weight_type=weight_type,
+        threads=threads,
+    )
+    request = Request(
+        config=QuantConfig.from_any(STARTS[prefer] if config is None else config).excluding(exclude),
+        example_inputs=example_inputs,
+        transform_fn=transform_fn,
+        submodules=None,
+        dynamic_shapes=dynamic_shapes,
+        device=device,
+        seed=seed,
+        checkpoint_dir=None,
+        max_memory=max_memory,
+        progress=progress,
+    )
+    kept = None if folder is None else Path(folder)
+    return keep_accuracy(request, request.read(model, calib_loader), goal, kept)
 
 
 @in_known_state
@@ -331,7 +434,7 @@ def sensitivity_report(
         max_memory=max_memory,
         progress=progress,
     )
-    return SensitivityReport.of(request.measure(model, calib_loader), type(model).__name__, request.config)
+    return SensitivityReport.of(request.measure(request.read(model, calib_loader)), type(model).__name__, request.config)
 
 
 @in_known_state

@@ -68,6 +68,16 @@ class VerifyError(QPassError):
     """A deployed file that does not compute what its graph computes."""
 
 
+class AccuracyError(QPassError):
+    """A network that loses more than it may, in every form that was tried.
+
+    Attributes:
+        table: The candidates that were tried.
+    """
+
+    table: str = ""
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of another library's error, or its class name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -14,7 +14,8 @@ T = TypeVar("T")
 
 def _bar() -> Progress:
     columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)  # a log would get blank lines
 
 
 def track(items: Iterable[T], label: str, *, show: bool = True, total: int | None = None) -> Iterator[T]:
@@ -38,7 +39,7 @@ class StepBar:
     def __init__(self, total: int, *, show: bool = True) -> None:
         self.label = ""
         self._bar = _bar()
-        self._bar.disable = not show
+        self._bar.disable |= not show
         self._task = self._bar.add_task("", total=total)
 
     def __enter__(self) -> Self:

@@ -26,6 +26,7 @@ LAYERS = (
     ("serialize", "compiler"),
     ("backends",),
     ("evaluation", "zoo"),
+    ("accuracy",),
     ("api",),
     ("__init__", "cli", "__main__"),
 )

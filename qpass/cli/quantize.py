@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 
+from qpass.cli.keep_accuracy import AccuracyOptions, accuracy_options
 from qpass.cli.model_arguments import named_arguments
 from qpass.cli.options import COUNT, DATA, batch_size_option, console, image_options, renamed
 from qpass.cli.outputs import float_file, prepare_folder, write_all
@@ -29,10 +31,9 @@ from qpass.runtime.storage import DEFAULT_GIB, bytes_of
 @click.option("--num-calib", type=COUNT, hidden=True, callback=renamed("--calib-count"), help="Old name of --calib-count.")
 @click.option(
     "--config",
-    default="w8a8",
-    show_default=True,
     help="A YAML file or a preset. wXaY has weights of X bits and activations of Y bits; mixed-wXaZ has activations of Z - 1 or"
-    f" 8 bits, Z on average. Presets: {', '.join(PRESETS)}.",
+    f" 8 bits, Z on average. Presets: {', '.join(PRESETS)}"
+    "  [default: w8a8]",
 )
 @click.option(
     "--exclude",
@@ -51,8 +52,8 @@ from qpass.runtime.storage import DEFAULT_GIB, bytes_of
 @click.option(
     "--checkpoint-dir",
     type=DATA,
-    help="Save learned blocks here  [default: in --output until the run is finished]. The same command resumes after the last"
-    " saved block.",
+    help="Save learned blocks, or the candidates of --max-drop, here  [default: in --output]. The same command resumes after"
+    " the last one saved.",
 )
 @click.option(
     "--max-memory",
@@ -74,7 +75,7 @@ from qpass.runtime.storage import DEFAULT_GIB, bytes_of
     " the fastest that is exact on this machine.",
 )
 @click.option("--output", type=DATA, required=True, help="Folder to write to; created if missing.")
-@click.option("--discard", is_flag=True, help="Delete blocks that an unfinished run left in --output, and start over.")
+@click.option("--discard", is_flag=True, help="Delete blocks and candidates that another run left in --output, and start over.")
 @click.option("--device", help="Where to calibrate, such as cuda  [default: cpu]")
 @click.option(
     "--seed",
@@ -92,12 +93,13 @@ from qpass.runtime.storage import DEFAULT_GIB, bytes_of
 )
 @batch_size_option
 @image_options
+@accuracy_options
 def quantize(
-    model: str, checkpoint: Path | None, calib: Path, calib_count: int | None, num_calib: int | None, config: str,
+    model: str, checkpoint: Path | None, calib: Path, calib_count: int | None, num_calib: int | None, config: str | None,
     exclude: tuple[str, ...],
     schedule: str | None, polish: str | None, checkpoint_dir: Path | None, max_memory: float, target: str, weight_type: str,
     output: Path, discard: bool, device: str | None, seed: int, model_args: tuple[str, ...], batch_size: int, crop: int | None,
-    resize: int | None,
+    resize: int | None, goal: AccuracyOptions | None,
 ) -> None:  # fmt: skip
     """Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
 
@@ -110,11 +112,12 @@ def quantize(
       float.onnx    the float file, the baseline of size and speed
       report.html   errors, ranges and histograms of every layer; report.json has the same data
       settings.json the model, the seed, and which calibration images were drawn
+      recipe.yaml   with --max-drop: the recipe that was chosen, for --config
     """  # noqa: D301 (click reads the backspace)
     import qpass
     from qpass.backends.onnx_qdq.capabilities import use_int8_weights
     from qpass.backends.onnx_qdq.targets import target_by_name
-    from qpass.cli.run_folder import BLOCKS, Settings, owned_folder
+    from qpass.cli.run_folder import BLOCKS, CANDIDATES, Settings, owned_folder
     from qpass.config import QuantConfig
     from qpass.data import draw_images, image_batches, open_images
     from qpass.runtime.distributed import Processes, job
@@ -127,6 +130,7 @@ def quantize(
     factory_arguments = named_arguments(model_args)
     if device is not None:
         usable_device(device)
+    config = config or ("w8a8" if goal is None else goal.start)
     learning = {key: value for key, value in (("schedule", schedule), ("polish", polish)) if value is not None}
     is_file = config.endswith((".yaml", ".yml"))
     recipe = QuantConfig.from_yaml(config, **learning) if is_file else QuantConfig.from_any({"preset": config, **learning})
@@ -134,7 +138,7 @@ def quantize(
     if target == "openvino":
         recipe = dataclasses.replace(recipe, fused_attention=True)
     prepare_folder(output)
-    keeps_blocks = recipe.reconstruction is not None and checkpoint_dir is None
+    keeps_blocks = recipe.reconstruction is not None and checkpoint_dir is None and goal is None
     with job(device) as device, ExitStack() as held:
         first = Processes.current().first
         if first:
@@ -143,17 +147,18 @@ def quantize(
         transform = model_transform(network, crop, resize)
         count = calib_count or num_calib or (128 if recipe.reconstruction is None else 1000)
         images = draw_images(open_images(calib, transform), count, seed=seed)
+        metric = None if goal is None else goal.metric(transform, min(batch_size, len(images)))
         if first:
             float_path = held.enter_context(float_file(network, next(iter(image_batches(images, batch_size)))[0], output))
-        qmodel = qpass.quantize_graph(
-            network,
-            (batch for batch, _ in image_batches(images, batch_size)),
-            recipe,
-            device=device,
-            seed=seed,
-            checkpoint_dir=checkpoint_dir or output / BLOCKS,
-            max_memory=max_memory,
-        )
+        batches = (batch for batch, _ in image_batches(images, batch_size))
+        shared: dict[str, Any] = {"device": device, "seed": seed, "max_memory": max_memory}
+        if goal is None:
+            qmodel = qpass.quantize_graph(network, batches, recipe, checkpoint_dir=checkpoint_dir or output / BLOCKS, **shared)
+        else:
+            shared |= {"target": target, "weight_type": weight_type}
+            qmodel = goal.quantize(
+                network, batches, recipe, metric, output, folder=checkpoint_dir or output / CANDIDATES, **shared
+            )
         if not first:
             return
         settings = Settings(

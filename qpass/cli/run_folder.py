@@ -20,8 +20,10 @@ from qpass.runtime.folder_lock import alone_in
 MODEL, GRAPH, FLOAT, REPORT, FIGURES, SETTINGS = (
     "model.onnx", "model.qpass", "float.onnx", "report.html", "report.json", "settings.json",
 )  # fmt: skip
-#: Where learned blocks are kept until everything is written.
-BLOCKS = "blocks"
+#: Where learned blocks are kept until everything is written, and where scores of candidates are.
+BLOCKS, CANDIDATES = "blocks", "candidates"
+#: The recipe that was chosen.
+RECIPE = "recipe.yaml"
 
 
 def _names(value: Any, where: str) -> tuple[str, ...]:
@@ -79,7 +81,7 @@ def owned_folder(folder: Path, *, keeps_blocks: bool, discard: bool) -> Iterator
     Args:
         folder: The folder; it must exist.
         keeps_blocks: Whether the run saves learned blocks in ``BLOCKS``.
-        discard: Whether to delete blocks that another run left there.
+        discard: Whether to delete blocks and candidates that another run left there.
 
     Raises:
         DataError: If another run is writing there, or has left blocks that this run would not use.
@@ -90,6 +92,7 @@ def owned_folder(folder: Path, *, keeps_blocks: bool, discard: bool) -> Iterator
             raise DataError("is no folder", where=str(blocks), hint="move it away: learned blocks are kept there")
         if discard:
             _discard(blocks)
+            _discard(folder / CANDIDATES)
         elif blocks.exists() and not keeps_blocks:
             raise DataError(
                 "holds blocks of a run that learns and has not finished",

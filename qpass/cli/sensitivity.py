@@ -11,7 +11,7 @@ import click
 from torch import Tensor
 
 from qpass.cli.model_arguments import named_arguments
-from qpass.cli.options import COUNT, DATA, console, image_options
+from qpass.cli.options import COUNT, DATA, batch_size_option, console, image_options
 from qpass.cli.transforms import model_transform, saved_transform
 from qpass.errors import ConfigError, DataError
 from qpass.runtime.arguments import SEEDS
@@ -59,6 +59,7 @@ class _Subject:
 @click.option("--seed", type=click.IntRange(0, SEEDS - 1), default=0, show_default=True, help="Random seed, for MODEL.")
 @click.option("--model-arg", "model_args", multiple=True, metavar="NAME=VALUE", help="Argument of the model's factory.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@batch_size_option
 @image_options
 def sensitivity(
     subject: str, checkpoint: Path | None, calib: Path | None, calib_count: int, config: str | None, exclude: tuple[str, ...],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -26,6 +27,22 @@ from qpass.passes.analysis.tensor_sensitivity import Sensitivity
 from qpass.runtime.arguments import check_seed, usable_device
 from qpass.runtime.distributed import Processes
 from qpass.runtime.storage import Storage, bytes_of
+
+
+class Subject(NamedTuple):
+    """What a run works on.
+
+    Attributes:
+        network: The float32 model.
+        batches: All calibration data, moved to the working device when read.
+        example: A call to trace the model with, on the working device.
+        in_its_type: Converts inputs of the caller's model to those of ``network``.
+    """
+
+    network: nn.Module
+    batches: KeptBatches
+    example: ModelInputs
+    in_its_type: Callable[[ModelInputs], ModelInputs]
 
 
 @dataclass(kw_only=True)
@@ -52,11 +69,25 @@ class Request:
         self.device = None if self.device is None else usable_device(self.device)
         check_seed(self.seed)
 
+    def with_config(self, config: QuantConfig, checkpoint_dir: Path | None) -> Request:
+        """Returns the same request for another recipe; both keep values in one storage."""
+        request = dataclasses.replace(self, config=config, checkpoint_dir=checkpoint_dir)
+        request.storage = self.storage
+        return request
+
     def carry_out(self, model: nn.Module, loader: Iterable[Batch]) -> nn.Module:
         """Returns the quantized network."""
+        return self.quantize(self.read(model, loader))
+
+    def read(self, model: nn.Module, loader: Iterable[Batch]) -> Subject:
+        """Checks a model and reads all calibration data."""
         check_model(model)
         refuse_quantized(model, self.submodules or ())
-        network, batches, example = self._read(model, loader)
+        return self._read(model, loader)
+
+    def quantize(self, subject: Subject) -> nn.Module:
+        """Returns the quantized network of what was read."""
+        network, batches, example, _ = subject
         home = device_of(network)
         with _moved(network, self.device), self._run(network, batches) as options:
             if self.submodules:
@@ -66,17 +97,14 @@ class Request:
                 quantized = quantize_model(network, example, batches, self.config, options, self.dynamic_shapes)
             return to_device(quantized, home)
 
-    def measure(self, model: nn.Module, loader: Iterable[Batch]) -> Sensitivity:
+    def measure(self, subject: Subject) -> Sensitivity:
         """Returns what each tensor that the config quantizes costs the network's output."""
-        check_model(model)
-        refuse_quantized(model, ())
-        network, batches, example = self._read(model, loader)
+        network, batches, example, _ = subject
         with _moved(network, self.device):
             options = RunOptions(seed=self.seed, storage=self.storage, show_progress=self.progress)
             return measure_model(network, example, batches, self.config, options, self.dynamic_shapes)
 
-    def _read(self, model: nn.Module, loader: Iterable[Batch]) -> tuple[nn.Module, KeptBatches, ModelInputs]:
-        """Returns the float32 model, and all calibration data and the example on the working device."""
+    def _read(self, model: nn.Module, loader: Iterable[Batch]) -> Subject:
         network, in_its_type = in_float32(model)
         batches = KeptBatches(self.storage)
         own_shapes = self.submodules or self.dynamic_shapes is None
@@ -87,7 +115,7 @@ class Request:
         given = self.example_inputs
         example = batches[0] if given is None else in_its_type(example_call(given, model, batches[0]))
         where = device_of(network) if self.device is None else self.device
-        return network, batches.on(where), example.to(where)
+        return Subject(network, batches.on(where), example.to(where), in_its_type)
 
     @contextmanager
     def _run(self, network: nn.Module, batches: KeptBatches) -> Iterator[RunOptions]:

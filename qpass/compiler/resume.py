@@ -67,8 +67,13 @@ def check_agreement(processes: Processes, facts: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def locked_checkpoint_dir(folder: Path, facts: Mapping[str, Any]) -> Iterator[None]:
+def locked_checkpoint_dir(folder: Path, facts: Mapping[str, Any], holds: str = "blocks") -> Iterator[None]:
     """Claims a folder for a run, or checks that it is the run's, and locks it until the block ends.
+
+    Args:
+        folder: The folder; created if missing.
+        facts: What the run depends on.
+        holds: What is kept there, for messages.
 
     Raises:
         ConfigError: If it cannot be created, or belongs to another run; the message names every
@@ -86,7 +91,7 @@ def locked_checkpoint_dir(folder: Path, facts: Mapping[str, Any]) -> Iterator[No
             write_whole(path, json.dumps(facts, indent=1))
         elif known != facts:
             raise ConfigError(
-                f"holds blocks of another run, whose {' and '.join(_differences(known, facts))}",
+                f"holds {holds} of another run, whose {' and '.join(_differences(known, facts))}",
                 where=f"checkpoint_dir {folder}",
                 expected="the same model, calibration data, config and seed",
                 hint="give another folder (--output), or delete this one (--discard)",

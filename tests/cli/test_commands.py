@@ -259,6 +259,52 @@ def test_sensitivity_of_a_folder_and_of_its_model_is_the_same(output: Path, data
     assert_refused(run("sensitivity", MODEL, "--output", tmp_path), "--calib is missing")
 
 
+@pytest.mark.slow
+def test_a_drop_is_kept_and_the_recipe_makes_the_same_file(data: Path, tmp_path: Path) -> None:
+    x = torch.randn(300, 3, 32, 32, generator=torch.Generator().manual_seed(11))
+    with torch.no_grad():
+        np.savez(tmp_path / "eval.npz", x=x.numpy(), y=small_vit()(x).argmax(1).numpy())
+    options = ("--calib", data, "--batch-size", 8, "--prefer", "speed", "--eval", tmp_path / "eval.npz")
+    result = run("quantize", MODEL, *options, "--max-drop", 12, "--output", tmp_path / "out", "--speed")
+    assert result.exit_code == 0, result.output
+    assert "* the recipe as it is" in result.output
+    assert "at most 12 with 95 % confidence" in result.output
+    assert "not an unbiased estimate" in " ".join(result.output.split())
+    assert "the recipe as it is: 0.0" in result.stderr
+    recipe = tmp_path / "out" / "recipe.yaml"
+    assert QuantConfig.from_yaml(recipe) == QuantConfig.from_any("w8a8")
+    result = run("quantize", MODEL, "--calib", data, "--batch-size", 8, "--config", recipe, "--output", tmp_path / "again")
+    assert result.exit_code == 0, result.output
+    files = [(tmp_path / name / "model.onnx").read_bytes() for name in ("out", "again")]
+    assert files[0] == files[1]
+    result = run("quantize", MODEL, *options, "--max-drop", 0.9, "--output", tmp_path / "strict")
+    assert result.exit_code == 2
+    assert "error: max_drop 0.9: no candidate keeps it: the widest" in result.stderr
+    assert "layers in float" in result.stdout
+    assert {path.name for path in (tmp_path / "strict").iterdir()} == {"candidates"}
+
+
+def test_what_a_drop_needs(tmp_path: Path) -> None:
+    np.savez(tmp_path / "unlabelled.npz", x=np.zeros((4, 3, 32, 32), np.float32))
+    for options, message in (
+        (("--max-drop", 1), "--max-drop without --eval"),
+        (("--eval", tmp_path), "--eval without --max-drop"),
+        (("--speed",), "--speed without --max-drop"),
+        (("--max-drop", 1, "--eval", tmp_path / "unlabelled.npz"), "unlabelled.npz: has no labels"),
+        (("--max-drop", 1, "--eval", tmp_path / "none.zip"), "none.zip: does not exist"),
+    ):
+        plain = ("quantize", MODEL, "--calib", tmp_path / "unlabelled.npz", "--output", tmp_path / "out")
+        assert_refused(run(*plain, *options), message)
+
+
+@pytest.mark.slow
+def test_calibration_images_are_not_evaluated_on(data: Path, tmp_path: Path) -> None:
+    plain = ("quantize", MODEL, "--calib", data, "--output", tmp_path / "out", "--max-drop", 30, "--eval", data)
+    assert_refused(run(*plain), "evaluates a calibration sample")
+    assert_refused(run(*plain, "--config", "mixed-w4a5"), "a budget and max_drop both choose bit widths")
+    assert not (tmp_path / "out" / "model.onnx").exists()
+
+
 def test_presets_are_listed_as_a_table_and_as_json() -> None:
     text = run("presets").output
     assert all(name in text for name in PRESETS)

@@ -75,7 +75,7 @@ class BitWidthOptions:
         if self.open:
             costs[f"{self.kind}_bits"] = [self.size * bits / total for bits in self.fits]
         if self.kind == "weight":
-            costs["file_mb"] = [self.size * _STORED_BITS.get(bits, bits) / 8e6 for bits in self.fits]
+            costs["file_mb"] = [self.size * stored_bits(bits) / 8e6 for bits in self.fits]
         return costs
 
     def choose(self, graph_module: fx.GraphModule, bits: int) -> None:
@@ -94,6 +94,11 @@ class BitWidthOptions:
             else:
                 operands = (dataclasses.replace(o, spec=spec) if o.index == index else o for o in plan.operands)
                 set_plan(node, dataclasses.replace(plan, operands=tuple(operands)))
+
+
+def stored_bits(bits: int) -> float:
+    """Returns the bits of a file that a code of a weight takes."""
+    return _STORED_BITS.get(bits, bits)
 
 
 def bit_width_options(graph_module: fx.GraphModule, statistics: Statistics, candidates: Candidates) -> list[BitWidthOptions]:
