@@ -3,7 +3,8 @@
 from qpass.data.batches import Batch, ModelInputs, checked_batches
 from qpass.data.coco import CocoImages
 from qpass.data.draw import draw_images, draw_samples
-from qpass.data.images import ImageTransform, image_batches, open_images
+from qpass.data.image_transform import ImageTransform
+from qpass.data.images import image_batches, open_images
 from qpass.data.kept_batches import KeptBatches
 from qpass.data.point_clouds import PointClouds, open_modelnet40, open_shapenet_part
 

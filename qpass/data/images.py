@@ -12,82 +12,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from qpass.config.fields import check_fields, number, optional, refuse, several, whole
-from qpass.data.decode import LARGEST_IMAGE, check_pixels, decode_image, image_bytes
+from qpass.config.fields import optional, whole
+from qpass.data.decode import LARGEST_IMAGE, image_bytes
+from qpass.data.image_transform import ImageTransform
 from qpass.data.labels import read_labels
 from qpass.data.regular_file import LARGEST_TABLE, read_text
 from qpass.errors import DataError
 
 _TABLE = "a table in UTF-8"
-#: Maximum side of a network's input, in pixels.
-LARGEST_SIDE = 8192
-_CHECKS = {
-    "crop": whole(1, LARGEST_SIDE, expected=f"1 to {LARGEST_SIDE} pixels"),
-    "resize": optional(whole(1, LARGEST_SIDE, expected=f"1 to {LARGEST_SIDE} pixels")),
-    "mean": several(number(lambda value: True, ""), "numbers"),
-    "std": several(number(lambda value: value > 0, ""), "numbers above 0"),
-}
 _count = whole(1, expected="a whole number above 0")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageTransform:
-    """Image -> normalized float tensor (channels, crop, crop). EXIF orientation is not applied.
-
-    Attributes:
-        crop: Side of the centre crop, in pixels.
-        resize: Length to which the shorter side is resized first (bicubic); None skips resizing.
-        mean: Mean of each channel, for values in [0, 1].
-        std: Standard deviation of each channel.
-
-    Raises:
-        ConfigError: If a field has the wrong type, or mean and std are not one number for each of 1
-            or 3 channels.
-    """
-
-    crop: int = 224
-    resize: int | None = None
-    mean: Sequence[float] = (0.485, 0.456, 0.406)
-    std: Sequence[float] = (0.229, 0.224, 0.225)
-
-    def __post_init__(self) -> None:
-        check_fields(self, _CHECKS, "transform.")
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
-            raise refuse((self.mean, self.std), "transform.mean and std", "one number for each of 1 or 3 channels")
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Returns the tensor of one image."""
-        from torchvision.transforms import v2  # slow to import
-
-        steps: list[Any] = [] if self.resize is None else [v2.Resize(self.resize, v2.InterpolationMode.BICUBIC)]
-        steps += [v2.CenterCrop(self.crop), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
-        steps += [v2.Normalize(list(self.mean), list(self.std))]
-        tensor: Tensor = v2.Compose(steps)(image.convert(self._mode))
-        return tensor
-
-    def decode(self, data: bytes, where: str) -> Tensor:
-        """Returns the tensor of an image file.
-
-        Args:
-            data: Content of the file.
-            where: Name of the file in messages.
-
-        Raises:
-            DataError: If the data is not an image, or too large before or after resizing.
-        """
-        image = decode_image(data, self._mode, where)
-        if self.resize is not None:
-            width, height = (max(1, side * self.resize // min(image.size)) for side in image.size)
-            check_pixels(width, height, where)
-        return self(image)
-
-    @property
-    def _mode(self) -> str:
-        return "L" if len(self.mean) == 1 else "RGB"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import operator
 import sys
 from collections.abc import Callable, Mapping
@@ -112,11 +113,29 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
 
 
 def default_transform(model: nn.Module) -> ImageTransform:
-    """Returns the preprocessing that a timm model was trained with; ImageNet's at 224 for others."""
+    """Returns the preprocessing that a timm model was trained with; ImageNet's at 224 for others.
+
+    It equals ``timm.data.create_transform`` with the model's own data config, to the bit.
+    """
     from timm.data import resolve_model_data_config  # slow to import
 
-    if not hasattr(model, "pretrained_cfg"):
+    if not knows_its_preprocessing(model):
         return ImageTransform()
     config = resolve_model_data_config(model)
-    crop = int(config["input_size"][-1])
-    return ImageTransform(crop=crop, resize=round(crop / config["crop_pct"]), mean=config["mean"], std=config["std"])
+    crop = tuple(config["input_size"][-2:])
+    height, width = (math.floor(side / config["crop_pct"]) for side in crop)
+    fit = {"squash": "stretch", "border": "contain"}.get(config["crop_mode"], "cover")
+    return ImageTransform(
+        crop=crop[0] if crop[0] == crop[1] else crop,
+        resize=height if fit == "cover" and height == width else (height, width),
+        mean=config["mean"],
+        std=config["std"],
+        interpolation=config["interpolation"],
+        fit=fit,
+        fill=[round(255 * value) for value in config["mean"]] if fit == "contain" else (0,),
+    )
+
+
+def knows_its_preprocessing(model: nn.Module) -> bool:
+    """Returns whether a model says how its images are preprocessed, as timm's do in ``pretrained_cfg``."""
+    return bool(getattr(model, "pretrained_cfg", None))

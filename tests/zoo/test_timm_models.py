@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
+from PIL import Image
 from torch import nn
 
+from qpass.data import ImageTransform
 from qpass.errors import DataError
-from qpass.zoo.timm_models import create_model, default_transform, load_checkpoint
+from qpass.zoo.timm_models import create_model, default_transform, knows_its_preprocessing, load_checkpoint
 
 FACTORY = """
 import torch
@@ -110,14 +115,64 @@ class TestCheckpoints:
             load_checkpoint(nn.Linear(3, 2), tmp_path / "w.pth")
 
 
-def test_preprocessing_is_the_models_own_or_that_of_imagenet() -> None:
-    class Own(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.pretrained_cfg = {"input_size": (3, 64, 64), "crop_pct": 0.8, "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+class WithConfig(nn.Module):
+    """Says how its images are preprocessed, as timm's models do."""
 
-    transform = default_transform(Own())
-    assert (transform.crop, transform.resize) == (64, 80)
-    assert tuple(transform.mean) == (0.1, 0.2, 0.3)
-    assert tuple(transform.std) == (0.4, 0.5, 0.6)
-    assert default_transform(nn.Identity()).crop == 224
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self.pretrained_cfg = config
+
+
+#: Every crop mode, interpolation and form of size among timm's configs.
+CONFIGS: list[dict[str, Any]] = [
+    {"input_size": (3, 224, 224), "crop_pct": 0.9, "interpolation": "bicubic", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+    {"input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation": "bilinear"},
+    {"input_size": (3, 224, 224), "crop_pct": 0.95, "interpolation": "bicubic", "crop_mode": "center"},
+    {"input_size": (3, 384, 384), "crop_pct": 1.0, "interpolation": "bicubic", "crop_mode": "squash"},
+    {"input_size": (3, 448, 448), "crop_pct": 0.965, "interpolation": "bicubic", "crop_mode": "squash"},
+    {"input_size": (3, 160, 160), "crop_pct": 0.9, "crop_mode": "border", "mean": (0.3, 0.5, 0.7), "std": (0.1, 0.2, 0.3)},
+    {"input_size": (3, 224, 224), "crop_pct": 1.0, "crop_mode": "border"},
+    {"input_size": (3, 96, 192), "crop_pct": 0.9, "interpolation": "bilinear"},
+    {"input_size": (3, 32, 32), "crop_pct": 0.8, "interpolation": "nearest"},
+    {"input_size": (3, 32, 32), "crop_pct": 0.8, "interpolation": "lanczos"},
+    {"input_size": (3, 256, 256)},
+]
+
+
+def picture(width: int, height: int) -> Image.Image:
+    values = np.random.default_rng(width).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8)
+    return Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR)
+
+
+class TestPreprocessing:
+    @pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
+    def test_it_equals_timms_to_the_bit(self, config: dict[str, Any]) -> None:
+        model = WithConfig(**config)
+        expected = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+        transform = default_transform(model)
+        for width, height in ((500, 375), (375, 500), (227, 227), (333, 250), (61, 40), (1021, 97)):
+            image = picture(width, height)
+            assert torch.equal(transform(image), expected(image)), (width, height)
+
+    def test_deit_resizes_to_248(self) -> None:
+        transform = default_transform(timm.create_model("deit_tiny_patch16_224"))
+        assert (transform.resize, transform.crop, transform.interpolation) == (248, 224, "bicubic")
+
+    def test_it_is_imagenets_where_the_model_says_nothing(self) -> None:
+        assert default_transform(nn.Identity()) == ImageTransform()
+        assert not knows_its_preprocessing(nn.Identity())
+        assert knows_its_preprocessing(WithConfig(**CONFIGS[0]))
+
+    @pytest.mark.slow
+    def test_it_equals_timms_for_every_data_config_that_timm_knows(self) -> None:
+        configs = {}
+        for name in timm.list_pretrained():
+            config = timm.get_pretrained_cfg(name).to_dict()
+            if config["input_size"][0] == 3:
+                configs[repr(timm.data.resolve_data_config(pretrained_cfg=config))] = config
+        assert len(configs) > 50
+        for config in configs.values():
+            model = WithConfig(**config)
+            image = picture(211, 148)
+            expected = timm.data.create_transform(**timm.data.resolve_model_data_config(model))(image)
+            assert torch.equal(default_transform(model)(image), expected), config
