@@ -13,7 +13,7 @@ from task import Network, Predict, Task
 from torch import Tensor, nn
 
 from qpass.data import ImageTransform, image_batches, open_images
-from qpass.data.images import ImageSource
+from qpass.data.image_source import ImageSource
 from qpass.evaluation.top1 import evaluate_top1
 from qpass.zoo.timm_models import create_model
 

@@ -9,7 +9,7 @@ from PIL import Image
 from task import Network, Predict, Task, asset_module, decibels
 from torch import Tensor
 
-from qpass.data.images import ImageSource
+from qpass.data.image_source import ImageSource
 
 #: Places along a lane where its course is compared, and how far beyond the image a point may lie,
 #: in widths of it.

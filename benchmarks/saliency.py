@@ -8,7 +8,7 @@ from task import Network, Predict, Task, asset_module, decibels, zipped_images
 from torch import Tensor
 
 from qpass.data import draw_images, image_batches
-from qpass.data.images import ImageSource
+from qpass.data.image_source import ImageSource
 
 _CALIBRATION, _EVALUATION, _BATCH = 32, 100, 10
 

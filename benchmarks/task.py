@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from qpass.data import draw_samples
 from qpass.data.decode import decode_image
-from qpass.data.images import IMAGE_SUFFIXES, ImageSource
+from qpass.data.image_source import ImageSource
+from qpass.data.images import IMAGE_SUFFIXES
 
 #: A network, or its file: a batch to outputs.
 Predict = Callable[[Tensor], Any]

@@ -3,6 +3,7 @@
 from qpass.api import (
     benchmark_latency,
     export_onnx,
+    images,
     load,
     onnxruntime_model,
     quantization_report,
@@ -48,6 +49,7 @@ __all__ = [
     "__version__",
     "benchmark_latency",
     "export_onnx",
+    "images",
     "load",
     "onnxruntime_model",
     "quantization_report",

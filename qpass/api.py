@@ -13,9 +13,9 @@ from qpass.accuracy.candidates import STARTS
 from qpass.accuracy.drop import Metric
 from qpass.compiler.request import Request
 from qpass.config import QuantConfig
-from qpass.data import Batch
+from qpass.data import Batch, ImageLoader, ImageTransform
 from qpass.data.batches import model_inputs
-from qpass.errors import QPassError
+from qpass.errors import ConfigError, QPassError
 from qpass.graph.device import on_cpu
 from qpass.graph.facts import facts_of
 from qpass.graph.parts import parts_of
@@ -233,6 +233,8 @@ def export_onnx(
     opset: int | None = None,
     target: str = "onnxruntime",
     weight_type: str = "auto",
+    preprocessing: ImageTransform | None = None,
+    class_names: Sequence[str] = (),
 ) -> Path:
     """Writes a quantized graph as an ONNX QDQ file, atomically.
 
@@ -254,21 +256,37 @@ def export_onnx(
             products in 16 bits, which overflows. ``"uint8"`` is exact everywhere. ``"auto"`` tests this
             machine; use ``"uint8"`` for files that also run on older ones. Fewer bits do not overflow
             and are always int8.
+        preprocessing: How images become the input. It is written to the file's metadata as JSON, under
+            ``qpass.preprocessing``, for programs that run the file. None writes nothing.
+        class_names: Names of the classes, in the order of the scores; written with ``preprocessing``.
 
     Returns:
         The path.
 
     Raises:
+        ConfigError: If ``class_names`` are given without ``preprocessing``, or either for a model
+            quantized in parts.
         LoweringError: If the path cannot be written, target or dtype is unknown, onnxruntime does not
-            load the opset, or a module has no lowering.
+            load the opset, a module has no lowering, or no input takes what ``preprocessing`` gives.
     """
     from qpass.backends.onnx_qdq import export_quantized
+    from qpass.backends.onnx_qdq.preprocessing import describe_preprocessing, preprocessing_metadata
     from qpass.backends.parts import export_parts
 
+    if preprocessing is None and len(class_names):
+        raise ConfigError("given without preprocessing", where="export_onnx, class_names", expected="both, or neither")
     if _has_parts(qmodel):
+        if preprocessing is not None:
+            raise ConfigError(
+                "given for a model quantized in parts",
+                where="export_onnx, preprocessing",
+                hint="the images go to what stays in torch, not to the files",
+            )
         return export_parts(on_cpu(qmodel), Path(path), opset=opset, target=target, weight_type=weight_type)
     graph = on_cpu(_quantized(qmodel, "export_onnx"))
-    return export_quantized(graph, path, opset=opset, target=target, weight_type=weight_type)
+    images = None if preprocessing is None else describe_preprocessing(graph, preprocessing, class_names)
+    metadata = preprocessing_metadata(images)
+    return export_quantized(graph, path, opset=opset, target=target, weight_type=weight_type, metadata=metadata)
 
 
 @in_known_state
@@ -374,6 +392,43 @@ def benchmark_latency(
     from qpass.backends.benchmark import benchmark_pair
 
     return benchmark_pair(path_or_model, baseline, batches=batches, threads=threads, runs=runs, show_progress=progress)
+
+
+def images(source: Any, preprocessing: Any, *, count: int | None = 128, batch_size: int = 16, seed: int = 0) -> ImageLoader:
+    """Returns calibration batches of images for ``quantize_graph``.
+
+    Args:
+        source: The path of a folder, an ImageFolder, a zip or a folder that ``Dataset.save_to_disk`` of
+            datasets wrote; a ``datasets.Dataset``; or any iterable of PIL images, of pairs that begin
+            with one, or of mappings that hold one.
+        preprocessing: An ``ImageTransform``; a timm model, for its own; an image processor of
+            transformers, which yields mappings with ``pixel_values``; or a function of a PIL image
+            that returns a tensor, such as a transform of torchvision.
+        count: How many images to draw at random, spread over classes where they are known; None takes
+            all. Of an iterable without a length, the first ones are taken.
+        batch_size: Images in a batch.
+        seed: Seed of the draw.
+
+    Returns:
+        The batches, in an object that may be iterated again.
+
+    Raises:
+        DataError: If there is no image, or one cannot be read.
+        ConfigError: If a model does not say how its images are preprocessed, or for an invalid count.
+    """
+    from qpass.data.image_loader import load_images
+    from qpass.zoo.timm_models import default_transform, knows_its_preprocessing
+
+    if isinstance(preprocessing, nn.Module) and knows_its_preprocessing(preprocessing):
+        preprocessing = default_transform(preprocessing)
+    elif isinstance(preprocessing, nn.Module) and next(preprocessing.parameters(), None) is not None:  # no transform has any
+        raise ConfigError(
+            f"{type(preprocessing).__name__} does not say how its images are preprocessed",
+            where="images, preprocessing",
+            expected="a model with timm's pretrained_cfg",
+            hint="pass a qpass.data.ImageTransform or the model's image processor",
+        )
+    return load_images(source, preprocessing, count=count, batch_size=batch_size, seed=seed)
 
 
 def quantization_report(qmodel: fx.GraphModule) -> QuantReport:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import qpass
-from tests.models import small_vit
+from tests.models import SMALL_VIT_CLASSES, SMALL_VIT_IMAGES, small_vit
 
 pytest_plugins = ["tests.slow_cases"]
 
@@ -40,7 +40,9 @@ def quantized(vit: nn.Module, images: Tensor) -> fx.GraphModule:
 
 @pytest.fixture(scope="session")
 def exported(quantized: fx.GraphModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return qpass.export_onnx(quantized, tmp_path_factory.mktemp("exported") / "model.onnx")
+    """The small ViT's file, which says how its images are preprocessed."""
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    return qpass.export_onnx(quantized, path, preprocessing=SMALL_VIT_IMAGES, class_names=SMALL_VIT_CLASSES)
 
 
 @pytest.fixture(scope="session")

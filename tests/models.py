@@ -6,6 +6,12 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from qpass.data import ImageTransform
+
+#: How images become the input of the small ViT, and what its classes are called.
+SMALL_VIT_IMAGES = ImageTransform(crop=32, resize=36, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3), interpolation="bilinear")
+SMALL_VIT_CLASSES = [f"kind {i}" for i in range(10)]
+
 
 def small_vit(seed: int = 0, **options: object) -> nn.Module:
     """timm's ViT with 2 blocks of width 48 and 3 heads for 32x32 images, LayerNorms made uneven as training makes them."""

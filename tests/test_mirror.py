@@ -26,6 +26,7 @@ ELSEWHERE: dict[str, tuple[tuple[str, ...], str]] = {
     "cli/": (("cli/test_commands.py", "cli/test_run_folder.py"), "commands are run as a user runs them"),
     "config/": (("config/test_recipe.py",), "a recipe is made of all of them"),
     "data/decode.py": (("data/test_images.py",), "images are decoded where they are read"),
+    "data/image_source.py": (("data/test_images.py",), "what paths are opened as"),
     "graph/fx_rule.py": (("graph/test_rewrite.py",), "rules are applied to graphs of torch.fx there"),
     "graph/capture/export_open.py": (
         ("graph/capture/test_trace.py", "graph/capture/test_one_row.py"),

@@ -31,7 +31,8 @@ def demo(output: Path, configs: tuple[str, ...], epochs: int) -> None:
     digits = load_digits()
     calibration = (output / "calibration.npy").resolve()
     np.save(calibration, digits.calibration.numpy())
-    settings = Settings(model="digits", calibration=str(calibration), transform=ImageTransform(crop=8, mean=(0.0,), std=(1.0,)))
+    transform = ImageTransform(crop=8, resize=8, mean=(0.0,), std=(1.0,))
+    settings = Settings(model="digits", calibration=str(calibration), transform=transform)
     network = train_digits_vit(digits, epochs=epochs)
     test = [digits.evaluation]
     base = evaluate_top1(network, test)
@@ -41,9 +42,10 @@ def demo(output: Path, configs: tuple[str, ...], epochs: int) -> None:
     for config in configs or ("w8a8", "w4a8", "repq-vit-w4a4"):
         folder = output / config
         folder.mkdir(exist_ok=True)
-        with float_file(network, digits.calibration, folder) as float_path:
+        shown = settings.transform, [str(digit) for digit in range(10)]
+        with float_file(network, digits.calibration, folder, shown) as float_network:
             qmodel = qpass.quantize_graph(network, [digits.calibration], config)
-            write_all(qmodel, float_path, folder, settings)
+            write_all(qmodel, float_network, folder, settings)
         verified = qpass.verify_onnx(qmodel, folder / MODEL, digits.calibration[:16], strict=False)
         timing = qpass.benchmark_latency(folder / MODEL, baseline=folder / FLOAT, batches=(8,), runs=100)
         table.add_row(

@@ -9,6 +9,8 @@ from typing import Any
 import click
 from rich.console import Console
 
+from qpass.cli.transforms import numbers, sides
+
 #: Paths and names contain brackets and colons that are not markup.
 console = Console(markup=False, emoji=False)
 DATA = click.Path(path_type=Path)
@@ -45,6 +47,28 @@ def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(min=0),
             help="Resize the shorter side to this first; 0 crops without resizing  [default: the model's]",
         ),
+    ):
+        command = option(command)
+    return command
+
+
+def preprocessing_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds ``--mean``, ``--std``, ``--image-size`` and ``--class-names`` to a command."""
+    for option in (
+        click.option(
+            "--mean",
+            callback=numbers,
+            metavar="R,G,B",
+            help="Mean of each channel, for pixels in 0 to 1; one number for gray images  [default: the model's]",
+        ),
+        click.option("--std", callback=numbers, metavar="R,G,B", help="Standard deviation of each channel, like --mean."),
+        click.option(
+            "--image-size",
+            callback=sides,
+            metavar="HEIGHTxWIDTH",
+            help="Resize images to exactly this, without keeping their aspect ratio  [default: the model's]",
+        ),
+        click.option("--class-names", type=DATA, help="Text file with a class name in each line  [default: the model's]"),
     ):
         command = option(command)
     return command

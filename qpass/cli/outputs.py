@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qpass.errors import DataError
 from qpass.graph.facts import update_facts
@@ -25,8 +26,20 @@ def prepare_folder(folder: Path) -> None:
     check_writable(folder / MODEL)
 
 
+class FloatFile(NamedTuple):
+    """The float file of a run.
+
+    Attributes:
+        path: The file.
+        images: How images become its input, as plain data; None if unknown.
+    """
+
+    path: Path
+    images: dict[str, Any] | None
+
+
 @contextmanager
-def float_file(network: Any, batch: Any, folder: Path) -> Iterator[Path]:
+def float_file(network: Any, batch: Any, folder: Path, shown: tuple[Any, Sequence[str]] | None = None) -> Iterator[FloatFile]:
     """Exports the float network to a draft in a folder, and puts it in place when the block ends.
 
     A network that ONNX cannot express is thus rejected before it is quantized.
@@ -35,38 +48,47 @@ def float_file(network: Any, batch: Any, folder: Path) -> Iterator[Path]:
         network: The model.
         batch: A batch of images.
         folder: The folder; it must exist.
+        shown: The transform of its images and the names of its classes; None if unknown.
 
     Yields:
-        The path of the draft.
+        The draft, with what describes its images if the transform gives one of its inputs.
 
     Raises:
         TraceError: If the network cannot be captured.
         LoweringError: If it cannot be exported.
     """
     from qpass.backends.onnx_qdq.export import export_float
+    from qpass.backends.onnx_qdq.preprocessing import describe_preprocessing, preprocessing_metadata, takes_images
     from qpass.cli.run_folder import FLOAT
     from qpass.graph.capture.trace import trace
 
+    graph = trace(network, (batch,))
+    images = describe_preprocessing(graph, *shown) if shown and takes_images(graph, shown[0]) else None
     with draft_of(folder / FLOAT) as draft:
-        export_float(trace(network, (batch,)), draft)
-        yield draft
+        export_float(graph, draft, metadata=preprocessing_metadata(images))
+        yield FloatFile(draft, images)
 
 
 def write_all(
-    qmodel: Any, float_path: Path, folder: Path, settings: Any, target: str = "onnxruntime", weight_type: str = "auto"
+    qmodel: Any, float_network: FloatFile, folder: Path, settings: Any, target: str = "onnxruntime", weight_type: str = "auto"
 ) -> None:
     """Writes the ONNX file, graph, settings and report to an existing folder.
 
-    ``float_path`` is the float file, whose size the report states.
+    ``float_network`` is the float file, whose size the report states. If it says how images become
+    its input, the ONNX file does too, and a script that runs it is written.
     """
     import qpass
-    from qpass.backends.onnx_qdq.export import processors
+    from qpass.backends.onnx_qdq.export import export_quantized, processors
+    from qpass.backends.onnx_qdq.preprocessing import preprocessing_metadata
     from qpass.backends.onnx_qdq.targets import target_by_name
     from qpass.cli.run_folder import FIGURES, GRAPH, MODEL, REPORT
+    from qpass.graph.device import on_cpu
 
-    qpass.export_onnx(qmodel, folder / MODEL, target=target, weight_type=weight_type)
+    metadata = preprocessing_metadata(float_network.images)
+    export_quantized(on_cpu(qmodel), folder / MODEL, target=target, weight_type=weight_type, metadata=metadata)
+    _write_script(float_network.images, folder)
     figures = qpass.quantization_report(qmodel)
-    files = {f"file {path.name}": path.stat().st_size for path in (float_path, folder / MODEL)}
+    files = {f"file {path.name}": path.stat().st_size for path in (float_network.path, folder / MODEL)}
     figures = replace(
         figures,
         sizes={**figures.sizes, **files},
@@ -79,3 +101,16 @@ def write_all(
     write_whole(folder / FIGURES, figures.to_json())
     write_whole(folder / REPORT, figures.to_html())
     settings.write(folder)
+
+
+def _write_script(images: Mapping[str, Any] | None, folder: Path) -> None:
+    """Writes the script and what it reads, or removes those of an earlier run."""
+    from qpass.backends.deployed.script import run_script
+    from qpass.cli.run_folder import IMAGES, SCRIPT
+
+    if images is None:
+        for name in (IMAGES, SCRIPT):
+            (folder / name).unlink(missing_ok=True)
+        return
+    write_whole(folder / IMAGES, json.dumps(images, indent=1))
+    write_whole(folder / SCRIPT, run_script())

@@ -11,9 +11,9 @@ import click
 
 from qpass.cli.keep_accuracy import AccuracyOptions, accuracy_options
 from qpass.cli.model_arguments import named_arguments
-from qpass.cli.options import COUNT, DATA, batch_size_option, console, image_options, renamed
+from qpass.cli.options import COUNT, DATA, batch_size_option, console, image_options, preprocessing_options, renamed
 from qpass.cli.outputs import float_file, prepare_folder, write_all
-from qpass.cli.transforms import model_transform
+from qpass.cli.transforms import model_transform, read_names
 from qpass.config.presets import POLISHES, PRESETS, SCHEDULES
 from qpass.runtime.arguments import SEEDS, usable_device
 from qpass.runtime.storage import DEFAULT_GIB, bytes_of
@@ -22,7 +22,12 @@ from qpass.runtime.storage import DEFAULT_GIB, bytes_of
 @click.command()
 @click.argument("model")
 @click.option("--checkpoint", type=DATA, help="Weights: safetensors, or a torch file (read without running any code in it).")
-@click.option("--calib", type=DATA, required=True, help="Folder, ImageFolder, .zip, .npy or .npz of calibration images.")
+@click.option(
+    "--calib",
+    type=DATA,
+    required=True,
+    help="Calibration images: a folder, ImageFolder, dataset that save_to_disk wrote, .zip, .npy or .npz.",
+)
 @click.option(
     "--calib-count",
     type=COUNT,
@@ -94,16 +99,23 @@ from qpass.runtime.storage import DEFAULT_GIB, bytes_of
 @batch_size_option
 @image_options
 @accuracy_options
+@preprocessing_options
 def quantize(
     model: str, checkpoint: Path | None, calib: Path, calib_count: int | None, num_calib: int | None, config: str | None,
     exclude: tuple[str, ...],
     schedule: str | None, polish: str | None, checkpoint_dir: Path | None, max_memory: float, target: str, weight_type: str,
     output: Path, discard: bool, device: str | None, seed: int, model_args: tuple[str, ...], batch_size: int, crop: int | None,
-    resize: int | None, goal: AccuracyOptions | None,
+    resize: int | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, class_names: Path | None,
+    image_size: tuple[int, int] | None, goal: AccuracyOptions | None,
 ) -> None:  # fmt: skip
-    """Quantize MODEL, a timm model's name or 'package.module:factory', and write ONNX, graph and report.
+    """Quantize MODEL and write ONNX, graph and report.
 
-    The module of a factory may be in the current folder: 'mymodel:make' calls make() in mymodel.py.
+    \b
+    MODEL is one of
+      a timm model's name         deit_tiny_patch16_224
+      a factory, or a model       mymodel:make calls make() in mymodel.py of the current folder
+      a folder of transformers    ./folder, as save_pretrained writes it
+      its name on the hub         google/vit-base-patch16-224, if it is in the local cache
 
     \b
     Writes into --output:
@@ -113,6 +125,8 @@ def quantize(
       report.html   errors, ranges and histograms of every layer; report.json has the same data
       settings.json the model, the seed, and which calibration images were drawn
       recipe.yaml   with --max-drop: the recipe that was chosen, for --config
+      run.py        a script that runs model.onnx on images without qpass and torch
+      preprocessing.json  how images become its input, and the names of its classes
     """  # noqa: D301 (click reads the backspace)
     import qpass
     from qpass.backends.onnx_qdq.capabilities import use_int8_weights
@@ -121,9 +135,11 @@ def quantize(
     from qpass.config import QuantConfig
     from qpass.data import draw_images, image_batches, open_images
     from qpass.runtime.distributed import Processes, job
-    from qpass.zoo.timm_models import create_model
+    from qpass.zoo.pretrained import copy_companions
+    from qpass.zoo.source_model import open_model
 
     # reject invalid arguments before any work is done
+    names = class_names and read_names(class_names)
     target_by_name(target)
     use_int8_weights(weight_type)
     bytes_of(max_memory)
@@ -143,26 +159,30 @@ def quantize(
         first = Processes.current().first
         if first:
             held.enter_context(owned_folder(output, keeps_blocks=keeps_blocks, discard=discard))
-        network = create_model(model, checkpoint, **factory_arguments)
-        transform = model_transform(network, crop, resize)
+        source = open_model(model, checkpoint, image_size=image_size, **factory_arguments)
+        transform, known = model_transform(source, calib, crop=crop, resize=resize, image_size=image_size, mean=mean, std=std)
         count = calib_count or num_calib or (128 if recipe.reconstruction is None else 1000)
         images = draw_images(open_images(calib, transform), count, seed=seed)
         metric = None if goal is None else goal.metric(transform, min(batch_size, len(images)))
         if first:
-            float_path = held.enter_context(float_file(network, next(iter(image_batches(images, batch_size)))[0], output))
+            batch = next(iter(image_batches(images, batch_size)))[0]
+            shown = (transform, names or source.class_names) if known else None
+            float_network = held.enter_context(float_file(source.network, batch, output, shown))
         batches = (batch for batch, _ in image_batches(images, batch_size))
         shared: dict[str, Any] = {"device": device, "seed": seed, "max_memory": max_memory}
         if goal is None:
-            qmodel = qpass.quantize_graph(network, batches, recipe, checkpoint_dir=checkpoint_dir or output / BLOCKS, **shared)
+            qmodel = qpass.quantize_graph(
+                source.network, batches, recipe, checkpoint_dir=checkpoint_dir or output / BLOCKS, **shared
+            )
         else:
             shared |= {"target": target, "weight_type": weight_type}
             qmodel = goal.quantize(
-                network, batches, recipe, metric, output, folder=checkpoint_dir or output / CANDIDATES, **shared
+                source.network, batches, recipe, metric, output, folder=checkpoint_dir or output / CANDIDATES, **shared
             )
         if not first:
             return
         settings = Settings(
-            model=model,
+            model=model if source.folder is None else str(source.folder.resolve()),
             checkpoint="" if checkpoint is None else str(checkpoint.resolve()),
             model_args=model_args,
             calibration=str(calib.resolve()),
@@ -170,7 +190,9 @@ def quantize(
             seed=seed,
             images=images.names,
         )
-        write_all(qmodel, float_path, output, settings, target, weight_type)
+        write_all(qmodel, float_network, output, settings, target, weight_type)
+        if source.folder is not None:
+            copy_companions(source.folder, output)
     figures = qpass.quantization_report(qmodel)
     console.print(str(figures), highlight=False)
     console.print("; ".join([f"written to {output}", *map(str, figures.bits)]), highlight=False, soft_wrap=True)

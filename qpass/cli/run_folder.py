@@ -20,6 +20,8 @@ from qpass.runtime.folder_lock import alone_in
 MODEL, GRAPH, FLOAT, REPORT, FIGURES, SETTINGS = (
     "model.onnx", "model.qpass", "float.onnx", "report.html", "report.json", "settings.json",
 )  # fmt: skip
+#: How images become the input of ``MODEL``, and a script that runs it.
+IMAGES, SCRIPT = "preprocessing.json", "run.py"
 #: Where learned blocks are kept until everything is written, and where scores of candidates are.
 BLOCKS, CANDIDATES = "blocks", "candidates"
 #: The recipe that was chosen.

@@ -73,6 +73,7 @@ def sensitivity(
     """
     import qpass
     from qpass.cli.run_folder import SETTINGS
+    from qpass.zoo.source_model import open_model
 
     if (Path(subject) / SETTINGS).is_file():
         given = {"--checkpoint": checkpoint, "--calib": calib, "--model-arg": model_args}
@@ -85,9 +86,9 @@ def sensitivity(
         name = "--calib" if calib is None else "--output"
         raise ConfigError(f"{name} is missing", where="qpass sensitivity", hint=f"{subject} is no folder of 'qpass quantize'")
     else:
-        network = _model(subject, checkpoint, model_args)
-        transform = model_transform(network, crop, resize)
-        measured = _Subject(network, _drawn(calib, transform, calib_count, seed), config or "w8a8", seed, output)
+        source = open_model(subject, checkpoint, **named_arguments(model_args))
+        transform, _ = model_transform(source, calib, crop=crop, resize=resize)
+        measured = _Subject(source.network, _drawn(calib, transform, calib_count, seed), config or "w8a8", seed, output)
     measured.folder.mkdir(parents=True, exist_ok=True)
     found = qpass.sensitivity_report(
         measured.network, measured.batches(batch_size), measured.config, exclude=exclude, seed=measured.seed
@@ -100,12 +101,6 @@ def sensitivity(
     console.print(found.text(top), highlight=False, soft_wrap=True)
     console.print(f"\n{found.rules_yaml(top)}", highlight=False, soft_wrap=True)
     console.print(f"written: {measured.folder / TABLE}, {measured.folder / PLOT}", highlight=False, soft_wrap=True)
-
-
-def _model(name: str, checkpoint: Path | None, model_args: tuple[str, ...]) -> Any:
-    from qpass.zoo.timm_models import create_model
-
-    return create_model(name, checkpoint, **named_arguments(model_args))
 
 
 def _drawn(path: Path, transform: Any, count: int, seed: int) -> Any:
@@ -122,12 +117,14 @@ def _of_folder(
     from qpass.config import QuantConfig
     from qpass.data import open_images
     from qpass.report import QuantReport
+    from qpass.zoo.source_model import open_model
 
     settings = read_settings(folder)
     if not settings.calibration:
         raise DataError("names no calibration images", where=str(folder / SETTINGS), hint="give MODEL and --calib instead")
     recipe = config or QuantConfig.from_any(QuantReport.from_json(file_in(folder, FIGURES).read_text(encoding="utf-8")).config)
-    network = _model(settings.model, Path(settings.checkpoint) if settings.checkpoint else None, tuple(settings.model_args))
+    checkpoint = Path(settings.checkpoint) if settings.checkpoint else None
+    network = open_model(settings.model, checkpoint, **named_arguments(tuple(settings.model_args))).network
     source = open_images(settings.calibration, saved_transform(folder, crop, resize))
     places = {name: place for place, name in enumerate(source.names)}
     if missing := [name for name in settings.images if name not in places]:

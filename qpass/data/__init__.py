@@ -3,6 +3,7 @@
 from qpass.data.batches import Batch, ModelInputs, checked_batches
 from qpass.data.coco import CocoImages
 from qpass.data.draw import draw_images, draw_samples
+from qpass.data.image_loader import ImageLoader
 from qpass.data.image_transform import ImageTransform
 from qpass.data.images import image_batches, open_images
 from qpass.data.kept_batches import KeptBatches
@@ -11,6 +12,7 @@ from qpass.data.point_clouds import PointClouds, open_modelnet40, open_shapenet_
 __all__ = [
     "Batch",
     "CocoImages",
+    "ImageLoader",
     "ImageTransform",
     "KeptBatches",
     "ModelInputs",

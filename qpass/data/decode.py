@@ -47,7 +47,7 @@ def decode_image(data: bytes, mode: str, where: str) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the check below is stricter
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
         check_pixels(*image.size, where)
-        return _eight_bits(image, where).convert(mode)
+        return eight_bits(image, where).convert(mode)
     except UnidentifiedImageError as error:
         raise DataError("is not a readable image", where=where, expected=", ".join(_FORMATS), hint=_HINT) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -69,7 +69,12 @@ def check_pixels(width: int, height: int, where: str) -> None:
         raise DataError(f"is {width} x {height} pixels", where=where, expected=f"an image of at most {LARGEST_PIXELS} pixels")
 
 
-def _eight_bits(image: Image.Image, where: str) -> Image.Image:
+def eight_bits(image: Image.Image, where: str) -> Image.Image:
+    """Returns an image with 8 bits per channel: values of 12 and 16 bits are scaled.
+
+    Raises:
+        DataError: If the range of its values is unknown.
+    """
     if image.mode in _SIXTEEN_BITS or (image.mode == "I" and image.format == "PNG"):
         tags = getattr(image, "tag_v2", {})
         greatest = 2 ** (tags.get(_BITS) or (16,))[0] - 1  # TIFF also has 12-bit gray

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 import torch
 
 from qpass.config.fields import optional, whole
-from qpass.data.images import ImageSource
+from qpass.data.image_source import ImageSource
 from qpass.data.labels import relative
 from qpass.runtime.arguments import check_seed
 

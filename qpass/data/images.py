@@ -5,8 +5,7 @@ from __future__ import annotations
 import posixpath
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -16,9 +15,10 @@ from torch import Tensor
 
 from qpass.config.fields import optional, whole
 from qpass.data.decode import LARGEST_IMAGE, image_bytes
-from qpass.data.image_transform import ImageTransform
+from qpass.data.image_source import Decodes, ImageSource
 from qpass.data.labels import read_labels
 from qpass.data.regular_file import LARGEST_TABLE, read_text
+from qpass.data.saved_dataset import is_saved_dataset, open_saved_dataset
 from qpass.errors import DataError
 
 _TABLE = "a table in UTF-8"
@@ -26,29 +26,8 @@ _count = whole(1, expected="a whole number above 0")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
-@dataclass(frozen=True)
-class ImageSource:
-    """Samples in a fixed order: ``load(i)`` returns a tensor, ``labels[i]`` its class if known.
-
-    Names of images are paths relative to their folder or zip.
-    """
-
-    where: str
-    names: Sequence[str]
-    labels: Sequence[int] | None
-    load: Callable[[int], Tensor]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def take(self, chosen: Sequence[int]) -> ImageSource:
-        """Returns the samples at these indices, in this order."""
-        labels = None if self.labels is None else [self.labels[i] for i in chosen]
-        return ImageSource(self.where, [self.names[i] for i in chosen], labels, lambda i: self.load(chosen[i]))
-
-
-def open_images(path: str | Path, transform: ImageTransform) -> ImageSource:
-    """Opens a folder, an ImageFolder, a zip, .npy or .npz.
+def open_images(path: str | Path, transform: Decodes) -> ImageSource:
+    """Opens a folder, an ImageFolder, a dataset of ``datasets`` on disk, a zip, .npy or .npz.
 
     Labels come from ``labels.csv`` (header ``file,label``) inside or next to the folder or zip, from
     the sorted subfolder names of an ImageFolder, or from ``y`` of an .npz whose samples are ``x``.
@@ -61,17 +40,24 @@ def open_images(path: str | Path, transform: ImageTransform) -> ImageSource:
     path = Path(path)
     if not path.exists():
         raise DataError("does not exist", where=str(path), expected="a folder, .zip, .npy or .npz")
-    if path.is_dir():
+    if is_saved_dataset(path):
+        source = open_saved_dataset(path, transform)
+    elif path.is_dir():
         source = _open_folder(path, transform)
     elif path.suffix == ".zip":
         source = _open_zip(path, transform)
-    elif path.suffix in (".npy", ".npz"):
+    elif is_array(path):
         source = _open_array(path)
     else:
         raise DataError(f"files of kind {path.suffix!r} are not read", where=str(path), expected="a folder, .zip, .npy or .npz")
     if not len(source):
         raise DataError("holds no image", where=str(path), expected=f"files ending in {', '.join(IMAGE_SUFFIXES)}")
     return source
+
+
+def is_array(path: Path) -> bool:
+    """Returns whether a path names a file of arrays, which are used unchanged."""
+    return path.suffix in (".npy", ".npz")
 
 
 def image_batches(source: ImageSource, batch_size: int, *, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -95,7 +81,7 @@ def image_batches(source: ImageSource, batch_size: int, *, limit: int | None = N
         yield torch.stack([source.load(i) for i in indices]), labels
 
 
-def _open_folder(path: Path, transform: ImageTransform) -> ImageSource:
+def _open_folder(path: Path, transform: Decodes) -> ImageSource:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     if odd := next((file for file in files if not file.is_file()), None):
         raise DataError("is not a file", where=str(odd), expected="an image", hint="move it away, or rename it")
@@ -110,7 +96,7 @@ def _open_folder(path: Path, transform: ImageTransform) -> ImageSource:
     return ImageSource(str(path), names, labels, lambda i: transform.decode(image_bytes(files[i]), str(files[i])))
 
 
-def _open_zip(path: Path, transform: ImageTransform) -> ImageSource:
+def _open_zip(path: Path, transform: Decodes) -> ImageSource:
     try:
         archive = zipfile.ZipFile(path)
         names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in IMAGE_SUFFIXES)

@@ -43,10 +43,21 @@ def _from_timm(name: str, kwargs: dict[str, Any]) -> nn.Module:
         raise DataError(
             f"no model is called {name!r}",
             where="timm",
-            expected="a timm model's name, or package.module:factory",
+            expected="a timm model's name, package.module:factory, or a model's folder",
             hint=nearest(name, timm.list_models()),
         )
     return _call(timm.create_model, (name,), kwargs, name)
+
+
+def load_timm_folder(folder: Path) -> nn.Module:
+    """Returns the model of a folder that timm wrote for the Hugging Face hub, in eval mode.
+
+    Raises:
+        DataError: If timm cannot load it.
+    """
+    import timm  # slow to import
+
+    return _call(timm.create_model, (f"local-dir:{folder}",), {"pretrained": True}, str(folder)).eval()
 
 
 def _from_factory(name: str, kwargs: dict[str, Any]) -> nn.Module:
@@ -139,3 +150,23 @@ def default_transform(model: nn.Module) -> ImageTransform:
 def knows_its_preprocessing(model: nn.Module) -> bool:
     """Returns whether a model says how its images are preprocessed, as timm's do in ``pretrained_cfg``."""
     return bool(getattr(model, "pretrained_cfg", None))
+
+
+def class_names(model: nn.Module) -> list[str]:
+    """Returns the names of a timm model's classes; empty if they are unknown.
+
+    They are those of its config, or ImageNet's if the model has as many classes as its config says
+    and these are a set of ImageNet's that timm knows.
+    """
+    from timm.data import ImageNetInfo, infer_imagenet_subset  # slow to import
+
+    config = getattr(model, "pretrained_cfg", None) or {}
+    count = getattr(model, "num_classes", None)
+    names, described = config.get("label_names"), config.get("label_descriptions")
+    if names:
+        found = [str(described.get(name, name) if isinstance(described, Mapping) else name) for name in names]
+    elif config.get("num_classes") == count and (subset := infer_imagenet_subset(model)):
+        found = ImageNetInfo(subset).label_descriptions()
+    else:
+        found = []
+    return found if len(found) == count else []

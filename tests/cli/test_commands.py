@@ -26,6 +26,7 @@ from qpass.runtime.folder_lock import alone_in
 from tests.models import small_vit
 
 MODEL = "tests.models:small_vit"
+HALF = ("--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5")
 
 #: What a user's own module may hold.
 FACTORIES = """
@@ -338,9 +339,9 @@ class TestBadInput:
     def test_data(self, tmp_path: Path) -> None:
         self.check(tmp_path, "does not exist", MODEL, "--calib", tmp_path / "none.zip")
         (tmp_path / "images").mkdir()
-        self.check(tmp_path, "holds no image", MODEL, "--calib", tmp_path / "images")
+        self.check(tmp_path, "holds no image", MODEL, "--calib", tmp_path / "images", *HALF)
         (tmp_path / "images" / "a.png").write_bytes(b"broken")
-        self.check(tmp_path, "a.png: is not a readable image", MODEL, "--calib", tmp_path / "images")
+        self.check(tmp_path, "a.png: is not a readable image", MODEL, "--calib", tmp_path / "images", *HALF)
         np.save(tmp_path / "nan.npy", np.full((4, 3, 32, 32), np.nan, np.float32))
         self.check(tmp_path, "NaN or infinite values", MODEL, "--calib", tmp_path / "nan.npy")
         np.save(tmp_path / "shape.npy", np.random.default_rng(0).normal(size=(4, 1, 5, 5)).astype(np.float32))

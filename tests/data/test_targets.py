@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
 
 from qpass.data import checked_batches
@@ -77,3 +80,36 @@ def test_labels_that_forward_demands_are_inputs() -> None:
             return x
 
     assert needless_targets(Demanding(), {"x": X, "labels": LABELS}) == set()
+
+
+BOXES = [{"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]])} for _ in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "side", "labels"),
+    [
+        ("ViTForImageClassification", {"num_labels": 3}, 32, torch.tensor([0, 1, 2, 1])),
+        ("ViTForImageClassification", {"num_labels": 3}, 32, torch.eye(4, 3)),
+        ("ViTForImageClassification", {"num_labels": 1}, 32, torch.rand(4, generator=torch.Generator().manual_seed(0))),
+        ("YolosForObjectDetection", {"num_detection_tokens": 3, "num_labels": 4}, 32, BOXES),
+        ("SegformerForSemanticSegmentation", {"num_labels": 3}, 64, torch.zeros(4, 64, 64, dtype=torch.int64)),
+    ],
+    ids=["classes", "several classes", "regression", "boxes", "maps"],
+)
+def test_labels_of_transformers_trainers_are_dropped(kind: str, config: dict[str, Any], side: int, labels: object) -> None:
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "patch_size": 8,
+    }
+    if kind.startswith("Segformer"):
+        sizes = {"hidden_sizes": [8] * 4, "num_attention_heads": [1] * 4, "depths": [1] * 4, "decoder_hidden_size": 8}
+    else:
+        sizes["image_size"] = [side, side] if kind.startswith("Yolos") else side
+    model = getattr(transformers, kind)(getattr(transformers, f"{kind.split('For')[0]}Config")(**sizes, **config))
+    batch = {"pixel_values": torch.randn(4, 3, side, side), "labels": labels}
+    with pytest.warns(UserWarning, match=r"the model is not given \['labels'\], which only its loss needs"):
+        (found,) = checked_batches([batch], model)
+    assert list(found.kwargs) == ["pixel_values"]

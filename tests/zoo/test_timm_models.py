@@ -16,7 +16,7 @@ from torch import nn
 
 from qpass.data import ImageTransform
 from qpass.errors import DataError
-from qpass.zoo.timm_models import create_model, default_transform, knows_its_preprocessing, load_checkpoint
+from qpass.zoo.timm_models import class_names, create_model, default_transform, knows_its_preprocessing, load_checkpoint
 
 FACTORY = """
 import torch
@@ -176,3 +176,19 @@ class TestPreprocessing:
             image = picture(211, 148)
             expected = timm.data.create_transform(**timm.data.resolve_model_data_config(model))(image)
             assert torch.equal(default_transform(model)(image), expected), config
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"num_classes": 2, "label_names": ["a", "b"]}, ["a", "b"]),
+        ({"num_classes": 2, "label_names": ["a", "b"], "label_descriptions": {"a": "first"}}, ["first", "b"]),
+        ({"num_classes": 2, "label_names": ["a"]}, []),
+        ({"num_classes": 2}, []),
+        ({}, []),
+    ],
+)
+def test_class_names_are_those_of_the_config(config: dict[str, Any], expected: list[str]) -> None:
+    model = WithConfig(**config)
+    model.num_classes = 2
+    assert class_names(model) == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -49,23 +50,37 @@ def export_quantized(
     opset: int | None = None,
     target: str = DEFAULT_TARGET,
     weight_type: str = "auto",
+    metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Writes a frozen graph as an ONNX file; see ``qpass.export_onnx``."""
+    """Writes a frozen graph as an ONNX file, with ``metadata`` of the caller; see ``qpass.export_onnx``."""
     if facts_of(graph_module).stage != "frozen":
         raise LoweringError(
             f"the graph is at stage {facts_of(graph_module).stage!r}",
             where="export_onnx",
             expected="a graph from quantize_graph",
         )
-    return _export(graph_module, Path(path), opset, target_by_name(target), weight_type)
+    return _export(graph_module, Path(path), opset, target_by_name(target), weight_type, metadata or {})
 
 
-def export_float(graph_module: fx.GraphModule, path: str | Path, *, opset: int | None = None) -> Path:
+def export_float(
+    graph_module: fx.GraphModule,
+    path: str | Path,
+    *,
+    opset: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
     """Writes a traced float graph, the baseline of sizes and timings."""
-    return _export(graph_module, Path(path), opset, target_by_name(DEFAULT_TARGET), "auto")
+    return _export(graph_module, Path(path), opset, target_by_name(DEFAULT_TARGET), "auto", metadata or {})
 
 
-def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target: Target, weight_type: str) -> Path:
+def _export(
+    graph_module: fx.GraphModule,
+    path: Path,
+    opset: int | None,
+    target: Target,
+    weight_type: str,
+    metadata: Mapping[str, str],
+) -> Path:
     path = check_writable(path)
     wide_int8 = use_int8_weights(weight_type)
     target = dataclasses.replace(target, lowering=dataclasses.replace(target.lowering, wide_int8=wide_int8))
@@ -89,6 +104,7 @@ def _export(graph_module: fx.GraphModule, path: Path, opset: int | None, target:
         if _has_wide_products(graph_module):
             model.metadata_props[WEIGHT_TYPE] = (WeightType.INT8 if wide_int8 else WeightType.UINT8).value
             model.metadata_props["qpass.format"] += f"; {explain_weight_type(weight_type)}"
+    model.metadata_props.update(metadata)
     write_model(model, path)
     return path
 

@@ -68,17 +68,20 @@ def keep_tensor_outputs(graph_module: fx.GraphModule) -> None:
 
 
 def output_names(graph_module: fx.GraphModule) -> list[str]:
-    """Returns a name for each output tensor: dict keys, else ``output``, or ``output_0``, ``output_1``..."""
+    """Returns a name for each output tensor: dict keys, else ``output``, or ``output_0``, ``output_1``...
+
+    Several tensors under one key are counted: ``hidden_states_0``, ``hidden_states_1``.
+    """
     leaves, spec = output_leaves(graph_module), output_spec(graph_module)
     kept = [index for index, leaf in enumerate(leaves) if is_tensor_output(leaf)]
     if spec is not None and isinstance(spec.context, (list, tuple)) and spec.type is not tuple and spec.num_children:
         keys: Sequence[Any] = spec.context[0] if spec.context and isinstance(spec.context[0], (list, tuple)) else spec.context
-        if len(keys) == spec.num_children and all(child.num_leaves in (0, 1) for child in spec.children()):
-            names = [str(key) for key, child in zip(keys, spec.children(), strict=True) if child.num_leaves]
-            return [names[index] for index in kept]
-        nested = [index for key, child in zip(keys, spec.children(), strict=True) for index in [str(key)] * child.num_leaves]
-        if len(kept) == len({nested[index] for index in kept}):  # such as a number from a shape beside one tensor per key
-            return [nested[index] for index in kept]
+        owners = [str(key) for key, child in zip(keys, spec.children(), strict=False) for _ in range(child.num_leaves)]
+        if len(keys) == spec.num_children:
+            found = [owners[index] for index in kept]
+            names = [f"{name}_{found[:i].count(name)}" if found.count(name) > 1 else name for i, name in enumerate(found)]
+            if len(set(names)) == len(names):
+                return names
     return [f"output_{index}" for index in range(len(kept))] if len(kept) > 1 else ["output"]
 
 

@@ -77,7 +77,7 @@ def test_everybody_gives_what_the_model_gives(kind: str, tmp_path: Path) -> None
         ("sizes", ["y"]),
         ("the input by its name", ["y", "x"]),
         ("the input", ["output_0", "output_1"]),
-        ("nested", ["output_0", "output_1", "output_2"]),
+        ("nested", ["y", "hidden_0", "hidden_1"]),
     ],
 )
 def test_tensors_have_names(kind: str, names: list[str]) -> None:

@@ -1,0 +1,1 @@
+"""The script that runs a deployed file without qpass."""
