@@ -99,14 +99,17 @@ def candidates_of(found: Sensitivity, prefer: str) -> tuple[list[Candidate], int
             rules += tensor_rules(tensor.members, tensor.changes[bits])
         rules = merged_rules(rules)
         count = sum(len(change) for rule in rules for change in rule.values())
-        made.append(Candidate(f"{count} tensor{'s' * (count != 1)} wider", tuple(rules)))
+        made.append(Candidate(f"step {len(made)}: {_counted(count, 'tensor')} wider", tuple(rules)))
     widest, paths = len(made) - 1, list[str]()
     for step in costs.floats():
         paths += step.paths
-        label = f"{made[widest].label}, " if wider else ""
-        label += f"{len(paths)} layer{'s' * (len(paths) != 1)} in float"
+        label = f"step {len(made)}: {'all tensors at 8 bits, ' if wider else ''}{_counted(len(paths), 'layer')} in float"
         made.append(Candidate(label, tuple(merged_rules([*rules, *map(float_rule, paths)]))))
     return made, widest
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _groups(steps: Sequence[_Step]) -> list[list[_Step]]:

@@ -58,13 +58,14 @@ class _Subject:
 @click.option("--top", type=COUNT, default=10, show_default=True, help="Tensors in the table and the rules.")
 @click.option("--seed", type=click.IntRange(0, SEEDS - 1), default=0, show_default=True, help="Random seed, for MODEL.")
 @click.option("--model-arg", "model_args", multiple=True, metavar="NAME=VALUE", help="Argument of the model's factory.")
+@click.option("--trust", is_flag=True, help="Import the factory, and pass the arguments, that FOLDER's settings name.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @batch_size_option
 @image_options
 def sensitivity(
     subject: str, checkpoint: Path | None, calib: Path | None, calib_count: int, config: str | None, exclude: tuple[str, ...],
-    output: Path | None, top: int, seed: int, model_args: tuple[str, ...], as_json: bool, batch_size: int, crop: int | None,
-    resize: int | None,
+    output: Path | None, top: int, seed: int, model_args: tuple[str, ...], trust: bool, as_json: bool, batch_size: int,
+    crop: int | None, resize: int | None,
 ) -> None:  # fmt: skip
     """List the tensors by what rounding each alone costs the output, with rules to paste into a recipe.
 
@@ -81,7 +82,7 @@ def sensitivity(
             raise ConfigError(
                 f"{odd[0]} beside a folder", where="qpass sensitivity", hint="the folder says which model it is of"
             )
-        measured = _of_folder(Path(subject), config, output, batch_size, crop, resize)
+        measured = _of_folder(Path(subject), config, output, batch_size, crop, resize, trust=trust)
     elif calib is None or output is None:
         name = "--calib" if calib is None else "--output"
         raise ConfigError(f"{name} is missing", where="qpass sensitivity", hint=f"{subject} is no folder of 'qpass quantize'")
@@ -110,9 +111,14 @@ def _drawn(path: Path, transform: Any, count: int, seed: int) -> Any:
 
 
 def _of_folder(
-    folder: Path, config: str | None, output: Path | None, batch_size: int, crop: int | None, resize: int | None
+    folder: Path, config: str | None, output: Path | None, batch_size: int, crop: int | None, resize: int | None, *, trust: bool
 ) -> _Subject:
-    """Builds the model of a folder again, and checks that it is the one in its float file."""
+    """Builds the model of a folder again, and checks that it is the one in its float file.
+
+    Raises:
+        DataError: If its settings name code or arguments of code, and ``trust`` is not given: the
+            folder may be a stranger's.
+    """
     from qpass.cli.run_folder import FIGURES, SETTINGS, file_in, read_settings
     from qpass.config import QuantConfig
     from qpass.data import open_images
@@ -122,6 +128,10 @@ def _of_folder(
     settings = read_settings(folder)
     if not settings.calibration:
         raise DataError("names no calibration images", where=str(folder / SETTINGS), hint="give MODEL and --calib instead")
+    if not trust and (":" in settings.model or settings.model_args):
+        arguments = ", ".join((settings.model, *settings.model_args))
+        hint = "--trust runs it, if the folder is yours"
+        raise DataError(f"names code to run: {arguments}", where=str(folder / SETTINGS), hint=hint)
     recipe = config or QuantConfig.from_any(QuantReport.from_json(file_in(folder, FIGURES).read_text(encoding="utf-8")).config)
     checkpoint = Path(settings.checkpoint) if settings.checkpoint else None
     network = open_model(settings.model, checkpoint, **named_arguments(tuple(settings.model_args))).network

@@ -243,7 +243,8 @@ def test_help_teaches() -> None:
 @pytest.mark.slow
 def test_sensitivity_of_a_folder_and_of_its_model_is_the_same(output: Path, data: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(output, tmp_path / "out")
-    result = run("sensitivity", folder, "--batch-size", 8, "--top", 3)
+    assert_refused(run("sensitivity", folder), f"names code to run: {MODEL}; --trust runs it")
+    result = run("sensitivity", folder, "--batch-size", 8, "--top", 3, "--trust")
     assert result.exit_code == 0, result.output
     report = SensitivityReport.from_json((folder / "sensitivity.json").read_text())
     assert report.ordered[0].paths[0] in result.output
@@ -255,7 +256,7 @@ def test_sensitivity_of_a_folder_and_of_its_model_is_the_same(output: Path, data
     assert SensitivityReport.from_json(result.stdout).tensors == report.tensors
     settings = json.loads((folder / "settings.json").read_text())
     (folder / "settings.json").write_text(json.dumps({**settings, "model_args": ["seed=1"]}))
-    assert_refused(run("sensitivity", folder), "float.onnx: is not of the model that its settings name")
+    assert_refused(run("sensitivity", folder, "--trust"), "float.onnx: is not of the model that its settings name")
     assert_refused(run("sensitivity", folder, "--calib", data), "--calib beside a folder")
     assert_refused(run("sensitivity", MODEL, "--output", tmp_path), "--calib is missing")
 
