@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
+from qpass.cli.doubts import doubts_of_folder, doubts_of_images, doubts_of_weights
 from qpass.cli.keep_accuracy import AccuracyOptions, accuracy_options
 from qpass.cli.model_arguments import named_arguments
 from qpass.cli.options import COUNT, DATA, batch_size_option, console, image_options, preprocessing_options, renamed
@@ -134,6 +136,7 @@ def quantize(
     from qpass.cli.run_folder import BLOCKS, CANDIDATES, Settings, owned_folder
     from qpass.config import QuantConfig
     from qpass.data import draw_images, image_batches, open_images
+    from qpass.data.images import is_array
     from qpass.runtime.distributed import Processes, job
     from qpass.zoo.pretrained import copy_companions
     from qpass.zoo.source_model import open_model
@@ -160,12 +163,24 @@ def quantize(
         if first:
             held.enter_context(owned_folder(output, keeps_blocks=keeps_blocks, discard=discard))
         source = open_model(model, checkpoint, image_size=image_size, **factory_arguments)
+        shown_name = model if source.folder is None else str(source.folder.resolve())
         transform, known = model_transform(source, calib, crop=crop, resize=resize, image_size=image_size, mean=mean, std=std)
         count = calib_count or num_calib or (128 if recipe.reconstruction is None else 1000)
         images = draw_images(open_images(calib, transform), count, seed=seed)
         metric = None if goal is None else goal.metric(transform, min(batch_size, len(images)))
         if first:
             batch = next(iter(image_batches(images, batch_size)))[0]
+            _warn(
+                *doubts_of_weights(model, checkpoint, source.folder),
+                *doubts_of_folder(output, model if source.folder is None else str(source.folder.resolve()), recipe.name),
+                *doubts_of_images(
+                    batch,
+                    len(images),
+                    calib_count or num_calib,
+                    arrays=is_array(calib),
+                    normalized=source.transform is not None,
+                ),
+            )
             shown = (transform, names or source.class_names) if known else None
             float_network = held.enter_context(float_file(source.network, batch, output, shown))
         batches = (batch for batch, _ in image_batches(images, batch_size))
@@ -182,7 +197,7 @@ def quantize(
         if not first:
             return
         settings = Settings(
-            model=model if source.folder is None else str(source.folder.resolve()),
+            model=shown_name,
             checkpoint="" if checkpoint is None else str(checkpoint.resolve()),
             model_args=model_args,
             calibration=str(calib.resolve()),
@@ -196,3 +211,8 @@ def quantize(
     figures = qpass.quantization_report(qmodel)
     console.print(str(figures), highlight=False)
     console.print("; ".join([f"written to {output}", *map(str, figures.bits)]), highlight=False, soft_wrap=True)
+
+
+def _warn(*texts: str) -> None:
+    for text in texts:
+        warnings.warn(text, stacklevel=2)

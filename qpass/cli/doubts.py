@@ -1,0 +1,73 @@
+"""Warnings about a run that works and whose result would mean nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+#: Ranges fitted on fewer samples are unreliable.
+FEW = 8
+#: Pixels that are not normalized lie in [0, 1] or [0, 255]; normalized ones rarely exceed 4.
+_LARGEST_NORMALIZED = 20.0
+
+
+def doubts_of_weights(model: str, checkpoint: Path | None, folder: Path | None) -> Iterator[str]:
+    """Yields a warning if the weights of a timm model are random.
+
+    Args:
+        model: The model's name, or ``package.module:factory``.
+        checkpoint: The file of its weights.
+        folder: The folder that it was loaded from.
+    """
+    if checkpoint is None and folder is None and ":" not in model:
+        yield f"{model} has random weights, so its accuracy means nothing; give its weights with --checkpoint"
+
+
+def doubts_of_images(batch: Tensor, count: int, asked: int | None, *, arrays: bool, normalized: bool) -> Iterator[str]:
+    """Yields warnings about the calibration images.
+
+    Args:
+        batch: The first batch: (batch, channels, height, width).
+        count: Number of images.
+        asked: Number of images that the command asked for.
+        arrays: Whether they are arrays, which are used unchanged.
+        normalized: Whether the model is known to expect normalized images.
+    """
+    if asked is not None and count < asked:
+        yield f"{asked} calibration images were asked for, and there are {count}"
+    if count < FEW:
+        yield f"{count} calibration image{'s' * (count != 1)}: ranges fitted on so few are unreliable; give 32 to 128"
+    if arrays and normalized and batch.is_floating_point():
+        least, greatest = batch.min().item(), batch.max().item()
+        if least >= 0 and (greatest <= 1 or greatest > _LARGEST_NORMALIZED):
+            yield (
+                f"the calibration arrays have values from {least:g} to {greatest:g}, like pixels that are not normalized; "
+                "the model expects normalized ones: subtract its mean and divide by its std, or give image files"
+            )
+
+
+def doubts_of_folder(output: Path, model: str, recipe: str) -> Iterator[str]:
+    """Yields a warning if the folder holds the result of another model or recipe.
+
+    Args:
+        output: The folder.
+        model: Name of the model of this run.
+        recipe: Name of the recipe of this run.
+    """
+    from qpass.cli.run_folder import FIGURES, SETTINGS
+
+    before: list[Any] = []
+    for name, keys in ((SETTINGS, ("model",)), (FIGURES, ("config", "name"))):
+        try:
+            found = json.loads((output / name).read_text(encoding="utf-8"))
+            for key in keys:
+                found = found[key]
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # not the output of a finished run
+        before.append(found)
+    if before != [model, recipe]:
+        yield f"{output} holds {before[0]} as {before[1]}, which this run replaces"
