@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qpass.config import ACTIVATION_PERCENTILES
 from qpass.quantizers.base import GREATEST_BYTE, Criterion, Quantizer
+from qpass.quantizers.cell_table import quantize_by_cells
 from qpass.quantizers.k_means import k_means
 from qpass.quantizers.uniform import Uniform
 
@@ -141,10 +142,9 @@ class Codebook(Quantizer):
         """
         if not self.enabled:
             return x
-        cells, levels = self.grid.codes(x), self.levels_on_grid
-        found = levels.detach().round()[index := self.index_of(cells.detach())]
-        taken = cells + (found - cells).detach()
-        return self.grid.decode(taken + (levels[index] - levels[index].detach()) if levels.requires_grad else taken)
+        scale, zero_point = self.grid.broadcast_parameters(x.dim())
+        index = self.index_of(torch.arange(GRID_CODES, device=x.device))
+        return quantize_by_cells(x, self.levels_on_grid, index, scale=scale, zero_point=zero_point)
 
     def layer_wise(self, scale: Tensor, zero_point: Tensor) -> Codebook:
         """Returns a codebook with these levels and a single scale and zero point."""
