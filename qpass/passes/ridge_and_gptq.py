@@ -168,12 +168,10 @@ def _feed_back(
     errors = data.errors([quantizer(candidate) for candidate in candidates], wanted)
     best = errors.index(min(errors))
     if isinstance(quantizer, WeightCodebook) and isinstance(own, WeightCodebook):
-        refined = own(candidates[best][part])
-        better = refine_codebook(weight[part], refined, own, sums.gram, shares[best] * sums.drift)
-        refined = processes.join(refined, count)
-        if data.errors([refined], wanted)[0] < errors[best]:
+        better, refined = refine_codebook(weight[part], candidates[best][part], own, sums.gram, shares[best] * sums.drift)
+        if data.errors([processes.join(better(refined), count)], wanted)[0] < errors[best]:
             _join_tables(quantizer, better, count, processes)
-            return refined
+            return processes.join(refined, count)
     return candidates[best]
 
 

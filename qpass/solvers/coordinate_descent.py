@@ -13,10 +13,11 @@ _BLOCK = 64
 
 
 def descend(codes: Tensor, levels: Tensor, gram: Tensor, wanted: Tensor) -> Tensor:
-    """Returns codes after one pass over the columns, each set to its best level given all others.
+    """Returns a weight whose nearest levels are better codes, after one pass over the columns.
 
-    The error ½ tr(W' H W'ᵀ) - tr(W' Cᵀ) of the weight W' never grows. Columns come in descending order
-    of H's diagonal.
+    Each value is the best one given the levels of all others, just before it is rounded to its own.
+    The error ½ tr(W' H W'ᵀ) - tr(W' Cᵀ) of the rounded weight W' never grows. Columns come in
+    descending order of H's diagonal.
 
     Args:
         codes: Index of the level of each weight: (out, in).
@@ -25,22 +26,21 @@ def descend(codes: Tensor, levels: Tensor, gram: Tensor, wanted: Tensor) -> Tens
         wanted: C: (out, in), float64.
 
     Returns:
-        The codes: (out, in).
+        The weight before rounding, in float64: (out, in).
     """
     levels = levels.double()
     boundaries = ((levels[:, 1:] + levels[:, :-1]) / 2).contiguous()
-    codes = codes.long().clone()
-    weight = levels.gather(1, codes)
+    weight = levels.gather(1, codes.long())
+    exact = torch.empty_like(weight)
     gradient = weight @ gram - wanted
     for columns in gram.diagonal().argsort(descending=True, stable=True).split(_BLOCK):
         inner, steps = gradient[:, columns], torch.empty_like(weight[:, columns])
         among = gram[columns][:, columns]
         for i, column in enumerate(columns.tolist()):
-            best = weight[:, column] - inner[:, i] / among[i, i]
-            found = torch.searchsorted(boundaries, best[:, None].contiguous())
+            exact[:, column] = weight[:, column] - inner[:, i] / among[i, i]
+            found = torch.searchsorted(boundaries, exact[:, column, None].contiguous())
             steps[:, i] = levels.gather(1, found)[:, 0] - weight[:, column]
-            codes[:, column] = found[:, 0]
             inner += steps[:, i, None] * among[i]
         weight[:, columns] += steps
         gradient += steps @ gram[columns]
-    return codes
+    return exact

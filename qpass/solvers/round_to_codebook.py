@@ -17,15 +17,16 @@ _ROUNDS = 2
 
 def refine_codebook(
     weight: Tensor, rounded: Tensor, codebook: WeightCodebook, gram: Tensor, drift: Tensor, *, damping: float = DAMPING
-) -> WeightCodebook:
-    """Returns the codebook with better levels; ``rounded`` becomes a better rounding, in place.
+) -> tuple[WeightCodebook, Tensor]:
+    """Returns the codebook with better levels, and a weight whose nearest levels are better codes.
 
     Alternates between the best levels for the codes and a pass of coordinate descent over the codes.
-    Only rounding the levels to bytes can raise the error ‖X W'ᵀ - (X + ΔX) Wᵀ‖².
+    Only rounding the levels to bytes can raise the error ‖X W'ᵀ - (X + ΔX) Wᵀ‖². As in GPTQ, each
+    value of the weight is that just before its rounding: learning moves those near a boundary first.
 
     Args:
         weight: W: (out, in).
-        rounded: W', values of the codebook: (out, in).
+        rounded: W', or a weight whose nearest levels are W': (out, in).
         codebook: The codebook.
         gram: XᵀX of the layer's inputs X: (in, in).
         drift: ΔXᵀX, where X + ΔX are the desired inputs: (in, in).
@@ -39,6 +40,5 @@ def refine_codebook(
         better = copy.deepcopy(codebook).set_levels(levels, codebook.scale)
         # Bytes are ascending and levels need not be: their nearest bytes are the codes of before.
         codes = better.encode(codebook.scale[:, None] * levels[tables].gather(1, codes.long()).to(codebook.scale.dtype))
-        codebook, codes = better, descend(codes, better.channel_levels(), gram, wanted)
-        rounded.copy_(better.decode(codes))
-    return codebook
+        codebook, rounded = better, descend(codes, better.channel_levels(), gram, wanted).to(weight.dtype)
+    return codebook, rounded
