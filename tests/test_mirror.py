@@ -14,6 +14,10 @@ TESTS = Path(__file__).parent
 #: Modules, or packages of modules, whose tests have other names, with the files that hold them and the reason.
 ELSEWHERE: dict[str, tuple[tuple[str, ...], str]] = {
     "backends/onnx_qdq/lowerings.py": (("contracts/test_quantizers.py",), "each is compared with its quantizer"),
+    "backends/onnx_qdq/weights.py": (
+        ("backends/onnx_qdq/test_convolutions.py", "backends/onnx_qdq/test_pack_weights.py"),
+        "a file's weights are compared with its graph's",
+    ),
     "backends/onnxruntime/exact_outputs.py": (
         ("backends/onnxruntime/test_layer_output_check.py",),
         "what the check of outputs compares with",

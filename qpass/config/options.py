@@ -59,13 +59,29 @@ class FoldTarget(StrEnum):
     """Their median (DopQ-ViT, arXiv 2408.03291)."""
 
 
+class Convolutions(StrEnum):
+    """``QuantConfig.convolutions``: which convolutions to quantize."""
+
+    PATCHES = "patches"
+    """Those whose windows tile the input: patch embeddings and, as far as ``pointwise_convolutions``
+    says, 1x1 convolutions. Papers on transformers quantize no others."""
+    FASTEST = "fastest"
+    """All: weights everywhere, and inputs where integer products are faster on a CPU.
+
+    ``benchmarks/results/convolutions.md`` has the measurements."""
+    WEIGHTS = "weights"
+    """All, but inputs only in patch embeddings."""
+    ALL = "all"
+    """All, weights and inputs, for other hardware."""
+
+
 class PointwiseConvolutions(StrEnum):
-    """``QuantConfig.pointwise_convolutions``: what to quantize in 1x1 convolutions."""
+    """``QuantConfig.pointwise_convolutions``: what ``Convolutions.PATCHES`` quantizes in 1x1 convolutions."""
 
     WEIGHTS = "weights"
-    """Weights only. On a CPU, converting images to matrices and back costs more than integers save."""
+    """Weights only."""
     ALL = "all"
-    """Weights and inputs, for other hardware."""
+    """Weights and inputs."""
 
 
 class WeightRounding(StrEnum):

@@ -78,6 +78,10 @@ def preset_fields(name: str, *, schedule: str | None = None, polish: str | None 
     file looks them up in a table of 256 cells, by a GatherElements over all values, and multiplies
     attention with V in float. ``post_softmax: {quantizer: uniform, tabulated: false}`` has equal steps.
 
+    Convolutions are quantized too (``Convolutions.FASTEST``): the weights of all, with X bits, and the
+    inputs, with Y bits, where that is faster on a CPU. Such a convolution's output has 8 bits if no
+    layer's input follows, because integer kernels have no float outputs.
+
     ``mixed-wXaZ`` has activations of Z - 1 or 8 bits: 8 where the output gains most, Z on average over
     all multiply-adds. Z is 3 to 7. The Softmax output has levels in equal steps too; otherwise it is
     like ``wXaY``.
@@ -87,7 +91,8 @@ def preset_fields(name: str, *, schedule: str | None = None, polish: str | None 
     uniform. With activations of 8 bits, LayerNorm scales are not folded and nothing is rotated: both
     help activations, but make weights harder to round to few levels.
 
-    Published methods:
+    Published methods quantize Linears, attention and patch embeddings, as their papers do, and no other
+    convolutions:
 
     - ``repq-vit-wXaY`` (RepQ-ViT, arXiv 2212.08254): the same fold; a base-sqrt(2) logarithm for the
       Softmax output.
@@ -144,6 +149,7 @@ def _closed_form(weight_bits: int, activation_bits: int, _: ReconstructionConfig
         "compensate_activations": activation_bits < 8,
         "token_weights": "equal" if eight else "hessian",
         "calibrate_on": "float" if eight else "quantized",
+        "convolutions": "fastest",
     }
 
 

@@ -16,6 +16,7 @@ from qpass.config.fields import check_fields, choice, flag, instance, optional, 
 from qpass.config.mixed import mixed_name, warn_of_new_meaning
 from qpass.config.options import (
     CalibrateOn,
+    Convolutions,
     FoldTarget,
     LearningOrder,
     PointwiseConvolutions,
@@ -41,6 +42,7 @@ _CHECKS = {
     **{role: instance(QuantSpec, "a QuantSpec") for role in SPEC_FIELDS},
     "fold_layer_norm": optional(choice(FoldTarget, expected="'mean', 'median'")),
     **dict.fromkeys(("rotate_heads", "rotate_residual", "scale_channels", "fused_attention", "compensate_activations"), flag),
+    "convolutions": choice(Convolutions),
     "pointwise_convolutions": choice(PointwiseConvolutions),
     "weight_rounding": choice(WeightRounding),
     "token_weights": choice(TokenWeights),
@@ -74,8 +76,11 @@ class QuantConfig:
         fused_attention: Quantize the queries, keys and values with signed codes and no zero point, as
             attention reads them: the form that OpenVINO fuses into one integer operator. Uniform
             quantizers only.
-        pointwise_convolutions: What to quantize in 1x1 convolutions (``PointwiseConvolutions``):
-            ``"weights"`` or ``"all"``.
+        convolutions: Which convolutions to quantize (``Convolutions``): ``"patches"``, ``"fastest"``,
+            ``"weights"`` or ``"all"``. ``"fastest"`` in ``wXaY``, ``mixed-wXaZ`` and
+            ``codebook-wXaY``.
+        pointwise_convolutions: What ``convolutions="patches"`` quantizes in 1x1 convolutions
+            (``PointwiseConvolutions``): ``"weights"`` or ``"all"``.
         weight_rounding: ``"nearest"`` or ``"error-feedback"``, by GPTQ and GPTAQ
             (``WeightRounding``).
         compensate_activations: Let each weight compensate for the quantization of its input, by ridge
@@ -110,6 +115,7 @@ class QuantConfig:
     rotate_residual: bool = False
     scale_channels: bool = False
     fused_attention: bool = False
+    convolutions: str = Convolutions.PATCHES.value
     pointwise_convolutions: str = PointwiseConvolutions.WEIGHTS.value
     weight_rounding: str = WeightRounding.NEAREST.value
     compensate_activations: bool = False

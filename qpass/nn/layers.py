@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -128,41 +127,3 @@ class ResidualFactor(QuantizedLinear):
         assert self.quantizer is not None, "a residual factor is made for integers"
         y = super().forward(x)
         return y if self.quantizer.enabled else torch.zeros_like(y)
-
-
-class QuantizedConv(QuantizedLayer):
-    """A convolution whose windows tile its input, in one, two or three dimensions.
-
-    x (B, C, S1, ...), W (out, C / groups, k1, ...), y (B, out, S1 / k1, ...).
-
-    Args:
-        weight: Float weight.
-        bias: (out,) or None.
-        quantizer: Weight quantizer.
-        groups: Channel groups. With more than one, ``rows`` times the weight is not the convolution.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, quantizer: Quantizer | None, groups: int = 1) -> None:
-        super().__init__(weight, bias, quantizer)
-        self.groups = groups
-
-    @property
-    def patch(self) -> tuple[int, ...]:
-        """Window sizes, equal to the strides."""
-        return tuple(self.weight_shape[2:])
-
-    def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
-        """See ``QuantizedLayer.output_shape``."""
-        return (shape[0], self.weight_shape[0], *(size // side for size, side in zip(shape[2:], self.patch, strict=True)))
-
-    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """See ``QuantizedLayer.product``."""
-        convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[len(self.patch)]
-        return convolve(x, weight, bias, stride=self.patch, groups=self.groups)
-
-    def rows(self, x: Tensor) -> Tensor:
-        """See ``QuantizedLayer.rows``."""
-        sides, dims = self.patch, range(len(self.patch))
-        cut = [size for whole, side in zip(x.shape[2:], sides, strict=True) for size in (whole // side, side)]
-        windows = x.reshape(*x.shape[:2], *cut).permute(0, *(2 + 2 * dim for dim in dims), 1, *(3 + 2 * dim for dim in dims))
-        return windows.reshape(-1, x.shape[1] * math.prod(sides))

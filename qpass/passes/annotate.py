@@ -6,14 +6,14 @@ import dataclasses
 import difflib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
 from torch import fx
 
 from qpass.config import QuantConfig, QuantSpec
-from qpass.config.options import PointwiseConvolutions, QuantizerName
+from qpass.config.options import QuantizerName
 from qpass.errors import ConfigError, nearest
 from qpass.graph.capture.functionalize import is_region, region_linears
 from qpass.graph.edit import (
@@ -31,26 +31,24 @@ from qpass.graph.edit import (
 )
 from qpass.graph.facts import facts_of, update_facts
 from qpass.graph.fills import filled_values
+from qpass.passes.analysis.convolutions import (
+    CONVOLUTIONS,
+    TRANSPOSED,
+    Plans,
+    float_input,
+    is_matmul,
+    refusal,
+    requantized,
+    windows_of,
+)
 from qpass.passes.analysis.positions import float_products
 from qpass.passes.base import Pass
 from qpass.passes.plan import Declined, LayerPlan, OperandPlan
 
 _CASTS = (aten.to.dtype, aten._to_copy.default)
 MATMULS = (aten.matmul.default, aten.bmm.default)
-#: Minimum weights per output channel of a grouped convolution. With fewer, codes and a scale save
-#: too little space over floats. The product stays float either way.
-LEAST_OF_A_GROUP = 16
 #: Paths that a message about a pattern names.
 _SHOWN = 5
-#: Convolutions and their number of spatial dims.
-_CONVOLUTIONS = {
-    **{
-        getattr(op, form): dims
-        for op, dims in ((aten.conv1d, 1), (aten.conv2d, 2), (aten.conv3d, 3))
-        for form in ("default", "padding")
-    },
-    **{aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2, aten.conv_transpose3d.input: 3},
-}
 _OTHER_PRODUCTS = {
     aten.bilinear.default: "bilinear has two inputs beside its weight",
     **dict.fromkeys(
@@ -84,7 +82,9 @@ class Annotate(Pass):
 
     def run(self, graph_module: fx.GraphModule) -> bool:
         """See ``Pass.run``."""
-        plans = {node: self._plan(graph_module, node) for node in graph_module.graph.nodes}
+        plans: dict[fx.Node, LayerPlan | Declined | None] = {}
+        for node in graph_module.graph.nodes:
+            plans[node] = self._plan(graph_module, node, plans)
         for node, reason in float_products(graph_module).items():
             if isinstance(plan := plans[node], LayerPlan):
                 plans[node] = Declined(kind=plan.kind, path=plan.path, reason=reason)
@@ -92,6 +92,10 @@ class Annotate(Pass):
         for node, plan in plans.items():
             if isinstance(plan, LayerPlan) and (reason := _filled(node, plan, filled)):
                 plans[node] = Declined(kind=plan.kind, path=plan.path, reason=reason)
+        directly = requantized(plans)
+        for node, plan in plans.items():
+            if isinstance(plan, LayerPlan) and node not in directly:
+                plans[node] = self._quantized_output(graph_module, node, plan)
         self._check_rules({plan.path for plan in plans.values() if plan is not None})
         changed = False
         for node, plan in plans.items():
@@ -103,12 +107,14 @@ class Annotate(Pass):
             _warn_of_nothing(type(graph_module).__name__, [plan for plan in plans.values() if isinstance(plan, Declined)])
         return changed
 
-    def _plan(self, graph_module: fx.GraphModule, node: fx.Node) -> LayerPlan | Declined | None:
+    def _plan(self, graph_module: fx.GraphModule, node: fx.Node, plans: Plans) -> LayerPlan | Declined | None:
         if is_call(node, aten.linear.default):
-            return self._layer(graph_module, node, "linear", lambda weight: None)
-        if is_call(node, *_CONVOLUTIONS):
-            kind = str(node.target).split(".")[1]
-            return self._layer(graph_module, node, kind, lambda weight: _not_patches(node, weight))
+            return self._layer(graph_module, node, "linear", plans)
+        if is_call(node, *CONVOLUTIONS):
+            return self._layer(graph_module, node, str(node.target).split(".")[1], plans)
+        if is_call(node, *TRANSPOSED):
+            reason = "transposed convolutions are not quantized"
+            return Declined(kind=str(node.target).split(".")[1], path=module_path(node), reason=reason)
         if is_call(node, *MATMULS):
             return self._matmul(graph_module, node)
         if is_softmax(node):
@@ -131,9 +137,7 @@ class Annotate(Pass):
             return Declined(kind=name, path=module_path(node), reason=reason)
         return None
 
-    def _layer(
-        self, graph_module: fx.GraphModule, node: fx.Node, kind: str, declined: Callable[[torch.Tensor], str | None]
-    ) -> LayerPlan | Declined:
+    def _layer(self, graph_module: fx.GraphModule, node: fx.Node, kind: str, plans: Plans) -> LayerPlan | Declined:
         path = module_path(node)
         weight = get_constant(graph_module, node.args[1])
         bias = argument(node, 2, "bias")
@@ -141,20 +145,31 @@ class Annotate(Pass):
             return Declined(kind=kind, path=path, reason="its weight or bias is computed, not a constant")
         if weight.dtype != torch.float32:
             return Declined(kind=kind, path=path, reason=f"its weight is {weight.dtype}")
-        reason = declined(weight)
-        if reason:
-            return Declined(kind=kind, path=path, reason=reason)
         first = _reads_network_input(input_node(node, 0))
         spec = self.config.resolve(path, "activation", reads_network_input=first)
-        weights_only = self.config.pointwise_convolutions == PointwiseConvolutions.WEIGHTS
-        is_pointwise = weight.dim() > 3 and set(weight.shape[2:]) == {1}
-        if (is_pointwise and weights_only) or is_grouped(node):
-            spec = None
-        weight_spec = self.config.resolve(path, "weight")
+        weight_spec, reason = self.config.resolve(path, "weight"), ""
+        if kind != "linear":
+            windows = windows_of(node, weight)
+            declined = refusal(node, windows, self.config.convolutions)
+            if windows is None or declined:
+                return Declined(kind=kind, path=path, reason=declined)
+            reason = float_input(node, windows, self.config, plans)
+            if reason:
+                spec = None
+            elif weight_spec is not None and weight_spec.bits == 8 and not is_matmul(node, windows):
+                weight_spec = dataclasses.replace(weight_spec, symmetric=True)  # kernels have no zero point per channel
         if spec is None and weight_spec is None:
             return Declined(kind=kind, path=path, reason="a rule of the config leaves it in float")
-        operands = (OperandPlan(index=0, spec=spec),)
-        return LayerPlan(kind=kind, path=path, operands=operands, weight=weight_spec)
+        return LayerPlan(kind=kind, path=path, operands=(OperandPlan(index=0, spec=spec),), weight=weight_spec, reason=reason)
+
+    def _quantized_output(self, graph_module: fx.GraphModule, node: fx.Node, plan: LayerPlan) -> LayerPlan:
+        """Returns the plan of a layer whose output no quantizer reads, with one if its kernel needs it."""
+        weight = get_constant(graph_module, node.args[1])
+        windows = None if weight is None or node.target not in CONVOLUTIONS else windows_of(node, weight)
+        if windows is None or plan.operands[0].spec is None or is_matmul(node, windows):
+            return plan
+        spec = QuantSpec(bits=8, percentiles=self.config.activation.percentiles)
+        return dataclasses.replace(plan, output=spec)
 
     def _matmul(self, graph_module: fx.GraphModule, node: fx.Node) -> LayerPlan | Declined | None:
         path = module_path(node)
@@ -241,38 +256,3 @@ def _softmax(node: fx.Node) -> Declined | None:
             seen.add(reader)
             readers.extend(reader.users)
     return Declined(kind="softmax", path=module_path(node), reason="its output does not go straight into a matmul")
-
-
-def _not_patches(node: fx.Node, weight: torch.Tensor) -> str | None:
-    """Returns why a convolution is not a Linear over non-overlapping patches, or None if it is."""
-    dims = _CONVOLUTIONS[node.target]  # type: ignore[index]
-    if not is_call(node, aten.conv1d.default, aten.conv2d.default, aten.conv3d.default):
-        return "only convolutions with numeric padding are quantized, and no transposed ones"
-    stride, padding, dilation = (_each(argument(node, i, n, d), dims) for i, n, d in _CONV_ARGUMENTS)
-    grouped, sides = is_grouped(node), tuple(weight.shape[2:])
-    if grouped and weight[0].numel() < LEAST_OF_A_GROUP:
-        return "grouped or depthwise convolution"
-    if sides != stride or any(padding) or any(d > 1 and side > 1 for d, side in zip(dilation, sides, strict=True)):
-        return (
-            "grouped or depthwise convolution"
-            if grouped
-            else "its windows overlap or are padded: not a patch embedding or 1x1 convolution"
-        )
-    shape = shape_of(node.args[0])
-    if shape is None or len(shape) != dims + 2 or any(size % side for size, side in zip(shape[2:], sides, strict=True)):
-        return "the image is not a whole number of patches"
-    return None
-
-
-def is_grouped(node: fx.Node) -> bool:
-    """Returns whether a node is a grouped convolution."""
-    return node.target in _CONVOLUTIONS and argument(node, 6, "groups", 1) != 1
-
-
-_CONV_ARGUMENTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
-
-
-def _each(value: int | list[int], dims: int) -> tuple[int, ...]:
-    """Expands a number or a list to one number per dim."""
-    numbers = [value] if isinstance(value, int) else list(value)
-    return tuple(numbers * dims if len(numbers) == 1 else numbers)

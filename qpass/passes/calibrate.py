@@ -13,7 +13,7 @@ from qpass.data import ModelInputs
 from qpass.graph.edit import describe, flat_inputs, get_plan
 from qpass.graph.facts import facts_of, update_facts
 from qpass.observers import HistogramObserver, ProductObserver
-from qpass.passes.analysis.sources import planned_operands, quantization_point
+from qpass.passes.analysis.sources import planned_operands, planned_outputs, quantization_point
 from qpass.passes.analysis.statistics import Statistics
 from qpass.passes.base import Pass
 from qpass.passes.fold_layer_norm import foldable_layer_norms
@@ -61,6 +61,7 @@ class Calibrate(Pass):
         """See ``Pass.run``."""
         # In graph order, which is the same in all processes.
         points = dict.fromkeys(quantization_point(*operand) for operand in planned_operands(graph_module))
+        points |= dict.fromkeys(planned_outputs(graph_module))
         tensors = {node: HistogramObserver(describe(node)) for node in points}
         norms = self._foldable_layer_norms(graph_module) if self.per_channel else []
         channels = {node: HistogramObserver(describe(node), channel_axis=-1, bins=CHANNEL_BINS) for node in norms}

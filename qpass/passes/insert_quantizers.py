@@ -7,6 +7,7 @@ from torch import fx
 from qpass.config import QuantSpec
 from qpass.graph.edit import add_module, argument, copy_origin, copy_result, get_constant, get_plan, replace, set_plan
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear
+from qpass.passes.analysis.convolutions import windows_of
 from qpass.passes.analysis.fitted import channel_quantizer, tensor_quantizer, weight_quantizer
 from qpass.passes.analysis.sources import planned_operands, quantization_point
 from qpass.passes.analysis.statistics import Statistics
@@ -14,10 +15,7 @@ from qpass.passes.base import Pass
 from qpass.passes.fold_layer_norm import foldable_layer_norms
 from qpass.passes.plan import LayerPlan
 
-_LAYERS: dict[str, type[QuantizedLayer]] = {
-    "linear": QuantizedLinear,
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), QuantizedConv),
-}
+_LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
 
 
 class InsertQuantizers(Pass):
@@ -63,6 +61,8 @@ class InsertQuantizers(Pass):
             if isinstance(plan := get_plan(node), LayerPlan) and plan.kind in _LAYERS and node.op == "call_function"
         ]
         for node, plan in layers:
+            if plan.output is not None:
+                self._quantize_output(graph_module, node, plan.output)
             self._replace_layer(graph_module, node, plan)
         return bool(operands or layers)
 
@@ -85,6 +85,12 @@ class InsertQuantizers(Pass):
         copy_result(point, node)
         return node
 
+    def _quantize_output(self, graph_module: fx.GraphModule, node: fx.Node, spec: QuantSpec) -> None:
+        quantizer = tensor_quantizer(graph_module, self.statistics, node, spec, signed=False)
+        readers = list(node.users)
+        quantized = self._insert(graph_module, node, add_module(graph_module, f"{node.name}_quantizer", quantizer))
+        node.replace_all_uses_with(quantized, delete_user_cb=readers.__contains__)
+
     def _redirect(self, node: fx.Node, index: int, point: fx.Node, quantized: fx.Node) -> None:
         """Makes the operand read the quantized tensor through the movements between, each read once."""
         reader, operand = node, node.args[index]
@@ -102,8 +108,12 @@ class InsertQuantizers(Pass):
         quantizer = None
         if plan.weight is not None:
             quantizer = weight_quantizer(weight, plan.weight)
-        groups = {"groups": argument(node, 6, "groups", 1)} if _LAYERS[plan.kind] is QuantizedConv else {}
-        layer = _LAYERS[plan.kind](weight, get_constant(graph_module, bias), quantizer, **groups)
+        windows = windows_of(node, weight) if plan.kind != "linear" else None
+        if windows is None:
+            layer: QuantizedLayer = QuantizedLinear(weight, get_constant(graph_module, bias), quantizer)
+        else:
+            own = {name: getattr(windows, name) for name in ("groups", "stride", "padding", "dilation")}
+            layer = QuantizedConv(weight, get_constant(graph_module, bias), quantizer, **own)
         layer.requires_grad_(False)
         name = add_module(graph_module, f"{plan.path or node.name}_quantized", layer)
         with graph_module.graph.inserting_before(node):

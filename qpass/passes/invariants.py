@@ -10,7 +10,7 @@ from qpass.errors import PassError
 from qpass.graph.edit import MOVEMENT_OPS, aten, called_module, describe, get_plan, is_call
 from qpass.graph.facts import facts_of
 from qpass.nn import QuantizedLayer
-from qpass.passes.analysis.sources import planned_operands
+from qpass.passes.analysis.sources import planned_operands, planned_outputs
 from qpass.passes.plan import Declined, LayerPlan
 from qpass.quantizers import Quantizer
 
@@ -73,6 +73,9 @@ def _plans_are_carried_out(graph_module: fx.GraphModule) -> Iterator[str]:
             source = source.args[0]
         if not isinstance(called_module(graph_module, source), Quantizer):
             yield f"operand {operand.index} of {describe(node)} is not quantized"
+    for node in planned_outputs(graph_module):
+        if any(not isinstance(called_module(graph_module, user), Quantizer) for user in node.users):
+            yield f"the output of {describe(node)} is not quantized"
     for node in graph_module.graph.nodes:
         plan = get_plan(node)
         if isinstance(plan, LayerPlan) and plan.weight is not None and not _is_layer(graph_module, node):

@@ -36,12 +36,17 @@ class LayerPlan:
         path: Module path.
         operands: Its float inputs.
         weight: The weight's quantizer, or None for float (always None for a matmul).
+        output: The quantizer of its output, or None for none: runtimes have integer kernels only for
+            convolutions whose outputs are quantized.
+        reason: Why the input of a layer with a quantized weight stays float; "" if it does not.
     """
 
     kind: str
     path: str
     operands: tuple[OperandPlan, ...]
     weight: QuantSpec | None = None
+    output: QuantSpec | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,12 +98,27 @@ class RidgeAndGPTQ(Pass):
                 layer = _layer(graph_module, node)
                 if layer is not None:
                     own = runs.values(wanted[node]) if self.activations else floats.values(twin.args[0])
-                    data = LayerData(layer, runs.values(node.args[0]), own, weights.get(twin), self.processes)
-                    self._compensate(layer, data)
+                    self._compensate_groups(layer, runs.values(node.args[0]), own, weights.get(twin))
                 runs.step(node)
                 if not self.activations:
                     floats.step(twin)
         return True
+
+    def _compensate_groups(
+        self, layer: QuantizedLayer, inputs: Sequence[Tensor], wanted: Sequence[Tensor], weights: Sequence[Tensor] | None
+    ) -> None:
+        """Compensates a layer; each group of a grouped convolution is a layer with inputs of its own."""
+        groups = layer.groups if isinstance(layer, QuantizedConv) else 1
+        if not isinstance(layer, QuantizedConv) or groups == 1:
+            self._compensate(layer, LayerData(layer, inputs, wanted, weights, self.processes))
+            return
+        outputs, channels = len(layer.effective_weight()) // groups, layer.weight_shape[1]
+        for index in range(groups):
+            own, read = slice(index * outputs, (index + 1) * outputs), slice(index * channels, (index + 1) * channels)
+            group = layer.group(own)
+            ins, outs = ([values[:, read] for values in each] for each in (inputs, wanted))
+            self._compensate(group, LayerData(group, ins, outs, weights, self.processes))
+            layer.put_group(own, group)
 
     def _compensate(self, layer: QuantizedLayer, data: LayerData) -> None:
         stored = layer.effective_weight()
@@ -180,11 +195,15 @@ def _rows_of_a_table(quantizer: Quantizer, count: int) -> int:
 
 
 def _layer(graph_module: fx.GraphModule, node: fx.Node) -> QuantizedLayer | None:
-    """Returns the layer that a node calls, or None; residual factors and grouped convolutions are none."""
+    """Returns the layer that a node calls, or None; residual factors are none.
+
+    Neither are grouped convolutions whose groups share a table of levels.
+    """
     layer = called_module(graph_module, node)
-    if isinstance(layer, ResidualFactor) or (isinstance(layer, QuantizedConv) and layer.groups > 1):
+    if isinstance(layer, ResidualFactor) or not isinstance(layer, QuantizedLayer):
         return None
-    return layer if isinstance(layer, QuantizedLayer) else None
+    shares = isinstance(layer.quantizer, WeightCodebook) and layer.quantizer.channels != 1
+    return None if shares and isinstance(layer, QuantizedConv) and layer.groups > 1 else layer
 
 
 def _unquantized(graph_module: fx.GraphModule, operand: fx.Node) -> fx.Node:

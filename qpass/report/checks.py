@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from qpass.errors import DataError
 from qpass.report.data import ReportData, TensorRow
 
-_TENSOR_KINDS = ("activation", "weight")
+_TENSOR_KINDS = ("activation", "weight", "output")
+#: Kinds whose bit widths a recipe says, and a budget may choose.
+_CHOSEN_KINDS = ("activation", "weight")
 _LAYER_KINDS = ("linear", "conv1d", "conv2d", "conv3d", "matmul")
 #: Limits: rows of each kind, histogram bins, output values of a quantizer, learned blocks, bits.
 _ROWS, _BINS, _LEVELS, _BLOCKS, _BITS = 20_000, 1_000, 256, 2_000, 64
@@ -27,7 +29,7 @@ def check_rows(report: ReportData) -> None:
         DataError: Naming the row.
     """
     _require(isinstance(report.config.get("name"), str), "config.name", "is no text", "the recipe's name")
-    for kind in _TENSOR_KINDS:
+    for kind in _CHOSEN_KINDS:
         spec = report.config.get(kind)
         bits = spec.get("bits") if isinstance(spec, Mapping) else None
         _require(isinstance(bits, int) and 0 < bits <= _BITS, f"config.{kind}.bits", "is odd", f"1 to {_BITS}")
@@ -40,7 +42,7 @@ def check_rows(report: ReportData) -> None:
         _require(layer.kind in _LAYER_KINDS, f"layers[{index}].kind", "is another", ", ".join(_LAYER_KINDS))
     for index, row in enumerate(report.allocation):
         where = f"allocation[{index}]"
-        _require(row.kind in _TENSOR_KINDS, f"{where}.kind", "is another", ", ".join(_TENSOR_KINDS))
+        _require(row.kind in _CHOSEN_KINDS, f"{where}.kind", "is another", ", ".join(_CHOSEN_KINDS))
         _require(0 < row.bits <= _BITS and row.size > 0, where, "has an odd bit width or size", "numbers above 0")
         _require(0 < len(row.errors) <= _BITS, f"{where}.errors", "has no bit widths", f"1 to {_BITS}")
         _require(row.bits in row.errors, f"{where}.bits", "is none of those that were tried", "a bit width that has an error")

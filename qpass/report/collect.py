@@ -23,7 +23,7 @@ from qpass.nn import QuantizedLayer
 from qpass.passes.add_residual import sum_with_residual
 from qpass.passes.analysis.bit_widths import multiply_adds
 from qpass.passes.analysis.blocks import find_blocks
-from qpass.passes.analysis.sources import planned_operands, quantizer_node
+from qpass.passes.analysis.sources import planned_operands, planned_outputs, quantizer_node
 from qpass.passes.annotate import source_of
 from qpass.passes.plan import Declined, LayerPlan
 from qpass.quantizers import ByteTable, Quantizer, Uniform
@@ -69,6 +69,7 @@ def collect_report(
             input_bits=tuple(None if operand.spec is None else operand.spec.bits for operand in plan.operands),
             sqnr_db=actual.sqnr[node.name, outputs[node].name],
             residual_rank=0 if outputs[node] is node or plan.weight is None else plan.weight.residual_rank,
+            reason=plan.reason,
         )
         for node, plan in plans.items()
     ]
@@ -189,6 +190,7 @@ class _Comparer(TidyInterpreter):
     ) -> None:
         super().__init__(graph_module)
         self._reference, self._sizes = reference, sizes
+        self._outputs = {user for node in planned_outputs(graph_module) for user in node.users}
         self.sqnr, self.rows = dict[tuple[str, str], float](), list[TensorRow]()
         self._expected: dict[str, list[str]] = {}
         for name, own in dict.fromkeys(pairs):
@@ -200,7 +202,8 @@ class _Comparer(TidyInterpreter):
             self.sqnr[name, n.name] = sqnr_db(self._reference.read(name), result)
         if n.op == "call_module" and isinstance(quantizer := self.fetch_attr(str(n.target)), Quantizer):
             args, _ = self.fetch_args_kwargs_from_env(n)
-            row = tensor_row(str(n.target), module_path(n), "activation", quantizer, args[0], result)
+            kind = "output" if n in self._outputs else "activation"
+            row = tensor_row(str(n.target), module_path(n), kind, quantizer, args[0], result)
             read = source_of(input_node(n, 0)).op == "placeholder"
             self.rows.append(replace(row, size=self._sizes.get(n.name, 0), network_input=read))
         return result

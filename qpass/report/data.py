@@ -19,7 +19,8 @@ class TensorRow:
     Attributes:
         name: Quantizer (activations) or layer (weights).
         path: Module path.
-        kind: ``"activation"`` or ``"weight"``.
+        kind: ``"activation"``, ``"weight"``, or ``"output"``: the output of a convolution, which has 8
+            bits because its integer kernel gives no floats.
         quantizer: Class of the quantizer.
         bits: Bit width of the codes.
         scale: Its scale; the mean over channels if per channel.
@@ -61,6 +62,7 @@ class LayerRow:
         input_bits: Bit widths of its inputs.
         sqnr_db: SQNR of its output, including the errors of all layers before it, in dB.
         residual_rank: Rank of the residual branch that corrects its weight's rounding; 0 for none.
+        reason: Why its input is float if its weight is not; "" in reports of earlier versions.
     """
 
     path: str
@@ -69,6 +71,7 @@ class LayerRow:
     input_bits: tuple[int | None, ...]
     sqnr_db: float
     residual_rank: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,11 @@ class ReportData:
         """Number of quantized layers of each kind."""
         kinds = [layer.kind for layer in self.layers]
         return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+
+    @property
+    def weights_only(self) -> list[tuple[str, str, str]]:
+        """(kind, module path, reason) of each layer with a quantized weight whose input stays float."""
+        return [(layer.kind, layer.path, layer.reason) for layer in self.layers if layer.reason]
 
     @property
     def recipe(self) -> str:

@@ -83,6 +83,9 @@ class QuantReport(ReportData):
         if self.not_rewritten:
             lines.append("not rewritten:")
             lines += [f"  {rule} {path or '(model)'}: {reason}" for rule, path, reason in self.not_rewritten]
+        if self.weights_only:
+            lines.append("quantized weights, float products:")
+            lines += [f"  {kind} {path or '(model)'}: {reason}" for kind, path, reason in self.weights_only]
         if self.stayed_float:
             lines.append("stayed float:")
             lines += [f"  {kind} {path or '(model)'}: {reason}" for kind, path, reason in self.stayed_float]

@@ -24,6 +24,7 @@ COLOURS = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), "#009E73"),
     "activation": "#0072B2",
     "weight": "#CC79A7",
+    "output": "#009E73",
 }
 _MARKERS = {"activation": "o", "weight": "s"}
 #: Settings of all plots.
@@ -150,7 +151,7 @@ def histograms(rows: Sequence[TensorRow]) -> str:
 def _title(row: TensorRow) -> str:
     """Names a tensor: several in one module differ in the name of the node."""
     name = row.name.removesuffix("_quantizer")
-    return f"{row.path}: {name}" if row.path and row.kind == "activation" else row.path or name
+    return f"{row.path}: {name}" if row.path and row.kind != "weight" else row.path or name
 
 
 def logarithmic(axes: Any, scale: str, *, axis: str = "y", **options: Any) -> None:

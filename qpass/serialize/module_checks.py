@@ -43,6 +43,12 @@ _POSITIVE = ("scale", "log_step", "unit", "eta")
 _DIMS: dict[type[QuantizedLayer], tuple[int, ...]] = {QuantizedLinear: (2,), ResidualFactor: (2,), QuantizedConv: (3, 4, 5)}
 
 
+#: What else a convolution's windows have, and the least number of each dim.
+WINDOWS = {"stride": 1, "padding": 0, "dilation": 1}
+#: Largest number of a window: no image is larger.
+_GREATEST_STEP = 2**16
+
+
 def checked_config(kind: type[Quantizer], config: Any, where: str) -> dict[str, Any]:
     """Returns the arguments of a quantizer's constructor.
 
@@ -140,15 +146,23 @@ def check_layer(
         _require(fits, "holds other codes than its quantizer", f"{where}.codes", f"{low} to {high}")
 
 
-def checked_groups(groups: Any, outputs: int, where: str) -> int:
-    """Returns the number of groups of a convolution.
+def checked_windows(data: Mapping[str, Any], weight: Tensor, where: str) -> dict[str, Any]:
+    """Returns the windows of a convolution: arguments of its constructor.
 
     Raises:
-        DataError: If the output channels cannot be divided into that many.
+        DataError: If the output channels cannot be divided into that many groups, or the windows have
+            other dims than the weight, or numbers that no convolution has.
     """
+    groups, outputs, dims = data["groups"], len(weight), weight.dim() - 2
     fits = is_number(groups, int) and groups > 0 and outputs % groups == 0
     _require(fits, f"is {str(groups)[:60]}", f"{where}.groups", f"a divisor of {outputs}")
-    return int(groups)
+    given = {name: data[name] for name in WINDOWS if name in data}
+    for name, numbers in given.items():
+        fits = isinstance(numbers, list) and len(numbers) == dims
+        fits = fits and all(is_number(n, int) and WINDOWS[name] <= n <= _GREATEST_STEP for n in numbers)
+        expected = f"{dims} numbers from {WINDOWS[name]} to {_GREATEST_STEP}"
+        _require(fits, f"is {str(numbers)[:60]}", f"{where}.{name}", expected)
+    return {"groups": groups, **given}
 
 
 def _require(holds: bool, what: str, where: str, expected: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qpass.errors import DataError
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.quantizers import QUANTIZERS, ByteTable, Codebook, LookUp, Quantizer, WeightCodebook
-from qpass.serialize.module_checks import check_layer, check_tensors, checked_config, checked_groups
+from qpass.serialize.module_checks import WINDOWS, check_layer, check_tensors, checked_config, checked_windows
 from qpass.serialize.tensors import below
 from qpass.serialize.values import decode, encode
 
@@ -33,8 +33,8 @@ def encode_module(module: nn.Module, where: str) -> dict[str, Any]:
         raise DataError(f"calls a {kind}, which no file can hold", where=where, expected=f"one of {', '.join(_MODULES)}")
     if isinstance(module, QuantizedLayer):
         quantizer = None if module.quantizer is None else encode_module(module.quantizer, where)
-        groups = {"groups": module.groups} if isinstance(module, QuantizedConv) else {}
-        return {"kind": kind, "quantizer": quantizer, "bias": module.bias is not None, **groups}
+        windows = module.windows if isinstance(module, QuantizedConv) else {}
+        return {"kind": kind, "quantizer": quantizer, "bias": module.bias is not None, **windows}
     assert isinstance(module, Quantizer)
     return {"kind": kind, "config": encode(module.config, where)}
 
@@ -49,7 +49,8 @@ def decode_module(data: Any, tensors: Mapping[str, Tensor], where: str) -> nn.Mo
         raise DataError("is no module that a file can hold", where=where, expected=f"one of {', '.join(_MODULES)}")
     kind = _MODULES[str(data["kind"])]
     fields = {"kind", "config"} if issubclass(kind, Quantizer) else {"kind", "quantizer", "bias"}
-    fields |= {"groups"} if issubclass(kind, QuantizedConv) else set()
+    if issubclass(kind, QuantizedConv):  # earlier versions wrote only the groups: windows tiled the input
+        fields |= {"groups"} if "stride" not in data else {"groups", *WINDOWS}
     if set(data) != fields:
         raise DataError(f"has the fields {sorted(data)}", where=where, expected=f"{sorted(fields)}")
     if issubclass(kind, Quantizer):
@@ -82,8 +83,8 @@ def _layer(kind: type[QuantizedLayer], data: Mapping[str, Any], tensors: Mapping
             raise DataError(f"is a {type(inner).__name__}", where=f"{where}.quantizer", expected="a quantizer")
         quantizer = inner
     check_layer(kind, weight, own.get("bias"), quantizer, frozen="codes" in own, where=where)
-    groups = {"groups": checked_groups(data["groups"], len(weight), where)} if kind is QuantizedConv else {}
-    layer = kind(torch.zeros(0) if "codes" in own else weight, own.get("bias"), quantizer, **groups)
+    windows = checked_windows(data, weight, where) if kind is QuantizedConv else {}
+    layer = kind(torch.zeros(0) if "codes" in own else weight, own.get("bias"), quantizer, **windows)
     if "codes" in own:
         layer.codes, layer.weight = weight, None
     return layer

@@ -22,6 +22,7 @@ FIELDS: dict[str, tuple[type, type[StrEnum]]] = {
     "criterion": (QuantSpec, options.FitCriterion),
     "code_zero": (QuantSpec, options.CodeZero),
     "fold_layer_norm": (QuantConfig, options.FoldTarget),
+    "convolutions": (QuantConfig, options.Convolutions),
     "pointwise_convolutions": (QuantConfig, options.PointwiseConvolutions),
     "weight_rounding": (QuantConfig, options.WeightRounding),
     "token_weights": (QuantConfig, options.TokenWeights),

@@ -441,7 +441,7 @@ VALID: dict[type, dict[str, Any]] = {
         **dict.fromkeys(
             ("rotate_heads", "rotate_residual", "scale_channels", "fused_attention", "compensate_activations"), _flag
         ),
-        **dict.fromkeys(("pointwise_convolutions", "weight_rounding", "token_weights", "calibrate_on"), _never),
+        **dict.fromkeys(("convolutions", "pointwise_convolutions", "weight_rounding", "token_weights", "calibrate_on"), _never),
         "rules": lambda v: v is None or v in ([], (), {}),
         **dict.fromkeys(("budget", "reconstruction"), _is_none),
         "range_samples": _or_none(_count(1)),

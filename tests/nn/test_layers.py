@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qpass.nn import QuantizedConv, QuantizedLinear, ResidualFactor
+from qpass.nn import QuantizedLinear, ResidualFactor
 from qpass.quantizers import Uniform
 
 
@@ -54,18 +54,6 @@ def test_the_quantizer_fits_the_weight_that_absorbed_a_change() -> None:
     assert layer.weight is not None
     assert layer.quantizer is not None
     assert torch.equal(layer.quantizer.scale, Uniform(4, signed=True, axis=0).fit(layer.weight).scale)
-
-
-@pytest.mark.parametrize("patch", [(2,), (2, 3), (2, 3, 2)])
-def test_rows_of_a_convolution_times_its_weight_are_its_outputs(patch: tuple[int, ...]) -> None:
-    weight, bias = seeded(4, 3, *patch), seeded(4)
-    layer = QuantizedConv(weight, bias, Uniform(4, signed=True, axis=0).fit(weight.flatten(1)))
-    x = seeded(2, 3, *(side * 4 for side in patch))
-    with torch.no_grad():
-        found, quantized = layer(x), layer.quantized_weight()
-    expected = layer.rows(x).double() @ quantized.flatten(1).double().T + bias.double()
-    torch.testing.assert_close(found.movedim(1, -1).reshape(-1, 4).double(), expected, rtol=1e-5, atol=1e-5)
-    assert tuple(layer.output_shape(x.shape)) == found.shape
 
 
 def test_a_residual_factor_gives_nothing_while_its_quantizer_is_off() -> None:

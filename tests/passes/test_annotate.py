@@ -92,10 +92,10 @@ class _Mixed(nn.Module):
 
 
 def test_what_stays_float_says_why() -> None:
-    declined = {(p.kind, p.path): p.reason for p in plans(_Mixed(), torch.randn(2, 3, 8, 8)) if isinstance(p, Declined)}
+    config = QuantConfig.from_any({"preset": "w4a4", "convolutions": "patches"})
+    declined = {(p.kind, p.path): p.reason for p in plans(_Mixed(), torch.randn(2, 3, 8, 8), config) if isinstance(p, Declined)}
     assert declined == {
         ("conv2d", "overlapping"): "its windows overlap or are padded: not a patch embedding or 1x1 convolution",
-        ("conv2d", "depthwise"): "grouped or depthwise convolution",
         ("linear", ""): "its weight or bias is computed, not a constant",
         ("einsum", ""): "its einsum sums over an index of one factor alone",
         ("softmax", ""): "its output does not go straight into a matmul",
@@ -104,7 +104,7 @@ def test_what_stays_float_says_why() -> None:
 
 @pytest.mark.parametrize(("choice", "bits"), [("weights", None), ("all", 4)])
 def test_the_input_of_a_pointwise_convolution_is_quantized_on_demand(choice: str, bits: int | None) -> None:
-    config = QuantConfig.from_any({"preset": "w4a4", "pointwise_convolutions": choice})
+    config = QuantConfig.from_any({"preset": "w4a4", "convolutions": "patches", "pointwise_convolutions": choice})
     (plan,) = [p for p in plans(_Mixed(), torch.randn(2, 3, 8, 8), config) if p.path == "pointwise"]
     assert plan.weight.bits == 4
     assert getattr(plan.operands[0].spec, "bits", None) == bits

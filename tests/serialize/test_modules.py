@@ -36,6 +36,10 @@ MODULES: dict[str, tuple[nn.Module, Tensor]] = {
     "without a bias": (weighted(QuantizedLinear, 5, 7, bias=False), torch.ones(2, 7)),
     "residual": (weighted(ResidualFactor, 5, 7), torch.ones(2, 7)),
     "groups": (weighted(QuantizedConv, 4, 2, 3, 3, groups=2), torch.ones(1, 4, 6, 6)),
+    "windows": (
+        weighted(QuantizedConv, 4, 2, 3, 3, stride=[2, 1], padding=[1, 2], dilation=[1, 2]),
+        torch.ones(1, 2, 6, 6),
+    ),
     "float weight": (QuantizedLinear(torch.ones(5, 7), None, None), torch.ones(2, 7)),
 }
 
@@ -82,6 +86,44 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], object], 
     "codes out of range": (lambda _, tensors: tensors.update(codes=tensors["codes"] + 100), "x"),
     "another bit width": (lambda data, _: data["quantizer"]["config"]["dict"].__setitem__(0, ["bits", 9]), "bits"),
 }
+
+
+WINDOWS: dict[str, tuple[str, Any]] = {
+    "a stride of zero": ("stride", [0, 1]),
+    "a padding below zero": ("padding", [-1, 0]),
+    "a padding beyond any image": ("padding", [2**40, 0]),
+    "a number too few": ("dilation", [1]),
+    "no list": ("stride", 2),
+    "no whole number": ("dilation", [1.5, 1]),
+    "another number of groups": ("groups", 3),
+}
+
+
+@pytest.mark.parametrize("change", WINDOWS)
+def test_windows_that_no_convolution_has_are_refused(change: str) -> None:
+    module = MODULES["windows"][0]
+    name, value = WINDOWS[change]
+    data = {**json.loads(json.dumps(encode_module(module, "x"))), name: value}
+    with pytest.raises(DataError, match=rf"x\.{name}: is "):
+        decode_module(data, dict(state(module)), "x")
+
+
+@pytest.mark.parametrize("lost", ["padding", "dilation"])
+def test_windows_are_all_there(lost: str) -> None:
+    module = MODULES["windows"][0]
+    data = {key: value for key, value in encode_module(module, "x").items() if key != lost}
+    with pytest.raises(DataError, match="x: has the fields"):
+        decode_module(data, dict(state(module)), "x")
+
+
+def test_windows_of_earlier_versions_tile_the_input() -> None:
+    module, x = MODULES["groups"]
+    data = encode_module(module, "x")
+    assert set(data) == {"kind", "quantizer", "bias", "groups"}
+    again = decode_module(data, dict(state(module)), "x")
+    assert isinstance(again, QuantizedConv)
+    assert again.stride == (3, 3)
+    assert torch.equal(again(x), module(x))
 
 
 @pytest.mark.parametrize("change", CHANGES)

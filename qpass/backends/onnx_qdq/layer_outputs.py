@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, fx
 from qpass.graph.edit import MOVEMENT_OPS, aten, called_module, is_call, shape_of
 from qpass.nn import QuantizedLayer
 from qpass.passes.add_residual import sum_with_residual
+from qpass.passes.analysis.sources import quantizer_of
 from qpass.quantizers import Quantizer
 
 #: Suffix of the name of the node that computes a layer's output.
@@ -48,14 +48,6 @@ def layer_outputs(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
     found |= {node.name: _scaled(node) for node in products if not _is_only_quantized(graph_module, node)}
     place = {node: index for index, node in enumerate(nodes)}
     return dict(sorted(found.items(), key=lambda item: place[item[1]]))
-
-
-def quantizer_of(graph_module: fx.GraphModule, x: Any) -> Quantizer | None:
-    """Returns the quantizer that a value comes from, through movement operators only, or None."""
-    while is_call(x, *MOVEMENT_OPS):
-        x = x.args[0]
-    module = called_module(graph_module, x)
-    return module if isinstance(module, Quantizer) else None
 
 
 def _scaled(product: fx.Node) -> fx.Node:

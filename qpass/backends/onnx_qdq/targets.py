@@ -45,8 +45,8 @@ _STANDARD: tuple[OnnxRule, ...] = (
 TARGETS = {
     target.name: target
     for target in (
-        Target("onnxruntime", (*_STANDARD, rules.dequantize_sums)),
-        Target("onnxruntime-contrib", (*_STANDARD, rules.contrib_matmul, rules.contrib_linear)),
+        Target("onnxruntime", (*_STANDARD, rules.dequantize_sums, rules.silu_of_codes)),
+        Target("onnxruntime-contrib", (*_STANDARD, rules.contrib_matmul, rules.contrib_linear, rules.contrib_silu)),
         # OpenVINO has its own fusion patterns for Q/DQ pairs: a clipped byte or a weight with a
         # zero point keeps the product in float. It does not fold operators on bytes but runs them
         # in every inference.

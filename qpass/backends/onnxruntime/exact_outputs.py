@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from qpass.backends.onnx_qdq.layer_outputs import PRODUCTS, SCALINGS, quantizer_of
+from qpass.backends.onnx_qdq.layer_outputs import PRODUCTS, SCALINGS
 from qpass.backends.onnxruntime.perturbed import behind_quantizers
 from qpass.backends.onnxruntime.tolerance import ROUNDING
 from qpass.data import ModelInputs
 from qpass.graph.edit import called_module, flat_inputs, input_node, is_call
 from qpass.nn import QuantizedLayer
+from qpass.passes.analysis.sources import quantizer_of
 from qpass.quantizers import Log2, Quantizer
 
 #: Allowed error of a float product whose terms have mixed signs, in roundings of the sum of their

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from qpass.backends.onnx_qdq.layer_outputs import layer_outputs, quantizer_of
+from qpass.backends.onnx_qdq.layer_outputs import layer_outputs
 from qpass.backends.onnxruntime.exact_outputs import Exact, ExactOutputs, factors_of
 from qpass.backends.onnxruntime.forced import CodesOfFile
 from qpass.backends.onnxruntime.session import OrtSession
 from qpass.backends.onnxruntime.tolerance import differences
 from qpass.backends.onnxruntime.torch_run import TorchRun
 from qpass.data import ModelInputs
+from qpass.passes.analysis.sources import quantizer_of
 
 #: Number of layers whose outputs are in memory at once.
 _AT_ONCE = 8

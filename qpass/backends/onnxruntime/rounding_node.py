@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from qpass.backends.onnx_qdq.lowerings import CODES, UINT8_OFFSET
+from qpass.backends.onnx_qdq.lowerings import CODES
+from qpass.backends.onnx_qdq.weights import UINT8_OFFSET
 from qpass.backends.onnxruntime.rounded import rounding_of
 from qpass.errors import VerifyError
 from qpass.quantizers import Quantizer

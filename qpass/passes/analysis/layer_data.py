@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from qpass.nn import QuantizedLayer
+from qpass.nn import QuantizedConv, QuantizedLayer
 from qpass.runtime.distributed import ALONE, Processes
+
+#: Values of a convolution's windows at a time.
+_VALUES_OF_A_PART = 2**23
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,7 @@ class LayerData:
         width, weights = self._layer.weight_shape[1:].numel(), self._layer.effective_weight()
         new = partial(torch.zeros, dtype=torch.float64, device=weights.device)
         gram, drift, mean, wanted_mean, total = new(width, width), new(width, width), new(width), new(width), new(())
-        for index in self._batches(judging=False):
-            x, y, weight = self._rows(index)
+        for x, y, weight in self._parts(judging=False):
             weighted = x if weight is None else x * weight[:, None]
             gram += weighted.T @ x
             drift += (y - x).T @ weighted
@@ -84,8 +87,7 @@ class LayerData:
         """
         forms = [candidate.double() for candidate in candidates]
         errors = [0.0] * len(forms)
-        for index in self._batches(judging=True):
-            x, y, row_weight = self._rows(index)
+        for x, y, row_weight in self._parts(judging=True):
             output = y @ weight.T
             for which, form in enumerate(forms):
                 squared = (x @ form.T - output).square()
@@ -98,17 +100,33 @@ class LayerData:
         # With too few batches to hold one out, all serve both purposes.
         return [index for index, place in places if self._count < 4 or (place % 4 == 3) == judging]
 
-    def _rows(self, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns one batch in float64: actual and target inputs (rows, in), and weights (rows,).
+    def _parts(self, *, judging: bool) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Yields ``_rows`` of the fitting or held-out batches.
+
+        Windows that overlap repeat their input, so a convolution's batch is split into parts.
+        """
+        for index in self._batches(judging=judging):
+            x, y = self._inputs[index], self._wanted[index]
+            weight = None if self._weights is None else self._weights[index]
+            if not isinstance(self._layer, QuantizedConv) or x.shape != y.shape or not len(x):
+                yield self._rows(x, y, weight)
+                continue
+            size = max(1, _VALUES_OF_A_PART // (x[0].numel() * math.prod(self._layer.sides)))
+            by_sample = None if weight is None or weight.numel() % len(x) else weight.reshape(len(x), -1)
+            for start in range(0, len(x), size):
+                part = slice(start, start + size)
+                yield self._rows(x[part], y[part], weight if by_sample is None else by_sample[part].flatten())
+
+    def _rows(self, inputs: Tensor, wanted: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns rows in float64: actual and target inputs (rows, in), and weights (rows,).
 
         Rows that the network chooses by value may be others in the float network, and of another number.
         Such rows are their own targets, and have equal weights.
         """
-        x, y = (self._layer.rows(values[index]).double() for values in (self._inputs, self._wanted))
+        x, y = (self._layer.rows(values).double() for values in (inputs, wanted))
         y = y if len(y) == len(x) else x
-        if self._weights is None:
+        if weight is None:
             return x, y, None
-        weight = self._weights[index]
         if not len(x) or len(weight) % len(x):
             return x, y, torch.ones_like(x[:, 0])
         # Gradients come from parts of a batch: a layer of constant rows has these for each part.

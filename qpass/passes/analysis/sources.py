@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import fx
 
-from qpass.graph.edit import MOVEMENT_OPS, input_node, is_call
+from qpass.graph.edit import MOVEMENT_OPS, called_module, input_node, is_call
 from qpass.passes.plan import LayerPlan, OperandPlan
+from qpass.quantizers import Quantizer
 
 
 def quantization_point(node: fx.Node, plan: LayerPlan, operand: OperandPlan) -> fx.Node:
@@ -36,7 +37,24 @@ def planned_operands(graph_module: fx.GraphModule) -> list[tuple[fx.Node, LayerP
     ]
 
 
+def planned_outputs(graph_module: fx.GraphModule) -> list[fx.Node]:
+    """Returns every layer whose output is to be quantized, in order of execution."""
+    return [
+        node
+        for node in graph_module.graph.nodes
+        if isinstance(plan := node.meta.get("qpass"), LayerPlan) and plan.output is not None
+    ]
+
+
 def quantizer_node(operand: Any) -> fx.Node:
     """Returns the quantizer of an operand, looking through movements."""
     assert isinstance(operand, fx.Node)
     return operand if operand.op == "call_module" else quantizer_node(operand.args[0])
+
+
+def quantizer_of(graph_module: fx.GraphModule, x: Any) -> Quantizer | None:
+    """Returns the quantizer that a value comes from, through movement operators only, or None."""
+    while is_call(x, *MOVEMENT_OPS):
+        x = x.args[0]
+    module = called_module(graph_module, x)
+    return module if isinstance(module, Quantizer) else None

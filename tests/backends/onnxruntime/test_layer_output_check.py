@@ -38,7 +38,7 @@ class Diluted(nn.Module):
             nn.ModuleList(nn.Linear(32, 16) for _ in range(2)),
         )
         self.scale = nn.Parameter(torch.full((16,), 0.5))
-        self.last = nn.Conv2d(16, 12, 3, padding=1)  # its windows overlap, so it stays float
+        self.last = nn.Conv2d(16, 12, 3, padding=1)  # stays float in some recipes
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.patches(image).flatten(2).mT * STREAM

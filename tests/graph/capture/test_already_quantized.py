@@ -104,7 +104,7 @@ class Squares(nn.Module):
 @pytest.mark.parametrize(
     ("model", "x", "reason"),
     [
-        (nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()), torch.randn(8, 3, 8, 8), r"1 x conv2d: its windows overlap"),
+        (nn.Sequential(nn.ConvTranspose2d(3, 4, 3), nn.ReLU()), torch.randn(8, 3, 8, 8), r"1 x conv_transpose2d: transposed"),
         (Squares(), X, "it has no Linear, patch embedding or attention"),
     ],
 )

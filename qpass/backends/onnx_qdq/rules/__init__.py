@@ -10,10 +10,12 @@ from qpass.backends.onnx_qdq.rules.integer_output import integer_output
 from qpass.backends.onnx_qdq.rules.log_softmax import log_softmax
 from qpass.backends.onnx_qdq.rules.offset_matmul import offset_matmul
 from qpass.backends.onnx_qdq.rules.residual_rows import residual_rows
+from qpass.backends.onnx_qdq.rules.silu_of_codes import contrib_silu, silu_of_codes
 
 __all__ = [
     "contrib_linear",
     "contrib_matmul",
+    "contrib_silu",
     "dequantize_after_movement",
     "dequantize_sums",
     "fold_matmul_scale",
@@ -22,4 +24,5 @@ __all__ = [
     "log_softmax",
     "offset_matmul",
     "residual_rows",
+    "silu_of_codes",
 ]
