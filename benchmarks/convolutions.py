@@ -139,6 +139,7 @@ def cases() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     found["5x5, 64 channels, 28x28, ReLU"] = Repeated(lambda: _chain(_dense(64, 5)(), relu), 3), (64, 28, 28)
     found["3x3 of stride 2, 64 to 128 channels, 56x56, ReLU"] = _chain(nn.Conv2d(64, 128, 3, 2, 1), relu), (64, 56, 56)
     found["3x3 of stride 2, 3 to 16 channels, 256x256, SiLU"] = _chain(nn.Conv2d(3, 16, 3, 2, 1), silu), (3, 256, 256)
+    found["7x7 of stride 2, 3 to 16 channels, 224x224, ReLU"] = _chain(nn.Conv2d(3, 16, 7, 2, 3), relu), (3, 224, 224)
     found["7x7 of stride 2, 3 to 64 channels, 224x224, ReLU"] = _chain(nn.Conv2d(3, 64, 7, 2, 3), relu), (3, 224, 224)
     for channels, inner, size, act, side in ((32, 128, 64, silu, 3), (64, 256, 32, silu, 3), (96, 384, 14, relu, 5)):
         found[f"depthwise {side}x{side} between 1x1, {inner} channels, {size}x{size}, {act.__name__}"] = (
@@ -236,7 +237,7 @@ def table(rows: Mapping[str, Mapping[str, Any]], measured: str) -> str:
 
 
 @click.command()
-@click.option("--plans", is_flag=True, help="Only update what is planned; keep the measurements.")
+@click.option("--plans", is_flag=True, help="Keep the measurements, measure only new rows, and plan all again.")
 def main(plans: bool) -> None:
     """Measures all rows, or only plans them again."""
     torch.set_num_threads(1)
@@ -244,12 +245,13 @@ def main(plans: bool) -> None:
     found = json.loads(path.read_text(encoding="utf-8")) if plans else {"measured": provenance_line(), "rows": {}}
     for name, (model, shape) in cases().items():
         torch.manual_seed(0)
-        if plans:
+        if name in found["rows"]:
             found["rows"][name]["planned"] = _planned(model.eval(), torch.randn(2, *shape))
             continue
         with tempfile.TemporaryDirectory() as folder:
             found["rows"][name] = measure(model.eval(), shape, Path(folder))
         print(name, found["rows"][name], flush=True)
+    found["rows"] = {name: found["rows"][name] for name in cases()}
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     (RESULTS / "convolutions.md").write_text(table(**found), encoding="utf-8")
 

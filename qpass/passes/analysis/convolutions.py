@@ -27,6 +27,9 @@ LEAST_OF_A_CHANNEL = 4
 #: Minimum multiply-adds per value of input and output. With fewer, converting them takes longer
 #: than integers save.
 LEAST_WORK = 32
+#: Minimum input channels, unless there are this many output channels: kernels gather windows from
+#: runs of so few bytes that this takes longer than the product.
+LEAST_INPUTS, LEAST_OUTPUTS = 8, 64
 #: Minimum channels of the groups of a grouped convolution that is not depthwise.
 LEAST_CHANNELS = 16
 #: Functions of single values between convolutions.
@@ -145,11 +148,23 @@ def _slower_on_integers(node: fx.Node, windows: Windows, plans: Plans) -> str:
     if windows.groups > 1:
         kind = "depthwise" if windows.channels == 1 else "grouped"
         return "" if _reads_integers(node, plans) else f"{kind} and not behind a convolution on integers: float is faster"
+    if windows.channels < LEAST_INPUTS and (shape_of(node) or (0, 0))[1] < LEAST_OUTPUTS:
+        return f"under {LEAST_INPUTS} input and {LEAST_OUTPUTS} output channels: float is faster"
     given, found = (math.prod((shape_of(each) or (1,))[1:]) for each in (node.args[0], node))
     work = found * windows.channels * math.prod(windows.sides) / max(given + found, 1)
-    if work < LEAST_WORK:
+    if work < LEAST_WORK and not _shares_input(node, plans):
         return f"{work:.3g} multiply-adds per value that it reads and writes, under {LEAST_WORK}: float is faster"
     return ""
+
+
+def _shares_input(node: fx.Node, plans: Plans) -> bool:
+    """Returns whether an earlier convolution on integers reads the same tensor: its codes are there."""
+    return any(_is_on_integers(user, plans) for user in input_node(node, 0).users if user is not node)
+
+
+def _is_on_integers(node: fx.Node, plans: Plans) -> bool:
+    plan = plans.get(node)
+    return node.target in CONVOLUTIONS and isinstance(plan, LayerPlan) and plan.operands[0].spec is not None
 
 
 def _reads_integers(node: fx.Node, plans: Plans) -> bool:
@@ -160,8 +175,7 @@ def _reads_integers(node: fx.Node, plans: Plans) -> bool:
     source = input_node(node, 0)
     while is_call(source, *_FUNCTIONS):
         source = input_node(source, 0)
-    plan = plans.get(source)
-    return source.target in CONVOLUTIONS and isinstance(plan, LayerPlan) and plan.operands[0].spec is not None
+    return _is_on_integers(source, plans)
 
 
 def requantized(plans: Plans) -> set[fx.Node]:

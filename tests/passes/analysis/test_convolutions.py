@@ -101,7 +101,7 @@ class Block(nn.Module):
         (16, 16, ("", "")),
         (32, 2, ("", "")),
         (32, 4, ("", "groups of 8 channels, under 16: float is faster")),
-        (4, 4, ("18 multiply-adds per value that it reads and writes, under 32: float is faster",
+        (4, 4, ("under 8 input and 64 output channels: float is faster",
                 "depthwise and not behind a convolution on integers: float is faster")),
     ],
     ids=["depthwise", "large groups", "small groups", "behind a float product"],
@@ -112,6 +112,29 @@ def test_the_fastest_form_depends_on_work_groups_and_the_layer_before(
     found = plans(Block(channels, groups), channels, 6, 6)
     assert tuple(plan.reason for plan in found.values()) == reasons
     assert [plan.operands[0].spec is None for plan in found.values()] == [bool(reason) for reason in reasons]  # type: ignore[union-attr]
+
+
+class Down(nn.Module):
+    """A shortcut of little work beside a convolution that reads the same tensor."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.main, self.shortcut = nn.Conv2d(16, 32, side, 2, side // 2), nn.Conv2d(16, 32, 1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.main(x) + self.shortcut(x)
+
+
+def test_codes_that_another_convolution_reads_are_read_too() -> None:
+    assert [plan.reason == "" for plan in plans(Down(3), 16, 8, 8).values()] == [True, True]  # type: ignore[union-attr]
+    assert [plan.reason == "" for plan in plans(Down(1), 16, 8, 8).values()] == [False, False]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("channels", "outputs", "integers"), [(3, 16, False), (3, 64, True), (8, 16, True)])
+def test_few_channels_of_an_image_stay_float(channels: int, outputs: int, integers: bool) -> None:
+    (plan,) = plans(nn.Sequential(nn.Conv2d(channels, outputs, 7, 2, 3), nn.ReLU()), channels, 16, 16).values()
+    assert isinstance(plan, LayerPlan)
+    assert (plan.reason == "") == integers
 
 
 def test_the_plan_takes_what_the_table_says_is_faster() -> None:
