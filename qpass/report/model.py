@@ -68,6 +68,10 @@ class QuantReport(ReportData):
         for widths in self.bits:
             lines.append(str(widths))
             lines += [f"  {row.bits} bits: {row.path or '(model)'}, {row.name}" for row in widths.wider]
+        if outputs := [row for row in self.tensors if row.kind == "output"]:
+            lines.append(
+                f"outputs of {len(outputs)} convolutions: {outputs[0].bits} bits, since integer kernels give no floats"
+            )
         if self.reconstruction:
             lines.append(f"{'learned block':<36} {'error before':>12} {'after':>8}  ranks")
             lines += [
