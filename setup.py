@@ -2,4 +2,7 @@
 
 from setuptools import find_packages, setup
 
-setup(packages=find_packages(include=["qpass", "qpass.*"]), package_data={"qpass": ["report/*.html", "py.typed"]})
+setup(
+    packages=find_packages(include=["qpass", "qpass.*"]),
+    package_data={"qpass": ["report/*.html", "report/*.css", "report/*.js", "py.typed"]},
+)

@@ -23,6 +23,7 @@ from qpass.graph.capture.trace import trace
 from qpass.graph.edit import flat_inputs, ordered_inputs, shape_of
 from qpass.graph.facts import facts_of, update_facts
 from qpass.graph.parts import put_back, record_calls, trace_part
+from qpass.graph.short_repr import shorten_repr
 from qpass.graph.signature.input_check import add_input_check, check_arguments, check_inputs
 from qpass.graph.signature.input_dims import layout_of, takes_any_rows, tie_rows
 from qpass.graph.source_check import Source
@@ -30,6 +31,7 @@ from qpass.passes import AllocateBits, Annotate, Canonicalize, Pass
 from qpass.passes.analysis.blocks import find_blocks
 from qpass.passes.analysis.reference import Reference
 from qpass.passes.analysis.tensor_sensitivity import Sensitivity, measure_sensitivity
+from qpass.report.agreement import top1_agreement
 from qpass.report.collect import collect_report
 from qpass.runtime.distributed import ALONE, Processes
 from qpass.runtime.free_memory import return_free_memory
@@ -94,10 +96,16 @@ def quantize_traced(
     floats = reference.beside(graph_module)
     freeze(graph_module)
     report = collect_report(floats, graph_module, _report_sample(graph_module, batches[0]), options.storage)
+    report = dataclasses.replace(
+        report,
+        seed=options.seed,
+        calibration_samples=sum(batch_size(batch, layout_of(graph_module)) for batch in batches),
+        agreement=top1_agreement(floats, graph_module, batches),
+    )
     update_facts(graph_module, report=report)
     update_facts(graph_module, **_ONLY_WHILE_QUANTIZING)
     add_input_check(graph_module)
-    return graph_module
+    return shorten_repr(graph_module)
 
 
 def measure_traced(

@@ -28,7 +28,10 @@ from qpass.passes.annotate import source_of
 from qpass.passes.plan import Declined, LayerPlan
 from qpass.quantizers import ByteTable, Quantizer, Uniform
 from qpass.report.data import BlockRow, LayerRow, TensorRow
+from qpass.report.losses import with_output_errors
 from qpass.report.model import QuantReport
+from qpass.report.names import layer_parts, tensor_parts
+from qpass.report.preview import input_preview
 from qpass.runtime.free_memory import TidyInterpreter
 from qpass.runtime.storage import SpilledTensor, Storage
 
@@ -52,7 +55,7 @@ def collect_report(
     """
     blocks = find_blocks(quantized)
     plans = {node: plan for node in quantized.graph.nodes if isinstance(plan := get_plan(node), LayerPlan)}
-    outputs = {node: sum_with_residual(quantized, node) for node in plans}
+    outputs, parts = {node: sum_with_residual(quantized, node) for node in plans}, layer_parts(quantized)
     pairs = [(node.name, outputs[node].name) for node in plans] + [(node.name, node.name) for node in blocks.values()]
     with torch.no_grad():
         reads = Counter(name for name, _ in dict.fromkeys(pairs))
@@ -70,6 +73,7 @@ def collect_report(
             sqnr_db=actual.sqnr[node.name, outputs[node].name],
             residual_rank=0 if outputs[node] is node or plan.weight is None else plan.weight.residual_rank,
             reason=plan.reason,
+            part=parts[node],
         )
         for node, plan in plans.items()
     ]
@@ -78,7 +82,11 @@ def collect_report(
         config=recipe_of(quantized).to_dict(),
         dynamic_batch=facts_of(quantized).dynamic_batch,
         samples=batch_size(sample, layout_of(quantized)),
-        tensors=(*actual.rows, *_weights(reference_graph, quantized, plans)),
+        tensors=with_output_errors(
+            (*actual.rows, *_weights(reference_graph, quantized, plans)),
+            facts_of(quantized).allocation or (),
+            [quantizer_node(node.args[operand.index]).target for node, _, operand in planned_operands(quantized)],
+        ),
         layers=tuple(layers),
         blocks=tuple(BlockRow(path, actual.sqnr[node.name, node.name]) for path, node in blocks.items()),
         stayed_float=tuple((plan.kind, plan.path, plan.reason) for plan in stayed_float.values()),
@@ -92,6 +100,7 @@ def collect_report(
         ),
         channel_strengths=facts_of(quantized).channel_strengths,
         allocation=facts_of(quantized).allocation or (),
+        preview=input_preview(quantized, sample),
     )
 
 
@@ -189,7 +198,7 @@ class _Comparer(TidyInterpreter):
         sizes: Mapping[str, int],
     ) -> None:
         super().__init__(graph_module)
-        self._reference, self._sizes = reference, sizes
+        self._reference, self._sizes, self._parts = reference, sizes, tensor_parts(graph_module)
         self._outputs = {user for node in planned_outputs(graph_module) for user in node.users}
         self.sqnr, self.rows = dict[tuple[str, str], float](), list[TensorRow]()
         self._expected: dict[str, list[str]] = {}
@@ -205,7 +214,9 @@ class _Comparer(TidyInterpreter):
             kind = "output" if n in self._outputs else "activation"
             row = tensor_row(str(n.target), module_path(n), kind, quantizer, args[0], result)
             read = source_of(input_node(n, 0)).op == "placeholder"
-            self.rows.append(replace(row, size=self._sizes.get(n.name, 0), network_input=read))
+            part, readers = self._parts.get(n.name, ("", ()))
+            size = self._sizes.get(n.name, 0)
+            self.rows.append(replace(row, size=size, network_input=read, part=part, readers=readers))
         return result
 
 
@@ -241,7 +252,7 @@ def _weights(reference_graph: fx.GraphModule, quantized: fx.GraphModule, plans: 
             assert isinstance(reference, QuantizedLayer)
             weight = reference.effective_weight()
             row = tensor_row(str(node.target), plan.path, "weight", layer.quantizer, weight, layer.quantized_weight())
-            rows.append(replace(row, size=weight.numel()))
+            rows.append(replace(row, size=weight.numel(), part="weight", readers=((plan.path, "weight"),)))
     return rows
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from importlib.resources import files
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from qpass.report.advice import advice, recipe_text
 from qpass.report.bits import bit_widths
 from qpass.report.data import ReportData
+from qpass.report.pictures import doubt, png_url
 from qpass.report.plots import (
     bit_widths_by_depth,
     error_by_depth,
@@ -17,6 +22,7 @@ from qpass.report.plots import (
     ranges_by_depth,
     ranks_by_depth,
 )
+from qpass.report.tiles import ENOUGH, WORDS, tiles
 from qpass.version import __version__
 
 #: Histograms shown: the tensors with the lowest SQNR.
@@ -25,9 +31,9 @@ SHOWN_HISTOGRAMS = 12
 
 def render(report: ReportData) -> str:
     """Returns the page; it needs no other file and no network."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(files("qpass.report").joinpath("page.html").read_text(encoding="utf-8"))
     worst = sorted(report.tensors, key=lambda row: row.sqnr_db)[:SHOWN_HISTOGRAMS]
+    advised, measured = advice(report)
+    preview = report.preview
     plots = {
         "depth": error_by_depth(report) if report.layers else "",
         "bit_widths": bit_widths_by_depth(report) if any(len(row.errors) > 1 for row in report.allocation) else "",
@@ -36,5 +42,45 @@ def render(report: ReportData) -> str:
         "learned": errors_of_blocks(report) if report.reconstruction else "",
         "histograms": histograms(worst) if worst else "",
     }
-    shown = {name: Markup(plot) for name, plot in plots.items()}
-    return template.render(report=report, bits=bit_widths(report), version=__version__, plots=shown)
+    return fill(
+        "page.html",
+        report=report,
+        bits=bit_widths(report),
+        plots=plots,
+        tiles=tiles(report),
+        words=WORDS,
+        enough=ENOUGH,
+        advised=advised,
+        measured=measured,
+        recipe_text=recipe_text(report, advised),
+        pictures=[png_url(image) for image in preview.images] if preview else [],
+        channels=list(zip(preview.lows, preview.highs, preview.means, preview.stds, strict=True)) if preview else [],
+        doubt=doubt(preview) if preview else "",
+    )
+
+
+def fill(template: str, **values: Any) -> str:
+    """Returns a page from a template of this package.
+
+    A policy in the page allows its own script alone, and no network.
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FunctionLoader(_source))
+    script = _source("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    return environment.get_template(template).render(
+        version=__version__,
+        style=Markup(_source("style.css")),
+        script=Markup(script),
+        script_hash=f"sha256-{digest}",
+        **values,
+    )
+
+
+def framed(report: ReportData) -> str:
+    """Returns the page in a frame that keeps its style and script away from a notebook's."""
+    frame = Markup('<iframe sandbox="allow-scripts" srcdoc="{}" style="width:100%;height:44rem;border:0"></iframe>')
+    return str(frame.format(render(report)))
+
+
+def _source(name: str) -> str:
+    return files("qpass.report").joinpath(name).read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from qpass.runtime.plain_data import check_plain
 from qpass.runtime.records import record
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QuantReport(ReportData):
     """All that ``quantize_graph`` records of a run; ``print`` it, or read its fields (``ReportData``)."""
 
@@ -53,6 +53,16 @@ class QuantReport(ReportData):
         """Bit widths of the activations and of the weights."""
         return bit_widths(self)
 
+    def _repr_html_(self) -> str:
+        """Shows the page in a notebook, in a frame of its own."""
+        from qpass.report.html import framed
+
+        return framed(self)
+
+    def __repr__(self) -> str:
+        name = f"{self.model} as {self.recipe}"
+        return f"<QuantReport: {name}, {len(self.layers)} layers, output {self.output_sqnr_db:.1f} dB>"
+
     def __str__(self) -> str:
         quantized = ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
         lines = [
@@ -61,6 +71,9 @@ class QuantReport(ReportData):
             *(f"{block.path:<36} {block.sqnr_db:>8.1f}" for block in self.blocks),
             *(f"{name}: {size / 1e6:.2f} MB" for name, size in self.sizes.items()),
         ]
+        if self.agreement:
+            same, samples = self.agreement.same, self.agreement.samples
+            lines.insert(1, f"top-1 class: as float on {same} of {samples} calibration samples")
         if self.source_check:
             lines.append(f"compared: {self.source_check}")
         if self.target:

@@ -1,171 +1,172 @@
-"""The report's plots, as SVG text for one standalone page."""
+"""The report's charts, as SVG text with their legends."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from typing import Any
 
-import matplotlib
-import numpy as np
+from markupsafe import Markup
 
 from qpass.graph.edit import is_inside
 from qpass.report.data import ReportData, TensorRow
+from qpass.report.svg import Chart, Scale, legend
 
-matplotlib.use("svg")
-
-import matplotlib.pyplot as plt
-from matplotlib.ticker import FuncFormatter, NullFormatter
-
-#: Colour of each kind of layer or tensor, also for the colour-blind (Okabe and Ito).
-COLOURS = {
-    "linear": "#0072B2",
-    "matmul": "#D55E00",
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), "#009E73"),
-    "activation": "#0072B2",
-    "weight": "#CC79A7",
-    "output": "#009E73",
+#: Class of each kind of mark; the style sheet gives it a colour.
+KINDS = {
+    "linear": "blue",
+    "matmul": "orange",
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), "green"),
+    "activation": "blue",
+    "weight": "pink",
+    "output": "green",
 }
-_MARKERS = {"activation": "o", "weight": "s"}
-#: Settings of all plots.
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "axes.axisbelow": True,
-    "font.size": 9,
-    "text.parse_math": False,  # a $ in a path is literal
-    "svg.fonttype": "none",
-    "svg.hashsalt": "qpass",
-}
+_IN_ORDER = ("blue", "orange", "green", "pink", "sky", "yellow", "grey", "dark")
+#: More levels than these are shown as a strip that is darker where they are denser.
+SHOWN_LEVELS = 32
 
 
-def error_by_depth(report: ReportData) -> str:
+def error_by_depth(report: ReportData) -> Markup:
     """SQNR of each layer's output in order of execution, blocks as a line over them."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(9.5, 3.4), layout="constrained")
-        for kind in report.counts:
-            points = [(i, row.sqnr_db) for i, row in enumerate(report.layers) if row.kind == kind]
-            axes.scatter(*zip(*points, strict=True), s=16, label=kind, color=COLOURS.get(kind, "#555555"))
-        ends = [
-            (max((i for i, row in enumerate(report.layers) if is_inside(row.path, block.path)), default=0), block.sqnr_db)
-            for block in report.blocks
-        ]
-        if ends:
-            axes.plot(*zip(*ends, strict=True), color="#333333", lw=1.2, marker="_", label="block output")
-        axes.set(xlabel="layer, in order of execution", ylabel="SQNR of the output, dB")
-        axes.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1))
-        return svg(figure)
+    rows = report.layers
+    chart = Chart(Scale.over(range(len(rows)), margin=0.02), _decibels(rows, report.blocks), height=320)
+    chart.axes("layer, in order of execution", "SQNR of the output, dB")
+    ends = [
+        (max((i for i, row in enumerate(rows) if is_inside(row.path, block.path)), default=0), block.sqnr_db)
+        for block in report.blocks
+    ]
+    if ends:
+        chart.line(ends, "dark")
+        for (place, value), block in zip(ends, report.blocks, strict=True):
+            chart.point(place, value, "dark", f"output of {block.path or '(model)'}: {value:.1f} dB")
+    for place, row in enumerate(rows):
+        chart.point(place, row.sqnr_db, KINDS.get(row.kind, "grey"), f"{row.label} ({row.kind}): {row.sqnr_db:.1f} dB")
+    kinds = [(KINDS.get(kind, "grey"), kind) for kind in report.counts]
+    return _with_legend(chart, "SQNR of each layer by depth", [*kinds, *([("dark", "block output")] if ends else [])])
 
 
-def ranges_by_depth(report: ReportData) -> str:
+def ranges_by_depth(report: ReportData) -> Markup:
     """Range of each activation's values, and the range that its codes cover."""
     rows = [row for row in report.tensors if row.kind == "activation"]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(9.5, 3.4), layout="constrained")
-        x = np.arange(len(rows))
-        axes.vlines(x, [r.low for r in rows], [r.high for r in rows], color="#bbbbbb", lw=3, label="values on the sample")
-        covered = [(min(r.levels), max(r.levels)) for r in rows]
-        axes.vlines(x, *zip(*covered, strict=True), color=COLOURS["activation"], lw=1.4, label="covered by codes")
-        logarithmic(axes, "symlog", linthresh=1.0)
-        axes.set(xlabel="activation, in order of execution", ylabel="value (linear below 1)")
-        axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
-        return svg(figure)
+    ends = [value for row in rows for value in (row.low, row.high, min(row.levels), max(row.levels))]
+    chart = Chart(Scale.over(range(len(rows)), margin=0.02), Scale.over(ends, "symlog"), height=320)
+    chart.axes("activation, in order of execution", "value (linear below 1)")
+    wide = min(7.0, max(2.0, 600 / max(len(rows), 1)))
+    for place, row in enumerate(rows):
+        low, high = min(row.levels), max(row.levels)
+        said = f"{row.label}: values {row.low:.3g} to {row.high:.3g}, covered {low:.3g} to {high:.3g}"
+        chart.span(place, row.low, row.high, "grey", said, width=wide)
+        chart.span(place, low, high, "blue", said, width=wide / 2.4)
+    return _with_legend(chart, "Ranges by depth", [("grey", "values on the sample"), ("blue", "covered by codes")])
 
 
-def errors_of_blocks(report: ReportData) -> str:
+def errors_of_blocks(report: ReportData) -> Markup:
     """Error of each block's output before and after it was learned, in order."""
     rows = report.reconstruction
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(9.5, 2.6), layout="constrained")
-        x = np.arange(len(rows))
-        axes.bar(x - 0.2, [row.error_before for row in rows], 0.38, color="#bbbbbb", label="as calibrated")
-        axes.bar(x + 0.2, [row.error_after for row in rows], 0.38, color=COLOURS["activation"], label="learned")
-        axes.set_xticks(
-            x, [row.label for row in rows], rotation=45 if len(rows) > 8 else 0, ha="right" if len(rows) > 8 else "center"
-        )
-        axes.set(ylabel="error, share of the output")
-        axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
-        return svg(figure)
+    errors = Scale.from_zero(error for row in rows for error in (row.error_before, row.error_after))
+    chart = Chart(Scale(-0.6, len(rows) - 0.4), errors, height=260)
+    chart.axes("block, in order of execution", "error, share of the output", names=[row.label for row in rows])
+    for place, row in enumerate(rows):
+        said = f"{row.label}: {row.error_before:.4f} as calibrated, {row.error_after:.4f} learned"
+        chart.box(place - 0.38, place - 0.02, 0, row.error_before, "grey", said)
+        chart.box(place + 0.02, place + 0.38, 0, row.error_after, "blue", said)
+    return _with_legend(chart, "Errors of learned blocks", [("grey", "as calibrated"), ("blue", "learned")])
 
 
-def bit_widths_by_depth(report: ReportData) -> str:
+def bit_widths_by_depth(report: ReportData) -> Markup:
     """Output error from each tensor at the smallest bit width tried, coloured by its assigned bit width."""
-    kinds = {kind: [row for row in report.allocation if row.kind == kind and len(row.errors) > 1] for kind in _MARKERS}
-    kinds = {kind: rows for kind, rows in kinds.items() if rows}
-    bit_widths = sorted({row.bits for rows in kinds.values() for row in rows})
-    colours = dict(zip(bit_widths, plt.colormaps["viridis"](np.linspace(0, 0.9, len(bit_widths))), strict=True))
-    with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(len(kinds), figsize=(9.5, 2.9 * len(kinds)), layout="constrained", squeeze=False)
-        for axes, (kind, rows) in zip(panels.flat, kinds.items(), strict=True):
-            for bits in bit_widths:
-                points = [(i, row.errors[min(row.errors)]) for i, row in enumerate(rows) if row.bits == bits]
-                if points:
-                    axes.scatter(
-                        *zip(*points, strict=True), s=18, marker=_MARKERS[kind], color=colours[bits], label=f"{bits} bits"
-                    )
-            logarithmic(axes, "log")
-            axes.set(xlabel=f"{kind}, in order of execution", ylabel=f"error at {min(rows[0].errors)} bits, share of output")
-            axes.legend(frameon=False, ncols=len(bit_widths), loc="lower right", bbox_to_anchor=(1, 1))
-        return svg(figure)
+    kinds = {kind: [row for row in report.allocation if row.kind == kind and len(row.errors) > 1] for kind in KINDS}
+    drawn = []
+    for kind, rows in kinds.items():
+        if not rows:
+            continue
+        bit_widths = sorted({row.bits for row in rows})
+        colours = {bits: _IN_ORDER[place % len(_IN_ORDER)] for place, bits in enumerate(bit_widths)}
+        errors = [row.errors[min(row.errors)] for row in rows]
+        chart = Chart(Scale.over(range(len(rows)), margin=0.02), Scale.over(errors, "log"), height=280)
+        chart.axes(f"{kind}, in order of execution", f"error at {min(rows[0].errors)} bits, share of output")
+        for place, (row, error) in enumerate(zip(rows, errors, strict=True)):
+            said = f"{row.path or '(model)'}: {row.bits} bits; error {error:.2g} at {min(row.errors)} bits"
+            chart.point(place, error, colours[row.bits], said)
+        drawn.append(_with_legend(chart, f"Bit widths: {kind}", [(colours[bits], f"{bits} bits") for bits in bit_widths]))
+    return Markup("").join(drawn)
 
 
-def ranks_by_depth(report: ReportData) -> str:
+def ranks_by_depth(report: ReportData) -> Markup:
     """The chosen rank of each compensated Linear: blocks from left to right, their Linears side by side."""
-    kinds: dict[str, list[tuple[float, int]]] = {}
+    kinds: dict[str, list[tuple[float, int, str]]] = {}
     for index, row in enumerate(report.reconstruction):
         for place, (path, rank) in enumerate(row.ranks.items()):
             beside = 0.12 * (place - (len(row.ranks) - 1) / 2)  # equal ranks would hide each other
-            kinds.setdefault(path.removeprefix(f"{row.path}."), []).append((index + beside, rank))
-    with plt.rc_context({**STYLE, "axes.prop_cycle": plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7"])}):
-        figure, axes = plt.subplots(figsize=(9.5, 2.6), layout="constrained")
-        for kind, points in kinds.items():
-            axes.plot(*zip(*points, strict=True), marker="o", ms=5, lw=0.5, label=kind)
-        axes.set_xticks(range(len(report.reconstruction)), [row.path for row in report.reconstruction], rotation=45)
-        chosen = {rank for row in report.reconstruction for rank in row.ranks.values()}
-        axes.set_yticks(sorted(chosen))
-        axes.set(ylabel="rank", ylim=(0, 1.1 * max(chosen, default=1)))
-        axes.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1))
-        return svg(figure)
+            kinds.setdefault(path.removeprefix(f"{row.path}."), []).append((index + beside, rank, path))
+    ranks = Scale.from_zero(rank for points in kinds.values() for _, rank, _ in points)
+    chart = Chart(Scale(-0.6, len(report.reconstruction) - 0.4), ranks, height=260)
+    chart.axes("block, in order of execution", "rank", names=[row.label for row in report.reconstruction])
+    colours = {kind: _IN_ORDER[place % len(_IN_ORDER)] for place, kind in enumerate(kinds)}
+    for kind, points in kinds.items():
+        chart.line([(x, rank) for x, rank, _ in points], colours[kind])
+        for x, rank, path in points:
+            chart.point(x, rank, colours[kind], f"{path}: rank {rank}")
+    return _with_legend(chart, "Ranks of compensated Linears", [(colour, kind) for kind, colour in colours.items()])
 
 
-def histograms(rows: Sequence[TensorRow]) -> str:
-    """Histogram of each tensor, with the levels of its quantizer as ticks below."""
-    columns = 3
-    lines = -(-len(rows) // columns)
-    with plt.rc_context({**STYLE, "font.size": 8}):
-        figure, grid = plt.subplots(lines, columns, figsize=(9.5, 1.9 * lines), layout="constrained", squeeze=False)
-        for axes, row in zip(grid.flat, rows, strict=False):
-            edges = np.linspace(row.low, row.high, len(row.histogram) + 1)
-            axes.stairs(row.histogram, edges, fill=True, color=COLOURS[row.kind], alpha=0.75)
-            logarithmic(axes, "log")
-            axes.plot(row.levels, np.zeros(len(row.levels)), "|", color="#111111", ms=6, transform=axes.get_xaxis_transform())
-            axes.set_title(f"{_title(row)}\n{row.quantizer}, {row.bits} bits, {row.sqnr_db:.1f} dB", fontsize=8)
-            axes.set_xlim(min(row.low, *row.levels), max(row.high, *row.levels))
-        for axes in grid.flat[len(rows) :]:
-            axes.set_visible(False)
-        return svg(figure)
+def histograms(rows: Sequence[TensorRow]) -> Markup:
+    """Histogram of each tensor, with the covered range and the levels of its quantizer below."""
+    return Markup('<div class="grid">{}</div>').format(Markup("").join(map(histogram, rows)))
 
 
-def _title(row: TensorRow) -> str:
-    """Names a tensor: several in one module differ in the name of the node."""
-    name = row.name.removesuffix("_quantizer")
-    return f"{row.path}: {name}" if row.path and row.kind != "weight" else row.path or name
+def histogram(row: TensorRow) -> Markup:
+    """Counts of values on a logarithmic scale; below, ticks of few levels or the density of many."""
+    low, high = min(row.levels), max(row.levels)
+    counts = Scale(-0.25, _above(row.histogram), "log")
+    ends = Scale.over([row.low, row.high, low, high], margin=0.02)
+    chart = Chart(ends, counts, height=150, width=310, left=14, bottom=46)
+    floor = 10.0**counts.low
+    chart.box(low, high, floor, 10.0**counts.high, "covered", f"codes cover {low:.4g} to {high:.4g}")
+    step = (row.high - row.low) / max(len(row.histogram), 1)
+    for place, count in enumerate(row.histogram):
+        left = row.low + place * step
+        if count:
+            chart.box(left, left + step, floor, count, KINDS[row.kind], f"{left:.3g} to {left + step:.3g}: {count}")
+    _levels(chart, row)
+    base = chart.height - chart.bottom
+    for value, anchor in ((min(row.low, low), "start"), (max(row.high, high), "end")):
+        chart.text(chart.at(value, floor)[0], base + 25, f"{value:.3g}", anchor=anchor)
+    chart.text(chart.width / 2, chart.height - 7, f"{_count_of_levels(row)} from {low:.3g} to {high:.3g}")
+    text = f"{row.quantizer}, {row.bits} bits, {row.sqnr_db:.1f} dB"
+    caption = Markup("<figcaption><b>{}</b><br>{}</figcaption>").format(row.label, text)
+    return Markup("<figure>{}{}</figure>").format(caption, chart.svg(f"Histogram of {row.label}"))
 
 
-def logarithmic(axes: Any, scale: str, *, axis: str = "y", **options: Any) -> None:
-    """Sets a logarithmic axis with plain numbers; matplotlib's own labels are mathematical text."""
-    getattr(axes, f"set_{axis}scale")(scale, **options)
-    numbers = getattr(axes, f"{axis}axis")
-    numbers.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    numbers.set_minor_formatter(NullFormatter())
+def _count_of_levels(row: TensorRow) -> str:
+    return f"{len(row.levels)} level{'s' * (len(row.levels) != 1)}"
 
 
-def svg(figure: Any) -> str:
-    """Returns a figure as SVG text and closes it."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+def _levels(chart: Chart, row: TensorRow) -> None:
+    """Draws the levels below the axis: a tick each, or the density of many."""
+    base = chart.height - chart.bottom
+    places = [chart.at(level, 1)[0] for level in row.levels]
+    if len(places) <= SHOWN_LEVELS:
+        chart.draw("".join(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{base + 2}" y2="{base + 11}" class="tick"/>' for x in places))
+        return
+    first, width = min(places), max((max(places) - min(places)) / SHOWN_LEVELS, 0.1)
+    counts = [0] * SHOWN_LEVELS
+    for x in places:
+        counts[min(SHOWN_LEVELS - 1, int((x - first) / width))] += 1
+    for index, count in enumerate(counts):
+        if count:
+            where = f'x="{first + index * width:.1f}" y="{base + 2}" width="{width:.2f}" height="9"'
+            shade = 0.15 + 0.85 * count / max(counts)
+            chart.draw(f'<rect {where} class="box tick" opacity="{shade:.2f}"/>')
+
+
+def _above(histogram: Sequence[int]) -> float:
+    """Returns the exponent above the largest count."""
+    return Scale.over([1.0, *map(float, histogram)], "log").high
+
+
+def _decibels(*rows: Sequence[object]) -> Scale:
+    return Scale.over(row.sqnr_db for group in rows for row in group)  # type: ignore[attr-defined]
+
+
+def _with_legend(chart: Chart, label: str, entries: Sequence[tuple[str, str]]) -> Markup:
+    unique = list(dict.fromkeys(entries))
+    return Markup('<figure class="chart">{}<div class="wide">{}</div></figure>').format(legend(unique), chart.svg(label))

@@ -15,6 +15,7 @@ from qpass.config import QuantConfig
 from qpass.errors import DataError
 from qpass.graph.edit import example_inputs
 from qpass.graph.facts import facts_of, recipe_of, update_facts
+from qpass.graph.short_repr import shorten_repr
 from qpass.graph.signature.calls import CheckedCodeGen
 from qpass.graph.signature.input_check import check_example, check_is_as_added
 from qpass.quantizers import Quantizer
@@ -236,6 +237,7 @@ def _rebuild(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> fx.Gra
     check_is_as_added(graph_module)
     check_example(graph_module)
     _check_complete(graph_module, header, tensors.keys())
+    shorten_repr(graph_module)
     return graph_module.eval().requires_grad_(False)
 
 

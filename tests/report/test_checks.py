@@ -12,7 +12,7 @@ import qpass.report.checks as checks
 from qpass.errors import DataError
 from qpass.passes.allocate_bits import Allocated
 from qpass.report.checks import check_rows
-from qpass.report.data import LayerRow, ReportData, TensorRow
+from qpass.report.data import Agreement, InputPreview, LayerRow, ReportData, Speed, TensorRow, Thumbnail, Verified
 
 TENSOR = TensorRow("q", "a", "activation", "Uniform", 4, 0.1, 3.0, -1.0, 1.0, 30.0, (1, 2), (0.0, 0.5))
 LAYER = LayerRow("a", "linear", 4, (4,), 30.0)
@@ -38,6 +38,8 @@ def report(**changes: Any) -> ReportData:
         ({"levels": ()}, r"tensors\[0\].levels: is odd"),
         ({"levels": (0.0,) * 257}, r"tensors\[0\].levels: is odd"),
         ({"levels": (math.nan,)}, r"tensors\[0\].levels: is odd"),
+        ({"readers": (("a", "weight"),) * 1001}, r"tensors\[0\].readers: has too many"),
+        ({"sqnr_db": 1e300}, r"tensors\[0\].sqnr_db: is odd"),
         ({"histogram": (1, -1)}, r"tensors\[0\].histogram: is odd"),
         ({"histogram": (1,) * 1001}, r"tensors\[0\].histogram: is odd"),
     ],
@@ -61,6 +63,51 @@ def test_tensors(changes: dict[str, Any], message: str) -> None:
 def test_choices(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         check_rows(report(allocation=(replace(CHOICE, **changes),)))
+
+
+PICTURE = Thumbnail(2, 2, 1, ("AAE=", "AgM="))
+PREVIEW = InputPreview("x", (1, 9, 9), (0.0,), (1.0,), (0.5,), (0.1,), (PICTURE,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shape": (1, 9)}, "preview.shape: is no image's"),
+        ({"shape": (2, 9, 9)}, "preview.shape: is no image's"),
+        ({"means": ()}, "preview.means: is odd"),
+        ({"highs": (math.inf,)}, "preview.highs: is odd"),
+        ({"images": (PICTURE,) * 17}, "preview.images: has too many"),
+        ({"images": (replace(PICTURE, channels=3),)}, r"preview.images\[0\]: has an odd size"),
+        ({"images": (replace(PICTURE, width=257),)}, r"preview.images\[0\]: has an odd size"),
+        ({"images": (replace(PICTURE, height=3),)}, r"preview.images\[0\]: has an odd size"),
+        ({"images": (replace(PICTURE, rows=("AAE=", "AgMA")),)}, r"preview.images\[0\]: has an odd row"),
+        ({"images": (replace(PICTURE, rows=("AAE=", '"<b>"')),)}, r"preview.images\[0\]: has an odd row"),
+        ({"images": (replace(PICTURE, rows=("AAE=", "AgM=é")),)}, r"preview.images\[0\]: has an odd row"),
+    ],
+)
+def test_previews(changes: dict[str, Any], message: str) -> None:
+    check_rows(report(preview=PREVIEW))
+    with pytest.raises(DataError, match=message):
+        check_rows(report(preview=replace(PREVIEW, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"agreement": Agreement(3, 2, 10)}, "report.agreement: has odd counts"),
+        ({"agreement": Agreement(0, 0, 10)}, "report.agreement: has odd counts"),
+        ({"calibration_samples": -1}, "report.calibration_samples: is negative"),
+        ({"speed": (Speed(0.0, 1, 1),)}, r"report.speed\[0\]: is odd"),
+        ({"speed": (Speed(math.nan, 1, 1),)}, r"report.speed\[0\]: is odd"),
+        ({"speed": (Speed(1.0, 1, 1),) * 101}, "report.speed: has too many"),
+        ({"verified": Verified(True, "", -1)}, "report.verified.samples: is negative"),
+        ({"layers": (replace(LAYER, sqnr_db=-1e9),)}, r"report.layers\[0\].sqnr_db: is odd"),
+    ],
+)
+def test_outcomes(changes: dict[str, Any], message: str) -> None:
+    check_rows(report(agreement=Agreement(2, 2, 10), speed=(Speed(1.0, 1, 1),), verified=Verified(True, "", 1)))
+    with pytest.raises(DataError, match=message):
+        check_rows(report(**changes))
 
 
 def test_layers_recipes_and_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:

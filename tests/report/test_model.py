@@ -12,6 +12,7 @@ import qpass
 from qpass.errors import DataError
 from qpass.reconstruction.record import BlockRecord
 from qpass.report import QuantReport
+from qpass.report.data import Speed, Verified
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,8 @@ def test_json_comes_back(report: QuantReport) -> None:
         target="onnxruntime",
         options={"a": "1"},
         processors="all",
+        speed=(Speed(1.5, 1, 1, "a processor"),),
+        verified=Verified(True, "PASSED", 8),
     )
     assert QuantReport.from_json(rich.to_json()) == rich
     text = str(rich)
@@ -38,6 +41,11 @@ def test_json_comes_back(report: QuantReport) -> None:
         "  heads (model): a reason",
     ):
         assert line in text
+
+
+def test_the_repr_is_one_line(report: QuantReport) -> None:
+    assert repr(report) == f"<QuantReport: VisionTransformer as w8a8, 14 layers, output {report.output_sqnr_db:.1f} dB>"
+    assert "top-1 class: as float on" in str(report)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from xml.etree import ElementTree
 
-import matplotlib.pyplot as plt
 import pytest
 
 import qpass.report.plots as plots
@@ -27,7 +27,8 @@ REPORT = ReportData(
     8,
     tuple(tensor(index, kind) for index in range(4) for kind in ("activation", "weight")),
     tuple(
-        LayerRow(f"blocks.{index}.fc", kind, 4, (4,), 30.0 - index) for index, kind in enumerate(("linear", "matmul", "conv3d"))
+        LayerRow(f"blocks.{index}.fc", kind, 4, (4,), 30.0 - index, part="AV" * (kind == "matmul"))
+        for index, kind in enumerate(("linear", "matmul", "conv3d"))
     ),
     (BlockRow("blocks.0", 28.0), BlockRow("blocks.1", 20.0)),
     (),
@@ -41,31 +42,57 @@ REPORT = ReportData(
 )
 
 PLOTS: dict[str, tuple[Callable[..., str], object, list[str]]] = {
-    "errors": (plots.error_by_depth, REPORT, ["linear", "matmul", "conv3d", "block output"]),
-    "ranges": (plots.ranges_by_depth, REPORT, []),
-    "bits": (plots.bit_widths_by_depth, REPORT, ["4 bits", "8 bits"]),
-    "ranks": (plots.ranks_by_depth, REPORT, ["fc", "qkv", "blocks.1"]),
-    "learned": (plots.errors_of_blocks, REPORT, []),
-    "histograms": (plots.histograms, REPORT.tensors, ["Uniform, 4 bits, 30.0 dB", "blocks.3.a$b"]),
+    "errors": (
+        plots.error_by_depth,
+        REPORT,
+        ["linear", "matmul", "conv3d", "block output", "blocks.1.fc · AV (matmul): 29.0 dB"],
+    ),
+    "ranges": (plots.ranges_by_depth, REPORT, ["blocks.3.a$b: t3: values -4 to 1, covered -1 to 0.5"]),
+    "bits": (plots.bit_widths_by_depth, REPORT, ["4 bits", "8 bits", "blocks.1: 8 bits; error 0.1 at 4 bits"]),
+    "ranks": (plots.ranks_by_depth, REPORT, ["fc", "qkv", "blocks.1", "blocks.1.fc: rank 3"]),
+    "learned": (plots.errors_of_blocks, REPORT, ["blocks.0: 0.2000 as calibrated, 0.1000 learned"]),
+    "histograms": (plots.histograms, REPORT.tensors, ["Uniform, 4 bits, 30.0 dB", "blocks.3.a$b", "3 levels from -1 to 0.5"]),
 }
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_a_plot_is_one_svg_with_its_texts(name: str) -> None:
+def test_a_plot_is_svg_with_its_texts_and_names(name: str) -> None:
     draw, given, texts = PLOTS[name]
     text = draw(given)
-    root = ElementTree.fromstring(text)
-    assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    words = " | ".join("".join(element.itertext()) for element in root.iter() if element.tag.endswith("text"))
+    root = ElementTree.fromstring(f"<div>{text.replace('<br>', '')}</div>")
+    assert root.iter("{http://www.w3.org/2000/svg}svg")
+    words = " | ".join("".join(element.itertext()) for element in root.iter())
     assert all(each in words for each in texts), words
     assert draw(given) == text
-    assert plt.get_fignums() == []
 
 
 def test_a_point_is_drawn_for_each_layer() -> None:
     layers = [LayerRow(f"l{n}", "linear", 4, (4,), 10.0 * n) for n in range(3)]
     data = ReportData("M", {"name": "x"}, True, 8, (), tuple(layers), (), (), 1.0)
-    points = re.findall(r'<use xlink:href="#\w+" x="([\d.]+)" y="([\d.]+)" style="fill: #0072b2', plots.error_by_depth(data))
-    heights = [float(y) for _, y in points[:3]]
+    points = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="[\d.]+" class="dot blue"', plots.error_by_depth(data))
+    heights = [float(y) for _, y in points]
+    assert len(heights) == 3
     assert heights[0] > heights[1] > heights[2], "a larger ratio is higher up"
-    assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], rel=1e-3)
+    assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.2)
+
+
+def test_few_levels_are_ticks_and_many_a_strip() -> None:
+    row = tensor(0, "activation")
+    assert plots.histogram(row).count('class="tick"') == 3
+    many = replace(row, levels=tuple(2.0 ** -(n / 16) for n in range(256)))
+    text = plots.histogram(many)
+    assert "256 levels from 1.59e-05 to 1" in text
+    strips = [float(shade) for shade in re.findall(r'class="box tick" opacity="([\d.]+)"', text)]
+    assert 1 < len(strips) <= plots.SHOWN_LEVELS
+    assert strips[0] == 1.0, "most levels of a logarithm are near 0"
+    assert strips[-1] < 0.5
+
+
+def test_bins_are_drawn_where_their_values_are() -> None:
+    row = replace(tensor(0, "weight"), low=-2.0, high=2.0, levels=(-1.0, 1.0), histogram=(0, 10, 10, 0))
+    boxes = re.findall(r'x="([\d.]+)" y="[\d.]+" width="([\d.]+)" height="[\d.]+" class="box (\w+)"', plots.histogram(row))
+    (covered,) = [(float(x), float(width)) for x, width, kind in boxes if kind == "covered"]
+    bars = [(float(x), float(width)) for x, width, kind in boxes if kind == "pink"]
+    assert len(bars) == 2
+    assert bars[0][0] == pytest.approx(covered[0], abs=0.2)
+    assert bars[1][0] + bars[1][1] == pytest.approx(sum(covered), abs=0.2)

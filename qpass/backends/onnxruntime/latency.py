@@ -70,7 +70,7 @@ class LatencyRow:
     peak_share: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LatencyReport:
     """Result of ``benchmark_latency``. ``print`` it, or read its fields.
 
@@ -106,6 +106,10 @@ class LatencyReport:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, for JSON."""
         return {**asdict(self), "warnings": self.warnings}
+
+    def __repr__(self) -> str:
+        speeds = [f"{row.name} {row.speedup:.2f}x" for row in self.rows if row.name != self.baseline]
+        return f"<LatencyReport: {', '.join(speeds) or 'nothing'} against {self.baseline}, {len(self.rows)} rows>"
 
     def __str__(self) -> str:
         lines = [

@@ -56,7 +56,7 @@ class RuntimeCheck:
         return [f"{self.name}: {failure}" for failure in found]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class VerifyReport:
     """Result of ``verify_onnx``. ``print`` it, or read its fields.
 
@@ -138,6 +138,9 @@ class VerifyReport:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, for JSON."""
         return {"passed": self.passed, "informative": self.informative, "verdict": self.verdict, **asdict(self)}
+
+    def __repr__(self) -> str:
+        return f"<VerifyReport: {self.headline}>"
 
     def __str__(self) -> str:
         lines = [self.headline, f"  {self.path} against its graph, {self.samples} samples"]

@@ -62,6 +62,7 @@ def test_slower_files_and_unfused_pairs_are_warned_of() -> None:
         "q: 1 Q/DQ pairs did not fuse (dq_1)",
     ]
     assert "warning: q is slower" in str(report)
+    assert repr(report) == "<LatencyReport: q 0.50x against float, 2 rows>"
 
 
 def test_bad_arguments_are_refused(exported: Path, float_file: Path, vit: nn.Module) -> None:

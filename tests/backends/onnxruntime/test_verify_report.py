@@ -25,6 +25,7 @@ def test_it_says_with_which_error_the_graph_was_compared_with_the_model(
     for graph in (quantized, qpass.load(qpass.save(quantized, tmp_path / "graph.safetensors"))):
         report = qpass.verify_onnx(graph, exported, images)
         assert f"\n  source: {line}" in str(report)
+        assert repr(report) == f"<VerifyReport: {report.headline}>"
         assert "left out" not in str(report)
         data = json.loads(json.dumps(report.to_dict()))
         assert [text[: len(line)] for text in data["source_checks"]] == [line]

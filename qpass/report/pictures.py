@@ -1,0 +1,33 @@
+"""Turns the previews of a report into pictures for a page, and says what looks wrong with the values."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+from PIL import Image
+
+from qpass.report.data import InputPreview, Thumbnail
+
+
+def png_url(image: Thumbnail) -> str:
+    """Returns a picture as a data URL."""
+    pixels = b"".join(base64.b64decode(row) for row in image.rows)
+    picture, buffer = Image.frombytes("L" if image.channels == 1 else "RGB", (image.width, image.height), pixels), io.BytesIO()
+    picture.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def doubt(preview: InputPreview) -> str:
+    """Returns what is unusual about the values of images for a pretrained network, or ""."""
+    low, high = min(preview.lows), max(preview.highs)
+    if low == high:
+        return "All values are equal: these are no images."
+    if high > 20:
+        return f"Values reach {high:.3g}: they look like bytes that nobody divided by 255."
+    if low >= 0 and 0.5 < high <= 1:
+        return (
+            "Values lie between 0 and 1. Most pretrained networks expect a mean subtracted from images and a standard deviation"
+            " divided out: check the preprocessing, unless the network normalizes by itself."
+        )
+    return ""
