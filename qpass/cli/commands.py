@@ -29,7 +29,7 @@ def main() -> None:
       qpass evaluate out/ --data validation.zip     top-1 of graph and file
       qpass verify   out/ --data images.zip         is the file the same network?
       qpass bench    out/                           is it faster than float?
-      qpass report   out/                           what happened to each layer?
+      qpass report   out/ [other/]                  what happened to each layer? or compare two
       qpass sensitivity out/                        which tensors cost most, and rules for them
 
     'qpass demo' runs these steps on handwritten digits in about a minute, with nothing to download.

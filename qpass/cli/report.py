@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 
 from qpass.cli.options import DATA, console
-from qpass.errors import DataError
+from qpass.errors import ConfigError, DataError
 from qpass.runtime.atomic_write import write_whole
+
+if TYPE_CHECKING:
+    from qpass.report import QuantReport
+
+#: What ``from_json`` and the pages may raise for a damaged file.
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 @click.command()
 @click.argument("folder", type=DATA)
+@click.argument("other", type=DATA, required=False)
+@click.option("--output", type=DATA, help="Page to write when two folders are compared  [default: compare.html]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def report(folder: Path, as_json: bool) -> None:
-    """Print the errors of each block and layer, and rewrite report.html."""
-    from qpass.cli.run_folder import FIGURES, REPORT, file_in
-    from qpass.report import QuantReport
+def report(folder: Path, other: Path | None, output: Path | None, as_json: bool) -> None:
+    """Print the errors of each block and layer, and rewrite report.html.
 
-    path = file_in(folder, FIGURES)
+    With two folders, compare them on one page instead: figures, settings that differ, and layers
+    side by side. The page is compare.html in the current folder, or --output.
+    """
+    if other is not None:
+        if as_json:
+            raise ConfigError("--json with two folders", where="qpass report", hint="print the JSON of one at a time")
+        _compare(folder, other, output or Path("compare.html"))
+        return
+    if output is not None:
+        raise ConfigError("--output with one folder", where="qpass report", hint="its page is report.html in the folder")
+    from qpass.cli.run_folder import FIGURES, REPORT, file_in
+
+    data = _read(folder)
     try:
-        data = QuantReport.from_json(path.read_text(encoding="utf-8"))
         table, summary, page = _layer_table(data), str(data), data.to_html()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"cannot be read: {error}", where=str(path)) from error
+    except _DAMAGED as error:
+        raise DataError(f"cannot be read: {error}", where=str(file_in(folder, FIGURES))) from error
     if as_json:
         click.echo(data.to_json())
         return
@@ -36,10 +53,34 @@ def report(folder: Path, as_json: bool) -> None:
     console.print(f"page: {folder / REPORT}", highlight=False)
 
 
-def _layer_table(data: Any) -> Table:
+def _compare(first: Path, second: Path, output: Path) -> None:
+    from qpass.report.compare import compare_page, figures
+
+    reports = _read(first), _read(second)
+    page = compare_page(reports, (str(first), str(second)))
+    table = Table("", str(first), str(second))
+    for row in figures(*reports):
+        table.add_row(*row)
+    console.print(table)
+    write_whole(output, page)
+    console.print(f"page: {output}", highlight=False)
+
+
+def _read(folder: Path) -> QuantReport:
+    from qpass.cli.run_folder import FIGURES, file_in
+    from qpass.report import QuantReport
+
+    path = file_in(folder, FIGURES)
+    try:
+        return QuantReport.from_json(path.read_text(encoding="utf-8"))
+    except _DAMAGED as error:
+        raise DataError(f"cannot be read: {error}", where=str(path)) from error
+
+
+def _layer_table(data: QuantReport) -> Table:
     table = Table("layer", "kind", "weight bits", "input bits", "SQNR dB", title=f"{data.model}, {data.recipe}")
     for row in data.layers:
         bits = "/".join("float" if b is None else str(b) for b in row.input_bits)
         weight = "" if row.kind == "matmul" else str(row.weight_bits or "float")
-        table.add_row(row.path, row.kind, weight, bits, f"{row.sqnr_db:.1f}")
+        table.add_row(row.label, row.kind, weight, bits, f"{row.sqnr_db:.1f}")
     return table

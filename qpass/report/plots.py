@@ -40,7 +40,7 @@ def error_by_depth(report: ReportData) -> Markup:
     for place, row in enumerate(rows):
         chart.point(place, row.sqnr_db, KINDS.get(row.kind, "grey"), f"{row.label} ({row.kind}): {row.sqnr_db:.1f} dB")
     kinds = [(KINDS.get(kind, "grey"), kind) for kind in report.counts]
-    return _with_legend(chart, "SQNR of each layer by depth", [*kinds, *([("dark", "block output")] if ends else [])])
+    return with_legend(chart, "SQNR of each layer by depth", [*kinds, *([("dark", "block output")] if ends else [])])
 
 
 def ranges_by_depth(report: ReportData) -> Markup:
@@ -55,7 +55,7 @@ def ranges_by_depth(report: ReportData) -> Markup:
         said = f"{row.label}: values {row.low:.3g} to {row.high:.3g}, covered {low:.3g} to {high:.3g}"
         chart.span(place, row.low, row.high, "grey", said, width=wide)
         chart.span(place, low, high, "blue", said, width=wide / 2.4)
-    return _with_legend(chart, "Ranges by depth", [("grey", "values on the sample"), ("blue", "covered by codes")])
+    return with_legend(chart, "Ranges by depth", [("grey", "values on the sample"), ("blue", "covered by codes")])
 
 
 def errors_of_blocks(report: ReportData) -> Markup:
@@ -68,7 +68,7 @@ def errors_of_blocks(report: ReportData) -> Markup:
         said = f"{row.label}: {row.error_before:.4f} as calibrated, {row.error_after:.4f} learned"
         chart.box(place - 0.38, place - 0.02, 0, row.error_before, "grey", said)
         chart.box(place + 0.02, place + 0.38, 0, row.error_after, "blue", said)
-    return _with_legend(chart, "Errors of learned blocks", [("grey", "as calibrated"), ("blue", "learned")])
+    return with_legend(chart, "Errors of learned blocks", [("grey", "as calibrated"), ("blue", "learned")])
 
 
 def bit_widths_by_depth(report: ReportData) -> Markup:
@@ -86,7 +86,7 @@ def bit_widths_by_depth(report: ReportData) -> Markup:
         for place, (row, error) in enumerate(zip(rows, errors, strict=True)):
             said = f"{row.path or '(model)'}: {row.bits} bits; error {error:.2g} at {min(row.errors)} bits"
             chart.point(place, error, colours[row.bits], said)
-        drawn.append(_with_legend(chart, f"Bit widths: {kind}", [(colours[bits], f"{bits} bits") for bits in bit_widths]))
+        drawn.append(with_legend(chart, f"Bit widths: {kind}", [(colours[bits], f"{bits} bits") for bits in bit_widths]))
     return Markup("").join(drawn)
 
 
@@ -105,7 +105,7 @@ def ranks_by_depth(report: ReportData) -> Markup:
         chart.line([(x, rank) for x, rank, _ in points], colours[kind])
         for x, rank, path in points:
             chart.point(x, rank, colours[kind], f"{path}: rank {rank}")
-    return _with_legend(chart, "Ranks of compensated Linears", [(colour, kind) for kind, colour in colours.items()])
+    return with_legend(chart, "Ranks of compensated Linears", [(colour, kind) for kind, colour in colours.items()])
 
 
 def histograms(rows: Sequence[TensorRow]) -> Markup:
@@ -167,6 +167,7 @@ def _decibels(*rows: Sequence[object]) -> Scale:
     return Scale.over(row.sqnr_db for group in rows for row in group)  # type: ignore[attr-defined]
 
 
-def _with_legend(chart: Chart, label: str, entries: Sequence[tuple[str, str]]) -> Markup:
+def with_legend(chart: Chart, label: str, entries: Sequence[tuple[str, str]]) -> Markup:
+    """Returns a chart below its legend, in a figure."""
     unique = list(dict.fromkeys(entries))
     return Markup('<figure class="chart">{}<div class="wide">{}</div></figure>').format(legend(unique), chart.svg(label))

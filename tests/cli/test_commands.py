@@ -498,6 +498,26 @@ def test_brackets_in_names_are_no_markup(quantized: fx.GraphModule, tmp_path: Pa
     assert "blocks[0]" in result.output
 
 
+def test_two_reports_are_compared_on_one_page(
+    quantized: fx.GraphModule, quantized_4bit: fx.GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, graph in (("a", quantized), ("b", quantized_4bit)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(qpass.quantization_report(graph).to_json())
+    monkeypatch.chdir(tmp_path)
+    result = run("report", "a", "b")
+    assert result.exit_code == 0, result.output
+    assert "repq-vit-w4a4" in result.output
+    assert "page: compare.html" in result.output
+    assert "Settings that differ" in (tmp_path / "compare.html").read_text()
+    assert run("report", "a", "b", "--output", "page.html").exit_code == 0
+    assert (tmp_path / "page.html").read_text() == (tmp_path / "compare.html").read_text()
+    assert_refused(run("report", "a", "b", "--json"), "--json with two folders")
+    assert_refused(run("report", "a", "--output", "x.html"), "--output with one folder")
+    assert_refused(run("report", "a", "c"), "has no report.json")
+    assert_refused(run("report", "a", "b", "--output", "none/x.html"), "cannot be written")
+
+
 def test_names_in_an_onnx_file_do_not_move_the_cursor(exported: Path, tmp_path: Path) -> None:
     model = onnx.load(exported)
     for index, node in enumerate(model.graph.node):
