@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qpass.cli.options import COUNT, DATA, runtime_option
+from qpass.cli.outcomes import add_to_report
 from qpass.errors import ConfigError, DataError
 from qpass.runtime.plain_data import printable
 
@@ -42,6 +43,7 @@ def bench(
     """Time PATH, an ONNX file or a folder from 'qpass quantize', against its float file, in alternation."""
     import qpass
     from qpass.cli.run_folder import FLOAT, MODEL, file_in
+    from qpass.report.data import Speed
 
     file = file_in(path, MODEL) if path.is_dir() else path
     baseline = baseline or file.parent / FLOAT
@@ -56,6 +58,10 @@ def bench(
         _explain(file, batches or (1,), threads or (1,), runs, runtime, as_json)
         return
     result = qpass.benchmark_latency(file, baseline=baseline, batches=batches or (1, 8), threads=threads or (1, 2), runs=runs)
+    if path.is_dir() and baseline == path / FLOAT:
+        rows = (row for row in result.rows if row.name != result.baseline)
+        speed = tuple(Speed(row.speedup, row.batch, row.threads, result.machine) for row in rows)
+        add_to_report(path, speed=speed)
     click.echo(json.dumps(result.to_dict(), indent=1) if as_json else printable(str(result)))
 
 

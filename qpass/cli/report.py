@@ -9,14 +9,11 @@ import click
 from rich.table import Table
 
 from qpass.cli.options import DATA, console
-from qpass.errors import ConfigError, DataError
+from qpass.errors import ConfigError
 from qpass.runtime.atomic_write import write_whole
 
 if TYPE_CHECKING:
     from qpass.report import QuantReport
-
-#: What ``from_json`` and the pages may raise for a damaged file.
-_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 @click.command()
@@ -37,26 +34,24 @@ def report(folder: Path, other: Path | None, output: Path | None, as_json: bool)
         return
     if output is not None:
         raise ConfigError("--output with one folder", where="qpass report", hint="its page is report.html in the folder")
-    from qpass.cli.run_folder import FIGURES, REPORT, file_in
+    from qpass.cli.run_folder import REPORT, read_report
 
-    data = _read(folder)
-    try:
-        table, summary, page = _layer_table(data), str(data), data.to_html()
-    except _DAMAGED as error:
-        raise DataError(f"cannot be read: {error}", where=str(file_in(folder, FIGURES))) from error
+    data = read_report(folder)
     if as_json:
         click.echo(data.to_json())
         return
-    console.print(table)
-    console.print(summary, highlight=False)
+    page = data.to_html()
+    console.print(_layer_table(data))
+    console.print(str(data), highlight=False)
     write_whole(folder / REPORT, page)
     console.print(f"page: {folder / REPORT}", highlight=False)
 
 
 def _compare(first: Path, second: Path, output: Path) -> None:
+    from qpass.cli.run_folder import read_report
     from qpass.report.compare import compare_page, figures
 
-    reports = _read(first), _read(second)
+    reports = read_report(first), read_report(second)
     page = compare_page(reports, (str(first), str(second)))
     table = Table("", str(first), str(second))
     for row in figures(*reports):
@@ -64,17 +59,6 @@ def _compare(first: Path, second: Path, output: Path) -> None:
     console.print(table)
     write_whole(output, page)
     console.print(f"page: {output}", highlight=False)
-
-
-def _read(folder: Path) -> QuantReport:
-    from qpass.cli.run_folder import FIGURES, file_in
-    from qpass.report import QuantReport
-
-    path = file_in(folder, FIGURES)
-    try:
-        return QuantReport.from_json(path.read_text(encoding="utf-8"))
-    except _DAMAGED as error:
-        raise DataError(f"cannot be read: {error}", where=str(path)) from error
 
 
 def _layer_table(data: QuantReport) -> Table:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qpass.config.fields import check_fields, instance, several, text, whole
 from qpass.data import ImageTransform
@@ -16,6 +16,9 @@ from qpass.errors import ConfigError, DataError, check_keys
 from qpass.runtime.arguments import SEEDS
 from qpass.runtime.atomic_write import remove_drafts, write_whole
 from qpass.runtime.folder_lock import alone_in
+
+if TYPE_CHECKING:
+    from qpass.report import QuantReport
 
 MODEL, GRAPH, FLOAT, REPORT, FIGURES, SETTINGS = (
     "model.onnx", "model.qpass", "float.onnx", "report.html", "report.json", "settings.json",
@@ -130,6 +133,21 @@ def read_settings(folder: Path) -> Settings:
     except (ConfigError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else error
         raise DataError(f"is damaged: {what}", where=str(path), hint="quantize again") from error
+
+
+def read_report(folder: Path) -> QuantReport:
+    """Reads the report of a folder.
+
+    Raises:
+        DataError: If there is none, or it is damaged.
+    """
+    from qpass.report import QuantReport
+
+    path = file_in(folder, FIGURES)
+    try:
+        return QuantReport.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"cannot be read: {error}", where=str(path)) from error
 
 
 def _transform(data: Any) -> ImageTransform:

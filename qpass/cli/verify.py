@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qpass.cli.options import COUNT, DATA, console, image_options, runtime_option
+from qpass.cli.outcomes import add_to_report
 from qpass.cli.transforms import changed
 from qpass.graph.facts import GraphFacts, facts_of
 from qpass.runtime.plain_data import printable
@@ -40,12 +41,14 @@ def verify(
     """Prove that model.onnx computes what the graph computes, code by code; exit code 2 if it does not."""
     import qpass
     from qpass.cli.run_folder import GRAPH, MODEL, file_in, read_settings
+    from qpass.report.data import Verified
 
     settings = read_settings(folder)
     settings = replace(settings, transform=changed(settings.transform, crop, resize))
     graph = qpass.load(file_in(folder, GRAPH))
     images = _images(settings, data, facts_of(graph), samples)
     result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False, max_memory=max_memory, runtime=runtime)
+    add_to_report(folder, verified=Verified(result.passed, result.headline, result.samples))
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=1))
     else:

@@ -6,6 +6,7 @@ import base64
 import math
 from collections.abc import Iterable, Mapping
 
+from qpass.config.spec import TENSOR_ROLES
 from qpass.errors import DataError
 from qpass.report.data import InputPreview, ReportData, TensorRow
 from qpass.report.preview import CHANNELS
@@ -105,6 +106,8 @@ def _check_tensor(row: TensorRow, where: str) -> None:
     _require(_finite((row.low, row.high)) and row.low <= row.high, where, "has an odd range", "finite numbers low <= high")
     _require(row.size >= 0, f"{where}.size", "is negative", "a count")
     _require(len(row.readers) <= _READERS, f"{where}.readers", "has too many rows", f"at most {_READERS}")
+    roles = all(role in TENSOR_ROLES for _, role in row.readers)
+    _require(roles, f"{where}.readers", "has another role", ", ".join(TENSOR_ROLES))
     _check_decibels(row.sqnr_db, f"{where}.sqnr_db")
     _require(0 < len(row.levels) <= _LEVELS and _finite(row.levels), f"{where}.levels", "is odd", f"1 to {_LEVELS} numbers")
     fits = len(row.histogram) <= _BINS and all(count >= 0 for count in row.histogram)

@@ -18,9 +18,12 @@ from torch import fx
 
 import qpass
 from qpass.cli import main
+from qpass.cli.outcomes import add_to_report
 from qpass.config import QuantConfig
 from qpass.config.presets import PRESETS
 from qpass.graph.facts import facts_of, update_facts
+from qpass.report import QuantReport
+from qpass.report.data import Speed, Verified
 from qpass.report.sensitivity import SensitivityReport
 from qpass.runtime.folder_lock import alone_in
 from tests.models import small_vit
@@ -226,6 +229,8 @@ def test_bench_and_report(output: Path) -> None:
     result = run("bench", output, "--batch", 2, "--threads", 1, "--runs", 2, "--json")
     assert result.exit_code == 0, result.output
     assert [row["name"] for row in json.loads(result.stdout)["rows"]] == ["float", "quantized"]
+    page = (output / "report.html").read_text()
+    assert f"{json.loads(result.stdout)['rows'][1]['speedup']:.2f}x" in page
     (output / "report.html").unlink()
     result = run("report", output)
     assert result.exit_code == 0, result.output
@@ -516,6 +521,26 @@ def test_two_reports_are_compared_on_one_page(
     assert_refused(run("report", "a", "--output", "x.html"), "--output with one folder")
     assert_refused(run("report", "a", "c"), "has no report.json")
     assert_refused(run("report", "a", "b", "--output", "none/x.html"), "cannot be written")
+
+
+def test_a_report_has_what_verify_and_bench_find(
+    tmp_path: Path, quantized: fx.GraphModule, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = qpass.quantization_report(quantized)
+    add_to_report(tmp_path, verified=Verified(True, "PASSED", 8))
+    assert list(tmp_path.iterdir()) == [], "a folder without a report stays as it is"
+    (tmp_path / "report.json").write_text(report.to_json())
+    add_to_report(tmp_path, verified=Verified(False, "FAILED: <3> codes", 8))
+    add_to_report(tmp_path, speed=(Speed(1.5, 1, 1),))
+    expected = dataclasses.replace(report, verified=Verified(False, "FAILED: <3> codes", 8), speed=(Speed(1.5, 1, 1),))
+    assert QuantReport.from_json((tmp_path / "report.json").read_text()) == expected
+    page = (tmp_path / "report.html").read_text()
+    assert "FAILED: &lt;3&gt; codes" in page
+    assert "1.50x" in page
+    (tmp_path / "report.json").write_text("{}")
+    add_to_report(tmp_path, verified=Verified(True, "PASSED", 8))
+    assert "warning: the report does not have this result" in capsys.readouterr().err
+    assert (tmp_path / "report.json").read_text() == "{}"
 
 
 def test_names_in_an_onnx_file_do_not_move_the_cursor(exported: Path, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def report(**changes: Any) -> ReportData:
         ({"levels": (0.0,) * 257}, r"tensors\[0\].levels: is odd"),
         ({"levels": (math.nan,)}, r"tensors\[0\].levels: is odd"),
         ({"readers": (("a", "weight"),) * 1001}, r"tensors\[0\].readers: has too many"),
+        ({"readers": (("a", "bias"),)}, r"tensors\[0\].readers: has another role"),
         ({"sqnr_db": 1e300}, r"tensors\[0\].sqnr_db: is odd"),
         ({"histogram": (1, -1)}, r"tensors\[0\].histogram: is odd"),
         ({"histogram": (1,) * 1001}, r"tensors\[0\].histogram: is odd"),

@@ -1,0 +1,35 @@
+"""Adds what ``verify`` and ``bench`` find to the report of a folder, so that its page is complete."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qpass.errors import DataError
+from qpass.runtime.atomic_write import write_whole
+from qpass.runtime.plain_data import printable
+
+
+def add_to_report(folder: Path, **outcomes: Any) -> None:
+    """Rewrites report.json and report.html with these fields; warns if that is not possible.
+
+    A folder without a report stays as it is.
+
+    Args:
+        folder: The folder.
+        outcomes: Fields of ``ReportData``.
+    """
+    from qpass.cli.run_folder import FIGURES, REPORT, read_report
+
+    if not (folder / FIGURES).is_file():
+        return
+    try:
+        report = replace(read_report(folder), **outcomes)
+        page = report.to_html()
+        write_whole(folder / FIGURES, report.to_json())
+        write_whole(folder / REPORT, page)
+    except DataError as error:
+        click.echo(f"warning: the report does not have this result: {printable(str(error))}", err=True)
