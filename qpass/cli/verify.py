@@ -19,6 +19,9 @@ from qpass.runtime.storage import DEFAULT_GIB
 if TYPE_CHECKING:
     from qpass.cli.run_folder import Settings
 
+#: Characters of a verdict that the report keeps: names in a file may be long.
+_SUMMARY = 1_000
+
 
 @click.command()
 @click.argument("folder", type=DATA)
@@ -48,7 +51,7 @@ def verify(
     graph = qpass.load(file_in(folder, GRAPH))
     images = _images(settings, data, facts_of(graph), samples)
     result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False, max_memory=max_memory, runtime=runtime)
-    add_to_report(folder, verified=Verified(result.passed, result.headline, result.samples))
+    add_to_report(folder, verified=Verified(result.passed, printable(result.headline)[:_SUMMARY], result.samples))
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=1))
     else:

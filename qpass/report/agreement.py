@@ -42,7 +42,8 @@ def top1_agreement(
 
     Returns:
         The counts; None if the graph has no output of class scores: a float tensor (batch, classes)
-        that a Linear computes. Of several, the first counts.
+        that a Linear computes, perhaps scaled or normalized by Softmax. It has none either if several
+        outputs are such.
     """
     index = scores_index(reference_graph)
     if index is None:
@@ -65,7 +66,8 @@ def scores_index(graph_module: fx.GraphModule) -> int | None:
     """Returns the position of the class scores among a graph's outputs, or None."""
     output = next(iter(reversed(graph_module.graph.nodes)))
     leaves = [leaf for leaf in pytree.tree_leaves(output.args[0]) if isinstance(leaf, fx.Node)]
-    return next((index for index, leaf in enumerate(leaves) if _is_scores(leaf)), None)
+    found = [index for index, leaf in enumerate(leaves) if _is_scores(leaf)]
+    return found[0] if len(found) == 1 else None
 
 
 def _is_scores(node: fx.Node) -> bool:
@@ -73,10 +75,15 @@ def _is_scores(node: fx.Node) -> bool:
     if len(shape) != 2 or shape[1] < 2 or dtype is None or not dtype.is_floating_point:
         return False
     source = source_of(node)
-    while is_call(source, *_ON_SCORES):
+    while is_call(source, *_ON_SCORES) and not _is_scaled_by_a_tensor(source):
         source = source_of(source.all_input_nodes[0])
     plan = get_plan(source)
     return is_call(source, aten.linear.default) or (isinstance(plan, LayerPlan | Declined) and plan.kind == "linear")
+
+
+def _is_scaled_by_a_tensor(node: fx.Node) -> bool:
+    """Returns whether a node divides by what was computed, as embeddings by their norm."""
+    return is_call(node, aten.mul.Tensor, aten.div.Tensor) and len(node.all_input_nodes) > 1
 
 
 def _leaves(graph_module: fx.GraphModule, batch: ModelInputs) -> list[Any]:

@@ -191,6 +191,7 @@ def test_verify_passes_and_fails_with_the_exit_code(output: Path, tmp_path: Path
     assert result.exit_code == 0, result.output
     (line,) = result.output.splitlines()
     assert re.fullmatch(r"PASSED: [\d,]+ codes, 0 wrong, \d+ rounding ties; outputs equal within float32 rounding", line)
+    assert line in (output / "report.html").read_text()
     broken = shutil.copytree(output, tmp_path / "broken")
     model = onnx.load(broken / "model.onnx")
     scale = next(t for t in model.graph.initializer if t.name == "gelu_quantizer.scale")
@@ -199,6 +200,9 @@ def test_verify_passes_and_fails_with_the_exit_code(output: Path, tmp_path: Path
     result = run("verify", broken)
     assert result.exit_code == 2
     assert result.output.startswith("FAILED: as written: ")
+    found = json.loads((broken / "report.json").read_text())["verified"]
+    assert not found["passed"]
+    assert found["summary"].startswith(result.output.splitlines()[0])
 
 
 def test_verify_without_the_calibration_images_runs_on_those_in_the_graph(output: Path, tmp_path: Path) -> None:

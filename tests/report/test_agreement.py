@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -11,6 +13,17 @@ from qpass.data import ModelInputs
 from qpass.report.agreement import AGREEMENT_SAMPLES, top1_agreement
 from qpass.report.data import Agreement
 from tests.models import DictModel
+
+
+class Outputs(nn.Module):
+    """A Linear, and what is made of it."""
+
+    def __init__(self, of: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.layer, self.of = nn.Linear(8, 4), of
+
+    def forward(self, x: Tensor) -> object:
+        return self.of(self.layer(x))
 
 
 def test_counts_are_those_of_the_models(quantized_4bit: fx.GraphModule, vit: nn.Module, images: Tensor) -> None:
@@ -31,10 +44,13 @@ def test_as_many_samples_as_needed_are_run(quantized: fx.GraphModule, quantized_
         (nn.Sequential(nn.Linear(8, 3), nn.LayerNorm(3)).eval(), torch.randn(2, 8), None),
         (DictModel().eval(), torch.randn(2, 8), 4),
         (nn.Sequential(nn.Linear(8, 3), nn.Softmax(-1)).eval(), torch.randn(2, 8), 3),
+        (Outputs(lambda y: (y / 2, y.relu())).eval(), torch.randn(2, 8), 4),
+        (Outputs(lambda y: y / y.norm(dim=-1, keepdim=True)).eval(), torch.randn(2, 8), None),
+        (Outputs(lambda y: (y, y * 2)).eval(), torch.randn(2, 8), None),
         (nn.Linear(8, 1).eval(), torch.randn(2, 8), None),
         (nn.Linear(8, 4).eval(), torch.randn(2, 5, 8), None),
     ],
-    ids=["features", "logits of a dict", "probabilities", "one number", "a sequence"],
+    ids=["features", "logits of a dict", "probabilities", "scaled", "embedding", "two", "one number", "a sequence"],
 )
 def test_only_class_scores_are_compared(model: nn.Module, x: Tensor, classes: int | None) -> None:
     found = qpass.quantization_report(qpass.quantize_graph(model, [x], "w8a8", progress=False)).agreement
