@@ -119,10 +119,9 @@ def _of_folder(
         DataError: If its settings name code or arguments of code, and ``trust`` is not given: the
             folder may be a stranger's.
     """
-    from qpass.cli.run_folder import FIGURES, SETTINGS, file_in, read_settings
+    from qpass.cli.run_folder import SETTINGS, read_report, read_settings
     from qpass.config import QuantConfig
     from qpass.data import open_images
-    from qpass.report import QuantReport
     from qpass.zoo.source_model import open_model
 
     settings = read_settings(folder)
@@ -132,7 +131,7 @@ def _of_folder(
         arguments = ", ".join((settings.model, *settings.model_args))
         hint = "--trust runs it, if the folder is yours"
         raise DataError(f"names code to run: {arguments}", where=str(folder / SETTINGS), hint=hint)
-    recipe = config or QuantConfig.from_any(QuantReport.from_json(file_in(folder, FIGURES).read_text(encoding="utf-8")).config)
+    recipe = config or QuantConfig.from_any(read_report(folder).config)
     checkpoint = Path(settings.checkpoint) if settings.checkpoint else None
     network = open_model(settings.model, checkpoint, **named_arguments(tuple(settings.model_args))).network
     source = open_images(settings.calibration, saved_transform(folder, crop, resize))

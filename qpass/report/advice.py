@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from qpass.config import QuantConfig, QuantSpec
-from qpass.config.options import QuantizerName
+from qpass.config import QuantConfig
 from qpass.config.presets import preset_fields
+from qpass.config.rule_text import Rule, float_rule, merged_rules, tensor_rules
+from qpass.config.widening import wider_changes
 from qpass.errors import ConfigError
 from qpass.report.data import ReportData, TensorRow
 from qpass.report.losses import largest_losses
@@ -20,8 +20,6 @@ from qpass.report.losses import largest_losses
 ADVISED = 5
 #: Bit width of the advised rules. At this width already, a layer is left in float.
 WIDER = 8
-
-Rule = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,10 @@ def recipe_text(report: ReportData, advised: Sequence[Advice]) -> str:
 
     The rules alone if the recipe is no preset: they belong into its own file.
     """
-    # Later rules win, so that a layer in float comes last.
-    rules = sorted((rule for each in advised for rule in each.rules), key=lambda rule: None in rule.values())
-    unique = list({repr(rule): rule for rule in rules}.values())
+    rules = merged_rules(rule for each in advised for rule in each.rules)
     head = f"preset: {report.config['name']}\n" if _is_preset(report) else ""
-    items = "".join(f"  {line}\n" for line in as_yaml(unique).splitlines())
-    return f"{head}rules:\n{items}" if unique else ""
+    items = "".join(f"  {line}\n" for line in as_yaml(rules).splitlines())
+    return f"{head}rules:\n{items}" if rules else ""
 
 
 def as_yaml(rules: Sequence[Rule]) -> str:
@@ -83,15 +79,15 @@ def _is_preset(report: ReportData) -> bool:
 
 
 def _advice(config: QuantConfig, report: ReportData, row: TensorRow) -> Advice:
-    rules, kept_float = [], False
-    for path, role in row.readers:
-        change = _change(config, row, path, role)
-        kept_float |= change is None
-        rules.append({glob.escape(path): None if change is None else {role: change}})
-    layers = "the layer" if len(rules) == 1 else f"{len(rules)} layers"
-    effect = f"leaves {layers} in float" if kept_float else f"{row.bits} to {WIDER} bits"
-    shared = [] if kept_float else _also_changed(report, row)
-    return Advice(row, tuple(rules), effect + (f", {' and '.join(shared)} too" if shared else ""))
+    changes = [_change(config, row, path, role) for path, role in row.readers]
+    rules: list[Rule] = []
+    for (path, role), change in zip(row.readers, changes, strict=True):
+        rules += [float_rule(path)] if change is None else tensor_rules([(path, role)], change)
+    if None in changes:
+        layers = "the layer" if len(rules) == 1 else f"{len(rules)} layers"
+        return Advice(row, tuple(rules), f"leaves {layers} in float")
+    shared = _also_changed(report, row)
+    return Advice(row, tuple(rules), f"{row.bits} to {WIDER} bits" + (f", {' and '.join(shared)} too" if shared else ""))
 
 
 def _change(config: QuantConfig, row: TensorRow, path: str, role: str) -> dict[str, Any] | None:
@@ -99,21 +95,13 @@ def _change(config: QuantConfig, row: TensorRow, path: str, role: str) -> dict[s
     if row.bits >= WIDER:
         return None
     try:
-        change = _wider(config.resolve(path, role), role)
-        config.with_rules({glob.escape(path): {role: change}}).resolve(path, role)
+        spec = config.resolve(path, role)
+        change = None if spec is None else wider_changes(role, spec).get(WIDER)
+        if change is not None:
+            for rule in tensor_rules([(path, role)], change):
+                config.with_rules(rule).resolve(path, role)
     except ConfigError:
         return None
-    return change
-
-
-def _wider(spec: QuantSpec | None, role: str) -> dict[str, Any]:
-    change: dict[str, Any] = {"bits": WIDER}
-    if spec is None:
-        return change
-    if role == "post_softmax" and spec.quantizer != QuantizerName.UNIFORM:
-        change |= {"quantizer": QuantizerName.UNIFORM.value, "tabulated": False}  # an integer product reads equal steps
-    if role == "weight" and spec.quantizer == QuantizerName.UNIFORM and not spec.symmetric:
-        change["symmetric"] = True  # a zero point gains nothing at 8 bits
     return change
 
 
