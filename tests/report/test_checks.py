@@ -84,6 +84,7 @@ PREVIEW = InputPreview("x", (1, 9, 9), (0.0,), (1.0,), (0.5,), (0.1,), (PICTURE,
         ({"images": (replace(PICTURE, rows=("AAE=", "AgMA")),)}, r"preview.images\[0\]: has an odd row"),
         ({"images": (replace(PICTURE, rows=("AAE=", '"<b>"')),)}, r"preview.images\[0\]: has an odd row"),
         ({"images": (replace(PICTURE, rows=("AAE=", "AgM=é")),)}, r"preview.images\[0\]: has an odd row"),
+        ({"images": (replace(PICTURE, rows=("AAE=", "A<gM=")),)}, r"preview.images\[0\]: has an odd row"),
     ],
 )
 def test_previews(changes: dict[str, Any], message: str) -> None:
