@@ -22,6 +22,8 @@ KINDS = {
 _IN_ORDER = ("blue", "orange", "green", "pink", "sky", "yellow", "grey", "dark")
 #: More levels than these are shown as a strip that is darker where they are denser.
 SHOWN_LEVELS = 32
+#: Opacity of the strip where levels are as dense as on average: equal steps are an even grey.
+_EVEN = 0.35
 
 
 def error_by_depth(report: ReportData) -> Markup:
@@ -153,8 +155,8 @@ def _levels(chart: Chart, row: TensorRow) -> None:
         counts[min(SHOWN_LEVELS - 1, int((x - first) / width))] += 1
     for index, count in enumerate(counts):
         if count:
-            where = f'x="{first + index * width:.1f}" y="{base + 2}" width="{width:.2f}" height="9"'
-            shade = 0.15 + 0.85 * count / max(counts)
+            where = f'x="{first + index * width:.2f}" y="{base + 2}" width="{width:.2f}" height="9"'
+            shade = min(1.0, max(0.1, _EVEN * count * SHOWN_LEVELS / len(places)))
             chart.draw(f'<rect {where} class="box tick" opacity="{shade:.2f}"/>')
 
 

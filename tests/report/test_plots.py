@@ -85,7 +85,10 @@ def test_few_levels_are_ticks_and_many_a_strip() -> None:
     strips = [float(shade) for shade in re.findall(r'class="box tick" opacity="([\d.]+)"', text)]
     assert 1 < len(strips) <= plots.SHOWN_LEVELS
     assert strips[0] == 1.0, "most levels of a logarithm are near 0"
-    assert strips[-1] < 0.5
+    assert strips[-1] == 0.1
+    even = plots.histogram(replace(row, levels=tuple(n / 256 for n in range(256))))
+    shades = [float(shade) for shade in re.findall(r'class="box tick" opacity="([\d.]+)"', even)]
+    assert shades == pytest.approx([0.35] * plots.SHOWN_LEVELS, abs=0.05), "equal steps are no black bar"
 
 
 def test_bins_are_drawn_where_their_values_are() -> None:
