@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from qpass.cli.closing import check_file, closing_lines
 from qpass.cli.doubts import doubts_of_folder, doubts_of_images, doubts_of_weights
 from qpass.cli.keep_accuracy import AccuracyOptions, accuracy_options
 from qpass.cli.model_arguments import named_arguments
@@ -17,7 +18,9 @@ from qpass.cli.options import COUNT, DATA, batch_size_option, console, image_opt
 from qpass.cli.outputs import float_file, prepare_folder, write_all
 from qpass.cli.transforms import model_transform, read_names
 from qpass.config.presets import POLISHES, PRESETS, SCHEDULES
+from qpass.graph.facts import facts_of
 from qpass.runtime.arguments import SEEDS, usable_device
+from qpass.runtime.plain_data import printable
 from qpass.runtime.storage import DEFAULT_GIB, bytes_of
 
 
@@ -83,6 +86,7 @@ from qpass.runtime.storage import DEFAULT_GIB, bytes_of
 )
 @click.option("--output", type=DATA, required=True, help="Folder to write to; created if missing.")
 @click.option("--discard", is_flag=True, help="Delete blocks and candidates that another run left in --output, and start over.")
+@click.option("--no-verify", is_flag=True, help="Write the files without verifying and timing them.")
 @click.option("--device", help="Where to calibrate, such as cuda  [default: cpu]")
 @click.option(
     "--seed",
@@ -104,13 +108,12 @@ from qpass.runtime.storage import DEFAULT_GIB, bytes_of
 @preprocessing_options
 def quantize(
     model: str, checkpoint: Path | None, calib: Path, calib_count: int | None, num_calib: int | None, config: str | None,
-    exclude: tuple[str, ...],
-    schedule: str | None, polish: str | None, checkpoint_dir: Path | None, max_memory: float, target: str, weight_type: str,
-    output: Path, discard: bool, device: str | None, seed: int, model_args: tuple[str, ...], batch_size: int, crop: int | None,
-    resize: int | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, class_names: Path | None,
-    image_size: tuple[int, int] | None, goal: AccuracyOptions | None,
+    exclude: tuple[str, ...], schedule: str | None, polish: str | None, checkpoint_dir: Path | None, max_memory: float,
+    target: str, weight_type: str, output: Path, discard: bool, no_verify: bool, device: str | None, seed: int,
+    model_args: tuple[str, ...], batch_size: int, crop: int | None, resize: int | None, mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None, class_names: Path | None, image_size: tuple[int, int] | None, goal: AccuracyOptions | None,
 ) -> None:  # fmt: skip
-    """Quantize MODEL and write ONNX, graph and report.
+    """Quantize MODEL, write ONNX, graph and report, and verify the file.
 
     \b
     MODEL is one of
@@ -133,7 +136,7 @@ def quantize(
     import qpass
     from qpass.backends.onnx_qdq.capabilities import use_int8_weights
     from qpass.backends.onnx_qdq.targets import target_by_name
-    from qpass.cli.run_folder import BLOCKS, CANDIDATES, Settings, owned_folder
+    from qpass.cli.run_folder import BLOCKS, CANDIDATES, REPORT, Settings, owned_folder
     from qpass.config import QuantConfig
     from qpass.data import draw_images, image_batches, open_images
     from qpass.data.images import is_array
@@ -170,16 +173,11 @@ def quantize(
         metric = None if goal is None else goal.metric(transform, min(batch_size, len(images)))
         if first:
             batch = next(iter(image_batches(images, batch_size)))[0]
+            asked = calib_count or num_calib
             _warn(
                 *doubts_of_weights(model, checkpoint, source.folder),
-                *doubts_of_folder(output, model if source.folder is None else str(source.folder.resolve()), recipe.name),
-                *doubts_of_images(
-                    batch,
-                    len(images),
-                    calib_count or num_calib,
-                    arrays=is_array(calib),
-                    normalized=source.transform is not None,
-                ),
+                *doubts_of_folder(output, shown_name, recipe.name),
+                *doubts_of_images(batch, len(images), asked, arrays=is_array(calib), normalized=source.transform is not None),
             )
             shown = (transform, names or source.class_names) if known else None
             float_network = held.enter_context(float_file(source.network, batch, output, shown))
@@ -208,9 +206,18 @@ def quantize(
         write_all(qmodel, float_network, output, settings, target, weight_type)
         if source.folder is not None:
             copy_companions(source.folder, output)
+        rows = 8 if facts_of(qmodel).dynamic_batch else len(batch)
+        verified = None if no_verify else check_file(qmodel, batch[:rows], output, max_memory=max_memory)
     figures = qpass.quantization_report(qmodel)
     console.print(str(figures), highlight=False)
     console.print("; ".join([f"written to {output}", *map(str, figures.bits)]), highlight=False, soft_wrap=True)
+    if verified is None:
+        return
+    lines = closing_lines(figures, output, verified)
+    lines += verified.failures[1:] if verified.failures else [f"next: qpass report {output}; open {output / REPORT}"]
+    console.print(printable("\n".join(lines)), highlight=False, soft_wrap=True)
+    if not verified.passed:
+        raise click.exceptions.Exit(2)
 
 
 def _warn(*texts: str) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qpass.cli.closing import keep_verdict
 from qpass.cli.options import COUNT, DATA, console, image_options, runtime_option
-from qpass.cli.outcomes import add_to_report
 from qpass.cli.transforms import changed
 from qpass.graph.facts import GraphFacts, facts_of
 from qpass.runtime.plain_data import printable
@@ -18,9 +18,6 @@ from qpass.runtime.storage import DEFAULT_GIB
 
 if TYPE_CHECKING:
     from qpass.cli.run_folder import Settings
-
-#: Characters of a verdict that the report keeps: names in a file may be long.
-_SUMMARY = 1_000
 
 
 @click.command()
@@ -44,14 +41,13 @@ def verify(
     """Prove that model.onnx computes what the graph computes, code by code; exit code 2 if it does not."""
     import qpass
     from qpass.cli.run_folder import GRAPH, MODEL, file_in, read_settings
-    from qpass.report.data import Verified
 
     settings = read_settings(folder)
     settings = replace(settings, transform=changed(settings.transform, crop, resize))
     graph = qpass.load(file_in(folder, GRAPH))
     images = _images(settings, data, facts_of(graph), samples)
     result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False, max_memory=max_memory, runtime=runtime)
-    add_to_report(folder, verified=Verified(result.passed, printable(result.headline)[:_SUMMARY], result.samples))
+    keep_verdict(folder, result)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=1))
     else:

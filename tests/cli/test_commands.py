@@ -77,7 +77,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def output(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "out"
-    result = run("quantize", MODEL, "--calib", data, "--config", "w8a8", "--output", folder, "--batch-size", 8)
+    result = run("quantize", MODEL, "--calib", data, "--output", folder, "--batch-size", 8, "--no-verify")
     assert result.exit_code == 0, result.output
     return folder
 
@@ -88,6 +88,36 @@ def test_quantize_writes_everything(output: Path) -> None:
     assert {path.name for path in output.iterdir()} == names
     sizes = json.loads((output / "report.json").read_text())["sizes"]
     assert sizes["file model.onnx"] == (output / "model.onnx").stat().st_size
+
+
+def test_quantize_verifies_and_ends_with_what_matters(output: Path, data: Path, tmp_path: Path) -> None:
+    again = run("quantize", MODEL, "--calib", data, "--output", tmp_path / "out", "--batch-size", 8, "--max-memory", 0)
+    assert again.exit_code == 0, again.output
+    accuracy, speed, size, verified, following = again.output.splitlines()[-5:]
+    assert re.fullmatch(r"accuracy: the same top-1 class as float on \d+ of 24 calibration samples", accuracy)
+    assert re.fullmatch(r"speed:    \d+\.\d\d times float in onnxruntime, one image, one thread", speed)
+    share = 100 * (output / "model.onnx").stat().st_size / (output / "float.onnx").stat().st_size
+    assert size.endswith(f"MB, {share:.0f} % of float")
+    assert verified.startswith("verified: PASSED: ")
+    assert following.startswith("next: qpass report ")
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["verified"]["passed"]
+
+
+def test_quantize_fails_if_its_file_is_another_network(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_file(qmodel: object, path: Path, **options: object) -> Path:
+        written = export(qmodel, path, **options)
+        model = onnx.load(path)
+        scale = next(t for t in model.graph.initializer if t.name == "gelu_quantizer.scale")
+        scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(1.01), scale.name))
+        onnx.save(model, path)
+        return written
+
+    export = qpass.export_onnx
+    monkeypatch.setattr(qpass, "export_onnx", break_file)
+    result = run("quantize", MODEL, "--calib", data, "--output", tmp_path / "out", "--batch-size", 8)
+    assert result.exit_code == 2
+    assert "verified: FAILED: as written: " in result.output
+    assert "next:" not in result.output
 
 
 @pytest.mark.slow
