@@ -62,7 +62,9 @@ class TensorRow:
 
     @property
     def label(self) -> str:
-        """Names the tensor by the layer that reads it."""
+        """Names the tensor by the layer that reads it, or that gives it."""
+        if not self.readers and self.kind == "output":
+            return f"{self.path or '(model)'} · output"
         if not self.readers:
             name = self.name.removesuffix("_quantizer")
             return f"{self.path}: {name}" if self.path and self.kind != "weight" else self.path or name
