@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from torch import fx
 
 import qpass
+from qpass.backends.onnx_qdq.export import export_quantized
 from qpass.cli import main
 from qpass.cli.outcomes import add_to_report
 from qpass.config import QuantConfig
@@ -112,8 +113,8 @@ def test_quantize_fails_if_its_file_is_another_network(data: Path, tmp_path: Pat
         onnx.save(model, path)
         return written
 
-    export = qpass.export_onnx
-    monkeypatch.setattr(qpass, "export_onnx", break_file)
+    export = export_quantized
+    monkeypatch.setattr("qpass.backends.onnx_qdq.export.export_quantized", break_file)
     result = run("quantize", MODEL, "--calib", data, "--output", tmp_path / "out", "--batch-size", 8)
     assert result.exit_code == 2
     assert "verified: FAILED: as written: " in result.output

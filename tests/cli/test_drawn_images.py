@@ -34,7 +34,8 @@ def images(tmp_path: Path) -> Path:
 
 
 def quantize(images: Path, output: Path, *options: object) -> Any:
-    command = ("quantize", "tests.models:small_vit", "--calib", images, "--output", output, "--crop", 32, "--no-verify", *options)
+    given = ("--calib", images, "--output", output, "--crop", 32, "--no-verify")
+    command = ("quantize", "tests.models:small_vit", *given, *options)
     result = CliRunner().invoke(main, [str(part) for part in command])
     assert result.exit_code == 0, result.output
     return result
