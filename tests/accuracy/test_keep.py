@@ -169,7 +169,7 @@ def test_bad_input_is_refused(options: dict[str, Any], error: type[QPassError], 
     assert isinstance(raised.value, (error, QPassError))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_vision_transformer_by_its_labels(vit: nn.Module, images: Tensor) -> None:
     unseen = torch.randn(300, 3, 32, 32, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():

@@ -33,7 +33,7 @@ class Quantized:
 
     def __init__(self, folder: Path, write: Callable[[Path], Path], *options: object) -> None:
         self.source, self.images, self.output = write(folder / "model"), write_images(folder / "images"), folder / "out"
-        result = run("quantize", self.source, "--calib", self.images, *options, "--output", self.output)
+        result = run("quantize", self.source, "--calib", self.images, *options, "--output", self.output, "--no-verify")
         assert result.exit_code == 0, result.output
 
     def inputs(self) -> torch.Tensor:
@@ -100,12 +100,14 @@ def test_optimum_loads_a_classifier_and_gives_the_same(classifier: Quantized) ->
     assert torch.equal(classifier.optimum("ORTModelForImageClassification").logits, classifier.file()["logits"])
 
 
+@pytest.mark.nightly
 def test_optimum_loads_a_segmenter_and_gives_the_same(tmp_path: Path) -> None:
     segmenter = Quantized(tmp_path, write_segmenter)
     assert segmenter.file()["logits"].shape == (8, 3, 16, 16)
     assert torch.equal(segmenter.optimum("ORTModelForSemanticSegmentation").logits, segmenter.file()["logits"])
 
 
+@pytest.mark.nightly
 def test_optimum_loads_a_detector_as_a_custom_task_and_gives_the_same(tmp_path: Path) -> None:
     detector = Quantized(tmp_path, write_detector, "--image-size", "32x48")
     assert json.loads((detector.output / "preprocessing.json").read_text())["size"] == [32, 48]
@@ -114,6 +116,7 @@ def test_optimum_loads_a_detector_as_a_custom_task_and_gives_the_same(tmp_path: 
         assert torch.equal(found[name], detector.file()[name])
 
 
+@pytest.mark.nightly
 def test_optimum_loads_a_model_of_images_and_texts_and_gives_the_same(tmp_path: Path) -> None:
     model, generator = image_and_text_model(), torch.Generator().manual_seed(0)
     texts = torch.randint(0, 60, (3, 8), generator=generator)

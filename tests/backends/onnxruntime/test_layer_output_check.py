@@ -150,7 +150,8 @@ class Convolutions(nn.Module):
 @pytest.mark.slow
 def test_layers_of_float_inputs_are_compared_for_what_they_read(pictures: Tensor, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    graph = qpass.quantize_graph(Convolutions().eval(), [pictures], "w8a8", progress=False)
+    recipe = {"preset": "w8a8", "convolutions": "patches"}
+    graph = qpass.quantize_graph(Convolutions().eval(), [pictures], recipe, progress=False)
     path = qpass.export_onnx(graph, tmp_path / "m.onnx")
     report = qpass.verify_onnx(graph, path, pictures)
     assert [layer.layer for layer in report.checks[0].layer_outputs] == [

@@ -108,7 +108,7 @@ def test_layers_that_share_a_quantizer_are_one_tensor() -> None:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_order_is_that_of_whole_runs_with_one_tensor_quantized(vit: nn.Module, images: Tensor) -> None:
     """By the public functions alone: everything else is left in float by a rule."""
     recipe = QuantConfig.from_any("repq-vit-w4a4")
