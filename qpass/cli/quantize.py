@@ -16,6 +16,7 @@ from qpass.cli.keep_accuracy import AccuracyOptions, accuracy_options
 from qpass.cli.model_arguments import named_arguments
 from qpass.cli.options import COUNT, DATA, batch_size_option, console, image_options, preprocessing_options, renamed
 from qpass.cli.outputs import float_file, prepare_folder, write_all
+from qpass.cli.resumable import resumable
 from qpass.cli.transforms import model_transform, read_names
 from qpass.config.presets import POLISHES, PRESETS, SCHEDULES
 from qpass.graph.facts import facts_of
@@ -181,6 +182,9 @@ def quantize(
             )
             shown = (transform, names or source.class_names) if known else None
             float_network = held.enter_context(float_file(source.network, batch, output, shown))
+            learns = recipe.reconstruction is not None
+            kind, place = ("candidate", CANDIDATES) if goal is not None else ("block" if learns else "", BLOCKS)
+            held.enter_context(resumable(kind, checkpoint_dir or output / place))
         batches = (batch for batch, _ in image_batches(images, batch_size))
         shared: dict[str, Any] = {"device": device, "seed": seed, "max_memory": max_memory}
         if goal is None:
