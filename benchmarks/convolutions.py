@@ -105,32 +105,15 @@ def cases() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     """Returns a network and the shape of its input for each row."""
     relu, silu, gelu = nn.ReLU, nn.SiLU, nn.GELU
     found: dict[str, tuple[nn.Module, tuple[int, ...]]] = {}
-    for channels, size, act in (
-        (16, 64, relu),
-        (16, 64, silu),
-        (32, 56, relu),
-        (64, 56, relu),
-        (64, 56, silu),
-        (128, 28, relu),
-    ):
-        block = _dense(channels, 3)
-        found[f"3x3, {channels} channels, {size}x{size}, {act.__name__}"] = (
-            Repeated(lambda block=block, act=act: _chain(block(), act), 3),  # type: ignore[misc]
-            (channels, size, size),
-        )
-    for channels, size, act in (
-        (32, 64, silu),
-        (48, 64, silu),
-        (64, 56, silu),
-        (64, 56, relu),
-        (128, 28, silu),
-        (384, 14, gelu),
-    ):
-        block = _dense(channels, 1)
-        found[f"1x1, {channels} channels, {size}x{size}, {act.__name__}"] = (
-            Repeated(lambda block=block, act=act: _chain(block(), act), 4),  # type: ignore[misc]
-            (channels, size, size),
-        )
+    threes = ((16, 64, relu), (16, 64, silu), (32, 56, relu), (64, 56, relu), (64, 56, silu), (128, 28, relu))
+    ones = ((32, 64, silu), (48, 64, silu), (64, 56, silu), (64, 56, relu), (128, 28, silu), (384, 14, gelu))
+    for side, count, kinds in ((3, 3, threes), (1, 4, ones)):
+        for channels, size, act in kinds:
+            block = _dense(channels, side)
+            found[f"{side}x{side}, {channels} channels, {size}x{size}, {act.__name__}"] = (
+                Repeated(lambda block=block, act=act: _chain(block(), act), count),  # type: ignore[misc]
+                (channels, size, size),
+            )
     found["3x3, residual, 64 channels, 28x28, ReLU"] = Repeated(lambda: _basic(64), 2), (64, 28, 28)
     found["3x3, dilated, 64 channels, 28x28, ReLU"] = (
         Repeated(lambda: _chain(_dense(64, 3, dilation=2)(), relu), 3),

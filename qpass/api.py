@@ -213,11 +213,9 @@ def quantize_to_accuracy(
         config=QuantConfig.from_any(STARTS[prefer] if config is None else config).excluding(exclude),
         example_inputs=example_inputs,
         transform_fn=transform_fn,
-        submodules=None,
         dynamic_shapes=dynamic_shapes,
         device=device,
         seed=seed,
-        checkpoint_dir=None,
         max_memory=max_memory,
         progress=progress,
     )
@@ -481,11 +479,9 @@ def sensitivity_report(
         config=QuantConfig.from_any(config).excluding(exclude),
         example_inputs=example_inputs,
         transform_fn=transform_fn,
-        submodules=None,
         dynamic_shapes=dynamic_shapes,
         device=device,
         seed=seed,
-        checkpoint_dir=None,
         max_memory=max_memory,
         progress=progress,
     )

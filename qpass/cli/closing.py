@@ -1,4 +1,4 @@
-"""What ``quantize`` says at its end: accuracy, speed, size and verification, each in one line."""
+"""The last lines that ``quantize`` prints: accuracy, speed, size and verification, each in one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from qpass.cli.outcomes import add_to_report
+from qpass.cli.outcomes import keep_verdict
 from qpass.cli.run_folder import FLOAT, MODEL
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 #: Timed rounds: enough to tell a file that is slower from one that is twice as fast.
 _ROUNDS = 10
-#: Characters of a verdict that the report keeps: names in a file may be long.
-_SUMMARY = 1_000
 
 
 def check_file(qmodel: Any, images: Tensor, folder: Path, *, max_memory: float) -> VerifyReport:
@@ -36,35 +34,27 @@ def check_file(qmodel: Any, images: Tensor, folder: Path, *, max_memory: float) 
     return result
 
 
-def keep_verdict(folder: Path, result: VerifyReport) -> None:
-    """Adds a verdict to the report of a folder."""
-    from qpass.report.data import Verified
-    from qpass.runtime.plain_data import printable
-
-    add_to_report(folder, verified=Verified(result.passed, printable(result.headline)[:_SUMMARY], result.samples))
-
-
-def closing_lines(figures: QuantReport, folder: Path, verified: VerifyReport | None) -> list[str]:
+def closing_lines(figures: QuantReport, folder: Path, verified: VerifyReport) -> list[str]:
     """Times the file, and returns the lines.
 
     Args:
         figures: The report of the run.
         folder: Where the files are.
-        verified: The verification; None if it was left out.
+        verified: The verification.
     """
     sizes = [(folder / name).stat().st_size for name in (MODEL, FLOAT)]
     lines = {
         "accuracy": _accuracy(figures),
         "speed": _speed(folder),
         "size": f"{sizes[0] / 1e6:.2f} MB, {100 * sizes[0] / sizes[1]:.0f} % of float",
-        "verified": "not yet: qpass verify " + str(folder) if verified is None else verified.headline,
+        "verified": verified.headline,
     }
     return [f"{name + ':':<10}{text}" for name, text in lines.items()]
 
 
 def _accuracy(figures: QuantReport) -> str:
     if figures.agreement is None:
-        return f"output {figures.output_sqnr_db:.1f} dB above its error, on {figures.samples} calibration samples"
+        return f"output SQNR {figures.output_sqnr_db:.1f} dB on {figures.samples} calibration samples"
     same, samples = figures.agreement.same, figures.agreement.samples
     return f"the same top-1 class as float on {same} of {samples} calibration samples"
 

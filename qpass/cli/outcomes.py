@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qpass.errors import DataError
 from qpass.runtime.atomic_write import write_whole
 from qpass.runtime.plain_data import printable
+
+if TYPE_CHECKING:
+    from qpass.backends.onnxruntime import VerifyReport
+
+#: Characters of a verdict that the report keeps: names in a file may be long.
+_SUMMARY = 1_000
 
 
 def add_to_report(folder: Path, **outcomes: Any) -> None:
@@ -33,3 +39,10 @@ def add_to_report(folder: Path, **outcomes: Any) -> None:
         write_whole(folder / REPORT, page)
     except DataError as error:
         click.echo(f"warning: the report does not have this result: {printable(str(error))}", err=True)
+
+
+def keep_verdict(folder: Path, result: VerifyReport) -> None:
+    """Adds a verdict to the report of a folder."""
+    from qpass.report.data import Verified
+
+    add_to_report(folder, verified=Verified(result.passed, printable(result.headline)[:_SUMMARY], result.samples))

@@ -161,7 +161,8 @@ def quantize(
     if target == "openvino":
         recipe = dataclasses.replace(recipe, fused_attention=True)
     prepare_folder(output)
-    keeps_blocks = recipe.reconstruction is not None and checkpoint_dir is None and goal is None
+    learns = recipe.reconstruction is not None
+    keeps_blocks = learns and checkpoint_dir is None and goal is None
     with job(device) as device, ExitStack() as held:
         first = Processes.current().first
         if first:
@@ -169,12 +170,12 @@ def quantize(
         source = open_model(model, checkpoint, image_size=image_size, **factory_arguments)
         shown_name = model if source.folder is None else str(source.folder.resolve())
         transform, known = model_transform(source, calib, crop=crop, resize=resize, image_size=image_size, mean=mean, std=std)
-        count = calib_count or num_calib or (128 if recipe.reconstruction is None else 1000)
+        asked = calib_count or num_calib
+        count = asked or (1000 if learns else 128)
         images = draw_images(open_images(calib, transform), count, seed=seed)
         metric = None if goal is None else goal.metric(transform, min(batch_size, len(images)))
         if first:
             batch = next(iter(image_batches(images, batch_size)))[0]
-            asked = calib_count or num_calib
             _warn(
                 *doubts_of_weights(model, checkpoint, source.folder),
                 *doubts_of_folder(output, shown_name, recipe.name),
@@ -182,7 +183,6 @@ def quantize(
             )
             shown = (transform, names or source.class_names) if known else None
             float_network = held.enter_context(float_file(source.network, batch, output, shown))
-            learns = recipe.reconstruction is not None
             kind, place = ("candidate", CANDIDATES) if goal is not None else ("block" if learns else "", BLOCKS)
             held.enter_context(resumable(kind, checkpoint_dir or output / place))
         batches = (batch for batch, _ in image_batches(images, batch_size))

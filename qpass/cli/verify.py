@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qpass.cli.closing import keep_verdict
 from qpass.cli.options import COUNT, DATA, console, image_options, runtime_option
+from qpass.cli.outcomes import keep_verdict
 from qpass.cli.transforms import changed
 from qpass.graph.facts import GraphFacts, facts_of
 from qpass.runtime.plain_data import printable

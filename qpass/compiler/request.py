@@ -56,11 +56,11 @@ class Request:
     config: QuantConfig
     example_inputs: Batch | None
     transform_fn: Callable[[Any], Batch] | None
-    submodules: Sequence[str] | None
+    submodules: Sequence[str] | None = None
     dynamic_shapes: Mapping[str, Any] | Sequence[Any] | None
     device: torch.device | str | None
     seed: int
-    checkpoint_dir: str | Path | None
+    checkpoint_dir: str | Path | None = None
     max_memory: float
     progress: bool
 

@@ -250,8 +250,8 @@ def quantize_model(
     dynamic_shapes: Any = None,
 ) -> fx.GraphModule:
     """Traces a model and quantizes the graph."""
-    graph_module = trace(model, *example, dynamic_shapes=dynamic_shapes)
-    return quantize_traced(graph_module, batches, config, options, Source(model, graph_module, batches, options.storage))
+    graph_module, source = _traced(model, example, batches, options, dynamic_shapes)
+    return quantize_traced(graph_module, batches, config, options, source)
 
 
 def measure_model(
@@ -263,8 +263,16 @@ def measure_model(
     dynamic_shapes: Any = None,
 ) -> Sensitivity:
     """Traces a model and measures what each tensor costs its output."""
+    graph_module, source = _traced(model, example, batches, options, dynamic_shapes)
+    return measure_traced(graph_module, batches, config, options, source)
+
+
+def _traced(
+    model: nn.Module, example: ModelInputs, batches: Sequence[ModelInputs], options: RunOptions, dynamic_shapes: Any
+) -> tuple[fx.GraphModule, Source]:
+    """Returns the graph of a model, and what it is compared with."""
     graph_module = trace(model, *example, dynamic_shapes=dynamic_shapes)
-    return measure_traced(graph_module, batches, config, options, Source(model, graph_module, batches, options.storage))
+    return graph_module, Source(model, graph_module, batches, options.storage)
 
 
 def quantize_submodules(

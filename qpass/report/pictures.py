@@ -24,7 +24,7 @@ def doubt(preview: InputPreview) -> str:
     if low == high:
         return "All values are equal: these are no images."
     if high > 20:
-        return f"Values reach {high:.3g}: they look like bytes that nobody divided by 255."
+        return f"Values reach {high:.3g}: they look like bytes that were not divided by 255."
     if low >= 0 and 0.5 < high <= 1:
         return (
             "Values lie between 0 and 1. Most pretrained networks expect a mean subtracted from images and a standard deviation"
