@@ -81,7 +81,7 @@ def mnist() -> Task:
     model.load_state_dict(load_file(assets() / "vit_mnist_d6" / "model.safetensors"))
     return Task(
         model=model.eval(),
-        pool=_in_memory("mnist_test", digits, labels, range(_CALIBRATION_DIGITS)),
+        pool=in_memory("mnist_test", digits, labels, range(_CALIBRATION_DIGITS)),
         counts=(128, 1000),
         batch=32,
         score=top1_of(
@@ -101,39 +101,7 @@ MNIST = Network(
 )
 
 
-#: Every fifth object calibrates (no training object is at hand), and the others evaluate.
-_EVERY_FIFTH = 5
-
-
-def modelnet40() -> Task:
-    """The Point Transformer of ModelNet40 on its airplanes and bathtubs."""
-    data = np.load(assets() / "modelnet40_air_bath_test" / "test150_1024x6.npz")
-    objects, labels = torch.from_numpy(data["x"]), torch.from_numpy(data["y"])
-    evaluated = torch.arange(len(objects)) % _EVERY_FIFTH != 0
-    calibrates = (~evaluated).nonzero().flatten().tolist()
-    return Task(
-        model=create_model(
-            "qpass.zoo.point_transformer:PointTransformer", assets() / "point_transformer_modelnet40" / "model.safetensors"
-        ),
-        pool=_in_memory("modelnet40_air_bath_test", objects, labels, calibrates),
-        counts=(len(calibrates), len(calibrates)),
-        batch=10,
-        score=top1_of(lambda: zip(objects[evaluated].split(20), labels[evaluated].split(20), strict=True)),
-    )
-
-
-MODELNET40 = Network(
-    title="Point Transformer",
-    score="top-1",
-    unit="%",
-    description="Point Transformer (ModelNet40, 0.94 M parameters) on 150 test objects of two of its 40 classes: every fifth calibrates, the others\n"
-    "evaluate. Its Softmax weighs channels and goes into no matmul: it stays float, whatever the method has for it.",
-    modules=("accuracy_tasks.py", "task.py"),
-    load=modelnet40,
-)
-
-
-def _in_memory(name: str, samples: Tensor, labels: Tensor, chosen: Sequence[int]) -> ImageSource:
+def in_memory(name: str, samples: Tensor, labels: Tensor, chosen: Sequence[int]) -> ImageSource:
     """Returns some of the samples of an array, by their places."""
     whole = ImageSource(name, [f"{name}[{i}]" for i in range(len(samples))], labels.tolist(), lambda i: samples[i])
     return whole.take(chosen)

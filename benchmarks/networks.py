@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from accuracy_tasks import DEIT_TINY, MNIST, MODELNET40
+from accuracy_tasks import DEIT_TINY, MNIST
 from lanes import LSTR
 from plate_reader import PLATE_READER
+from point_clouds import MODELNET40, PERTURBED
 from saliency import DINOV2
 from super_resolution import NGSWIN
 from task import Network
@@ -16,5 +17,6 @@ NETWORKS: dict[str, Network] = {
     "lstr": LSTR,
     "dinov2": DINOV2,
     "modelnet40": MODELNET40,
+    "modelnet40-perturbed": PERTURBED,
     "mnist": MNIST,
 }

@@ -41,7 +41,7 @@ COMPARED = (
 )  # fmt: skip
 SEEDS = (0, 1, 2)
 #: Networks whose rows take minutes, and the closed-form recipes that are left out there.
-HEAVY = ("ngswin", "dinov2", "modelnet40")
+HEAVY = ("ngswin", "dinov2", "modelnet40", "modelnet40-perturbed")
 _NOT_ON_HEAVY = ("w6a6", "codebook-w2a8", "naive-w6a6", "naive-w4a8", "naive-w3a3", "repq-vit-w6a6")
 
 #: Switches off what the recipes ``wXaY`` do beyond folding and the search of ranges.

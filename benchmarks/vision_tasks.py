@@ -158,7 +158,7 @@ PAGES: Mapping[str, Page] = {
     "parts": Page(
         "Part segmentation",
         f"Point Transformer of two stages, {solids.POINTS} points: parts of composed solids, {CALIBRATION} clouds calibrate, {EVALUATION} others\n"
-        "evaluate. Its Softmax weighs channels and goes into no matmul: it stays float, whatever the method has for it.",
+        "evaluate. Its Softmax weighs channels and goes into no matmul: published methods quantize it, `wXaY` leaves it float.",
         train_part_segmenter.WEIGHTS,
         ("instance mIoU", "class mIoU"),
         ("vision_tasks.py", "solids.py"),

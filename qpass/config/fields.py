@@ -116,11 +116,11 @@ def optional(check: Check) -> Check:
     return check_optional
 
 
-def several(check: Check, expected: str) -> Check:
-    """Accepts a non-empty list or tuple whose values all pass ``check``; returns a tuple."""
+def several(check: Check, expected: str, *, least: int = 1) -> Check:
+    """Accepts a list or tuple of at least ``least`` values that all pass ``check``; returns a tuple."""
 
     def check_all(value: Any, where: str) -> tuple[Any, ...]:
-        if not isinstance(value, list | tuple) or not value:
+        if not isinstance(value, list | tuple) or len(value) < least:
             raise refuse(value, where, expected)
         try:
             return tuple(check(item, where) for item in value)

@@ -42,6 +42,8 @@ class CodeZero(StrEnum):
 
     BEST = "best"
     """Whichever of the others has the lowest error, chosen for each tensor."""
+    LEARNED = "learned"
+    """``"affine"`` or ``"zero"``, likewise: the readings whose b1 is learned."""
     AFFINE = "affine"
     """b1 + s q."""
     ZERO = "zero"

@@ -41,7 +41,10 @@ _CHECKS = {
     "name": text,
     **{role: instance(QuantSpec, "a QuantSpec") for role in SPEC_FIELDS},
     "fold_layer_norm": optional(choice(FoldTarget, expected="'mean', 'median'")),
-    **dict.fromkeys(("rotate_heads", "rotate_residual", "scale_channels", "fused_attention", "compensate_activations"), flag),
+    **dict.fromkeys(
+        ("every_softmax", "rotate_heads", "rotate_residual", "scale_channels", "fused_attention", "compensate_activations"),
+        flag,
+    ),
     "convolutions": choice(Convolutions),
     "pointwise_convolutions": choice(PointwiseConvolutions),
     "weight_rounding": choice(WeightRounding),
@@ -62,9 +65,14 @@ class QuantConfig:
         name: Label shown in reports.
         weight: Weights of Linears and patch embeddings, one scale per output channel.
         activation: Inputs of Linears and attention matmuls, one scale per tensor.
-        post_softmax: The Softmax output as input of the matmul with V.
+        post_softmax: The Softmax output as input of the matmul with V, or of a Linear that mixes
+            attention heads.
         network_input: Inputs of layers that read the network's input (the patch embedding); 8 bits in
             every preset.
+        every_softmax: Quantize Softmax outputs that go into no matmul too, such as those that weigh the
+            channels of neighbours in a point cloud. Runtimes have no integer kernels for them: the file
+            quantizes and dequantizes them. On in the published methods' presets, whose papers quantize
+            all Softmax outputs.
         fold_layer_norm: Target of the channel-wise LayerNorm scales (``FoldTarget``): ``"mean"``,
             ``"median"``, or None to quantize LayerNorm outputs per tensor.
         rotate_heads: Rotate each attention head's channels before quantization; adjacent weights absorb
@@ -110,6 +118,7 @@ class QuantConfig:
     activation: QuantSpec = field(default_factory=QuantSpec)
     post_softmax: QuantSpec = field(default_factory=QuantSpec)
     network_input: QuantSpec = field(default_factory=QuantSpec)
+    every_softmax: bool = False
     fold_layer_norm: str | None = FoldTarget.MEAN.value
     rotate_heads: bool = False
     rotate_residual: bool = False

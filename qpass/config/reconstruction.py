@@ -21,8 +21,9 @@ _CHECKS = {
     "search_steps": whole(0, expected="a whole number"),
     **dict.fromkeys(("steps", "batch_size", "curriculum_interval"), _count),
     **dict.fromkeys(("learning_rate", "architecture_learning_rate"), _above_0),
-    **dict.fromkeys(("focus_learning_rate", "scale_learning_rate", "norm_learning_rate"), _from_0),
+    **dict.fromkeys(("focus_learning_rate", "scale_learning_rate", "norm_learning_rate", "output_weight"), _from_0),
     **dict.fromkeys(("drop_path", "validation_share"), _share),
+    "focus_starts": several(_share, "numbers from 0 to below 1", least=0),
     "curriculum_start": number(lambda value: 0 <= value <= 1, "a share of one"),
     "inputs": choice(BlockInputs),
     "curriculum": flag,
@@ -49,6 +50,9 @@ class ReconstructionConfig:
         architecture_learning_rate: Learning rate of the architecture weights in the rank search.
         focus_learning_rate: Learning rate of b1 and b2 of ``dynamic-focus`` quantizers; 0 leaves them
             as fitted.
+        focus_starts: Values of b1 from which learning may start, besides the fitted one, unless
+            ``focus_learning_rate`` is 0. The start with the lowest block error is taken. AIQViT's
+            learned b1 are .01 to .02.
         scale_learning_rate: Learning rate of uniform activation scales, relative to the scale (LSQ,
             arXiv 1902.08153), and of the levels of activation codebooks, relative to their mean
             distance; 0, as in AIQViT, leaves them as fitted.
@@ -65,6 +69,9 @@ class ReconstructionConfig:
             afterwards; ``"three-stage"``, in between, as in I&S-ViT (``LearningOrder``).
         loss: Loss of a sample: the ``"norm"`` of the difference between two outputs of a block, or that
             norm ``"squared"`` (``BlockLoss``).
+        output_weight: Weight of the error of the network's outputs beside the block's own, each divided
+            by its first value; float blocks read the learned block's output. GLF-Q, which measures at
+            the final feature, has 0.5. 0, as in AIQViT, learns from the block's own error alone.
         precision: Precision of matmuls in a step: ``"float32"``, ``"bfloat16"``, or ``"auto"``, which
             uses bfloat16 where the hardware multiplies it faster (``Precision``).
         patience: Stop a block after this many steps without a 1 % lower loss; None runs every step.
@@ -78,6 +85,7 @@ class ReconstructionConfig:
     learning_rate: float = 1e-3
     architecture_learning_rate: float = 3e-3
     focus_learning_rate: float = 1e-4
+    focus_starts: tuple[float, ...] = (0.01, 0.015, 0.02)
     scale_learning_rate: float = 0.0
     norm_learning_rate: float = 0.0
     drop_path: float = 0.1
@@ -88,6 +96,7 @@ class ReconstructionConfig:
     curriculum_interval: int = 500
     order: str = LearningOrder.FOLD_FIRST.value
     loss: str = BlockLoss.NORM.value
+    output_weight: float = 0.0
     precision: str = Precision.AUTO.value
     patience: int | None = None
 

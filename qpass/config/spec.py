@@ -9,7 +9,7 @@ from qpass.config.options import CodeZero, FitCriterion, QuantizerName
 from qpass.errors import ConfigError
 
 #: The readings of a code among which ``"best"`` chooses.
-CODE_ZERO = tuple(reading.value for reading in CodeZero if reading is not CodeZero.BEST)
+CODE_ZERO = (CodeZero.AFFINE.value, CodeZero.ZERO.value, CodeZero.SNAPPED.value)
 
 #: Clip ranges tried for activations and weights, as in RepQ-ViT. 1.0 is the full range.
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
@@ -58,7 +58,8 @@ class QuantSpec:
         criterion: The error to minimize: of the ``"tensor"`` itself, or of the ``"output"`` of the
             matmul that reads it (Softmax output only; ``FitCriterion``).
         code_zero: How the codes of ``"dynamic-focus"`` decode: ``"affine"``, ``"zero"``,
-            ``"snapped"``, or ``"best"``, the one with the lowest error for each tensor (``CodeZero``).
+            ``"snapped"``, or the one with the lowest error for each tensor: ``"best"`` of all,
+            ``"learned"`` of those whose b1 is learned (``CodeZero``).
         exponent_round: Whether ``"shift-log2"`` rounds exponents to integers, as in I&S-ViT.
         tabulated: Deploy the quantizer of a Softmax output as a table of 256 log-spaced cells (see
             ``qpass.quantizers.LookUp``). The cost no longer depends on the formula; thresholds move to

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from qpass.config import QuantConfig, QuantSpec
-from qpass.config.options import QuantizerName
+from qpass.config.options import FitCriterion, QuantizerName
 from qpass.errors import ConfigError, nearest
 from qpass.graph.capture.functionalize import is_region, region_linears
 from qpass.graph.edit import (
@@ -118,7 +118,7 @@ class Annotate(Pass):
         if is_call(node, *MATMULS):
             return self._matmul(graph_module, node)
         if is_softmax(node):
-            return _softmax(node)
+            return self._softmax(node)
         if is_call(node, aten.exp.default, aten.exp2.default) and any(
             is_call(user, aten.sum.dim_IntList) for user in node.users
         ):
@@ -146,7 +146,10 @@ class Annotate(Pass):
         if weight.dtype != torch.float32:
             return Declined(kind=kind, path=path, reason=f"its weight is {weight.dtype}")
         first = _reads_network_input(input_node(node, 0))
-        spec = self.config.resolve(path, "activation", reads_network_input=first)
+        role = "post_softmax" if kind == "linear" and is_softmax(source_of(input_node(node, 0))) else "activation"
+        spec = self.config.resolve(path, role, reads_network_input=first)
+        if spec is not None and role == "post_softmax":
+            spec = dataclasses.replace(spec, criterion=FitCriterion.TENSOR)  # no product of two activations reads it
         weight_spec, reason = self.config.resolve(path, "weight"), ""
         if kind != "linear":
             windows = windows_of(node, weight)
@@ -160,7 +163,8 @@ class Annotate(Pass):
                 weight_spec = dataclasses.replace(weight_spec, symmetric=True)  # kernels have no zero point per channel
         if spec is None and weight_spec is None:
             return Declined(kind=kind, path=path, reason="a rule of the config leaves it in float")
-        return LayerPlan(kind=kind, path=path, operands=(OperandPlan(index=0, spec=spec),), weight=weight_spec, reason=reason)
+        operand = OperandPlan(index=0, spec=spec, role=role)
+        return LayerPlan(kind=kind, path=path, operands=(operand,), weight=weight_spec, reason=reason)
 
     def _quantized_output(self, graph_module: fx.GraphModule, node: fx.Node, plan: LayerPlan) -> LayerPlan:
         """Returns the plan of a layer whose output no quantizer reads, with one if its kernel needs it."""
@@ -186,6 +190,24 @@ class Annotate(Pass):
         if all(operand.spec is None for operand in operands):
             return Declined(kind="matmul", path=path, reason="a rule of the config leaves it in float")
         return LayerPlan(kind="matmul", path=path, operands=tuple(operands))
+
+    def _softmax(self, node: fx.Node) -> LayerPlan | Declined | None:
+        """Returns the plan of a Softmax; None if its readers' plans quantize it."""
+        path, readers = module_path(node), _readers(node)
+        if any(is_call(reader, *MATMULS, aten.linear.default) for reader in readers):
+            return None
+        if not self.config.every_softmax:
+            return Declined(kind="softmax", path=path, reason="its output does not go straight into a matmul")
+        if any(reader.op == "output" for reader in readers):
+            return Declined(kind="softmax", path=path, reason="it is an output of the network")
+        if dtype_of(node) not in (None, torch.float32):
+            return Declined(kind="softmax", path=path, reason=f"its output is {dtype_of(node)}")
+        spec = self.config.resolve(path, "post_softmax")
+        if spec is None:
+            return Declined(kind="softmax", path=path, reason="a rule of the config leaves it in float")
+        return LayerPlan(
+            kind="softmax", path=path, operands=(), output=dataclasses.replace(spec, criterion=FitCriterion.TENSOR)
+        )
 
     def _operand(self, index: int, role: str, spec: QuantSpec | None) -> OperandPlan:
         """Returns the plan of a matmul's operand."""
@@ -246,13 +268,14 @@ def _reads_network_input(node: fx.Node) -> bool:
     return source_of(node).op == "placeholder"
 
 
-def _softmax(node: fx.Node) -> Declined | None:
-    readers, seen = list(node.users), set()
-    while readers:
-        reader = readers.pop()
-        if is_call(reader, *MATMULS):
-            return None  # quantized where it enters the matmul
-        if is_call(reader, *MOVEMENT_OPS, *_CASTS) and reader not in seen:
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """Returns what reads a node, looking through operators that only move or cast its values."""
+    found, waiting, seen = [], list(node.users), set()
+    while waiting:
+        reader = waiting.pop()
+        if not is_call(reader, *MOVEMENT_OPS, *_CASTS):
+            found.append(reader)
+        elif reader not in seen:
             seen.add(reader)
-            readers.extend(reader.users)
-    return Declined(kind="softmax", path=module_path(node), reason="its output does not go straight into a matmul")
+            waiting.extend(reader.users)
+    return found

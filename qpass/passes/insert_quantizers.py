@@ -9,7 +9,7 @@ from qpass.graph.edit import add_module, argument, copy_origin, copy_result, get
 from qpass.nn import QuantizedConv, QuantizedLayer, QuantizedLinear
 from qpass.passes.analysis.convolutions import windows_of
 from qpass.passes.analysis.fitted import channel_quantizer, tensor_quantizer, weight_quantizer
-from qpass.passes.analysis.sources import planned_operands, quantization_point
+from qpass.passes.analysis.sources import planned_operands, planned_outputs, quantization_point
 from qpass.passes.analysis.statistics import Statistics
 from qpass.passes.base import Pass
 from qpass.passes.fold_layer_norm import foldable_layer_norms
@@ -60,11 +60,12 @@ class InsertQuantizers(Pass):
             for node in graph_module.graph.nodes
             if isinstance(plan := get_plan(node), LayerPlan) and plan.kind in _LAYERS and node.op == "call_function"
         ]
+        outputs = [node for node in planned_outputs(graph_module) if not _is_done(node)]
+        for node in outputs:
+            self._quantize_output(graph_module, node, get_plan(node).output)
         for node, plan in layers:
-            if plan.output is not None:
-                self._quantize_output(graph_module, node, plan.output)
             self._replace_layer(graph_module, node, plan)
-        return bool(operands or layers)
+        return bool(operands or outputs or layers)
 
     def _channel_wise_modules(
         self, graph_module: fx.GraphModule, norms: dict[fx.Node, list[tuple[fx.Node, fx.Node]]]
@@ -123,3 +124,10 @@ class InsertQuantizers(Pass):
         set_plan(new, plan)
         self.statistics.replace(node, new)
         replace(node, new)
+
+
+def _is_done(node: fx.Node) -> bool:
+    """Returns whether an earlier run has quantized a layer's output."""
+    return node.op == "call_module" or (
+        get_plan(node).kind == "softmax" and all(user.op == "call_module" for user in node.users)
+    )

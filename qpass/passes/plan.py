@@ -29,15 +29,16 @@ class OperandPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPlan:
-    """How one Linear, convolution or matmul is quantized.
+    """How one Linear, convolution, matmul or Softmax is quantized.
 
     Attributes:
-        kind: ``"linear"``, ``"conv1d"``, ``"conv2d"``, ``"conv3d"`` or ``"matmul"``.
+        kind: ``"linear"``, ``"conv1d"``, ``"conv2d"``, ``"conv3d"``, ``"matmul"`` or
+            ``"softmax"``.
         path: Module path.
-        operands: Its float inputs.
+        operands: Its float inputs; none for a Softmax.
         weight: The weight's quantizer, or None for float (always None for a matmul).
-        output: The quantizer of its output, or None for none: runtimes have integer kernels only for
-            convolutions whose outputs are quantized.
+        output: The quantizer of its output, or None for none: that of a Softmax, or of a convolution,
+            for which runtimes have integer kernels only if its output is quantized.
         reason: Why the input of a layer with a quantized weight stays float; "" if it does not.
     """
 

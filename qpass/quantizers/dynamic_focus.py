@@ -6,6 +6,7 @@ Paper: AIQViT, https://arxiv.org/abs/2502.04628, eq. 15.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -22,6 +23,11 @@ LOWER_SHARES = (0.0, 1 / 64, 1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4)
 #: b1 is at most this fraction of b2, so that the interval is never empty.
 _WIDEST_SHARE = 0.95
 _LEAST_B2 = 1e-6
+#: The readings among which a fit chooses.
+_CHOICES = {
+    CodeZero.BEST: tuple(map(CodeZero, CODE_ZERO)),
+    CodeZero.LEARNED: (CodeZero.AFFINE, CodeZero.ZERO),
+}
 
 
 class DynamicFocus(Quantizer):
@@ -40,7 +46,7 @@ class DynamicFocus(Quantizer):
 
     Args:
         bits: Bit width, 2 to 8.
-        code_zero: The reading, or ``"best"`` to let ``fit`` choose.
+        code_zero: The reading, or ``"best"`` or ``"learned"`` to let ``fit`` choose (``CodeZero``).
 
     Raises:
         ConfigError: For another reading.
@@ -50,7 +56,8 @@ class DynamicFocus(Quantizer):
 
     def __init__(self, bits: int, *, code_zero: str = CodeZero.BEST.value) -> None:
         super().__init__(bits)
-        self.code_zero = choice(CodeZero, noun="reading")(code_zero, "code_zero")
+        self.code_zero = CodeZero(choice(CodeZero, noun="reading")(code_zero, "code_zero"))
+        self._readings = _CHOICES.get(self.code_zero, (self.code_zero,))
         self.b1 = nn.Parameter(torch.tensor(0.0), requires_grad=False)
         self.b2 = nn.Parameter(torch.tensor(1.0), requires_grad=False)
         self.register_buffer("first_code", torch.tensor(0))
@@ -58,7 +65,7 @@ class DynamicFocus(Quantizer):
     @property
     def config(self) -> dict[str, Any]:
         """Constructor arguments that rebuild this quantizer, unfitted."""
-        return {"bits": self.bits, "code_zero": self.code_zero}
+        return {"bits": self.bits, "code_zero": self.code_zero.value}
 
     @property
     def steps(self) -> int:
@@ -108,14 +115,24 @@ class DynamicFocus(Quantizer):
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
         """Searches a grid of intervals, and of readings for ``"best"``; see ``Quantizer.fit``."""
         rows = WeightedRows.of_tensor(x, weight)
-        readings = CODE_ZERO if self.code_zero == CodeZero.BEST else (self.code_zero,)
         uppers = sorted({rows.quantile(p).item() for p in SOFTMAX_PERCENTILES})
-        best = least_error(itertools.product(uppers, LOWER_SHARES, readings), self._set_share, self, rows, criterion)
-        return self._set_share(best)
+        grid = itertools.product(uppers, LOWER_SHARES, self._readings)
+        candidates = ((share * upper, upper, reading) for upper, share, reading in grid)
+        return self.set_candidate(least_error(candidates, self.set_candidate, self, rows, criterion))
 
-    def _set_share(self, candidate: tuple[float, float, str]) -> Self:
-        upper, share, self.code_zero = candidate
-        return self.set_interval(share * upper, upper)
+    def starts(self, lower: Sequence[float]) -> list[tuple[float, float, CodeZero]]:
+        """Returns b1, b2 and the reading, then those with b1 in ``lower`` and the readings to choose from.
+
+        Args:
+            lower: Values of b1.
+        """
+        b1, b2 = self.b1.item(), self.b2.item()
+        return [(b1, b2, self.code_zero), *((value, b2, reading) for reading in self._readings for value in (b1, *lower))]
+
+    def set_candidate(self, candidate: tuple[float, float, CodeZero]) -> Self:
+        """Sets b1, b2 and the reading; see ``set_interval``."""
+        b1, b2, self.code_zero = candidate
+        return self.set_interval(b1, b2)
 
     def codes(self, x: Tensor) -> Tensor:
         """See ``Quantizer.codes``."""

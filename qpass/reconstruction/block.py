@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qpass.config.options import LearnedWeights, Precision
+from qpass.config.options import CodeZero, LearnedWeights, Precision
 from qpass.config.reconstruction import ReconstructionConfig
 from qpass.graph.edit import argument, aten, calls, fetch, get_plan
 from qpass.nn import CompensatedLinear, QuantizedLinear, ResidualFactor
 from qpass.passes.add_residual import tie_residual_scales
 from qpass.quantizers import Codebook, DynamicFocus, Quantizer, Uniform
 from qpass.reconstruction.learner import BlockLearner
+from qpass.reconstruction.network_loss import NetworkLoss
 from qpass.reconstruction.record import BlockRecord
 from qpass.reconstruction.samples import batches_of
 from qpass.reconstruction.segments import Segment
@@ -24,6 +25,8 @@ from qpass.runtime.distributed import ALONE, Processes
 
 #: What a saved block's tensors of LayerNorms are called, before their names.
 _NORM = "norm "
+#: Samples that decide where the intervals of ``dynamic-focus`` quantizers start.
+_START_SAMPLES = 128
 
 
 class LearnableBlock:
@@ -36,6 +39,7 @@ class LearnableBlock:
         target: Returns the block's target output for some samples.
         samples: Number of samples.
         config: How the block is learned.
+        network_loss: Error of the network's outputs; None if only the block's own counts.
         processes: Processes that learn it together, each from the same number of its own samples.
     """
 
@@ -47,11 +51,12 @@ class LearnableBlock:
         target: Callable[[Tensor | slice], Tensor],
         samples: int,
         config: ReconstructionConfig,
+        network_loss: NetworkLoss | None = None,
         processes: Processes = ALONE,
     ) -> None:
         self._graphs, self._segment = (graph_module, segment.graph_module), segment
         self._inputs, self._target, self._samples, self._config = inputs, target, samples, config
-        self._processes = processes
+        self._network_loss, self._processes = network_loss, processes
         called = [node for node in segment.graph_module.graph.nodes if node.op == "call_module"]
         self._modules = {str(node.target): segment.graph_module.get_submodule(str(node.target)) for node in called}
         self._paths = {str(node.target): plan.path for node in called if (plan := get_plan(node)) is not None}
@@ -60,6 +65,7 @@ class LearnableBlock:
     def learn(self, generator: torch.Generator, on_step: Callable[[], None]) -> BlockRecord:
         """Learns the block in place and returns its record."""
         config, before = self._config, self._error()
+        self._start_focus()
         layers = self._compensate(generator)
         constants = self._constants()
         parameters = [*self._trained(layers), *(constant for constant, _ in constants)]
@@ -74,6 +80,7 @@ class LearnableBlock:
             self._samples,
             constants=constants,
             autocast=self._autocast,
+            network_loss=self._network_loss,
             processes=self._processes,
             on_step=on_step,
         )
@@ -105,8 +112,10 @@ class LearnableBlock:
         }
         return modules | {f"{_NORM}{name}": tensor for name, tensor in self._norms.items()}
 
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Loads tensors returned by ``state``."""
+    def load_state(self, tensors: dict[str, Tensor], learned: BlockRecord) -> None:
+        """Loads tensors returned by ``state``, and readings of ``dynamic-focus`` from the record."""
+        for name, (_, _, reading) in learned.intervals.items():
+            self._modules[name].code_zero = CodeZero(reading)  # type: ignore[assignment]
         for name in self._modules:
             prefix = f"{name}."
             own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -114,6 +123,18 @@ class LearnableBlock:
         for name, tensor in self._norms.items():
             with torch.no_grad():
                 tensor.copy_(tensors[f"{_NORM}{name}"])
+
+    def _start_focus(self) -> None:
+        """Starts each ``dynamic-focus`` quantizer where the block's error is lowest; ties go to the fit."""
+        if self._config.focus_learning_rate == 0:
+            return
+        for quantizer in (module for module in self._modules.values() if isinstance(module, DynamicFocus)):
+            errors = {start: self._set_start(quantizer, start) for start in quantizer.starts(self._config.focus_starts)}
+            quantizer.set_candidate(min(errors, key=errors.__getitem__))
+
+    def _set_start(self, quantizer: DynamicFocus, start: tuple[float, float, CodeZero]) -> float:
+        quantizer.set_candidate(start)
+        return self._error(min(self._samples, _START_SAMPLES))
 
     def _compensate(self, generator: torch.Generator) -> dict[str, CompensatedLinear]:
         if self._config.weights != LearnedWeights.LOW_RANK:
@@ -161,11 +182,15 @@ class LearnableBlock:
             if isinstance(module, DynamicFocus)
         }
 
-    def _error(self) -> float:
-        """Returns squared output error over squared target, with a float32 forward, over all samples."""
+    def _error(self, samples: int | None = None) -> float:
+        """Returns squared output error over squared target, with a float32 forward.
+
+        Args:
+            samples: Number of samples, from the first; None takes all.
+        """
         error = signal = 0.0
         with torch.no_grad():
-            for part in batches_of(self._samples, self._config.batch_size):
+            for part in batches_of(samples or self._samples, self._config.batch_size):
                 target = self._target(part).double()
                 output = self._segment.graph_module(*self._inputs(part))[-1].double()
                 error += (output - target).square().sum().item()

@@ -17,6 +17,7 @@ from qpass.config.reconstruction import ReconstructionConfig
 from qpass.nn import CompensatedLinear
 from qpass.quantizers import DynamicFocus, Quantizer, Uniform
 from qpass.reconstruction.curriculum import Curriculum
+from qpass.reconstruction.network_loss import NetworkLoss
 from qpass.runtime.distributed import ALONE, Processes
 
 #: Early stopping: weight of the newest loss in the running mean; ratio that is an improvement.
@@ -35,6 +36,7 @@ class BlockLearner:
         samples: Number of samples.
         constants: Tensors to learn besides the block's parameters, with their learning rates.
         autocast: Context manager for each forward pass.
+        network_loss: Error of the network's outputs, added to the block's with ``output_weight``.
         processes: Processes that learn together, each from its own samples; gradients are averaged.
         on_step: Called after each step.
     """
@@ -50,20 +52,34 @@ class BlockLearner:
         *,
         constants: Sequence[tuple[Tensor, float]] = (),
         autocast: Callable[[], AbstractContextManager[Any]],
+        network_loss: NetworkLoss | None = None,
         processes: Processes = ALONE,
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
         self._block, self._inputs, self._targets = block, inputs, targets
         self._config, self._generator, self._samples = config, generator, samples
         self._constants, self._autocast, self._processes, self._on_step = constants, autocast, processes, on_step
+        self._network_loss = network_loss
 
     def losses(self, samples: Tensor) -> Tensor:
         """Returns ‖B_q(x) - B(x)‖_F of each sample (AIQViT eq. 10), or its square (I&S-ViT): (n,)."""
         with self._autocast():
-            output = self._block(*self._inputs(samples))[-1]
-        difference = output.float() - self._targets(samples)
+            outputs = self._block(*self._inputs(samples))
+        return self._of_block(outputs, samples)
+
+    def _of_block(self, outputs: Sequence[Tensor], samples: Tensor) -> Tensor:
+        difference = outputs[-1].float() - self._targets(samples)
         norm = difference.reshape(len(samples), -1).norm(dim=1)
         return norm.square() if self._config.loss == BlockLoss.SQUARED else norm
+
+    def _loss(self, samples: Tensor) -> Tensor:
+        """Returns the loss of a step: the block's, and the network's if there is one."""
+        if self._network_loss is None:
+            return self.losses(samples).mean()
+        with self._autocast():
+            outputs = self._block(*self._inputs(samples))
+            errors = self._network_loss.errors(outputs, samples)
+        return self._network_loss.weigh(self._of_block(outputs, samples).mean(), errors, self._processes)
 
     def search(self, layers: list[CompensatedLinear]) -> None:
         """Runs a first-order bilevel search.
@@ -114,7 +130,7 @@ class BlockLearner:
         constants = [constant for constant, _ in self._constants]
         for constant in constants:
             constant.grad = None
-        loss = self.losses(samples).mean()
+        loss = self._loss(samples)
         loss.backward()  # type: ignore[no-untyped-call]
         self._processes.average_gradients([*self._block.parameters(), *constants])
         optimizer.step()

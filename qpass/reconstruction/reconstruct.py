@@ -30,9 +30,10 @@ from qpass.passes.base import Pass
 from qpass.progress import StepBar
 from qpass.reconstruction.block import LearnableBlock
 from qpass.reconstruction.checkpoint import BlockCheckpoints
+from qpass.reconstruction.network_loss import NetworkLoss
 from qpass.reconstruction.record import BlockRecord
 from qpass.reconstruction.samples import SampleStore, advance
-from qpass.reconstruction.segments import Segment, cut_into_segments
+from qpass.reconstruction.segments import Segment, cut_after_segments, cut_into_segments
 from qpass.runtime.distributed import ALONE, Processes
 from qpass.runtime.records import record
 from qpass.runtime.storage import Storage
@@ -90,7 +91,9 @@ class Reconstruct(Pass):
         if any(one.stage == self.stage for one in earlier):
             return False
         require_blocks(graph_module)
-        segments, reference = cut_into_segments(graph_module), cut_into_segments(self.reference.beside(graph_module))
+        float_network = self.reference.beside(graph_module)
+        segments, reference = cut_into_segments(graph_module), cut_into_segments(float_network)
+        rests = cut_after_segments(float_network) if self.config.output_weight else None
         if has_own_rows(layout_of(graph_module)):
             raise UnsupportedError(
                 "its inputs have row counts of their own, and blocks are learned sample by sample",
@@ -110,8 +113,13 @@ class Reconstruct(Pass):
         with StepBar(total, show=self.show_progress) as bar:
             for index, (segment, float_segment) in enumerate(zip(segments, reference, strict=True)):
                 advance(floats, float_segment, config.batch_size, device)
+                if rests is not None and index == 0:
+                    advance(floats, rests[0], config.batch_size, device)  # the network's outputs
                 if segment.path:
                     store = floats if quantized is None else quantized
+                    effect = None
+                    if rests is not None:
+                        effect = NetworkLoss(rests[index], float_segment, floats, config.output_weight, device)
                     block = LearnableBlock(
                         graph_module,
                         segment,
@@ -119,13 +127,14 @@ class Reconstruct(Pass):
                         _single(floats, float_segment.outputs[-1], device),
                         samples,
                         config,
+                        effect,
                         processes,
                     )
                     generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
                     learned = _learn_or_load(block, segment.path, checkpoints, generator, bar)
                     records.append(dataclasses.replace(learned, stage=self.stage))
                     bar.move_to(len(records) * config.steps_of_a_block)
-                floats.keep_only(_read_later(reference, index))
+                floats.keep_only(_read_later(reference, index) | _read_after(rests, index))
                 if quantized is not None:
                     advance(quantized, segment, config.batch_size, device)
                     quantized.keep_only(_read_later(segments, index))
@@ -163,8 +172,9 @@ def _learn_or_load(
 ) -> BlockRecord:
     kept = checkpoints.load(path)
     if kept is not None:
-        block.load_state(kept[0])
-        return record(BlockRecord, kept[1], path)
+        learned = record(BlockRecord, kept[1], path)
+        block.load_state(kept[0], learned)
+        return learned
     bar.label = path
     learned = block.learn(generator, bar.advance)
     checkpoints.save(path, block.state(), dataclasses.asdict(learned))
@@ -173,6 +183,11 @@ def _learn_or_load(
 
 def _read_later(segments: Sequence[Segment], index: int) -> set[str]:
     return {name for later in segments[index + 1 :] for name in later.inputs}
+
+
+def _read_after(rests: Sequence[Segment] | None, index: int) -> set[str]:
+    """Returns the values with which later blocks' effect on the network's outputs is measured."""
+    return {name for rest in (rests or ())[index + 1 :] for name in (*rest.inputs, *rest.outputs)}
 
 
 def _reader(store: SampleStore, names: Sequence[str], device: torch.device) -> Callable[[Tensor | slice], tuple[Any, ...]]:

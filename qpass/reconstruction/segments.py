@@ -36,6 +36,21 @@ def cut_into_segments(graph_module: fx.GraphModule) -> list[Segment]:
     wherever they are, so that point sampling and neighbour search are not repeated in every learning
     step. Returns [] for a graph without blocks.
     """
+    return [segment for segment, _ in _cuts(graph_module)]
+
+
+def cut_after_segments(graph_module: fx.GraphModule) -> list[Segment]:
+    """Returns what follows each segment of ``cut_into_segments``: all nodes up to the network's outputs.
+
+    Its outputs are the network's, also those that an earlier segment computes.
+    """
+    constants = constant_nodes(graph_module)
+    (output,) = (node for node in graph_module.graph.nodes if node.op == "output")
+    return [_segment(graph_module, "", nodes, constants, output.all_input_nodes) for _, nodes in _cuts(graph_module)]
+
+
+def _cuts(graph_module: fx.GraphModule) -> list[tuple[Segment, Sequence[fx.Node]]]:
+    """Returns the segments, each with the nodes after it."""
     ends = find_blocks(graph_module)
     nodes = _without_layers_first(graph_module)
     position = {node: index for index, node in enumerate(nodes)}
@@ -45,8 +60,8 @@ def cut_into_segments(graph_module: fx.GraphModule) -> list[Segment]:
     constants = constant_nodes(graph_module)
     starts = [0, _block_start(nodes, order[0][0], constants), *(position[end] + 1 for _, end in order)]
     parts = zip(["", *(path for path, _ in order)], starts, starts[1:], strict=False)
-    segments = [_segment(graph_module, path, nodes[start:stop], constants) for path, start, stop in parts]
-    return [segment for segment in segments if segment.outputs]
+    found = [(_segment(graph_module, path, nodes[start:stop], constants), nodes[stop:]) for path, start, stop in parts]
+    return [(segment, rest) for segment, rest in found if segment.outputs]
 
 
 def _without_layers_first(graph_module: fx.GraphModule) -> list[fx.Node]:
@@ -70,17 +85,23 @@ def _block_start(nodes: Sequence[fx.Node], path: str, constants: set[fx.Node]) -
     return first
 
 
-def _segment(whole: fx.GraphModule, path: str, nodes: Sequence[fx.Node], constants: set[fx.Node]) -> Segment:
+def _segment(
+    whole: fx.GraphModule,
+    path: str,
+    nodes: Sequence[fx.Node],
+    constants: set[fx.Node],
+    outputs: Sequence[fx.Node] | None = None,
+) -> Segment:
+    """Returns a segment of these nodes; its outputs are all that other nodes read if None is given."""
     graph, inside = fx.Graph(), set(nodes)
     copies: dict[fx.Node, fx.Node] = {}
     inputs: list[fx.Node] = []
     body = [node for node in nodes if node.op not in ("placeholder", "output") and node not in constants]
-    for node in body:
-        for read in node.all_input_nodes:
-            outside = read not in inside or read.op == "placeholder"
-            if read not in constants and outside and read not in copies:
-                inputs.append(read)
-                copies[read] = graph.placeholder(read.name)
+    for read in (read for nodes_read in (*(node.all_input_nodes for node in body), outputs or ()) for read in nodes_read):
+        outside = read not in inside or read.op == "placeholder"
+        if read not in constants and outside and read not in copies:
+            inputs.append(read)
+            copies[read] = graph.placeholder(read.name)
 
     def copy(node: fx.Node) -> fx.Node:
         if node not in copies:  # a constant from anywhere in the whole graph, with everything it is computed from
@@ -89,8 +110,9 @@ def _segment(whole: fx.GraphModule, path: str, nodes: Sequence[fx.Node], constan
 
     for node in body:
         copy(node)
-    outputs = [node for node in body if any(user not in inside for user in node.users)]
-    graph.output(tuple(copies[node] for node in outputs))
+    if outputs is None:
+        outputs = [node for node in body if any(user not in inside for user in node.users)]
+    graph.output(tuple(copy(node) for node in outputs))
     return Segment(path, fx.GraphModule(whole, graph), _names(inputs), _names(outputs))
 
 

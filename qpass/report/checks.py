@@ -14,7 +14,7 @@ from qpass.report.preview import CHANNELS
 _TENSOR_KINDS = ("activation", "weight", "output")
 #: Kinds whose bit widths a recipe says, and a budget may choose.
 _CHOSEN_KINDS = ("activation", "weight")
-_LAYER_KINDS = ("linear", "conv1d", "conv2d", "conv3d", "matmul")
+_LAYER_KINDS = ("linear", "conv1d", "conv2d", "conv3d", "matmul", "softmax")
 #: Limits: rows of each kind, histogram bins, output values of a quantizer, learned blocks, bits.
 _ROWS, _BINS, _LEVELS, _BLOCKS, _BITS = 20_000, 1_000, 256, 2_000, 64
 #: Limits: readers of a tensor, pictures, pixels of their sides, settings of a speed, decibels.

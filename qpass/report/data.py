@@ -78,7 +78,7 @@ class LayerRow:
 
     Attributes:
         path: Module path.
-        kind: ``"linear"``, ``"conv1d"``, ``"conv2d"``, ``"conv3d"`` or ``"matmul"``.
+        kind: ``"linear"``, ``"conv1d"``, ``"conv2d"``, ``"conv3d"``, ``"matmul"`` or ``"softmax"``.
         weight_bits: Bit width of its weight; None for a matmul or a float weight.
         input_bits: Bit widths of its inputs.
         sqnr_db: SQNR of its output, including the errors of all layers before it, in dB.

@@ -419,7 +419,10 @@ VALID: dict[type, dict[str, Any]] = {
         "search_steps": _count(1),
         **dict.fromkeys(("steps", "batch_size", "curriculum_interval"), _count(1)),
         **dict.fromkeys(("learning_rate", "architecture_learning_rate"), _real(lambda v: v > 0)),
-        **dict.fromkeys(("focus_learning_rate", "scale_learning_rate", "norm_learning_rate"), _real(lambda v: v >= 0)),
+        **dict.fromkeys(
+            ("focus_learning_rate", "scale_learning_rate", "norm_learning_rate", "output_weight"), _real(lambda v: v >= 0)
+        ),
+        "focus_starts": lambda v: v in ([], ()) or _list(_real(lambda one: 0 <= one < 1))(v),
         "drop_path": _real(lambda v: 0 <= v < 1),
         "validation_share": _real(lambda v: 0 < v < 1),
         "curriculum": _flag,
@@ -439,7 +442,8 @@ VALID: dict[type, dict[str, Any]] = {
         **dict.fromkeys(("weight", "activation", "post_softmax", "network_input"), _never),
         "fold_layer_norm": _is_none,
         **dict.fromkeys(
-            ("rotate_heads", "rotate_residual", "scale_channels", "fused_attention", "compensate_activations"), _flag
+            ("every_softmax", "rotate_heads", "rotate_residual", "scale_channels", "fused_attention", "compensate_activations"),
+            _flag,
         ),
         **dict.fromkeys(("convolutions", "pointwise_convolutions", "weight_rounding", "token_weights", "calibrate_on"), _never),
         "rules": lambda v: v is None or v in ([], (), {}),

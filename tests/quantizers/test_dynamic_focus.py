@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qpass.config import CODE_ZERO
+from qpass.config.options import CodeZero
 from qpass.quantizers import DynamicFocus, Uniform
 
 X = torch.tensor([0.0, 0.004, 0.02, 0.06, 0.11, 0.159, 0.2, 0.7, 1.0])
@@ -129,6 +130,24 @@ def test_fit_takes_the_reading_with_the_least_error_of_the_product() -> None:
     assert best.code_zero in CODE_ZERO
     assert error(best) == pytest.approx(min(each.values()))
     assert each["affine"] > 2 * each[best.code_zero] or best.code_zero == "affine"
+
+
+def test_learned_is_the_better_of_the_readings_whose_b1_is_learned() -> None:
+    x = torch.randn(4, 64, 64, generator=torch.Generator().manual_seed(0)).mul(2).softmax(-1)
+
+    def error(reading: str) -> float:
+        return (DynamicFocus(3, code_zero=reading).fit(x)(x) - x).square().sum().item()
+
+    fitted = DynamicFocus(3, code_zero="learned").fit(x)
+    assert fitted.code_zero in ("affine", "zero")
+    assert (fitted(x) - x).square().sum().item() == pytest.approx(min(error("affine"), error("zero")))
+
+
+def test_starts_are_the_fit_and_the_values_of_b1_in_each_reading_to_choose_from() -> None:
+    focus = DynamicFocus(4, code_zero="learned").set_candidate((0.0, 0.5, CodeZero.ZERO))
+    others = [(b1, 0.5, reading) for reading in ("affine", "zero") for b1 in (0.0, 0.01, 0.02)]
+    assert focus.starts([0.01, 0.02]) == [(0.0, 0.5, "zero"), *others]
+    assert {reading for _, _, reading in quantizer("affine").starts([0.01])} == {"affine"}
 
 
 def test_the_interval_stays_inside_its_bounds() -> None:

@@ -52,6 +52,35 @@ def test_the_error_of_every_block_falls_and_ranks_are_chosen(learned: fx.GraphMo
         assert len(row.intervals) == 1
 
 
+def test_b1_starts_where_the_blocks_error_is_lowest_and_then_moves(vit: nn.Module, many_images: Tensor) -> None:
+    """Started at .3 alone, b1 stays far above the fit's, unless the fit is better; a rate of 0 leaves the fit."""
+
+    def intervals(**changes: object) -> list[tuple[float, float, str]]:
+        rows = records(learn(vit, many_images, ranks=[2], steps=8, **changes))
+        return [interval for row in rows for interval in row.intervals.values()]
+
+    still = intervals(focus_learning_rate=0)
+    moved = intervals(focus_learning_rate=1e-3)
+    assert all(b1 != other for (b1, _, _), (other, _, _) in zip(moved, still, strict=True))
+    assert {reading for _, _, reading in moved} <= {"affine", "zero"}
+    far = intervals(focus_learning_rate=1e-9, focus_starts=[0.9])  # no better than the fit
+    assert [b1 for b1, _, _ in far] == pytest.approx([b1 for b1, _, _ in still], abs=1e-6)
+
+
+def test_a_better_start_than_the_fit_is_taken(vit: nn.Module, many_images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit that is far off is left for one of the given starts, where the block's error is lower."""
+    fit = DynamicFocus.fit
+    monkeypatch.setattr(
+        DynamicFocus, "fit", lambda self, *given, **options: fit(self, *given, **options).set_interval(0.25, 0.3)
+    )
+    learning = {**QUICK, "weights": "fixed", "steps": 1, "focus_learning_rate": 1e-9, "focus_starts": [0.01, 0.02]}
+    config = {"preset": "aiqvit-w3a3", "post_softmax": {"code_zero": "affine"}, "reconstruction": learning}
+    for row in records(qpass.quantize_graph(vit, [many_images], config, progress=False)):
+        ((b1, _, _),) = row.intervals.values()
+        assert b1 == pytest.approx(0.01, abs=1e-4) or b1 == pytest.approx(0.02, abs=1e-4)
+        assert row.error_after < row.error_before
+
+
 @pytest.mark.parametrize("order", ["fold-first", "paper"])
 def test_the_report_compares_with_the_float_model_and_not_with_learned_weights(
     vit: nn.Module, many_images: Tensor, order: str

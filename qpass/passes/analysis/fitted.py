@@ -50,7 +50,8 @@ def fit_again(quantizer: Quantizer, fit: Callable[[Quantizer], object]) -> bool:
     candidate = copy.deepcopy(quantizer)
     fit(candidate)
     before, after = ({**dict(each.named_parameters()), **dict(each.named_buffers())} for each in (quantizer, candidate))
-    if before.keys() == after.keys() and all(torch.equal(tensor, after[name]) for name, tensor in before.items()):
+    same = before.keys() == after.keys() and all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    if same and quantizer.config == candidate.config:
         return False
     quantizer.__dict__.update(candidate.__dict__)
     return True
