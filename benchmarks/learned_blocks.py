@@ -26,7 +26,7 @@ def write(results: Path, recipe: str, records: Sequence[BlockRecord]) -> None:
         "",
         "Written by `python benchmarks/accuracy.py` with each row that learns. Errors are squared errors of a block's output over the",
         "squared output, on the calibration images, behind the quantized blocks before it. b1 and b2 bound the codes of the Softmax",
-        "output; the paper's b1 are .01 to .02, its b2 are given for W4A4.",
+        "output, and the reading is what code 0 stands for; the paper's b2 are for W4A4.",
     ]
     for name, blocks in known.items():
         lines += ["", f"## {name}", "", *_table([record(BlockRecord, block, name) for block in blocks])]
@@ -34,13 +34,16 @@ def write(results: Path, recipe: str, records: Sequence[BlockRecord]) -> None:
 
 
 def _table(records: Sequence[BlockRecord]) -> list[str]:
-    layers = [path.removeprefix(f"{records[0].path}.") for path in records[0].ranks]
+    most = max(records, key=lambda record: len(record.ranks))
+    layers = [path.removeprefix(f"{most.path}.") for path in most.ranks]
+    focuses = any(one.intervals for one in records)
     header = ["block", "error before", "after", *(f"rank of {layer}" for layer in layers)]
-    header += ["b1", "b2", "paper's b2"] if records[0].intervals else []
+    header += ["b1", "paper's b1", "b2", "paper's b2", "reading"] if focuses else []
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for index, one in enumerate(records):
+    paper = iter(PAPER_B2)
+    for one in records:
         cells = [one.label, f"{one.error_before:.4f}", f"{one.error_after:.4f}", *map(str, one.ranks.values())]
-        for b1, b2, _ in one.intervals.values():
-            cells += [f"{b1:.3f}", f"{b2:.2f}", f"{PAPER_B2[index]:.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
+        for b1, b2, reading in one.intervals.values():
+            cells += [f"{b1:.3f}", ".01 to .02", f"{b2:.2f}", f"{next(paper):.2f}", reading]
+        lines.append(f"| {' | '.join(cells + [''] * (len(header) - len(cells)))} |")
     return lines

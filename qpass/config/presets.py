@@ -47,7 +47,14 @@ LEARNED_SCALE_SCHEDULES = {
 }
 #: The same for three-stage learning; from 6 bits on, the paper uses a fifth of the steps.
 THREE_STAGES = ReconstructionConfig(
-    weights="full", steps=1000, batch_size=64, learning_rate=4e-5, curriculum=False, order="three-stage", loss="squared"
+    weights="full",
+    ends=True,
+    steps=1000,
+    batch_size=64,
+    learning_rate=4e-5,
+    curriculum=False,
+    order="three-stage",
+    loss="squared",
 )
 THREE_STAGE_SCHEDULES = {
     "full": THREE_STAGES,
@@ -98,10 +105,11 @@ def preset_fields(name: str, *, schedule: str | None = None, polish: str | None 
       Softmax output.
     - ``aiqvit-wXaY`` (AIQViT, arXiv 2502.04628): dynamic focusing for the Softmax output; low-rank
       compensated weights, learned block by block.
-    - ``ias-vit-wXaY`` (I&S-ViT, arXiv 2311.10126): a shifted logarithm for the Softmax output; blocks
-      learned in three stages.
+    - ``ias-vit-wXaY`` (I&S-ViT, arXiv 2311.10126): a shifted logarithm for the Softmax output; blocks,
+      patch embedding and head learned in three stages. Its code quantizes the image with Y bits.
     - ``dopq-vit-wXaY`` (DopQ-ViT, arXiv 2408.03291): a tangent for the Softmax output; the median of
-      LayerNorm scales. It learns like I&S-ViT, because the paper's schedule was not available.
+      LayerNorm scales. The paper's schedule and formula were not available: it learns like I&S-ViT,
+      and the two-parameter tangent is ours.
 
     ``aiqvit-lsq-wXaY`` is ours: AIQViT with activation scales learned too, by LSQ's gradient (arXiv
     1902.08153).

@@ -26,7 +26,7 @@ _CHECKS = {
     "focus_starts": several(_share, "numbers from 0 to below 1", least=0),
     "curriculum_start": number(lambda value: 0 <= value <= 1, "a share of one"),
     "inputs": choice(BlockInputs),
-    "curriculum": flag,
+    **dict.fromkeys(("curriculum", "ends"), flag),
     "order": choice(LearningOrder),
     "loss": choice(BlockLoss),
     "precision": choice(Precision),
@@ -39,8 +39,10 @@ class ReconstructionConfig:
     """Block-wise learning against the float network; defaults: full-length AIQViT (arXiv 2502.04628).
 
     Attributes:
-        weights: What to learn in the Linears of a block: ``"low-rank"`` factors added before rounding,
+        weights: What to learn in the layers of a block: ``"low-rank"`` factors added before rounding,
             the ``"full"`` weights and biases, or nothing, ``"fixed"`` (``LearnedWeights``).
+        ends: Also learn what is before the first block and after the last, such as the patch embedding
+            and the head. The latter needs a network with one finite output.
         ranks: Candidate ranks, searched (eq. 11-14) if there are several. Each is capped at the smaller
             side of the weight.
         search_steps: Rank search steps per block; unused with one rank.
@@ -78,6 +80,7 @@ class ReconstructionConfig:
     """
 
     weights: str = LearnedWeights.LOW_RANK.value
+    ends: bool = False
     ranks: tuple[int, ...] = (10, 20, 50, 100, 150)
     search_steps: int = 2000
     steps: int = 6000

@@ -49,7 +49,8 @@ class FoldLayerNorm(Pass):
     weights are refitted. The float network that ``KeepReference`` kept is folded too.
 
     Args:
-        target: s̃ is the ``"mean"`` or the ``"median"`` of the channels' scales.
+        target: s̃ is the ``"mean"`` or the ``"median"`` of the channels' scales. z̃ is the rounded mean
+            of their zero points for either: DopQ-ViT defines its median for scales alone.
         reference: The float network beside the graph, if any.
 
     Raises:

@@ -14,8 +14,10 @@ from torch import Tensor
 from qpass.quantizers.base import Criterion, Quantizer, ste_mask, with_slope
 from qpass.quantizers.search import WeightedRows, least_error
 
-#: Candidates for η.
-SHIFTS = tuple(sorted({2.0**-n for n in range(21)} | {0.001, 0.003, 0.01, 0.03, 0.1, 0.3}))
+#: The paper's candidates for η, from its code.
+PAPER_SHIFTS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
+#: Candidates for η: the paper's, and smaller ones of ours.
+SHIFTS = tuple(sorted({2.0**-n for n in range(21)} | {0.003, 0.3} | set(PAPER_SHIFTS)))
 #: Smallest range of y, for a constant tensor: any step that float32 can resolve will do.
 _LEAST_RANGE = 2.0**-10
 #: Exponent of the largest power of two that a byte holds.

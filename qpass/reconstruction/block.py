@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +14,7 @@ from torch import Tensor, fx, nn
 from qpass.config.options import CodeZero, LearnedWeights, Precision
 from qpass.config.reconstruction import ReconstructionConfig
 from qpass.graph.edit import argument, aten, calls, fetch, get_plan
-from qpass.nn import CompensatedLinear, QuantizedLinear, ResidualFactor
+from qpass.nn import CompensatedLinear, QuantizedLayer, QuantizedLinear, ResidualFactor
 from qpass.passes.add_residual import tie_residual_scales
 from qpass.quantizers import Codebook, DynamicFocus, Quantizer, Uniform
 from qpass.reconstruction.learner import BlockLearner
@@ -63,8 +64,14 @@ class LearnableBlock:
         self._norms = norm_constants(segment.graph_module, graph_module) if config.norm_learning_rate > 0 else {}
 
     def learn(self, generator: torch.Generator, on_step: Callable[[], None]) -> BlockRecord:
-        """Learns the block in place and returns its record."""
+        """Learns the block in place and returns its record.
+
+        An end of the network whose error rose gets its tensors back: steps that suit the blocks may be
+        too large for it.
+        """
         config, before = self._config, self._error()
+        untouched = BlockRecord(self._segment.path, before, before, 0, intervals=self._intervals())
+        tensors = {name: tensor.clone() for name, tensor in self.state().items()}
         self._start_focus()
         layers = self._compensate(generator)
         constants = self._constants()
@@ -101,7 +108,11 @@ class LearnableBlock:
             if isinstance(module, Quantizer):
                 module.settle()
         tie_residual_scales(self._segment.graph_module)
-        return BlockRecord(self._segment.path, before, self._error(), steps, ranks, self._intervals())
+        learned = BlockRecord(self._segment.path, before, self._error(), steps, ranks, self._intervals())
+        if learned.error_after <= before or not self._segment.is_end:
+            return learned
+        self.load_state(tensors, untouched)
+        return dataclasses.replace(untouched, steps=steps)
 
     def state(self) -> dict[str, Tensor]:
         """Returns every tensor that learning may have changed, by module and name."""
@@ -148,14 +159,15 @@ class LearnableBlock:
             self._swap(name, layer)
         return layers
 
-    def _trained(self, layers: dict[str, CompensatedLinear]) -> list[nn.Parameter]:
+    def _trained(self, compensated: dict[str, CompensatedLinear]) -> list[nn.Parameter]:
         """Returns the parameters that the calibration learns; the rank search handles its own."""
-        parameters: list[nn.Parameter] = [p for layer in layers.values() for p in (layer.A, layer.B)]
+        parameters: list[nn.Parameter] = [p for layer in compensated.values() for p in (layer.A, layer.B)]
         if self._config.weights != LearnedWeights.FIXED:
             parameters += [m.weight for m in self._modules.values() if isinstance(m, ResidualFactor) and m.weight is not None]
         if self._config.weights == LearnedWeights.FULL:
-            linears = [m for m in self._modules.values() if type(m) is QuantizedLinear]
-            parameters += [p for layer in linears for p in (layer.weight, layer.bias) if p is not None]
+            apart = (ResidualFactor, CompensatedLinear)
+            layers = [m for m in self._modules.values() if isinstance(m, QuantizedLayer) and not isinstance(m, apart)]
+            parameters += [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
         if self._config.focus_learning_rate > 0:
             focus = [module for module in self._modules.values() if isinstance(module, DynamicFocus)]
             parameters += [p for quantizer in focus for p in (quantizer.b1, quantizer.b2)]

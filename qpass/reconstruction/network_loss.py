@@ -50,7 +50,7 @@ class NetworkLoss:
             [
                 _squared_error(value, self._value(name, samples))
                 for value, name in pairs
-                if isinstance(value, Tensor) and value.requires_grad
+                if isinstance(value, Tensor) and value.requires_grad and self._floats.has_rows(name)
             ]
             or [torch.zeros((), device=self._device)]
         )

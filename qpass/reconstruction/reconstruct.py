@@ -33,7 +33,7 @@ from qpass.reconstruction.checkpoint import BlockCheckpoints
 from qpass.reconstruction.network_loss import NetworkLoss
 from qpass.reconstruction.record import BlockRecord
 from qpass.reconstruction.samples import SampleStore, advance
-from qpass.reconstruction.segments import Segment, cut_after_segments, cut_into_segments
+from qpass.reconstruction.segments import AFTER_BLOCKS, Segment, cut_after_segments, cut_into_segments, with_ends
 from qpass.runtime.distributed import ALONE, Processes
 from qpass.runtime.records import record
 from qpass.runtime.storage import Storage
@@ -94,6 +94,8 @@ class Reconstruct(Pass):
         float_network = self.reference.beside(graph_module)
         segments, reference = cut_into_segments(graph_module), cut_into_segments(float_network)
         rests = cut_after_segments(float_network) if self.config.output_weight else None
+        if self.config.ends:
+            segments, reference = (with_ends(of, cut) for of, cut in ((graph_module, segments), (float_network, reference)))
         if has_own_rows(layout_of(graph_module)):
             raise UnsupportedError(
                 "its inputs have row counts of their own, and blocks are learned sample by sample",
@@ -112,13 +114,14 @@ class Reconstruct(Pass):
         total = sum(bool(segment.path) for segment in segments) * config.steps_of_a_block
         with StepBar(total, show=self.show_progress) as bar:
             for index, (segment, float_segment) in enumerate(zip(segments, reference, strict=True)):
-                advance(floats, float_segment, config.batch_size, device)
+                at_the_end = float_segment.path == AFTER_BLOCKS
+                advance(floats, float_segment, config.batch_size, device, where_possible=at_the_end)
                 if rests is not None and index == 0:
-                    advance(floats, rests[0], config.batch_size, device)  # the network's outputs
-                if segment.path:
+                    advance(floats, rests[0], config.batch_size, device, where_possible=True)  # the network's outputs
+                if segment.path and _is_learnable(floats, float_segment):
                     store = floats if quantized is None else quantized
                     effect = None
-                    if rests is not None:
+                    if rests is not None and index < len(rests):
                         effect = NetworkLoss(rests[index], float_segment, floats, config.output_weight, device)
                     block = LearnableBlock(
                         graph_module,
@@ -135,7 +138,7 @@ class Reconstruct(Pass):
                     records.append(dataclasses.replace(learned, stage=self.stage))
                     bar.move_to(len(records) * config.steps_of_a_block)
                 floats.keep_only(_read_later(reference, index) | _read_after(rests, index))
-                if quantized is not None:
+                if quantized is not None and not at_the_end:
                     advance(quantized, segment, config.batch_size, device)
                     quantized.keep_only(_read_later(segments, index))
         update_facts(graph_module, reconstruction=(*earlier, *records))
@@ -165,6 +168,13 @@ class Reconstruct(Pass):
                 store.put(name, start, rows, value)
             start += rows
         return store
+
+
+def _is_learnable(floats: SampleStore, segment: Segment) -> bool:
+    """Returns whether a segment's target is one tensor of finite values; those of blocks are."""
+    if segment.path != AFTER_BLOCKS:
+        return True
+    return len(segment.outputs) == 1 and floats.is_finite(segment.outputs[0])
 
 
 def _learn_or_load(

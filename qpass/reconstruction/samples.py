@@ -13,6 +13,9 @@ from qpass.reconstruction.segments import Segment
 from qpass.runtime.arguments import is_number
 from qpass.runtime.storage import SpilledTensor, Storage
 
+#: Rows read at a time.
+_AT_A_TIME = 1024
+
 
 class SampleStore:
     """Stores values by name and sample, and returns them for any samples.
@@ -70,11 +73,26 @@ class SampleStore:
             index = (index[:, None] * each + torch.arange(each)).flatten()
         return self._rows[name].read(index).to(device)
 
+    def has_rows(self, name: str) -> bool:
+        """Returns whether a value is stored with rows of each sample."""
+        return name in self._rows
+
+    def is_finite(self, name: str) -> bool:
+        """Returns whether a value is a floating-point tensor with rows of each sample, all finite."""
+        parts = (self._rows[name].read(part) for part in torch.arange(self._total(name)).split(_AT_A_TIME))
+        return self.has_rows(name) and all(part.is_floating_point() and bool(part.isfinite().all()) for part in parts)
+
+    def _total(self, name: str) -> int:
+        return self.samples * self._per_sample.get(name, 0)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Drops the rows of these values."""
+        for name in names:
+            self._rows.pop(name, None)
+
     def keep_only(self, names: Iterable[str]) -> None:
         """Drops the rows of all other values."""
-        wanted = set(names)
-        for name in [name for name in self._rows if name not in wanted]:
-            del self._rows[name]
+        self.drop(self._rows.keys() - set(names))
 
 
 def batches_of(samples: int, size: int) -> Iterator[slice]:
@@ -83,10 +101,28 @@ def batches_of(samples: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, samples))
 
 
-def advance(store: SampleStore, segment: Segment, size: int, device: torch.device) -> None:
-    """Runs a segment on every sample and stores its outputs."""
+def advance(store: SampleStore, segment: Segment, size: int, device: torch.device, *, where_possible: bool = False) -> None:
+    """Runs a segment on every sample and stores its outputs.
+
+    Args:
+        store: Has the segment's inputs.
+        segment: The segment.
+        size: Samples at a time.
+        device: Where the segment is.
+        where_possible: Leave out outputs that have no rows of each sample, such as a sum over a batch.
+
+    Raises:
+        UnsupportedError: For such an output, unless they are left out.
+    """
+    left_out = set[str]()
     with torch.no_grad():
         for part in batches_of(store.samples, size):
             values = segment.graph_module(*(store.get(name, part, device) for name in segment.inputs))
             for name, value in zip(segment.outputs, values, strict=True):
-                store.put(name, part.start, part.stop - part.start, value)
+                try:
+                    store.put(name, part.start, part.stop - part.start, value)
+                except UnsupportedError:
+                    if not where_possible:
+                        raise
+                    left_out.add(name)
+    store.drop(left_out)

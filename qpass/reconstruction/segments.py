@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,13 +12,17 @@ from qpass.graph.edit import is_inside, module_path
 from qpass.passes.analysis.blocks import find_blocks
 from qpass.passes.constants import constant_nodes
 
+#: Paths of the parts outside the blocks, where they are learned too.
+BEFORE_BLOCKS, AFTER_BLOCKS = "before the blocks", "after the blocks"
+
 
 @dataclass(frozen=True)
 class Segment:
     """Part of a graph between two cuts. Its graph module shares the whole graph's modules and tensors.
 
     Attributes:
-        path: Module path of the block, or "" for the part before the first block.
+        path: Module path of the block; "" for the parts before the first and after the last block, or
+            ``BEFORE_BLOCKS`` and ``AFTER_BLOCKS``.
         graph_module: Takes the values of ``inputs`` and returns a tuple of the values of ``outputs``.
         inputs: Nodes of the whole graph that the segment reads.
         outputs: Nodes of the whole graph that later nodes read; the block's output is the last.
@@ -27,6 +32,11 @@ class Segment:
     graph_module: fx.GraphModule
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it is what is before the first block, or after the last."""
+        return self.path in (BEFORE_BLOCKS, AFTER_BLOCKS)
 
 
 def cut_into_segments(graph_module: fx.GraphModule) -> list[Segment]:
@@ -47,6 +57,17 @@ def cut_after_segments(graph_module: fx.GraphModule) -> list[Segment]:
     constants = constant_nodes(graph_module)
     (output,) = (node for node in graph_module.graph.nodes if node.op == "output")
     return [_segment(graph_module, "", nodes, constants, output.all_input_nodes) for _, nodes in _cuts(graph_module)]
+
+
+def with_ends(graph_module: fx.GraphModule, segments: Sequence[Segment]) -> list[Segment]:
+    """Returns segments to be learned with their ends: the first gets a path, the last is added.
+
+    Args:
+        graph_module: The whole graph.
+        segments: What ``cut_into_segments`` returns for it.
+    """
+    last = dataclasses.replace(cut_after_segments(graph_module)[-1], path=AFTER_BLOCKS)
+    return [*(segment if segment.path else dataclasses.replace(segment, path=BEFORE_BLOCKS) for segment in segments), last]
 
 
 def _cuts(graph_module: fx.GraphModule) -> list[tuple[Segment, Sequence[fx.Node]]]:

@@ -425,7 +425,7 @@ VALID: dict[type, dict[str, Any]] = {
         "focus_starts": lambda v: v in ([], ()) or _list(_real(lambda one: 0 <= one < 1))(v),
         "drop_path": _real(lambda v: 0 <= v < 1),
         "validation_share": _real(lambda v: 0 < v < 1),
-        "curriculum": _flag,
+        **dict.fromkeys(("curriculum", "ends"), _flag),
         "curriculum_start": _real(lambda v: 0 <= v <= 1),
         "patience": _or_none(_count(1)),
     },

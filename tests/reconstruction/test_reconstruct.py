@@ -242,3 +242,51 @@ def test_the_model_is_not_changed(vit: nn.Module, many_images: Tensor) -> None:
     before = copy.deepcopy(vit.state_dict())
     learn(vit, many_images, steps=2)
     assert all(torch.equal(tensor, vit.state_dict()[name]) for name, tensor in before.items())
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self, vit: nn.Module) -> None:
+        super().__init__()
+        self.vit = vit
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.vit(x)
+        return logits, logits.sum(-1)
+
+
+FULL = {"weights": "full", "ends": True, "learning_rate": 1e-3, "curriculum": False}
+
+
+def test_the_ends_of_a_network_are_learned_too(vit: nn.Module, many_images: Tensor, tmp_path: Path) -> None:
+    before, *blocks, after = records(graph := learn(vit, many_images, tmp_path, **FULL))
+    assert (before.path, after.path) == ("before the blocks", "after the blocks")
+    assert [block.path for block in blocks] == ["blocks.0", "blocks.1"]
+    assert before.error_after <= before.error_before
+    assert after.error_after < 0.98 * after.error_before
+    plain = learn(vit, many_images, **{**FULL, "ends": False})
+    with torch.no_grad():
+        wanted = vit(many_images)
+        assert (graph(many_images) - wanted).square().sum() < (plain(many_images) - wanted).square().sum()
+    resumed = learn(vit, many_images, tmp_path, **FULL)
+    assert torch.equal(resumed(many_images), graph(many_images))
+
+
+def test_a_patch_embedding_is_learned_if_it_gains(vit: nn.Module, many_images: Tensor) -> None:
+    """It is a convolution. A rate that is far too large leaves it as it was, and so do steps of no size."""
+
+    def patches(**changes: object) -> tuple[Tensor, float, float]:
+        graph = learn(vit, many_images, **{**FULL, **changes})
+        layer = next(module for name, module in graph.named_modules() if "patch_embed" in name and hasattr(module, "codes"))
+        return layer.quantized_weight(), records(graph)[0].error_before, records(graph)[0].error_after
+
+    gentle, error, lower = patches(learning_rate=2e-5, scale_learning_rate=0.0)
+    assert lower < error
+    wild, _, same = patches(learning_rate=10.0)
+    assert same == error
+    assert not torch.equal(gentle, wild)
+
+
+def test_several_outputs_leave_the_end_as_it_was(vit: nn.Module, many_images: Tensor) -> None:
+    assert [row.path for row in records(learn(TwoOutputs(vit), many_images, **FULL))] == [
+        "before the blocks", "vit.blocks.0", "vit.blocks.1",
+    ]  # fmt: skip

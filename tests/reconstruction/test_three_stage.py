@@ -44,8 +44,8 @@ def learned(vit: nn.Module, many_images: Tensor) -> fx.GraphModule:
 @pytest.mark.parametrize("stage", ["activations", "weights"])
 def test_every_block_is_learned_in_both_stages(learned: fx.GraphModule, stage: str) -> None:
     rows = records(learned, stage)
-    assert [row.path for row in rows] == ["blocks.0", "blocks.1"]
-    assert all(row.error_after < 0.97 * row.error_before for row in rows)
+    assert [row.path for row in rows] == ["before the blocks", "blocks.0", "blocks.1", "after the blocks"]
+    assert all(row.error_after < 0.97 * row.error_before for row in rows[1:])
 
 
 @pytest.mark.slow
@@ -73,14 +73,14 @@ def test_weights_are_float_and_scales_channel_wise_only_in_the_first_stage(
 
     monkeypatch.setattr(LearnableBlock, "learn", learn_block)
     learn(vit, many_images)
-    assert seen == 2 * [({False}, True)] + 2 * [({True}, False)]
+    assert seen == [({False}, False), *3 * [({False}, True)], *4 * [({True}, False)]]  # no LayerNorm is before the blocks
 
 
 def test_the_first_stage_reads_the_float_network_and_the_second_the_quantized_one(vit: nn.Module, many_images: Tensor) -> None:
     """What the first block learned changes what the second one starts from, or does not."""
     little, much = (learn(vit, many_images, learning_rate=rate) for rate in (1e-9, 1e-3))
-    first = [records(graph, "activations")[1].error_before for graph in (little, much)]
-    second = [records(graph, "weights")[1].error_before for graph in (little, much)]
+    first = [records(graph, "activations")[2].error_before for graph in (little, much)]
+    second = [records(graph, "weights")[2].error_before for graph in (little, much)]
     assert first[0] == first[1]
     assert second[0] != second[1]
 
@@ -92,7 +92,7 @@ def test_the_report_compares_with_the_float_model_and_not_with_learned_weights(
 
 
 @pytest.mark.slow(after=1)
-@pytest.mark.parametrize("step", [40, 100], ids=["first stage", "second stage"])
+@pytest.mark.parametrize("step", [40, 160], ids=["first stage", "second stage"])
 def test_a_killed_run_goes_on_and_gives_the_same_bits(
     vit: nn.Module,
     many_images: Tensor,
