@@ -1,7 +1,7 @@
 """What each recipe keeps of each network, through onnxruntime on the exported and verified file.
 
-Run: python benchmarks/accuracy.py [--network NAME ...] [--recipes closed-form|learned|NAME ...]
-    [--table closed-form|ablation] [--threads 1]
+Run: python benchmarks/accuracy.py [--network NAME ...] [--table closed-form|ablation]
+    [--recipes closed-form|learned|full|residual|NAME ...] [--threads 1] [--device cpu]
     --list says which rows are missing or stale; --stale measures the stale ones alone; --pages only
     writes the pages; --merge FOLDER takes the rows that another machine measured.
 Writes: benchmarks/results/rows/NETWORK.jsonl after every row, and then the pages. The same command
@@ -22,7 +22,7 @@ import learned_blocks
 import torch
 from networks import NETWORKS
 from provenance import Provenance, sources
-from recipes import CLOSED_FORM, FLOAT, LEARNED, RESIDUAL, TABLES, Recipe, main_table
+from recipes import CLOSED_FORM, FLOAT, FULL, LEARNED, RESIDUAL, TABLES, Recipe, main_table
 from row_runs import Pending, pending, run
 from stored_rows import Row, RowStore
 from task import Network, Task
@@ -34,17 +34,18 @@ from qpass.graph.capture.trace import trace
 from qpass.report.bits import bit_widths
 
 RESULTS = Path(__file__).parent / "results"
-_GROUPS = {"closed-form": (FLOAT, *CLOSED_FORM), "learned": LEARNED, "residual": RESIDUAL}
+_GROUPS = {"closed-form": (FLOAT, *CLOSED_FORM), "learned": LEARNED, "full": FULL, "residual": RESIDUAL}
 
 
-def measure(network: Network, task: Task, recipe: Recipe, seed: int, threads: int, kept: Path) -> Row:
-    """Quantizes, exports, verifies and evaluates one recipe."""
+def measure(network: Network, task: Task, recipe: Recipe, seed: int, threads: int, kept: Path, device: str = "cpu") -> Row:
+    """Quantizes on a device, exports, verifies and evaluates one recipe."""
     if recipe.settings is None:
         return measure_float(network, task, threads)
     count = recipe.images or task.counts[recipe.learns]
     calibration, drawn = task.calibration(count, seed)
     start = time.perf_counter()
-    qmodel = qpass.quantize_graph(task.model, calibration, recipe.config, seed=seed, checkpoint_dir=kept, progress=False)
+    options = {"seed": seed, "checkpoint_dir": kept, "device": device, "progress": False}
+    qmodel = qpass.quantize_graph(task.model, calibration, recipe.config, **options)
     seconds = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         path = qpass.export_onnx(qmodel, Path(folder) / "model.onnx")
@@ -127,7 +128,7 @@ def wanted_rows(network: str, recipes: tuple[str, ...], table: str | None, seeds
 
 @click.command()
 @click.option("--network", "networks", multiple=True, type=click.Choice(["all", *NETWORKS]), help="[default: all]")
-@click.option("--recipes", multiple=True, help="closed-form, learned, residual, or the name of a row  [default: all]")
+@click.option("--recipes", multiple=True, help="closed-form, learned, full, residual, or the name of a row  [default: all]")
 @click.option("--table", type=click.Choice(list(TABLES)), help="A table of parts, in place of the main one.")
 @click.option("--seed", "seeds", multiple=True, type=int, help="One of the table's seeds; may be given again  [default: all]")
 @click.option("--list", "listed", is_flag=True, help="List missing and stale rows without measuring them.")
@@ -138,12 +139,13 @@ def wanted_rows(network: str, recipes: tuple[str, ...], table: str | None, seeds
     "--merge", "other", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Merge the rows from this folder."
 )
 @click.option("--threads", default=1, show_default=True, help="Threads of torch and of onnxruntime.")
+@click.option("--device", default="cpu", show_default=True, help="Where to quantize; files are evaluated on the CPU.")
 @click.option(
     "--checkpoint-dir", type=click.Path(path_type=Path), help="Keep learned blocks here  [default: a temporary folder]"
 )
 def main(
     networks: tuple[str, ...], recipes: tuple[str, ...], table: str | None, seeds: tuple[int, ...], listed: bool, only_stale: bool,
-    fresh: bool, pages: bool, other: Path | None, threads: int, checkpoint_dir: Path | None,
+    fresh: bool, pages: bool, other: Path | None, threads: int, device: str, checkpoint_dir: Path | None,
 ) -> None:  # fmt: skip
     """Measure the rows and write the pages."""
     torch.set_num_threads(threads)
@@ -168,18 +170,18 @@ def main(
     try:
         if not pages and other is None:
             with tempfile.TemporaryDirectory() as folder:
-                run(rows, lambda row: measure_pending(row, loaded, threads, checkpoint_dir or Path(folder)))
+                run(rows, lambda row: measure_pending(row, loaded, threads, device, checkpoint_dir or Path(folder)))
     finally:
         accuracy_pages.write(RESULTS)
 
 
-def measure_pending(row: Pending, loaded: dict[str, Task], threads: int, kept: Path) -> Row:
+def measure_pending(row: Pending, loaded: dict[str, Task], threads: int, device: str, kept: Path) -> Row:
     """Measures a row; one network is loaded at a time."""
     if row.table not in loaded:
         loaded.clear()
         loaded[row.table] = NETWORKS[row.table].load()
     blocks = kept / f"{row.table}-{row.recipe.name}-{row.seed}".replace(" ", "-").replace(":", "")
-    return measure(NETWORKS[row.table], loaded[row.table], row.recipe, row.seed, threads, blocks)
+    return measure(NETWORKS[row.table], loaded[row.table], row.recipe, row.seed, threads, blocks, device)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ LEARNED = (
     "dopq-vit-w6a6", "dopq-vit-w4a8", "dopq-vit-w4a4", "dopq-vit-w3a3",
     "aiqvit-w6a6", "aiqvit-w4a8", "aiqvit-w4a4", "aiqvit-w3a3",
 )  # fmt: skip
+#: Published methods at the papers' full length, on DeiT-T alone: hours on a CPU, see gpu.py.
+FULL = tuple(f"{method}-{width}, full schedule" for width in ("w4a4", "w3a3") for method in ("aiqvit", "ias-vit", "dopq-vit"))
 #: Weights that keep a residual branch, on DeiT-T alone.
 RESIDUAL = tuple(f"{name}, residual rank {rank}" for name in ("w3a8", "w2a8", "w3a3") for rank in (16, 32))
 #: What is run with several seeds on DeiT-T: the recipes that are compared with each other.
@@ -63,6 +65,8 @@ def settings_of(name: str) -> Any:
     if match := re.fullmatch(r"naive-(w\da(\d))", name):
         return naive(match[1], int(match[2]))
     preset, _, rest = name.partition(", ")
+    if rest == "full schedule":
+        return {"preset": preset, "schedule": "full"}
     if rest.startswith("polish "):
         return {"preset": preset, "polish": rest.removeprefix("polish ")}
     if rest.startswith("residual rank "):
@@ -127,6 +131,8 @@ class Recipe:
             return f"polish quick, {self.steps} steps"
         preset = self.settings if isinstance(self.settings, str) else self.settings["preset"]
         full = _steps(QuantConfig.from_any({"preset": preset, "schedule": "full"}).reconstruction)
+        if self.steps == full:
+            return f"full, {full:,} steps"
         return f"{'quick' if preset is self.settings else 'short'}, {self.steps:,} of {full:,} steps"
 
 
@@ -151,13 +157,13 @@ def _steps(learning: ReconstructionConfig | None) -> int:
 
 def shown(name: str, schedule: str) -> str:
     """Returns the name of a row, which says how long it learned."""
-    return f"{name.partition(', polish')[0]} ({schedule})" if schedule else name
+    return f"{re.sub(', (polish|full).*', '', name)} ({schedule})" if schedule else name
 
 
 def main_table(network: str) -> dict[str, Recipe]:
     """Returns the recipes of a network's table."""
     names = [name for name in CLOSED_FORM if network not in HEAVY or name not in _NOT_ON_HEAVY]
-    names += [*LEARNED, *(RESIDUAL if network == "deit-tiny" else ())]
+    names += [*LEARNED, *((*FULL, *RESIDUAL) if network == "deit-tiny" else ())]
     several = COMPARED if network == "deit-tiny" else ()
     found = [Recipe(name, settings_of(name), SEEDS if name in several else (0,)) for name in names]
     return {recipe.name: recipe for recipe in (Recipe(FLOAT), *found)}

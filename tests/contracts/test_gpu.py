@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 import qpass
+from qpass.config import QuantSpec
 from qpass.data import KeptBatches, ModelInputs
 from qpass.evaluation.top1 import evaluate_top1
+from qpass.quantizers import QUANTIZERS, build_quantizer
 from qpass.runtime.storage import Storage
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -24,6 +27,34 @@ RECIPES: dict[str, Any] = {
     "three stages": {"preset": "ias-vit-w6a6", "reconstruction": FEW_STEPS},
     "low rank": {"preset": "aiqvit-w6a6", "reconstruction": {**FEW_STEPS, "ranks": [2, 4], "search_steps": 2}},
 }
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_every_quantizer_gives_on_a_gpu_what_it_gives_on_the_cpu(name: str) -> None:
+    """Fitted on the CPU and moved, as calibration does; in a backward pass and under autocast too."""
+    x = torch.rand(64, 32, generator=torch.Generator().manual_seed(0))
+    quantizer = build_quantizer(QuantSpec(bits=4, quantizer=name)).fit(x)
+    wanted = quantizer(x)
+    moved, y = copy.deepcopy(quantizer).cuda(), x.cuda().requires_grad_()
+    found = moved(y)
+    assert found.is_cuda
+    assert (found.cpu() != wanted).float().mean() < 1e-3, "values on a tie may fall to either side"
+    found.sum().backward()
+    assert y.grad is not None
+    assert y.grad.isfinite().all()
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        assert moved(y).isfinite().all()
+
+
+def test_one_process_over_nccl_gives_what_no_group_gives(vit: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    alone = qpass.quantize_graph(vit, [images], "w4a4", device="cuda", progress=False)
+    dist.init_process_group("cpu:gloo,cuda:nccl", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        together = qpass.quantize_graph(vit, [images], "w4a4", device="cuda", progress=False)
+    finally:
+        dist.destroy_process_group()
+    with torch.no_grad():
+        assert sqnr_db(alone(images), together(images)) > 60
 
 
 def sqnr_db(expected: Tensor, found: Tensor) -> float:
