@@ -3,8 +3,8 @@
 Run: python benchmarks/gpu.py [--minutes 9] [--state gpu-state] [--device cuda]
 Does: runs the tests that need a GPU once, then measures the rows of
     ``benchmarks/accuracy.py --recipes full`` until the time is over. Run it again with the same
-    state folder: it resumes after the last learned block. To keep what was done, copy the folder and
-    benchmarks/results/rows.
+    state folder: it resumes after the last learned block. Copy that folder and the rows in
+    benchmarks/results/rows to keep them.
 """
 
 from __future__ import annotations
