@@ -34,7 +34,7 @@ def quantized_deit(deit: nn.Module, calibration: torch.Tensor) -> fx.GraphModule
     return qpass.quantize_graph(deit, [calibration], "w8a8", progress=False)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_eight_bits_keep_the_accuracy_in_torch_and_through_onnxruntime(
     assets: Path, deit: nn.Module, quantized_deit: fx.GraphModule, tmp_path: Path
 ) -> None:

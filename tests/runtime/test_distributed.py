@@ -114,7 +114,7 @@ TABLE_OF_FIVE = {"preset": "codebook-w3a8", "rules": {"*": {"weight": {"channels
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
-    ["mixed-w4a5", pytest.param("codebook-w3a8", marks=pytest.mark.nightly), TABLE_OF_FIVE],
+    [*(pytest.param(recipe, marks=pytest.mark.nightly) for recipe in ("mixed-w4a5", "codebook-w3a8")), TABLE_OF_FIVE],
     ids=["uniform", "codebook", "table of five"],
 )
 def test_weights_that_make_up_for_rounding_are_those_of_one_process_but_for_the_order_of_sums(
