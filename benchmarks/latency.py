@@ -37,7 +37,7 @@ _NEAREST = {"weight_rounding": "nearest"}
 #: Recipes against mixed-w4a5. What is learned merges into the weights, and costs no time.
 RECIPES: dict[str, Any] = {
     "mixed-w4a5": {"preset": "mixed-w4a5", **_NEAREST},
-    "aiqvit-w4a4": {"preset": "aiqvit-w4a4", "reconstruction": None},
+    "aiqvit-w4a4, snapped": {"preset": "aiqvit-w4a4", "reconstruction": None, "post_softmax": {"code_zero": "snapped"}},
     "aiqvit-w4a4, affine": {"preset": "aiqvit-w4a4", "reconstruction": None, "post_softmax": {"code_zero": "affine"}},
     "aiqvit-w4a4, zero": {"preset": "aiqvit-w4a4", "reconstruction": None, "post_softmax": {"code_zero": "zero"}},
     "repq-vit-w4a4": "repq-vit-w4a4",

@@ -26,7 +26,8 @@ def write(results: Path, recipe: str, records: Sequence[BlockRecord]) -> None:
         "",
         "Written by `python benchmarks/accuracy.py` with each row that learns. Errors are squared errors of a block's output over the",
         "squared output, on the calibration images, behind the quantized blocks before it. b1 and b2 bound the codes of the Softmax",
-        "output, and the reading is what code 0 stands for; the paper's b2 are for W4A4.",
+        "output, and the reading is what code 0 stands for; the paper's b2 are for W4A4. A rank is undecided if its share of the search",
+        "is less than 1.5 times the next one's.",
     ]
     for name, blocks in known.items():
         lines += ["", f"## {name}", "", *_table([record(BlockRecord, block, name) for block in blocks])]
@@ -42,8 +43,36 @@ def _table(records: Sequence[BlockRecord]) -> list[str]:
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     paper = iter(PAPER_B2)
     for one in records:
-        cells = [one.label, f"{one.error_before:.4f}", f"{one.error_after:.4f}", *map(str, one.ranks.values())]
+        cells = [one.label, f"{one.error_before:.4f}", f"{one.error_after:.4f}", *(_rank(one, layer) for layer in one.ranks)]
         for b1, b2, reading in one.intervals.values():
             cells += [f"{b1:.3f}", ".01 to .02", f"{b2:.2f}", f"{next(paper):.2f}", reading]
         lines.append(f"| {' | '.join(cells + [''] * (len(header) - len(cells)))} |")
+    return [*lines, *_searches(records)]
+
+
+def _rank(one: BlockRecord, layer: str) -> str:
+    """Names a rank, and says whether it is full and whether the search decided on it."""
+    notes = ["full"] if layer in one.full_ranks else []
+    notes += ["undecided"] if layer in one.searches and not one.searches[layer].decided else []
+    return ", ".join([str(one.ranks[layer]), *notes])
+
+
+def _searches(records: Sequence[BlockRecord]) -> list[str]:
+    """Returns how decided the searches were over the steps."""
+    searches = {layer: search for one in records for layer, search in one.searches.items()}
+    if not searches:
+        return []
+    count = len(next(iter(searches.values())).entropies)
+    lines = [
+        "",
+        "Entropy of the candidates' shares in the rank search over its greatest value (1: none is ahead), over the steps:",
+        "",
+    ]
+    lines += [
+        f"| layer | {' | '.join(f'{100 * (i + 1) // count} %' for i in range(count))} | best share |",
+        "|---" * (count + 2) + "|",
+    ]
+    for layer, search in searches.items():
+        cells = " | ".join(f"{entropy:.2f}" for entropy in search.entropies)
+        lines.append(f"| {layer} | {cells} | {max(search.shares):.2f} of {len(search.candidates)} |")
     return lines

@@ -53,6 +53,11 @@ class CompensatedLinear(QuantizedLinear):
         """Returns ᾱ: (ranks,), summing to one."""
         return self.alpha.softmax(0)
 
+    def entropy(self) -> float:
+        """Returns the entropy of ᾱ over its greatest value, of equal shares."""
+        shares = self.architecture().detach()
+        return float(-(shares * shares.log()).sum()) / math.log(len(self.ranks))
+
     def effective_weight(self) -> Tensor:
         """Returns W0 + Σ_j m_j ᾱ_j B_j A_j, the weight before rounding: (out, in)."""
         assert self.weight is not None, "a frozen layer has no float weight"

@@ -19,7 +19,7 @@ from qpass.passes.add_residual import tie_residual_scales
 from qpass.quantizers import Codebook, DynamicFocus, Quantizer, Uniform
 from qpass.reconstruction.learner import BlockLearner
 from qpass.reconstruction.network_loss import NetworkLoss
-from qpass.reconstruction.record import BlockRecord
+from qpass.reconstruction.record import BlockRecord, RankSearch
 from qpass.reconstruction.samples import batches_of
 from qpass.reconstruction.segments import Segment
 from qpass.runtime.distributed import ALONE, Processes
@@ -91,13 +91,10 @@ class LearnableBlock:
             processes=self._processes,
             on_step=on_step,
         )
-        several = {name: layer for name, layer in layers.items() if len(layer.ranks) > 1}
-        if several:
-            learner.search(list(several.values()))
-            for layer in several.values():
-                layer.choose()
+        searches = self._search(learner, layers)
         steps = learner.calibrate() if parameters else 0
         ranks = {self._paths[name]: layer.ranks[0] for name, layer in layers.items()}
+        full = tuple(self._paths[name] for name, layer in layers.items() if layer.ranks[0] == min(layer.weight_shape))
         for name, layer in layers.items():
             self._swap(name, layer.merged())
         self._segment.graph_module.requires_grad_(False)
@@ -108,11 +105,25 @@ class LearnableBlock:
             if isinstance(module, Quantizer):
                 module.settle()
         tie_residual_scales(self._segment.graph_module)
-        learned = BlockRecord(self._segment.path, before, self._error(), steps, ranks, self._intervals())
+        learned = BlockRecord(
+            self._segment.path, before, self._error(), steps, ranks, self._intervals(), searches=searches, full_ranks=full
+        )
         if learned.error_after <= before or not self._segment.is_end:
             return learned
         self.load_state(tensors, untouched)
         return dataclasses.replace(untouched, steps=steps)
+
+    def _search(self, learner: BlockLearner, layers: dict[str, CompensatedLinear]) -> dict[str, RankSearch]:
+        """Searches and chooses the rank of each layer that has several; returns how, by module path."""
+        several = {name: layer for name, layer in layers.items() if len(layer.ranks) > 1}
+        if not several:
+            return {}
+        entropies = learner.search(list(several.values()))
+        found = {}
+        for (name, layer), entropy in zip(several.items(), entropies, strict=True):
+            found[self._paths[name]] = RankSearch(layer.ranks, tuple(layer.architecture().tolist()), entropy)
+            layer.choose()
+        return found
 
     def state(self) -> dict[str, Tensor]:
         """Returns every tensor that learning may have changed, by module and name."""

@@ -22,6 +22,8 @@ from qpass.runtime.distributed import ALONE, Processes
 
 #: Early stopping: weight of the newest loss in the running mean; ratio that is an improvement.
 _SMOOTHING, _IMPROVEMENT = 0.02, 0.99
+#: Times in a rank search that the entropy of its weights is recorded.
+_ENTROPIES = 10
 
 
 class BlockLearner:
@@ -81,17 +83,21 @@ class BlockLearner:
             errors = self._network_loss.errors(outputs, samples)
         return self._network_loss.weigh(self._of_block(outputs, samples).mean(), errors, self._processes)
 
-    def search(self, layers: list[CompensatedLinear]) -> None:
+    def search(self, layers: list[CompensatedLinear]) -> list[tuple[float, ...]]:
         """Runs a first-order bilevel search.
 
         Architecture weights learn from one part of the samples, everything else from the other.
+
+        Returns:
+            The entropy of each layer's architecture weights over the steps; see ``RankSearch``.
         """
         config = self._config
         validation, training = self._split()
         alphas = [layer.alpha.requires_grad_() for layer in layers]
         architecture = torch.optim.Adam(alphas, lr=config.architecture_learning_rate, betas=(0.5, 0.999))
-        rest = self._optimizer(config.search_steps)
-        for _ in range(config.search_steps):
+        rest, every = self._optimizer(config.search_steps), max(1, config.search_steps // _ENTROPIES)
+        entropies = []
+        for step in range(config.search_steps):
             for optimizer, pool in ((architecture, validation), (rest, training)):
                 for layer in layers:
                     layer.draw_mask(config.drop_path, self._generator)
@@ -99,6 +105,9 @@ class BlockLearner:
                 self._step(optimizer, pool[chosen])
             rest.advance()
             self._on_step()
+            if (step + 1) % every == 0:
+                entropies.append([layer.entropy() for layer in layers])
+        return list(zip(*entropies, strict=True))
 
     def _split(self) -> tuple[Tensor, Tensor]:
         """Returns validation and training samples, at least one each; a single sample is in both."""

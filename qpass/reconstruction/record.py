@@ -5,6 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+#: The best candidate's share over the second's from which a search is decided.
+_CLEARLY_AHEAD = 1.5
+
+
+@dataclass(frozen=True)
+class RankSearch:
+    """How the search of a Linear's rank went.
+
+    Attributes:
+        candidates: The ranks, in ascending order.
+        shares: ᾱ of each candidate at the end; they sum to one.
+        entropies: Entropy of ᾱ over its greatest value, at equal distances over the steps: 1 while no
+            candidate is ahead, 0 with one left.
+    """
+
+    candidates: tuple[int, ...]
+    shares: tuple[float, ...]
+    entropies: tuple[float, ...]
+
+    @property
+    def decided(self) -> bool:
+        """Whether the best candidate's share is at least 1.5 times the second's."""
+        second, best = sorted(self.shares)[-2:]
+        return best >= _CLEARLY_AHEAD * second
+
 
 @dataclass(frozen=True)
 class BlockRecord:
@@ -19,6 +44,8 @@ class BlockRecord:
         ranks: Chosen rank of each compensated Linear, by module path.
         intervals: b1, b2 and the reading of each ``dynamic-focus`` quantizer, by name.
         stage: Name of the learning stage; "" if there is only one.
+        searches: The rank search of each Linear that had several candidates, by module path.
+        full_ranks: Linears whose rank is that of a whole matrix of their size, by module path.
     """
 
     path: str
@@ -28,6 +55,8 @@ class BlockRecord:
     ranks: Mapping[str, int] = field(default_factory=dict)
     intervals: Mapping[str, tuple[float, float, str]] = field(default_factory=dict)
     stage: str = ""
+    searches: Mapping[str, RankSearch] = field(default_factory=dict)
+    full_ranks: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,20 @@ def test_the_error_of_every_block_falls_and_ranks_are_chosen(learned: fx.GraphMo
         assert set(row.ranks) == {f"{row.path}.{name}" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
         assert set(row.ranks.values()) <= {2, 6}
         assert len(row.intervals) == 1
+        assert set(row.searches) == set(row.ranks)
+        for layer, search in row.searches.items():
+            assert search.candidates[search.shares.index(max(search.shares))] == row.ranks[layer]
+            assert sum(search.shares) == pytest.approx(1, abs=1e-5)
+            last = -sum(share * math.log(share) for share in search.shares) / math.log(2)
+            assert search.entropies[-1] == pytest.approx(last, abs=1e-4)
+            assert len(search.entropies) == 8
+        assert row.full_ranks == ()
+
+
+def test_a_rank_that_is_that_of_a_whole_matrix_is_called_full(vit: nn.Module, many_images: Tensor) -> None:
+    for row in records(learn(vit, many_images, ranks=[100], steps=1)):
+        assert set(row.full_ranks) == set(row.ranks)
+        assert set(row.ranks.values()) == {48}
 
 
 def test_b1_starts_where_the_blocks_error_is_lowest_and_then_moves(vit: nn.Module, many_images: Tensor) -> None:
