@@ -24,6 +24,8 @@ from qpass.progress import track
 
 #: Minimum timed rounds of a setting, however long they take.
 _LEAST_ROUNDS = 5
+#: Less CPU time than clocks resolve.
+_LEAST_SECONDS = 1e-9
 #: (batch size, threads) -> a function that runs a network once.
 Contender = Callable[[int, int], Callable[[], object]]
 
@@ -59,6 +61,8 @@ class LatencyRow:
         speedup: Baseline's median divided by this one's, timed in alternation; 1 for the baseline.
         peak_share: Integer operations per second, relative to one large uint8 x int8 product on
             this machine; 0 if nothing multiplies integers, or for other runtimes.
+        cpu_speedup: Baseline's CPU time divided by this one's: medians of user and system time of the
+            process, all threads. Other load on the machine changes it less than ``speedup``.
     """
 
     name: str
@@ -68,6 +72,7 @@ class LatencyRow:
     spread: float
     speedup: float
     peak_share: float
+    cpu_speedup: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,11 +119,11 @@ class LatencyReport:
     def __str__(self) -> str:
         lines = [
             self.machine,
-            f"{'file':<28} {'batch':>5} {'threads':>7} {'median ms':>10} {'spread':>7} {'speedup':>8} {'of peak':>8}",
+            f"{'file':<28} {'batch':>5} {'threads':>7} {'median ms':>10} {'spread':>7} {'speedup':>8} {'in CPU time':>12} {'of peak':>8}",
         ]
         lines += [
             f"{r.name:<28} {r.batch:>5} {r.threads:>7} {r.median_ms:>10.2f} {r.spread:>7.1%} "
-            f"{r.speedup:>7.2f}x {r.peak_share:>8.0%}"
+            f"{r.speedup:>7.2f}x {r.cpu_speedup:>11.2f}x {r.peak_share:>8.0%}"
             for r in self.rows
         ]
         lines += [
@@ -173,11 +178,12 @@ def benchmark(
     for batch, count in track(settings, "time", show=show_progress):
         work = {name: integer_multiply_adds(profile.nodes) for name, profile in profiles[batch].items()}
         times = _alternate({name: make(batch, count) for name, make in contenders.items()}, runs, seconds)
-        base = float(np.median(times[baseline]))
+        base, base_cpu = np.median(times[baseline], axis=0).tolist()
         for name, samples in times.items():
-            low, median, high = np.percentile(samples, [25, 50, 75])
-            share = 2 * work.get(name, 0) / median / peaks[count]
-            rows.append(LatencyRow(name, batch, count, median * 1e3, (high - low) / median, base / median, share))
+            low, median, high = np.percentile(samples[:, 0], [25, 50, 75]).tolist()
+            share, cpu = 2 * work.get(name, 0) / median / peaks[count], max(float(np.median(samples[:, 1])), _LEAST_SECONDS)
+            spread = (high - low) / median
+            rows.append(LatencyRow(name, batch, count, median * 1e3, spread, base / median, share, base_cpu / cpu))
     return LatencyReport(
         baseline,
         describe_machine(),
@@ -199,17 +205,18 @@ def file_contender(path: str | Path) -> Contender:
 
 
 def _alternate(runners: Mapping[str, Callable[[], object]], runs: int, seconds: float) -> dict[str, np.ndarray]:
-    times: dict[str, list[float]] = {name: [] for name in runners}
+    """Returns wall and CPU time of each run by runner: (runs, 2), in seconds."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runners}
     warm_up = max(2, runs // 10)
     end = time.perf_counter() + seconds
     for round_ in range(warm_up + runs):
         if round_ >= warm_up + _LEAST_ROUNDS and time.perf_counter() > end:
             break
         for name, run in runners.items():
-            start = time.perf_counter()
+            start, start_cpu = time.perf_counter(), time.process_time()
             run()
             if round_ >= warm_up:
-                times[name].append(time.perf_counter() - start)
+                times[name].append((time.perf_counter() - start, time.process_time() - start_cpu))
     return {name: np.array(samples) for name, samples in times.items()}
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def test_every_setting_has_a_row_and_the_baseline_is_one(exported: Path, float_f
     report = qpass.benchmark_latency(exported, baseline=float_file, batches=(1, 4), threads=(1, 2), runs=3, progress=False)
     settings = [(row.name, row.batch, row.threads) for row in report.rows]
     assert settings == [(name, b, t) for t in (1, 2) for b in (1, 4) for name in ("float", "quantized")]
-    assert all(row.speedup == 1 for row in report.rows if row.name == "float")
+    assert all(row.speedup == row.cpu_speedup == 1 for row in report.rows if row.name == "float")
     assert all(row.median_ms > 0 and row.spread >= 0 for row in report.rows)
     assert sum(report.fusion["quantized"].integer.values()) == 14
     assert report.to_dict()["fusion"]["quantized"]["unfused"] == []
@@ -46,6 +47,12 @@ def test_networks_of_other_runtimes_take_their_turns(float_file: Path) -> None:
     assert set(report.footprints) == {"float"}
 
 
+def test_waiting_takes_no_cpu_time(float_file: Path) -> None:
+    others = {"waits": lambda *_: lambda: time.sleep(0.1)}
+    row = benchmark({"float": float_file}, baseline="float", others=others, runs=3).rows[-1]
+    assert row.cpu_speedup > 10 * row.speedup
+
+
 @pytest.mark.slow
 def test_a_graph_against_its_model(vit: nn.Module, quantized: fx.GraphModule) -> None:
     report = qpass.benchmark_latency(quantized, baseline=vit, runs=2, progress=False)
@@ -55,7 +62,7 @@ def test_a_graph_against_its_model(vit: nn.Module, quantized: fx.GraphModule) ->
 def test_slower_files_and_unfused_pairs_are_warned_of() -> None:
     from qpass.backends.onnxruntime.latency import Fusion
 
-    rows = (LatencyRow("float", 1, 1, 1.0, 0.0, 1.0, 0.0), LatencyRow("q", 1, 1, 2.0, 0.0, 0.5, 0.1))
+    rows = (LatencyRow("float", 1, 1, 1.0, 0.0, 1.0, 0.0, 1.0), LatencyRow("q", 1, 1, 2.0, 0.0, 0.5, 0.1, 0.5))
     report = LatencyReport("float", "machine", rows, {"q": Fusion(0.0, {}, {"MatMul": 1}, ["dq_1"])}, {})
     assert report.warnings == [
         "q is slower than float at batch 1, 1 thread(s): 0.50 times its speed",
