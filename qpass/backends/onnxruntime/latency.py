@@ -119,7 +119,8 @@ class LatencyReport:
     def __str__(self) -> str:
         lines = [
             self.machine,
-            f"{'file':<28} {'batch':>5} {'threads':>7} {'median ms':>10} {'spread':>7} {'speedup':>8} {'in CPU time':>12} {'of peak':>8}",
+            f"{'file':<28} {'batch':>5} {'threads':>7} {'median ms':>10} {'spread':>7} {'speedup':>8} "
+            f"{'in CPU time':>12} {'of peak':>8}",
         ]
         lines += [
             f"{r.name:<28} {r.batch:>5} {r.threads:>7} {r.median_ms:>10.2f} {r.spread:>7.1%} "
