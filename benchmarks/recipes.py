@@ -17,6 +17,7 @@ from qpass.config.presets import SCALE_LEARNING_RATE
 from qpass.config.reconstruction import ReconstructionConfig
 
 FLOAT = "float"
+SCHEDULES = ("quick", "full")
 #: Closed form: ours, then round to nearest from least to greatest, then RepQ-ViT.
 CLOSED_FORM = (
     "w8a8", "w6a6", "w4a8", "mixed-w4a5", "w4a4", "mixed-w3a4", "w3a3",
@@ -130,10 +131,10 @@ class Recipe:
         if isinstance(self.settings, Mapping) and "polish" in self.settings:
             return f"polish quick, {self.steps} steps"
         preset = self.settings if isinstance(self.settings, str) else self.settings["preset"]
-        full = _steps(QuantConfig.from_any({"preset": preset, "schedule": "full"}).reconstruction)
+        quick, full = (_steps(QuantConfig.from_any({"preset": preset, "schedule": name}).reconstruction) for name in SCHEDULES)
         if self.steps == full:
             return f"full, {full:,} steps"
-        return f"{'quick' if preset is self.settings else 'short'}, {self.steps:,} of {full:,} steps"
+        return f"{'quick' if self.steps == quick else 'short'}, {self.steps:,} of {full:,} steps"
 
 
 def _what_is_on(config: QuantConfig) -> Any:
@@ -244,6 +245,7 @@ def aiqvit_ablation() -> dict[str, Recipe]:
             f"{bits} DFQ": {**preset, "reconstruction": {**one_phase, "weights": "fixed", "curriculum": False}},
             f"{bits} AILoC, min-max Softmax": {**plain, "reconstruction": without_curriculum},
             f"{bits} AILoC + DFQ": {**preset, "reconstruction": without_curriculum},
+            f"{bits} DFQ + CL": {**preset, "reconstruction": {**one_phase, "weights": "fixed"}},
             f"{bits} AILoC + DFQ + CL": {**preset, "reconstruction": learned},
             f"{bits} none": {**searched, "reconstruction": None},
             f"{bits} AILoC": {**searched, "reconstruction": without_curriculum},
@@ -260,6 +262,25 @@ def aiqvit_ablation() -> dict[str, Recipe]:
             },
         }
     return {name: Recipe(f"ablation: {name}", settings, SEEDS, _ABLATION_IMAGES) for name, settings in rows.items()}
+
+
+def focus() -> dict[str, Recipe]:
+    """Returns AIQViT with each quantizer of the Softmax output, at two widths."""
+    quantizers: dict[str, dict[str, Any]] = {
+        "uniform": {"quantizer": "uniform", "percentiles": SOFTMAX_PERCENTILES},
+        "DFQ, snapped": {"code_zero": "snapped"},
+        "DFQ, affine": {"code_zero": "affine"},
+        "DFQ, zero": {"code_zero": "zero"},
+        "DFQ, affine or zero": {},
+        "log-sqrt2": {"quantizer": "log-sqrt2", "criterion": "tensor"},
+        "shift-log2": {"quantizer": "shift-log2", "exponent_round": True, "tabulated": True, "criterion": "tensor"},
+        "tan": {"quantizer": "tan", "tabulated": True},
+    }
+    return {
+        name: Recipe(f"focus: {name}", {"preset": f"aiqvit-{bits}", "post_softmax": changes}, SEEDS)
+        for bits in ("w4a4", "w3a3")
+        for name, changes in ((f"{bits} {label}", change) for label, change in quantizers.items())
+    }
 
 
 @dataclass(frozen=True)
@@ -288,6 +309,13 @@ TABLES: dict[str, Table] = {
         "without DFQ the Softmax output is uniform, its range searched by the error of attention times V or, where the row says so, from\n"
         "least to greatest. Learned scales are ours; full weights, the fixed rank, the paper's order and the min-max range are controls.\n"
         "The schedule is a fraction of `quick`: read rows beside each other.",
+    ),
+    "focus": Table(
+        "Quantizers of the Softmax output in AIQViT",
+        "mnist",
+        focus,
+        "All else is AIQViT. `uniform` has its range searched by the error of attention times V. DFQ is the dynamic focusing quantizer:\n"
+        "`snapped` has a fixed b1, the other readings learn it. The logarithms and the tangent are those of the other methods.",
     ),
 }
 
