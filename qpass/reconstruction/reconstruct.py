@@ -120,9 +120,7 @@ class Reconstruct(Pass):
                     advance(floats, rests[0], config.batch_size, device, where_possible=True)  # the network's outputs
                 if segment.path and _is_learnable(floats, float_segment):
                     store = floats if quantized is None else quantized
-                    effect = None
-                    if rests is not None and index < len(rests):
-                        effect = NetworkLoss(rests[index], float_segment, floats, config.output_weight, device)
+                    rest = None if rests is None or at_the_end else rests[index]
                     block = LearnableBlock(
                         graph_module,
                         segment,
@@ -130,7 +128,7 @@ class Reconstruct(Pass):
                         _single(floats, float_segment.outputs[-1], device),
                         samples,
                         config,
-                        effect,
+                        None if rest is None else NetworkLoss(rest, float_segment, floats, config.output_weight, device),
                         processes,
                     )
                     generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
@@ -171,10 +169,10 @@ class Reconstruct(Pass):
 
 
 def _is_learnable(floats: SampleStore, segment: Segment) -> bool:
-    """Returns whether a segment's target is one tensor of finite values; those of blocks are."""
-    if segment.path != AFTER_BLOCKS:
-        return True
-    return len(segment.outputs) == 1 and floats.is_finite(segment.outputs[0])
+    """Returns whether a segment has something to learn, and one tensor of finite values as its target."""
+    if not any(node.op == "call_module" for node in segment.graph_module.graph.nodes):
+        return False
+    return segment.path != AFTER_BLOCKS or (len(segment.outputs) == 1 and floats.is_finite(segment.outputs[0]))
 
 
 def _learn_or_load(

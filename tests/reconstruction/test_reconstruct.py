@@ -305,3 +305,13 @@ def test_several_outputs_leave_the_end_as_it_was(vit: nn.Module, many_images: Te
     assert [row.path for row in records(learn(TwoOutputs(vit), many_images, **FULL))] == [
         "before the blocks", "vit.blocks.0", "vit.blocks.1",
     ]  # fmt: skip
+
+
+def test_ends_without_layers_are_left_out(vit: nn.Module, many_images: Tensor) -> None:
+    config = {
+        "preset": "aiqvit-w3a3",
+        "rules": {"patch_embed.proj": None, "head": None},
+        "reconstruction": {**QUICK, **FULL, "steps": 1},
+    }
+    graph = qpass.quantize_graph(vit, [many_images], config, progress=False)
+    assert [row.path for row in records(graph)] == ["blocks.0", "blocks.1"]
