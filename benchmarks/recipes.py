@@ -28,6 +28,7 @@ CLOSED_FORM = (
 #: Recipes that learn: polished, then AIQViT with learned scales, then the published methods.
 LEARNED = (
     "w4a8, polish quick", "mixed-w4a5, polish quick", "w4a4, polish quick", "mixed-w3a4, polish quick", "w3a3, polish quick",
+    "codebook-w4a4, polish quick", "codebook-w3a3, polish quick",
     "aiqvit-lsq-w6a6", "aiqvit-lsq-w4a8", "aiqvit-lsq-w4a4", "aiqvit-lsq-w3a3",
     "ias-vit-w6a6", "ias-vit-w4a8", "ias-vit-w4a4", "ias-vit-w3a3",
     "dopq-vit-w6a6", "dopq-vit-w4a8", "dopq-vit-w4a4", "dopq-vit-w3a3",

@@ -61,12 +61,12 @@ THREE_STAGE_SCHEDULES = {
     "quick": dataclasses.replace(THREE_STAGES, steps=200, batch_size=32, learning_rate=QUICK_THREE_STAGE_RATE),
 }
 
-#: Optional learning after closed-form recipes: weights, biases and activation scales, a few hundred
-#: steps per block.
+#: Optional learning after closed-form recipes: weights, biases and activation scales, for some hundred
+#: steps per block, from the block's error and the network's. The weight of the latter is GLF-Q's.
 POLISHES = {
     "quick": ReconstructionConfig(
-        weights="full", steps=150, batch_size=32, learning_rate=4e-4, scale_learning_rate=SCALE_LEARNING_RATE,
-        curriculum=False, loss="squared",
+        weights="full", steps=120, batch_size=32, learning_rate=4e-4, scale_learning_rate=SCALE_LEARNING_RATE,
+        curriculum=False, loss="squared", output_weight=0.5,
     ),
 }  # fmt: skip
 

@@ -61,7 +61,7 @@ def test_every_recipe_is_valid_and_said_once() -> None:
         ("aiqvit-w4a4", "aiqvit-w4a4 (quick, 460 of 8,000 steps)"),
         ("dopq-vit-w6a6", "dopq-vit-w6a6 (quick, 80 of 400 steps)"),
         ("ias-vit-w3a3", "ias-vit-w3a3 (quick, 400 of 2,000 steps)"),
-        ("w4a8, polish quick", "w4a8 (polish quick, 150 steps)"),
+        ("w4a8, polish quick", "w4a8 (polish quick, 120 steps)"),
     ],
 )
 def test_a_row_says_how_long_it_learns(name: str, said: str) -> None:
