@@ -101,7 +101,7 @@ def quantizers_of_softmaxes(graph: fx.GraphModule) -> list[list[Quantizer]]:
     return list(softmaxes.values())
 
 
-@pytest.mark.slow(after=2)
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize(
     ("network", "recipe"),
     [
@@ -128,7 +128,8 @@ def test_each_softmax_has_the_methods_quantizer_and_the_file_is_verified(network
         assert quantizer.bits == 6
 
 
-@pytest.mark.parametrize("network", ["gated", "vector attention"])
+@pytest.mark.slow(after=1)
+@pytest.mark.parametrize("network", ["vector attention", "gated"])
 def test_closed_form_recipes_leave_them_float_unless_asked(network: str) -> None:
     model = seeded(NETWORKS[network])
     plain = qpass.quantize_graph(model, [images(1)], "w8a8", progress=False)
@@ -136,6 +137,7 @@ def test_closed_form_recipes_leave_them_float_unless_asked(network: str) -> None
     assert sum(map(len, quantizers_of_softmaxes(plain))) < sum(map(len, quantizers_of_softmaxes(asked)))
 
 
+@pytest.mark.slow
 def test_a_rule_leaves_one_in_float() -> None:
     config = QuantConfig.from_any({"preset": "w8a8", "every_softmax": True}).with_rules(
         {"blocks.0.attn": {"post_softmax": None}}

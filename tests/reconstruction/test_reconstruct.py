@@ -67,6 +67,7 @@ def test_a_rank_that_is_that_of_a_whole_matrix_is_called_full(vit: nn.Module, ma
         assert set(row.ranks.values()) == {48}
 
 
+@pytest.mark.slow
 def test_b1_starts_where_the_blocks_error_is_lowest_and_then_moves(vit: nn.Module, many_images: Tensor) -> None:
     """Started at .3 alone, b1 stays far above the fit's, unless the fit is better; a rate of 0 leaves the fit."""
 
@@ -286,6 +287,7 @@ def test_the_ends_of_a_network_are_learned_too(vit: nn.Module, many_images: Tens
     assert torch.equal(resumed(many_images), graph(many_images))
 
 
+@pytest.mark.slow
 def test_a_patch_embedding_is_learned_if_it_gains(vit: nn.Module, many_images: Tensor) -> None:
     """It is a convolution. A rate that is far too large leaves it as it was, and so do steps of no size."""
 
@@ -307,6 +309,7 @@ def test_several_outputs_leave_the_end_as_it_was(vit: nn.Module, many_images: Te
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ends_without_layers_are_left_out(vit: nn.Module, many_images: Tensor) -> None:
     config = {
         "preset": "aiqvit-w3a3",
