@@ -16,6 +16,7 @@ from tests.contracts.judge import judge
 from tests.contracts.reference_evaluator import check_with_reference_evaluator
 from tests.contracts.test_random_networks import COMMON
 from tests.random.forms import Form, batch, build, forms
+from tests.random.parts import in_parts, run_part
 
 #: Recipes whose outputs stay near the float model's.
 EIGHT_BITS = st.sampled_from(["w8a8", "repq-vit-w8a8", {"preset": "w8a8", "rotate_heads": False, "rotate_residual": False}])
@@ -44,8 +45,7 @@ def test_any_form_of_a_network(form: Form, recipe: Any, with_files: bool) -> Non
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(4 * 3600)
-@given(forms(most_blocks=2), EIGHT_BITS)
-@settings(max_examples=500, **COMMON)
-def test_five_hundred_forms_of_networks(form: Form, recipe: Any) -> None:
-    check(form, recipe)
+@pytest.mark.timeout(3600)
+@in_parts
+def test_five_hundred_forms_of_networks(part: int) -> None:
+    run_part(part, check, forms(most_blocks=2), EIGHT_BITS, **COMMON)

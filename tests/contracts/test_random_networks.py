@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import qpass
 from qpass.data import ModelInputs
 from tests.contracts.reference_evaluator import check_with_reference_evaluator
+from tests.random.parts import in_parts, run_part
 from tests.random.recipes import recipes
 from tests.random.transformers import Shape, build, shapes
 
@@ -60,8 +61,7 @@ def test_any_transformer_and_recipe(shape: Shape, recipe: dict[str, Any], weight
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(4 * 3600)
-@given(shapes(), recipes(), WEIGHT_TYPES)
-@settings(max_examples=500, **COMMON)
-def test_five_hundred_transformers_and_recipes(shape: Shape, recipe: dict[str, Any], weight_type: str) -> None:
-    check(shape, recipe, weight_type)
+@pytest.mark.timeout(3600)
+@in_parts
+def test_five_hundred_transformers_and_recipes(part: int) -> None:
+    run_part(part, check, shapes(), recipes(), WEIGHT_TYPES, **COMMON)
