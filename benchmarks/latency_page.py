@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pictures import picture, save
+from provenance import commit
 
 RESULTS = Path(__file__).parent / "results"
 #: What qpass is asked to beat: everything else that runs in onnxruntime. OpenVINO is another
@@ -27,7 +28,7 @@ class Page:
 
     def add(self, model: str, report: dict[str, Any], failed: dict[str, str], command: str) -> None:
         """Replaces one model's figures."""
-        self.models[model] = {**report, "failed": failed, "command": command}
+        self.models[model] = {**report, "failed": failed, "command": command, "commit": commit()}
         self.write()
 
     def write(self) -> None:
@@ -53,7 +54,8 @@ class Page:
         yield "weights: speed only."
         yield f"\n![Speed-ups]({self.path.stem}.svg)"
         for model, found in self.models.items():
-            yield f"\n## {model}\n\nWritten by `{found['command']}` on {found['machine']}.\n"
+            measured = f" at {found['commit']}" if "commit" in found else ", before commits were kept,"
+            yield f"\n## {model}\n\nWritten by `{found['command']}`{measured} on {found['machine']}.\n"
             yield from speed_table(found["rows"])
             yield "\n| file | MB | of float | loads in, over float | memory, over float | integer arithmetic | products |"
             yield "|---|---|---|---|---|---|---|"
