@@ -61,7 +61,7 @@ THREE_STAGE_SCHEDULES = {
     "quick": dataclasses.replace(THREE_STAGES, steps=200, batch_size=32, learning_rate=QUICK_THREE_STAGE_RATE),
 }
 
-#: Optional learning after closed-form recipes: weights, biases and activation scales, for some hundred
+#: Optional learning after closed-form recipes: weights, biases and activation scales, some hundred
 #: steps per block, from the block's error and the network's. The weight of the latter is GLF-Q's.
 POLISHES = {
     "quick": ReconstructionConfig(
