@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, seed, settings
-from hypothesis.strategies import SearchStrategy
+from hypothesis.strategies import SearchStrategy, tuples
 
 #: 500 cases.
 PARTS, CASES_OF_A_PART = 20, 25
@@ -28,8 +28,8 @@ def run_part(part: int, check: Callable[..., None], *strategies: SearchStrategy[
 
     @seed(part)
     @settings(max_examples=CASES_OF_A_PART, database=None, **options)
-    @given(*strategies)
-    def run(*case: Any) -> None:
+    @given(tuples(*strategies))
+    def run(case: tuple[Any, ...]) -> None:
         check(*case)
 
     run()
