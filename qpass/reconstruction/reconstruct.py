@@ -169,10 +169,12 @@ class Reconstruct(Pass):
 
 
 def _is_learnable(floats: SampleStore, segment: Segment) -> bool:
-    """Returns whether a segment has something to learn, and one tensor of finite values as its target."""
-    if not any(node.op == "call_module" for node in segment.graph_module.graph.nodes):
-        return False
-    return segment.path != AFTER_BLOCKS or (len(segment.outputs) == 1 and floats.is_finite(segment.outputs[0]))
+    """Returns whether an end has layers and one finite tensor as its target; blocks always do."""
+    if not segment.is_end:
+        return True
+    has_layers = any(node.op == "call_module" for node in segment.graph_module.graph.nodes)
+    has_target = segment.path != AFTER_BLOCKS or (len(segment.outputs) == 1 and floats.is_finite(segment.outputs[0]))
+    return has_layers and has_target
 
 
 def _learn_or_load(

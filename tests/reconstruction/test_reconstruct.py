@@ -234,7 +234,14 @@ def test_learned_norms_lower_the_error_and_survive_a_kill(
 
 @pytest.mark.slow
 def test_learned_levels_lower_the_error_and_are_deployed(vit: nn.Module, many_images: Tensor, tmp_path: Path) -> None:
-    learning = {"steps": 60, "batch_size": 8, "weights": "fixed", "precision": "float32", "scale_learning_rate": 2e-2}
+    learning = {
+        "steps": 60,
+        "batch_size": 8,
+        "weights": "fixed",
+        "precision": "float32",
+        "scale_learning_rate": 2e-2,
+        "output_weight": 0,
+    }
     recipe = {"preset": "codebook-w3a3", "polish": "quick", "reconstruction": learning}
     moved = qpass.quantize_graph(vit, [many_images], recipe, progress=False)
     assert all(row.error_after < 0.995 * row.error_before for row in records(moved))
