@@ -1,6 +1,6 @@
 """What each recipe keeps of each network, through onnxruntime on the exported and verified file.
 
-Run: python benchmarks/accuracy.py [--network NAME ...] [--table closed-form|ablation]
+Run: python benchmarks/accuracy.py [--network NAME ...] [--table closed-form|ablation|focus]
     [--recipes closed-form|learned|full|residual|NAME ...] [--threads 1] [--device cpu]
     --list says which rows are missing or stale; --stale measures the stale ones alone; --pages only
     writes the pages; --merge FOLDER takes the rows that another machine measured.
@@ -44,8 +44,9 @@ def measure(network: Network, task: Task, recipe: Recipe, seed: int, threads: in
     count = recipe.images or task.counts[recipe.learns]
     calibration, drawn = task.calibration(count, seed)
     start = time.perf_counter()
-    options = {"seed": seed, "checkpoint_dir": kept, "device": device, "progress": False}
-    qmodel = qpass.quantize_graph(task.model, calibration, recipe.config, **options)
+    qmodel = qpass.quantize_graph(
+        task.model, calibration, recipe.config, seed=seed, checkpoint_dir=kept, device=device, progress=False
+    )
     seconds = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         path = qpass.export_onnx(qmodel, Path(folder) / "model.onnx")

@@ -1,10 +1,10 @@
-"""The published methods at their papers' full length, on a GPU that is lent for minutes.
+"""Measures the published methods at full length on a GPU, in runs with a time limit.
 
 Run: python benchmarks/gpu.py [--minutes 9] [--state gpu-state] [--device cuda]
 Does: runs the tests that need a GPU once, then measures the rows of
-    ``benchmarks/accuracy.py --recipes full`` until the time is over. Run it again with the same
-    state folder: it resumes after the last learned block. Copy that folder and the rows in
-    benchmarks/results/rows to keep them.
+    ``benchmarks/accuracy.py --recipes full`` until the time limit. The next run with the same state
+    folder resumes after the last learned block. To continue elsewhere, copy that folder and
+    benchmarks/results/rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import click
 
 _REPOSITORY = Path(__file__).parents[1]
 _TESTS = ("tests/contracts/test_gpu.py",)
-#: Left over of the time for writing rows and pages.
+#: Reserved for writing rows and pages.
 _SPARE_SECONDS = 20.0
 
 
@@ -44,14 +44,12 @@ def rows_command(state: Path, device: str, recipes: Sequence[str]) -> list[str]:
 
 
 @click.command()
-@click.option("--minutes", default=9.0, show_default=True, help="When to stop.")
-@click.option(
-    "--state", default="gpu-state", show_default=True, type=click.Path(path_type=Path), help="Folder of what is done."
-)
+@click.option("--minutes", default=9.0, show_default=True, help="Time limit.")
+@click.option("--state", default="gpu-state", show_default=True, type=click.Path(path_type=Path), help="Folder for progress.")
 @click.option("--device", default="cuda", show_default=True, help="Where to learn.")
-@click.option("--recipes", multiple=True, default=["full"], show_default=True, help="As of accuracy.py.")
+@click.option("--recipes", multiple=True, default=["full"], show_default=True, help="As for accuracy.py.")
 def main(minutes: float, state: Path, device: str, recipes: tuple[str, ...]) -> None:
-    """Run the GPU's tests and measure rows until the time is over."""
+    """Run the tests that need a GPU and measure rows until the time limit."""
     end = time.monotonic() + 60 * minutes - _SPARE_SECONDS
     state = state.resolve()
     state.mkdir(parents=True, exist_ok=True)

@@ -26,8 +26,8 @@ def write(results: Path, recipe: str, records: Sequence[BlockRecord]) -> None:
         "",
         "Written by `python benchmarks/accuracy.py` with each row that learns. Errors are squared errors of a block's output over the",
         "squared output, on the calibration images, behind the quantized blocks before it. b1 and b2 bound the codes of the Softmax",
-        "output, and the reading is what code 0 stands for; the paper's b2 are for W4A4. A rank is undecided if its share of the search",
-        "is less than 1.5 times the next one's.",
+        "output, and the reading says how codes decode; the paper's b2 are for W4A4. A rank is undecided if its share in the search is",
+        "less than 1.5 times the next one's.",
     ]
     for name, blocks in known.items():
         lines += ["", f"## {name}", "", *_table([record(BlockRecord, block, name) for block in blocks])]
@@ -65,7 +65,7 @@ def _searches(records: Sequence[BlockRecord]) -> list[str]:
     count = len(next(iter(searches.values())).entropies)
     lines = [
         "",
-        "Entropy of the candidates' shares in the rank search over its greatest value (1: none is ahead), over the steps:",
+        "Normalized entropy of the candidates' shares during the rank search (1: all are equal):",
         "",
     ]
     lines += [

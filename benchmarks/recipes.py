@@ -12,12 +12,11 @@ from typing import Any
 import provenance
 
 from qpass.config import SOFTMAX_PERCENTILES, QuantConfig
-from qpass.config.options import LearningOrder
+from qpass.config.options import LearningOrder, Schedule
 from qpass.config.presets import SCALE_LEARNING_RATE
 from qpass.config.reconstruction import ReconstructionConfig
 
 FLOAT = "float"
-SCHEDULES = ("quick", "full")
 #: Closed form: ours, then round to nearest from least to greatest, then RepQ-ViT.
 CLOSED_FORM = (
     "w8a8", "w6a6", "w4a8", "mixed-w4a5", "w4a4", "mixed-w3a4", "w3a3",
@@ -132,7 +131,10 @@ class Recipe:
         if isinstance(self.settings, Mapping) and "polish" in self.settings:
             return f"polish quick, {self.steps} steps"
         preset = self.settings if isinstance(self.settings, str) else self.settings["preset"]
-        quick, full = (_steps(QuantConfig.from_any({"preset": preset, "schedule": name}).reconstruction) for name in SCHEDULES)
+        quick, full = (
+            _steps(QuantConfig.from_any({"preset": preset, "schedule": name}).reconstruction)
+            for name in (Schedule.QUICK, Schedule.FULL)
+        )
         if self.steps == full:
             return f"full, {full:,} steps"
         return f"{'quick' if self.steps == quick else 'short'}, {self.steps:,} of {full:,} steps"
@@ -278,9 +280,9 @@ def focus() -> dict[str, Recipe]:
         "tan": {"quantizer": "tan", "tabulated": True},
     }
     return {
-        name: Recipe(f"focus: {name}", {"preset": f"aiqvit-{bits}", "post_softmax": changes}, SEEDS)
+        f"{bits} {name}": Recipe(f"focus: {bits} {name}", {"preset": f"aiqvit-{bits}", "post_softmax": changes}, SEEDS)
         for bits in ("w4a4", "w3a3")
-        for name, changes in ((f"{bits} {label}", change) for label, change in quantizers.items())
+        for name, changes in quantizers.items()
     }
 
 

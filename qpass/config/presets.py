@@ -61,8 +61,8 @@ THREE_STAGE_SCHEDULES = {
     "quick": dataclasses.replace(THREE_STAGES, steps=200, batch_size=32, learning_rate=QUICK_THREE_STAGE_RATE),
 }
 
-#: Optional learning after closed-form recipes: weights, biases and activation scales, some hundred
-#: steps per block, from the block's error and the network's. The weight of the latter is GLF-Q's.
+#: Optional learning after closed-form recipes: weights, biases and activation scales. The loss is
+#: the error of the block and of the network's outputs; the weight of the latter is GLF-Q's.
 POLISHES = {
     "quick": ReconstructionConfig(
         weights="full", steps=120, batch_size=32, learning_rate=4e-4, scale_learning_rate=SCALE_LEARNING_RATE,
@@ -117,8 +117,8 @@ def preset_fields(name: str, *, schedule: str | None = None, polish: str | None 
     Args:
         name: One of ``PRESETS``, or the same with other bit widths from 2 to 8.
         schedule: ``"quick"`` or ``"full"``: how long recipes learn. None is ``"quick"``.
-        polish: ``"quick"`` learns each block of ``wXaY`` or ``mixed-wXaZ`` for a few hundred steps
-            after the closed form. None skips this.
+        polish: ``"quick"`` learns each block of ``wXaY`` or ``mixed-wXaZ`` for 120 steps after
+            the closed form. None skips this.
 
     Raises:
         ConfigError: If the name is unknown, ``mixed-wXaZ`` has another Z than 3 to 7, ``schedule`` is

@@ -71,8 +71,8 @@ class QuantConfig:
             every preset.
         every_softmax: Quantize Softmax outputs that go into no matmul too, such as those that weigh the
             channels of neighbours in a point cloud. Runtimes have no integer kernels for them: the file
-            quantizes and dequantizes them. On in the published methods' presets, whose papers quantize
-            all Softmax outputs.
+            quantizes and dequantizes them. Enabled in the presets of published methods, whose papers
+            quantize all Softmax outputs.
         fold_layer_norm: Target of the channel-wise LayerNorm scales (``FoldTarget``): ``"mean"``,
             ``"median"``, or None to quantize LayerNorm outputs per tensor.
         rotate_heads: Rotate each attention head's channels before quantization; adjacent weights absorb

@@ -41,8 +41,8 @@ class ReconstructionConfig:
     Attributes:
         weights: What to learn in the layers of a block: ``"low-rank"`` factors added before rounding,
             the ``"full"`` weights and biases, or nothing, ``"fixed"`` (``LearnedWeights``).
-        ends: Also learn what is before the first block and after the last, such as the patch embedding
-            and the head. The latter needs a network with one finite output.
+        ends: Also learn the layers before the first block and after the last, such as the patch
+            embedding and the head. Layers after the last block need a network with one finite output.
         ranks: Candidate ranks, searched (eq. 11-14) if there are several. Each is capped at the smaller
             side of the weight.
         search_steps: Rank search steps per block; unused with one rank.
@@ -71,9 +71,9 @@ class ReconstructionConfig:
             afterwards; ``"three-stage"``, in between, as in I&S-ViT (``LearningOrder``).
         loss: Loss of a sample: the ``"norm"`` of the difference between two outputs of a block, or that
             norm ``"squared"`` (``BlockLoss``).
-        output_weight: Weight of the error of the network's outputs beside the block's own, each divided
-            by its first value; float blocks read the learned block's output. GLF-Q, which measures at
-            the final feature, has 0.5. 0, as in AIQViT, learns from the block's own error alone.
+        output_weight: Weight of the network's output error relative to the block's own error, each
+            divided by its first value. The float network after the block reads the block's output.
+            GLF-Q uses 0.5, at the final feature. 0, as in AIQViT, ignores the network's error.
         precision: Precision of matmuls in a step: ``"float32"``, ``"bfloat16"``, or ``"auto"``, which
             uses bfloat16 where the hardware multiplies it faster (``Precision``).
         patience: Stop a block after this many steps without a 1 % lower loss; None runs every step.

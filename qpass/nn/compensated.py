@@ -54,7 +54,7 @@ class CompensatedLinear(QuantizedLinear):
         return self.alpha.softmax(0)
 
     def entropy(self) -> float:
-        """Returns the entropy of ᾱ over its greatest value, of equal shares."""
+        """Returns the normalized entropy of ᾱ: 1 if all shares are equal."""
         shares = self.architecture().detach()
         return float(-(shares * shares.log()).sum()) / math.log(len(self.ranks))
 

@@ -113,7 +113,7 @@ class DynamicFocus(Quantizer):
         return self
 
     def fit(self, x: Tensor, weight: Tensor | None = None, criterion: Criterion | None = None) -> Self:
-        """Searches a grid of intervals, and of readings for ``"best"``; see ``Quantizer.fit``."""
+        """Searches a grid of intervals, and the readings to choose from; see ``Quantizer.fit``."""
         rows = WeightedRows.of_tensor(x, weight)
         uppers = sorted({rows.quantile(p).item() for p in SOFTMAX_PERCENTILES})
         grid = itertools.product(uppers, LOWER_SHARES, self._readings)

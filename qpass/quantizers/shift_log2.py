@@ -16,7 +16,7 @@ from qpass.quantizers.search import WeightedRows, least_error
 
 #: The paper's candidates for η, from its code.
 PAPER_SHIFTS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
-#: Candidates for η: the paper's, and smaller ones of ours.
+#: Candidates for η: the paper's and ours.
 SHIFTS = tuple(sorted({2.0**-n for n in range(21)} | {0.003, 0.3} | set(PAPER_SHIFTS)))
 #: Smallest range of y, for a constant tensor: any step that float32 can resolve will do.
 _LEAST_RANGE = 2.0**-10

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -26,7 +25,7 @@ from qpass.runtime.distributed import ALONE, Processes
 
 #: What a saved block's tensors of LayerNorms are called, before their names.
 _NORM = "norm "
-#: Samples that decide where the intervals of ``dynamic-focus`` quantizers start.
+#: Samples on which the starts of ``dynamic-focus`` quantizers are compared.
 _START_SAMPLES = 128
 
 
@@ -66,12 +65,22 @@ class LearnableBlock:
     def learn(self, generator: torch.Generator, on_step: Callable[[], None]) -> BlockRecord:
         """Learns the block in place and returns its record.
 
-        An end of the network whose error rose gets its tensors back: steps that suit the blocks may be
-        too large for it.
+        An end of the network is restored if its error rises: steps that suit the blocks may be too large
+        for it.
         """
+        if not self._segment.is_end:
+            return self._learn(generator, on_step)
+        tensors, intervals = {name: tensor.clone() for name, tensor in self.state().items()}, self._intervals()
+        learned = self._learn(generator, on_step)
+        before = learned.error_before
+        if learned.error_after <= before:
+            return learned
+        restored = BlockRecord(learned.path, before, before, learned.steps, intervals=intervals)
+        self.load_state(tensors, restored)
+        return restored
+
+    def _learn(self, generator: torch.Generator, on_step: Callable[[], None]) -> BlockRecord:
         config, before = self._config, self._error()
-        untouched = BlockRecord(self._segment.path, before, before, 0, intervals=self._intervals())
-        tensors = {name: tensor.clone() for name, tensor in self.state().items()}
         self._start_focus()
         layers = self._compensate(generator)
         constants = self._constants()
@@ -105,13 +114,9 @@ class LearnableBlock:
             if isinstance(module, Quantizer):
                 module.settle()
         tie_residual_scales(self._segment.graph_module)
-        learned = BlockRecord(
+        return BlockRecord(
             self._segment.path, before, self._error(), steps, ranks, self._intervals(), searches=searches, full_ranks=full
         )
-        if learned.error_after <= before or not self._segment.is_end:
-            return learned
-        self.load_state(tensors, untouched)
-        return dataclasses.replace(untouched, steps=steps)
 
     def _search(self, learner: BlockLearner, layers: dict[str, CompensatedLinear]) -> dict[str, RankSearch]:
         """Searches and chooses the rank of each layer that has several; returns how, by module path."""
@@ -136,8 +141,8 @@ class LearnableBlock:
 
     def load_state(self, tensors: dict[str, Tensor], learned: BlockRecord) -> None:
         """Loads tensors returned by ``state``, and readings of ``dynamic-focus`` from the record."""
-        for name, (_, _, reading) in learned.intervals.items():
-            self._modules[name].code_zero = CodeZero(reading)  # type: ignore[assignment]
+        for name, quantizer in self._focus().items():
+            quantizer.code_zero = CodeZero(learned.intervals[name][2])
         for name in self._modules:
             prefix = f"{name}."
             own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -150,8 +155,9 @@ class LearnableBlock:
         """Starts each ``dynamic-focus`` quantizer where the block's error is lowest; ties go to the fit."""
         if self._config.focus_learning_rate == 0:
             return
-        for quantizer in (module for module in self._modules.values() if isinstance(module, DynamicFocus)):
-            errors = {start: self._set_start(quantizer, start) for start in quantizer.starts(self._config.focus_starts)}
+        for quantizer in self._focus().values():
+            starts = dict.fromkeys(quantizer.starts(self._config.focus_starts))
+            errors = {start: self._set_start(quantizer, start) for start in starts}
             quantizer.set_candidate(min(errors, key=errors.__getitem__))
 
     def _set_start(self, quantizer: DynamicFocus, start: tuple[float, float, CodeZero]) -> float:
@@ -180,8 +186,7 @@ class LearnableBlock:
             layers = [m for m in self._modules.values() if isinstance(m, QuantizedLayer) and not isinstance(m, apart)]
             parameters += [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
         if self._config.focus_learning_rate > 0:
-            focus = [module for module in self._modules.values() if isinstance(module, DynamicFocus)]
-            parameters += [p for quantizer in focus for p in (quantizer.b1, quantizer.b2)]
+            parameters += [p for quantizer in self._focus().values() for p in (quantizer.b1, quantizer.b2)]
         if self._config.scale_learning_rate > 0:
             parameters += [module.scale for module in self._modules.values() if isinstance(module, Uniform)]
         return parameters
@@ -199,11 +204,10 @@ class LearnableBlock:
             setattr(graph, name, module)
 
     def _intervals(self) -> dict[str, tuple[float, float, str]]:
-        return {
-            name: (module.b1.item(), module.b2.item(), module.code_zero)
-            for name, module in self._modules.items()
-            if isinstance(module, DynamicFocus)
-        }
+        return {name: (focus.b1.item(), focus.b2.item(), focus.code_zero) for name, focus in self._focus().items()}
+
+    def _focus(self) -> dict[str, DynamicFocus]:
+        return {name: module for name, module in self._modules.items() if isinstance(module, DynamicFocus)}
 
     def _error(self, samples: int | None = None) -> float:
         """Returns squared output error over squared target, with a float32 forward.

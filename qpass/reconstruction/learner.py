@@ -65,9 +65,12 @@ class BlockLearner:
 
     def losses(self, samples: Tensor) -> Tensor:
         """Returns ‖B_q(x) - B(x)‖_F of each sample (AIQViT eq. 10), or its square (I&S-ViT): (n,)."""
+        return self._of_block(self._outputs(samples), samples)
+
+    def _outputs(self, samples: Tensor) -> Sequence[Tensor]:
         with self._autocast():
-            outputs = self._block(*self._inputs(samples))
-        return self._of_block(outputs, samples)
+            outputs: Sequence[Tensor] = self._block(*self._inputs(samples))
+        return outputs
 
     def _of_block(self, outputs: Sequence[Tensor], samples: Tensor) -> Tensor:
         difference = outputs[-1].float() - self._targets(samples)
@@ -76,12 +79,13 @@ class BlockLearner:
 
     def _loss(self, samples: Tensor) -> Tensor:
         """Returns the loss of a step: the block's, and the network's if there is one."""
+        outputs = self._outputs(samples)
+        own = self._of_block(outputs, samples).mean()
         if self._network_loss is None:
-            return self.losses(samples).mean()
+            return own
         with self._autocast():
-            outputs = self._block(*self._inputs(samples))
             errors = self._network_loss.errors(outputs, samples)
-        return self._network_loss.weigh(self._of_block(outputs, samples).mean(), errors, self._processes)
+        return self._network_loss.weigh(own, errors, self._processes)
 
     def search(self, layers: list[CompensatedLinear]) -> list[tuple[float, ...]]:
         """Runs a first-order bilevel search.

@@ -36,7 +36,7 @@ class NetworkLoss:
         self._first: Tensor | None = None
 
     def errors(self, outputs: Sequence[Any], samples: Tensor) -> Tensor:
-        """Returns the mean squared error of each output that is not finished before the block.
+        """Returns the mean squared error of each output that depends on the block.
 
         Args:
             outputs: The learned block's outputs.

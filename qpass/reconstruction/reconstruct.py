@@ -33,7 +33,7 @@ from qpass.reconstruction.checkpoint import BlockCheckpoints
 from qpass.reconstruction.network_loss import NetworkLoss
 from qpass.reconstruction.record import BlockRecord
 from qpass.reconstruction.samples import SampleStore, advance
-from qpass.reconstruction.segments import AFTER_BLOCKS, Segment, cut_after_segments, cut_into_segments, with_ends
+from qpass.reconstruction.segments import AFTER_BLOCKS, Segment, cut_after_segments, cut_into_segments, cut_with_ends
 from qpass.runtime.distributed import ALONE, Processes
 from qpass.runtime.records import record
 from qpass.runtime.storage import Storage
@@ -92,10 +92,9 @@ class Reconstruct(Pass):
             return False
         require_blocks(graph_module)
         float_network = self.reference.beside(graph_module)
-        segments, reference = cut_into_segments(graph_module), cut_into_segments(float_network)
+        cut = cut_with_ends if self.config.ends else cut_into_segments
+        segments, reference = cut(graph_module), cut(float_network)
         rests = cut_after_segments(float_network) if self.config.output_weight else None
-        if self.config.ends:
-            segments, reference = (with_ends(of, cut) for of, cut in ((graph_module, segments), (float_network, reference)))
         if has_own_rows(layout_of(graph_module)):
             raise UnsupportedError(
                 "its inputs have row counts of their own, and blocks are learned sample by sample",
@@ -169,7 +168,7 @@ class Reconstruct(Pass):
 
 
 def _is_learnable(floats: SampleStore, segment: Segment) -> bool:
-    """Returns whether an end has layers and one finite tensor as its target; blocks always do."""
+    """Returns whether to learn a segment: every block, and an end with layers and one finite target."""
     if not segment.is_end:
         return True
     has_layers = any(node.op == "call_module" for node in segment.graph_module.graph.nodes)
@@ -196,7 +195,7 @@ def _read_later(segments: Sequence[Segment], index: int) -> set[str]:
 
 
 def _read_after(rests: Sequence[Segment] | None, index: int) -> set[str]:
-    """Returns the values with which later blocks' effect on the network's outputs is measured."""
+    """Returns the values that the network's error needs for later blocks."""
     return {name for rest in (rests or ())[index + 1 :] for name in (*rest.inputs, *rest.outputs)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-#: The best candidate's share over the second's from which a search is decided.
+#: A search is decided if the best candidate's share is at least this many times the second's.
 _CLEARLY_AHEAD = 1.5
 
 
@@ -16,8 +16,8 @@ class RankSearch:
     Attributes:
         candidates: The ranks, in ascending order.
         shares: ᾱ of each candidate at the end; they sum to one.
-        entropies: Entropy of ᾱ over its greatest value, at equal distances over the steps: 1 while no
-            candidate is ahead, 0 with one left.
+        entropies: Normalized entropy of ᾱ at regular intervals: 1 if all shares are equal, 0 if one
+            candidate has everything.
     """
 
     candidates: tuple[int, ...]
@@ -45,7 +45,7 @@ class BlockRecord:
         intervals: b1, b2 and the reading of each ``dynamic-focus`` quantizer, by name.
         stage: Name of the learning stage; "" if there is only one.
         searches: The rank search of each Linear that had several candidates, by module path.
-        full_ranks: Linears whose rank is that of a whole matrix of their size, by module path.
+        full_ranks: Module paths of Linears whose rank equals the smaller side of their weight.
     """
 
     path: str

@@ -12,7 +12,7 @@ from qpass.graph.edit import is_inside, module_path
 from qpass.passes.analysis.blocks import find_blocks
 from qpass.passes.constants import constant_nodes
 
-#: Paths of the parts outside the blocks, where they are learned too.
+#: Paths of the parts outside the blocks, if they are learned too.
 BEFORE_BLOCKS, AFTER_BLOCKS = "before the blocks", "after the blocks"
 
 
@@ -35,7 +35,7 @@ class Segment:
 
     @property
     def is_end(self) -> bool:
-        """Whether it is what is before the first block, or after the last."""
+        """Whether it is the part before the first block or after the last."""
         return self.path in (BEFORE_BLOCKS, AFTER_BLOCKS)
 
 
@@ -52,22 +52,16 @@ def cut_into_segments(graph_module: fx.GraphModule) -> list[Segment]:
 def cut_after_segments(graph_module: fx.GraphModule) -> list[Segment]:
     """Returns what follows each segment of ``cut_into_segments``: all nodes up to the network's outputs.
 
-    Its outputs are the network's, also those that an earlier segment computes.
+    The outputs are the network's, including those that an earlier segment computes.
     """
-    constants = constant_nodes(graph_module)
-    (output,) = (node for node in graph_module.graph.nodes if node.op == "output")
-    return [_segment(graph_module, "", nodes, constants, output.all_input_nodes) for _, nodes in _cuts(graph_module)]
+    return [_rest(graph_module, nodes, "") for _, nodes in _cuts(graph_module)]
 
 
-def with_ends(graph_module: fx.GraphModule, segments: Sequence[Segment]) -> list[Segment]:
-    """Returns segments to be learned with their ends: the first gets a path, the last is added.
-
-    Args:
-        graph_module: The whole graph.
-        segments: What ``cut_into_segments`` returns for it.
-    """
-    last = dataclasses.replace(cut_after_segments(graph_module)[-1], path=AFTER_BLOCKS)
-    return [*(segment if segment.path else dataclasses.replace(segment, path=BEFORE_BLOCKS) for segment in segments), last]
+def cut_with_ends(graph_module: fx.GraphModule) -> list[Segment]:
+    """Returns the segments with paths for both ends, including one for the nodes after the last block."""
+    cuts = _cuts(graph_module)
+    segments = [segment if segment.path else dataclasses.replace(segment, path=BEFORE_BLOCKS) for segment, _ in cuts]
+    return [*segments, _rest(graph_module, cuts[-1][1], AFTER_BLOCKS)]
 
 
 def _cuts(graph_module: fx.GraphModule) -> list[tuple[Segment, Sequence[fx.Node]]]:
@@ -113,7 +107,7 @@ def _segment(
     constants: set[fx.Node],
     outputs: Sequence[fx.Node] | None = None,
 ) -> Segment:
-    """Returns a segment of these nodes; its outputs are all that other nodes read if None is given."""
+    """Returns a segment of these nodes. Its outputs default to the values that other nodes read."""
     graph, inside = fx.Graph(), set(nodes)
     copies: dict[fx.Node, fx.Node] = {}
     inputs: list[fx.Node] = []
@@ -135,6 +129,12 @@ def _segment(
         outputs = [node for node in body if any(user not in inside for user in node.users)]
     graph.output(tuple(copy(node) for node in outputs))
     return Segment(path, fx.GraphModule(whole, graph), _names(inputs), _names(outputs))
+
+
+def _rest(whole: fx.GraphModule, nodes: Sequence[fx.Node], path: str) -> Segment:
+    """Returns a segment of the last nodes; its outputs are the network's."""
+    (output,) = (node for node in nodes if node.op == "output")
+    return _segment(whole, path, nodes, constant_nodes(whole), output.all_input_nodes)
 
 
 def _names(nodes: Sequence[fx.Node]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The script for lent GPUs stops in time and says how to go on."""
+"""The script for GPUs stops at its time limit and says how to resume."""
 
 from __future__ import annotations
 

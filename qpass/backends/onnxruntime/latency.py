@@ -24,7 +24,7 @@ from qpass.progress import track
 
 #: Minimum timed rounds of a setting, however long they take.
 _LEAST_ROUNDS = 5
-#: Less CPU time than clocks resolve.
+#: Lower bound of a measured CPU time, below what clocks resolve.
 _LEAST_SECONDS = 1e-9
 #: (batch size, threads) -> a function that runs a network once.
 Contender = Callable[[int, int], Callable[[], object]]
@@ -62,7 +62,7 @@ class LatencyRow:
         peak_share: Integer operations per second, relative to one large uint8 x int8 product on
             this machine; 0 if nothing multiplies integers, or for other runtimes.
         cpu_speedup: Baseline's CPU time divided by this one's: medians of user and system time of the
-            process, all threads. Other load on the machine changes it less than ``speedup``.
+            process, all threads. Less sensitive to other load than ``speedup``.
     """
 
     name: str
