@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
+from functools import partial
 from typing import Any
 
 import onnx_ir as ir
@@ -12,6 +13,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
+from qpass.backends.onnx_qdq.exporter_steps import needed_steps
 from qpass.backends.onnx_qdq.layer_outputs import layer_outputs, mark_layer_outputs
 from qpass.backends.onnx_qdq.simplify import simplify
 from qpass.errors import LoweringError
@@ -58,27 +60,32 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
     keep_tensor_outputs(opaque)
     _drop_idle_squeezes(opaque)
     args, kwargs = example_inputs(graph_module)
-    shapes = dims_to_export(graph_module)
+    call = tuple(map(_constants_in_lists, args)), {name: _constants_in_lists(value) for name, value in kwargs.items()}
     try:
         with SHARED_STATE, warnings.catch_warnings(), quiet_thread(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                opaque,
-                tuple(map(_constants_in_lists, args)),
-                kwargs={name: _constants_in_lists(value) for name, value in kwargs.items()},
-                dynamo=True,
-                opset_version=opset,
-                dynamic_shapes=shapes,
-                verbose=False,
-                optimize=False,
-            )
-            assert program is not None
-            model: ir.Model = program.model
+            model = _translated(opaque, *call, dims_to_export(graph_module), opset)
             simplify(model)
     except Exception as error:  # the exporter and its rules raise many exception types
         raise _explain(graph_module, error) from error
     _name(graph_module, model)
     return model
+
+
+def _translated(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, opset: int) -> ir.Model:
+    """Runs torch's exporter, with all its steps only if the needed ones do not suffice."""
+    export = partial(torch.onnx.export, module, args, kwargs=kwargs, dynamo=True, opset_version=opset)
+    options: dict[str, Any] = {"dynamic_shapes": shapes, "verbose": False, "optimize": False}
+    with needed_steps() as steps:
+        try:
+            program = export(**options)
+        except Exception:
+            if steps.decomposed:
+                raise
+            program = None
+    program = program or export(**options)
+    assert program is not None
+    return program.model
 
 
 def _constants_in_lists(value: Any) -> Any:
