@@ -17,6 +17,8 @@ from qpass.errors import DataError
 from qpass.runtime.atomic_write import draft_of
 
 _KEY = "qpass"
+#: Bytes: torch's allocator on a CPU starts every tensor at a multiple of it.
+ALIGNMENT = 64
 #: Longest header in characters, the limit of safetensors.
 GREATEST_HEADER = 10**8
 
@@ -68,13 +70,22 @@ def read_tensors(
             text = (file.metadata() or {}).get(_KEY)
             if text is not None and len(text) > most:
                 raise DataError(f"has a header of {len(text)} characters", where=str(path), expected=f"at most {most}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            tensors = {name: _aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (no mapping)
         header = None if text is None else json.loads(text)
     except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise DataError(f"cannot be read: {error}", where=str(path), expected=expected, hint=hint) from error
     if not isinstance(header, dict):
         raise DataError("has no header of qpass", where=str(path), expected=expected, hint=hint)
     return header, tensors
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """Returns a tensor in memory that begins where torch lets it begin.
+
+    Products add in another order where a factor begins elsewhere, so that a loaded network would not
+    give the bits of the one that was saved.
+    """
+    return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
 
 
 def digest(text: str, tensors: Iterable[Tensor]) -> str:

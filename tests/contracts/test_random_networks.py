@@ -9,18 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import qpass
 from qpass.data import ModelInputs
 from tests.contracts.reference_evaluator import check_with_reference_evaluator
-from tests.random.parts import in_parts, run_part
+from tests.random.parts import PHASES, in_parts, run_part
 from tests.random.recipes import recipes
 from tests.random.transformers import Shape, build, shapes
 
-#: All phases but the one that traces every line to explain a failure, which takes longer than the cases themselves.
-PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 COMMON = {"phases": PHASES, "deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
 
 

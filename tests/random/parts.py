@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, seed, settings
+from hypothesis import Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy, tuples
 
 #: 500 cases.
 PARTS, CASES_OF_A_PART = 20, 25
+#: All phases but the one that traces every line to explain a failure, which takes longer than the cases themselves.
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 
 #: Runs a sweep's parts as tests of their own: ``-k part3`` is one of them.
 in_parts = pytest.mark.parametrize("part", range(PARTS), ids=lambda part: f"part{part}")

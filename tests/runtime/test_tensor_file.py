@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qpass.errors import DataError
-from qpass.runtime.tensor_file import digest, read_tensors, write_tensors
+from qpass.runtime.tensor_file import ALIGNMENT, digest, read_tensors, write_tensors
 
 
 def test_header_and_tensors_come_back_as_they_were(tmp_path: Path) -> None:
@@ -19,6 +19,15 @@ def test_header_and_tensors_come_back_as_they_were(tmp_path: Path) -> None:
     assert set(again) == set(tensors)
     assert all(torch.equal(again[name], tensors[name]) and again[name].dtype == tensors[name].dtype for name in tensors)
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_tensors_begin_where_torch_lets_them_begin(tmp_path: Path) -> None:
+    """A float Linear of five columns gave other last bits: a product adds in another order where a factor begins elsewhere."""
+    sizes = {f"t{size}": torch.ones(size) for size in (1, 3, 5, 15, 17)}
+    write_tensors(tmp_path / "f", sizes, {})
+    _, again = read_tensors(tmp_path / "f", expected="a file")
+    assert all(tensor.data_ptr() % ALIGNMENT == 0 for tensor in again.values())
+    assert all(torch.empty(size).data_ptr() % ALIGNMENT == 0 for size in (1, 3, 5, 15, 17)), "torch does the same"
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

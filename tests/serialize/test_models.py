@@ -25,6 +25,7 @@ from qpass.serialize import file as serialize_file
 from qpass.serialize.functions import function_by_name, name_of
 from qpass.serialize.trees import decode_tree, encode_tree
 from qpass.serialize.values import decode, encode
+from tests.random.parts import PHASES
 from tests.random.recipes import recipes
 from tests.random.transformers import build, shapes
 
@@ -288,8 +289,9 @@ def test_any_network_and_recipe_is_saved_to_the_bit(shape: Any, recipe: dict[str
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(3600)
 @given(shapes(), recipes(), st.sampled_from(sorted(OUTPUTS)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, phases=PHASES, derandomize=True, database=None)
 def test_two_hundred_networks_are_saved_to_the_bit(shape: Any, recipe: dict[str, Any], output: str) -> None:
     check_random(shape, recipe, output)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -92,18 +94,30 @@ def refusal(verification: Verification, path: Path) -> str:
 
 
 def is_named(message: str, tampering: Tampering, graph: fx.GraphModule) -> bool:
-    """Tells whether a message names the layer or quantizer that a constant belongs to, or what reads it.
+    """Tells whether a message names the layer or quantizer that a constant belongs to, or what reads it or its values.
 
-    Attention blocks share the constants of their rescaling, which have the name of the first of them.
+    Attention blocks share the constants of their rescaling, which have the name of the first of them. onnxruntime
+    names the node that it cannot run, which may come later than the one that reads the constant.
     """
     constants = (tampering.name, tampering.what.removeprefix("swapped with "))
     owners = [name.partition(".")[0] for name in constants]
     modules = dict(graph.named_modules())
-    readers = [node.name for node in tampering.model.graph.node if any(name in node.input for name in constants)]
+    readers = reading(tampering.model, constants, indirectly="cannot run it" in message)
     if owners[0] in modules:
-        return any(name and name in message for name in (*owners, *readers))
+        products = [user.name for node in graph.graph.nodes if node.target in owners for user in node.users]
+        return any(name and name in message for name in (*owners, *readers, *products))
     known = [*modules, *readers, *(output.name for output in tampering.model.graph.output)]
     return any(name and name in message for name in known) or "Op (" in message
+
+
+def reading(model: onnx.ModelProto, constants: Collection[str], *, indirectly: bool) -> list[str]:
+    """Returns the names of the nodes that read constants, or what is computed from them."""
+    values, readers = set(constants), []
+    for node in model.graph.node:
+        if values.intersection(node.input):
+            readers.append(node.name)
+            values.update(node.output if indirectly else ())
+    return readers
 
 
 @pytest.mark.slow(after=1)
