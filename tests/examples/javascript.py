@@ -37,13 +37,15 @@ def node() -> str:
 def needs_packages(example: str) -> None:
     """Skips if the packages of an example are missing, unless they may be installed."""
     folder = EXAMPLES / example
+    installed = folder / "node_modules" / ".package-lock.json"  # npm writes it last
     node()
-    if (folder / "node_modules").is_dir() and not (folder / "npm.lock").exists():
+    if installed.exists():
         return
     if os.environ.get(INSTALL) != "1":
-        pytest.skip(f"needs the packages of examples/{example}: run npm ci there, or set {INSTALL}=1")
-    with FileLock(folder / "npm.lock"):
-        subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, check=True)
+        pytest.skip(f"needs the packages of examples/{example}: run npm ci --ignore-scripts there, or set {INSTALL}=1")
+    with FileLock(folder / "npm.lock"):  # tests run in several processes
+        if not installed.exists():
+            subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, check=True)
 
 
 def run_script(script: Path, *arguments: object, given: Any = None) -> Any:

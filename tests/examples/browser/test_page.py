@@ -114,7 +114,9 @@ def test_images_are_decoded_as_pillow_does(seen: Any, out: Path) -> None:
         with Image.open(out / name) as image:
             expected = np.asarray(image.convert("RGBA")).astype(int)
         off = np.abs(found["data"].reshape(found["height"], found["width"], 4) - expected)
-        assert off.max() <= (0 if name.endswith(".png") else 1), f"{name}: differs by {off.max()} levels, {off.mean()} on average"
+        assert off.max() <= (0 if name.endswith(".png") else 1), (
+            f"{name}: differs by {off.max()} levels, {off.mean()} on average"
+        )
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -27,4 +27,6 @@ def test_it_prints_what_run_py_prints(exported: Path, tmp_path: Path) -> None:
         expected = best(run(session, how, read_image(tmp_path / name, how)), how["classes"], 5)
         found = [re.fullmatch(r"([\d.]+)%  (.*)", line) for line in result.stdout.splitlines()]
         assert [line[2] for line in found if line] == [line.split("%  ")[1] for line in expected]
-        assert [float(line[1]) for line in found if line] == pytest.approx([float(line.split("%")[0]) for line in expected], abs=0.02)
+        assert [float(line[1]) for line in found if line] == pytest.approx(
+            [float(line.split("%")[0]) for line in expected], abs=0.02
+        )
