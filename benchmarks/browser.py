@@ -39,7 +39,7 @@ RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
 PHOTO = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 RECIPES = ("w8a8", "w4a8", "codebook-w4a8")
 THREADS = (1, 2)
-REPEATS = {"loads": 7, "warmups": 3, "runs": 30}
+REPEATS = {"loads": 5, "warmups": 2, "runs": 20}
 FORCED = "forced.onnx"
 
 
