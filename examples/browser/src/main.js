@@ -59,6 +59,8 @@ async function load(role) {
 }
 
 async function useImage(source) {
+  picture = null;
+  ready();
   picture = await source();
   ready();
   await answer();
@@ -102,7 +104,7 @@ async function useServed(role, path) {
 }
 
 for (let threads = 1; threads <= MOST_THREADS; threads++) element("threads").add(new Option(threads, threads));
-element("threads").value = MOST_THREADS;
+element("threads").value = Math.min(MOST_THREADS, 4); // more seldom help
 element("threads-state").textContent = globalThis.crossOriginIsolated ? "" : "more than one needs npm start, which isolates the page";
 element("threads").onchange = () => enqueue(useThreads);
 for (const role of ["quantized", "float"]) {

@@ -8,7 +8,7 @@ const browser = await open(out, { viewport: { width: 360, height: 800 } });
 const cells = (page, rows) =>
   page.locator(rows).evaluateAll((found) => found.map((row) => [...row.children].map((cell) => cell.textContent)));
 
-/** The page as a person uses it: files beside it, an image, the comparison, the camera. */
+/** The page as a person uses it: files beside it, an image, the comparison, the camera, one thread, a drop. */
 async function use(page) {
   await page.setInputFiles("#image", images[0]);
   await answered(page);
@@ -23,6 +23,16 @@ async function use(page) {
   await page.click("#shoot");
   await page.waitForFunction((before) => ![before, ""].includes(document.getElementById("status").textContent), seen.status);
   await answered(page);
+  seen.ofCamera = await cells(page, "#classes li");
+  await page.selectOption("#threads", "1");
+  const dropped = await page.evaluateHandle(() => {
+    const transfer = new DataTransfer();
+    transfer.items.add(document.getElementById("image").files[0]);
+    return transfer;
+  });
+  await page.dispatchEvent("#drop", "drop", { dataTransfer: dropped });
+  await page.waitForFunction((first) => document.querySelector("#classes li span + span").textContent === first, seen.classes[0][1]);
+  seen.ofDrop = await cells(page, "#classes li");
   return seen;
 }
 

@@ -96,6 +96,12 @@ def test_it_shows_what_run_py_prints(seen: Any, out: Path) -> None:
     assert re.fullmatch(r"Quantized file: [\d.,]+ ms, and [\d.,]+ ms to prepare the image.", seen["page"]["status"])
 
 
+def test_the_camera_and_a_drop_give_images_too(seen: Any) -> None:
+    assert len(seen["page"]["ofCamera"]) == 5
+    assert seen["page"]["ofCamera"] != seen["page"]["classes"]
+    assert seen["page"]["ofDrop"] == seen["page"]["classes"]
+
+
 def test_it_compares_sizes_and_times_and_fits_a_narrow_window(seen: Any, out: Path) -> None:
     float_row, quantized_row, ratio = seen["page"]["table"]
     sizes = [(out / name).stat().st_size for name in ("float.onnx", "model.onnx")]
@@ -105,7 +111,7 @@ def test_it_compares_sizes_and_times_and_fits_a_narrow_window(seen: Any, out: Pa
     assert ratio[:2] == ["Ratio", f"{sizes[0] / sizes[1]:.2f} ×"]
     assert all(re.fullmatch(r"[\d.,]+ ms", cell) for row in (float_row, quantized_row) for cell in row[2:])
     assert seen["page"]["width"] == 360
-    assert seen["page"]["threads"] == os.cpu_count()  # the page is isolated
+    assert seen["page"]["threads"] == len(os.sched_getaffinity(0))  # the page is isolated
 
 
 def test_images_are_decoded_as_pillow_does(seen: Any, out: Path) -> None:
