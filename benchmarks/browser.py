@@ -37,9 +37,9 @@ from tests.examples.javascript import run_script
 RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
 #: A photograph in the public domain that matplotlib has.
 PHOTO = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-RECIPES = ("w8a8", "w4a8", "codebook-w4a8")
+RECIPES = ("w4a8", "codebook-w4a8")
 THREADS = (1, 2)
-REPEATS = {"loads": 5, "warmups": 2, "runs": 20}
+REPEATS = {"loads": 5, "warmups": 2, "runs": 15}
 FORCED = "forced.onnx"
 
 
@@ -183,7 +183,7 @@ def take_pictures(folder: Path) -> None:
     """Writes the pictures of the docs."""
     script = ROOT / "benchmarks" / "browser_picture.mjs"
     names = [IMAGES / name for name in ("browser.png", "browser_dark.png")]
-    subprocess.run(["node", script, folder / "w4a8", PHOTO, *names], check=True)
+    subprocess.run(["node", script, folder / RECIPES[0], PHOTO, *names], check=True)
 
 
 @click.command()

@@ -1,4 +1,4 @@
-// Times files in headless Chromium and runs one on given inputs. Called by browser.py; data as in tests/examples/typed_json.mjs.
+// Times files in headless Chromium, and runs files on given inputs. Called by browser.py.
 // Standard input: {folder, files, image, threads, repeats, forced}; standard output: what was measured.
 import { readFileSync } from "node:fs";
 import { open } from "../examples/browser/headless.mjs";
@@ -7,7 +7,8 @@ import { parse, stringify } from "../tests/examples/typed_json.mjs";
 const { folder, files, image, threads, repeats, forced } = parse(readFileSync(0, "utf-8"));
 const browser = await open(folder);
 try {
-  const page = await browser.visit({}, (page) => page.route("**/src/main.js", (route) => route.abort())); // its networks would take memory
+  // Without its script the page loads no networks of its own.
+  const page = await browser.visit({}, (page) => page.route("**/src/main.js", (route) => route.abort()));
   const typedJson = readFileSync(new URL("../tests/examples/typed_json.mjs", import.meta.url), "utf-8");
   await page.addScriptTag({ type: "module", content: `${typedJson}; globalThis.typedJson = { parse, stringify };` });
   await page.setInputFiles("#image", image);

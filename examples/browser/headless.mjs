@@ -31,6 +31,7 @@ export async function open(out, options = {}) {
   const address = `http://localhost:${server.address().port}/`;
   const visit = async (changes = {}, before = async () => {}) => {
     const page = await (await browser.newContext({ ...options, ...changes })).newPage();
+    page.setDefaultTimeout(120_000); // machines of tests are busy
     await before(page);
     await page.goto(address);
     return page;
@@ -44,7 +45,10 @@ export async function open(out, options = {}) {
 
 /** Waits until the page has an answer; fails with the error that it shows instead. */
 export async function answered(page) {
-  await page.waitForFunction(() => !document.getElementById("error").hidden || document.getElementById("status").textContent.includes(" ms"));
+  await page.waitForFunction(() => {
+    const [error, status] = ["error", "status"].map((id) => document.getElementById(id));
+    return !error.hidden || status.textContent.includes(" ms");
+  });
   const error = await page.textContent("#error");
   if (error) throw new Error(error);
 }

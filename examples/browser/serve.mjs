@@ -6,14 +6,21 @@ import { extname, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
-const types = { ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm" };
+const types = {
+  ".html": "text/html",
+  ".css": "text/css",
+  ".js": "text/javascript",
+  ".mjs": "text/javascript",
+  ".wasm": "application/wasm",
+};
 
 /** Returns a server that listens on this machine only. */
 export function serve(out = resolve(here, "out"), port = 8000) {
   const server = createServer(async ({ url }, response) => {
     try {
       const path = decodeURIComponent(url.split("?")[0]);
-      const [root, name] = path.startsWith("/out/") ? [resolve(out), path.slice(5)] : [resolve(here), path.slice(1) || "index.html"];
+      const root = resolve(path.startsWith("/out/") ? out : here);
+      const name = path.startsWith("/out/") ? path.slice(5) : path.slice(1) || "index.html";
       const file = resolve(root, name);
       if (!file.startsWith(root + sep)) throw new Error("outside the folder");
       const body = await readFile(file);

@@ -1,4 +1,4 @@
-// Calls functions of the examples: standard input has [[module, function, arguments], …], and the results go to standard output.
+// Calls functions of the examples. Standard input: [[module, function, arguments], …]; standard output: the results.
 import { readFileSync } from "node:fs";
 import { parse, stringify } from "./typed_json.mjs";
 

@@ -8,6 +8,7 @@ import { megabytes, milliseconds, showAnswer, showError, showStatus, showTable }
 
 const element = (id) => document.getElementById(id);
 const networks = { float: null, quantized: null };
+const NAMES = { float: "Float", quantized: "Quantized" };
 let runtime = null, picture = null;
 
 /** Runs tasks one after another; an error is shown and ends its task alone. */
@@ -55,7 +56,8 @@ async function load(role) {
   await start();
   showStatus(`Loading the ${role} file …`);
   const ms = await networks[role].load(runtime);
-  element(`${role}-state`).textContent = `${networks[role].file}: ${megabytes(networks[role].bytes.length)}, loaded in ${milliseconds(ms)}`;
+  const { file, bytes } = networks[role];
+  element(`${role}-state`).textContent = `${file}: ${megabytes(bytes.length)}, loaded in ${milliseconds(ms)}`;
 }
 
 async function useImage(source) {
@@ -76,7 +78,7 @@ async function answer() {
   const { ms, outputs, classes } = await network.run(runtime, inputs);
   show(seen, element("seen"));
   showAnswer(classes, outputs);
-  showStatus(`${network.name === "float" ? "Float" : "Quantized"} file: ${milliseconds(ms)}, and ${milliseconds(prepared)} to prepare the image.`);
+  showStatus(`${NAMES[network.name]} file: ${milliseconds(ms)}, and ${milliseconds(prepared)} to prepare the image.`);
 }
 
 async function compare() {
@@ -84,9 +86,8 @@ async function compare() {
   progress.hidden = false;
   try {
     const found = await measure(runtime, chosen, picture, { progress: (share) => (progress.value = share) });
-    const name = { float: "Float", quantized: "Quantized" };
     showTable(chosen.map((network, i) => ({
-      name: name[network.name], bytes: network.bytes.length, load: median(found[i].load), run: median(found[i].run),
+      name: NAMES[network.name], bytes: network.bytes.length, load: median(found[i].load), run: median(found[i].run),
     })));
   } finally {
     progress.hidden = true;
@@ -105,7 +106,9 @@ async function useServed(role, path) {
 
 for (let threads = 1; threads <= MOST_THREADS; threads++) element("threads").add(new Option(threads, threads));
 element("threads").value = Math.min(MOST_THREADS, 4); // more seldom help
-element("threads-state").textContent = globalThis.crossOriginIsolated ? "" : "more than one needs npm start, which isolates the page";
+if (!globalThis.crossOriginIsolated) {
+  element("threads-state").textContent = "more than one needs npm start, which isolates the page";
+}
 element("threads").onchange = () => enqueue(useThreads);
 for (const role of ["quantized", "float"]) {
   element(role).onchange = ({ target }) => target.files.length && enqueue(() => useFile(role, target.files[0]));

@@ -13,7 +13,10 @@ const GRAPH = 7, METADATA = 14, ENTRY_KEY = 1, ENTRY_VALUE = 2;
 export function readPreprocessing(bytes) {
   const text = readMetadata(bytes).get(KEY);
   if (text === undefined) {
-    throw new Error(`does not say how its images are preprocessed (metadata ${KEY}): write it with qpass quantize, or with export_onnx(…, preprocessing=…)`);
+    throw new Error(
+      `does not say how its images are preprocessed (metadata ${KEY}): write it with qpass quantize, or with ` +
+        "export_onnx(…, preprocessing=…)",
+    );
   }
   return JSON.parse(text);
 }

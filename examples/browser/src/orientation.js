@@ -1,4 +1,4 @@
-// Browsers turn JPEG images as their EXIF tag says. qpass calibrates with the pixels as they are stored, and so does out/run.py.
+// Browsers turn JPEG images as their EXIF tag says. qpass and out/run.py take the pixels as they are stored.
 
 /** Returns a JPEG file without its EXIF segments; other files as they are. */
 export function withoutExif(bytes) {

@@ -28,8 +28,12 @@ export function resize(image, width, height, interpolation) {
   if (width === image.width && height === image.height) return image;
   if (interpolation === "nearest") return nearest(image, width, height);
   if (!(interpolation in FILTERS)) throw new Error(`no filter is called ${interpolation}`);
-  const passes = [(each) => alongRows(each, width, interpolation), (each) => transpose(alongRows(transpose(each), height, interpolation))];
-  // Each pass rounds to 8 bits, so their order shows. Since version 13, pillow first takes the side that loses far more pixels.
+  const passes = [
+    (each) => alongRows(each, width, interpolation),
+    (each) => transpose(alongRows(transpose(each), height, interpolation)),
+  ];
+  // Each pass rounds to 8 bits, so their order shows. pillow takes the width first; since version 13, it takes the height
+  // first where that loses more than twice as many pixels.
   if (image.height - height > Math.max(0, 2 * (image.width - width))) passes.reverse();
   return passes.reduce((each, pass) => pass(each), image);
 }

@@ -19,7 +19,8 @@ export function showError(text) {
 
 /** Shows the best classes, or what the outputs are if none holds scores. */
 export function showAnswer(classes, outputs) {
-  const rows = classes ?? Object.entries(outputs).map(([name, { type, dims }]) => ({ name: `${name}: ${type} (${dims.join(", ")})` }));
+  const describe = ([name, { type, dims }]) => ({ name: `${name}: ${type} (${dims.join(", ")})` });
+  const rows = classes ?? Object.entries(outputs).map(describe);
   element("classes").replaceChildren(
     ...rows.map((row) => {
       const item = document.createElement("li");

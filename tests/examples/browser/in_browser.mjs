@@ -31,7 +31,8 @@ async function use(page) {
     return transfer;
   });
   await page.dispatchEvent("#drop", "drop", { dataTransfer: dropped });
-  await page.waitForFunction((first) => document.querySelector("#classes li span + span").textContent === first, seen.classes[0][1]);
+  const best = "#classes li:first-child span + span";
+  await page.waitForFunction(([best, share]) => document.querySelector(best).textContent === share, [best, seen.classes[0][1]]);
   seen.ofDrop = await cells(page, "#classes li");
   return seen;
 }
@@ -82,7 +83,7 @@ async function refuse(page) {
   errors.vendor = await error(await browser.visit({}, (page) => page.route("**/vendor/**", (route) => route.abort())), "o");
   errors.wasm = await error(await browser.visit({}, (page) => page.addInitScript(() => delete globalThis.WebAssembly)), "t");
   const bare = await browser.visit({}, (page) => page.route("**/out/**", (route) => route.fulfill({ status: 404 })));
-  await bare.waitForFunction(() => document.getElementById("float-state").textContent && document.getElementById("status").textContent.startsWith("Choose"));
+  await bare.waitForFunction(() => document.getElementById("status").textContent.startsWith("Choose"));
   errors.nothing = await bare.textContent("#status");
   return errors;
 }
@@ -91,8 +92,8 @@ try {
   const page = await browser.visit();
   const typedJson = readFileSync(new URL("../typed_json.mjs", import.meta.url), "utf-8");
   await page.addScriptTag({ type: "module", content: `${typedJson}; globalThis.typedJson = { parse, stringify };` });
-  const seen = { page: await use(page), decoded: await decode(page), outputs: [await run(page, 1), await run(page, 2)], errors: await refuse(page) };
-  process.stdout.write(stringify(seen));
+  const seen = { page: await use(page), decoded: await decode(page), outputs: [await run(page, 1), await run(page, 2)] };
+  process.stdout.write(stringify({ ...seen, errors: await refuse(page) }));
 } finally {
   await browser.close();
 }
