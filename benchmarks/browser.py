@@ -195,15 +195,17 @@ def take_pictures(folder: Path) -> None:
 
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep the quantized files here, and use those that are there.")
-def main(folder: Path | None) -> None:
+@click.option("--pictures", is_flag=True, help="Only take the pictures.")
+def main(folder: Path | None, pictures: bool) -> None:
     """Quantize, measure, write the page and take the pictures."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = folder or Path(temporary)
         quantize(folder)
-        found = measure(folder)
-        (RESULTS / "browser.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        (RESULTS / "browser.md").write_text("\n".join(page(found)) + "\n", encoding="utf-8")
         take_pictures(folder)
+        if not pictures:
+            found = measure(folder)
+            (RESULTS / "browser.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            (RESULTS / "browser.md").write_text("\n".join(page(found)) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
