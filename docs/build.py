@@ -10,6 +10,7 @@ means the same on GitHub and in the site.
 
 from __future__ import annotations
 
+import ast
 import logging
 import shutil
 import sys
@@ -23,6 +24,8 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from nbconvert import MarkdownExporter
 
+from hooks import NAMES
+
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 #: What is copied beside the pages of docs/.
@@ -30,7 +33,6 @@ PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "C
 RESULTS = ("*.md", "*.svg", "*.csv")
 #: Pages of the API reference: title, and the modules that it describes.
 REFERENCE = {
-    "qpass": ("The functions of `import qpass`, its config classes and its errors.", "qpass"),
     "Recipes": ("Everything that a recipe can say.", "qpass.config"),
     "Data": ("Images, datasets and batches.", "qpass.data"),
     "Report": ("What a quantized network is made of, and what became of each tensor.", "qpass.report"),
@@ -46,7 +48,7 @@ def stage(folder: Path) -> None:
     """Copies the pages into ``folder``, and writes those that are generated."""
     for name in PAGES:
         shutil.copy(ROOT / name, folder / name)
-    shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns("*.py", "*.yml", "*.ipynb", "__pycache__", "api"))
+    shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns("*.py", "*.yml", "*.ipynb", "__pycache__"))
     results = folder / "benchmarks" / "results"
     results.mkdir(parents=True)
     for pattern in RESULTS:
@@ -57,8 +59,22 @@ def stage(folder: Path) -> None:
     reference = folder / "docs" / "reference"
     reference.mkdir()
     for title, (about, module) in REFERENCE.items():
-        page = f"# {title}\n\n`{module}`: {about}\n\n::: {module}\n    options:\n      show_root_heading: false\n"
+        page = f"# {title}\n\n`{module}`: {about}\n\n::: {module}\n    options: {{show_root_heading: false, show_root_toc_entry: false}}\n"
         (reference / f"{module}.md").write_text(page, encoding="utf-8")
+    (reference / "qpass.md").write_text("\n\n".join(public_names()) + "\n", encoding="utf-8")
+
+
+def public_names() -> Iterator[str]:
+    """Yields the paragraphs of the page of ``import qpass``: functions in the order of a walk, then classes."""
+    yield "# qpass"
+    yield "What `import qpass` has. Functions are in the order in which they are used."
+    tree = ast.parse((ROOT / "qpass" / "api.py").read_text(encoding="utf-8"))
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in NAMES]
+    errors = sorted(name for name in NAMES if name.endswith("Error"))
+    parts = {"Functions": functions, "Recipes": sorted(NAMES - set(functions) - set(errors)), "Errors": errors}
+    for title, names in parts.items():
+        yield f"## {title}"
+        yield from (f"::: qpass.{name}\n    options: {{heading_level: 3}}" for name in names)
 
 
 def convert(notebook: Path, page: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ _SOURCE = Path(__file__).resolve().parent.parent / "qpass" / "__init__.py"
 _FENCE = re.compile(r"^(```.*?^```[ ]*$)", re.MULTILINE | re.DOTALL)
 #: Code in backticks that is no link yet: `qpass.save`, `export_onnx(..., target=...)`.
 _CODE = re.compile(r"(?<![\[`])`(?:qpass\.)?(\w+)(\([^`]*\))?`(?![`\]])")
+#: A column that a page has no use for: its tables are wide, or it is alone in its part of the navigation.
+_HIDES = {"README.md": "navigation", "docs/models.md": "toc", "docs/guarantees.md": "toc"}
 _PICTURE = re.compile(r'<picture>\s*<source[^>]*srcset="([^"]+)">\s*<img alt="([^"]*)" src="([^"]+)">\s*</picture>')
 
 
@@ -25,8 +26,12 @@ def _public_names() -> frozenset[str]:
 NAMES = _public_names()
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
     """Returns the page as the site has it; on GitHub it reads as it is written."""
+    if page is not None and page.file.src_uri in _HIDES:
+        page.meta["hide"] = [_HIDES[page.file.src_uri]]
+    elif page is not None and page.file.src_uri.startswith("benchmarks/"):
+        page.meta["hide"] = ["toc"]
     markdown = markdown.replace(".ipynb)", ".md)")  # as build.py converts notebooks
     markdown = _PICTURE.sub(r"![\2](\3#only-light)\n![\2](\1#only-dark)", markdown)
     parts = _FENCE.split(markdown)

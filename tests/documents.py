@@ -91,6 +91,14 @@ def _hugging_face(folder: Path) -> None:
     ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
 
 
+def _yolos(folder: Path) -> None:
+    from transformers import YolosConfig, YolosForObjectDetection
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 96}
+    YolosForObjectDetection(YolosConfig(image_size=[64, 64], num_detection_tokens=5, **sizes)).save_pretrained(folder)
+
+
 def _coco(folder: Path) -> None:
     _images(folder)
     files = sorted(folder.rglob("*.png"))
@@ -137,7 +145,8 @@ FILES: dict[str, Callable[[Path], None]] = {
     "weights.safetensors": _weights,
     "model.safetensors": _weights,
     "photo.jpg": _photo,
-    "my-vit": _hugging_face,
+    "./my-vit": _hugging_face,
+    "./yolos": _yolos,
     "val2017": _coco,
     "modelnet40_normal_resampled": _modelnet,
     "shapenetcore_partanno_segmentation_benchmark_v0_normal": _shapenet,
