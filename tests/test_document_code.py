@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
 import shlex
 import subprocess
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 
 from qpass.backends.onnx_qdq import targets
 from qpass.cli import main
-from qpass.zoo import mask_rcnn
+from qpass.zoo import mask_rcnn, point_transformer
 from tests.documents import PAGES, Block, blocks, name_of, prepare
 
 #: Blocks that no test runs, each with its reason in the page.
@@ -33,7 +34,7 @@ def code_of(page: Path) -> list[Block]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder; models of timm and the detector are small and need no download."""
+    """An empty folder; networks are small, and those of timm need no download."""
     create, detector = timm.create_model, mask_rcnn.mask_rcnn
     small = {"pretrained": False, "embed_dim": 48, "depth": 1, "num_heads": 3}
     swin = {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "window_size": 4, "pretrained": False}
@@ -42,9 +43,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return create(name, **(options | ({} if "swin" in name else small)))
 
     def detect_small(name: str, *, classes: int, size: int) -> Any:
-        sizes = {"size": 64, "channels": 16, "hidden": 24, "mask_layers": (8, 8), "box_detections_per_img": 2}
+        sizes = {"size": 64, "channels": 16, "hidden": 24, "mask_layers": (8, 8), "box_detections_per_img": 2, "box_score_thresh": 0.0}
         return detector(name, classes=classes, backbone_options=swin, **sizes)
 
+    for network in (point_transformer.PointTransformer, point_transformer.PointTransformerSegmentation):
+        few = functools.partial(network, points=64, stages=1, neighbours=4)
+        monkeypatch.setattr(point_transformer, network.__name__, few)
     monkeypatch.setattr(timm, "create_model", create_small)
     monkeypatch.setattr(mask_rcnn, "mask_rcnn", detect_small)
     monkeypatch.setattr(targets, "TARGETS", dict(targets.TARGETS))
