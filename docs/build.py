@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from hooks import NAMES
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from nbconvert import MarkdownExporter
-
-from hooks import NAMES
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -59,7 +58,8 @@ def stage(folder: Path) -> None:
     reference = folder / "docs" / "reference"
     reference.mkdir()
     for title, (about, module) in REFERENCE.items():
-        page = f"# {title}\n\n`{module}`: {about}\n\n::: {module}\n    options: {{show_root_heading: false, show_root_toc_entry: false}}\n"
+        options = "{show_root_heading: false, show_root_toc_entry: false}"
+        page = f"# {title}\n\n`{module}`: {about}\n\n::: {module}\n    options: {options}\n"
         (reference / f"{module}.md").write_text(page, encoding="utf-8")
     (reference / "qpass.md").write_text("\n\n".join(public_names()) + "\n", encoding="utf-8")
 

@@ -47,4 +47,3 @@ def _with_links(line: str) -> str:
 
 def _link(found: re.Match[str]) -> str:
     return f"[{found[0]}][qpass.{found[1]}]" if found[1] in NAMES else found[0]
-

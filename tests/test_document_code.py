@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import linecache
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,8 +44,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return create(name, **(options | ({} if "swin" in name else small)))
 
     def detect_small(name: str, *, classes: int, size: int) -> Any:
-        sizes = {"size": 64, "channels": 16, "hidden": 24, "mask_layers": (8, 8), "box_detections_per_img": 2, "box_score_thresh": 0.0}
-        return detector(name, classes=classes, backbone_options=swin, **sizes)
+        sizes = {"size": 64, "channels": 16, "hidden": 24, "mask_layers": (8, 8)}
+        found = {"box_detections_per_img": 2, "box_score_thresh": 0.0}
+        return detector(name, classes=classes, backbone_options=swin, **sizes, **found)
 
     for network in (point_transformer.PointTransformer, point_transformer.PointTransformerSegmentation):
         few = functools.partial(network, points=64, stages=1, neighbours=4)
@@ -82,6 +84,8 @@ def run(words: list[str]) -> None:
     """Runs a command; those of qpass in this process."""
     if not words:
         return
+    if "other/" in words and not Path("other").exists():  # the folder of another run
+        shutil.copytree("out", "other")
     if words[0] == "qpass":
         result = CliRunner().invoke(main, words[1:])
         assert result.exit_code == 0, (words, result.output[-2000:])

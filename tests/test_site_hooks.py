@@ -29,7 +29,7 @@ def test_public_names_lead_to_the_reference(hooks: ModuleType) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["`other`", "[`save`](save.md)", "# `save`", "```python\n`save`\n```", "`save` is code in\n```\n`save`\n```".split("\n", 1)[1]],
+    ["`other`", "[`save`](save.md)", "# `save`", "```python\n`save`\n```"],
 )
 def test_other_code_links_and_blocks_stay(hooks: ModuleType, text: str) -> None:
     assert hooks.on_page_markdown(text) == text
