@@ -11,6 +11,8 @@ means the same on GitHub and in the site.
 from __future__ import annotations
 
 import ast
+import base64
+import json
 import logging
 import shutil
 import sys
@@ -19,17 +21,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from hooks import NAMES
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
-from nbconvert import MarkdownExporter
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 #: What is copied beside the pages of docs/.
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "CHANGELOG.md")
 RESULTS = ("*.md", "*.svg", "*.csv")
+#: Pages that the navigation has only if they exist.
+OPTIONAL = ("docs/browser.md",)
 #: Pages of the API reference: title, and the modules that it describes.
 REFERENCE = {
     "Recipes": ("Everything that a recipe can say.", "qpass.config"),
@@ -79,27 +81,30 @@ def public_names() -> Iterator[str]:
 
 def convert(notebook: Path, page: Path) -> None:
     """Writes a notebook and its stored outputs as a page; pictures go to files beside it."""
-    resources: dict[str, Any] = {"output_files_dir": f"{page.stem}_files"}
-    text, resources = MarkdownExporter().from_notebook_node(nbformat.read(notebook, as_version=4), resources)
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(text, encoding="utf-8")
-    for name, data in resources["outputs"].items():
-        (page.parent / name).parent.mkdir(parents=True, exist_ok=True)
-        (page.parent / name).write_bytes(data)
+    paragraphs = []
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        paragraphs.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            if "image/png" in data:
+                picture = page.with_name(f"{page.stem}_{len(paragraphs)}.png")
+                picture.write_bytes(base64.b64decode(data["image/png"]))
+                paragraphs.append(f"![What the cell above draws]({picture.name})")
+            else:
+                paragraphs.append(f"``` {{ .text .output }}\n{''.join(data['text/plain'])}\n```")
+    page.write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
 
 
 def present(nav: list[Any], folder: Path) -> Iterator[Any]:
-    """Yields the entries of the navigation, without those marked as optional whose page does not exist."""
+    """Yields the entries of the navigation, without optional pages that do not exist."""
     for entry in nav:
         ((title, target),) = entry.items()
         if isinstance(target, list):
             yield {title: list(present(target, folder))}
         elif target not in OPTIONAL or (folder / target).exists():
             yield entry
-
-
-#: Pages that the navigation has only if they exist.
-OPTIONAL = ("docs/browser.md",)
 
 
 def main(output: Path) -> None:

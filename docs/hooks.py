@@ -35,6 +35,7 @@ def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
     markdown = markdown.replace(".ipynb)", ".md)")  # as build.py converts notebooks
     markdown = _PICTURE.sub(r"![\2](\3#only-light)\n![\2](\1#only-dark)", markdown)
     parts = _FENCE.split(markdown)
+    parts[1::2] = [part.replace("```console", "```bash", 1) for part in parts[1::2]]  # no prompts: all of it is input
     parts[::2] = ["\n".join(_with_links(line) for line in part.split("\n")) for part in parts[::2]]
     return "".join(parts)
 

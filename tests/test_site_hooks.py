@@ -42,3 +42,7 @@ def test_a_picture_follows_the_palette(hooks: ModuleType) -> None:
 
 def test_notebooks_are_pages(hooks: ModuleType) -> None:
     assert hooks.on_page_markdown("[n](a/n.ipynb)") == "[n](a/n.md)"
+
+
+def test_commands_are_input(hooks: ModuleType) -> None:
+    assert hooks.on_page_markdown("```console\nqpass demo\n```") == "```bash\nqpass demo\n```"
