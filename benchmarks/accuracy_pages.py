@@ -92,7 +92,8 @@ def overview(measured: Mapping[str, Measured]) -> Iterator[str]:
     yield ""
     yield "Written by `python benchmarks/accuracy.py`. Every figure is measured through onnxruntime on the exported file, and every file was verified"
     yield "against the graph. The networks were trained by others and are of different kinds; each has a page with all columns:"
-    yield ", ".join(f"[{one.network.title}](accuracy_{name.replace('-', '_')}.md)" for name, one in measured.items()) + "."
+    pages = {one.network.title: f"accuracy_{name.replace('-', '_')}.md" for name, one in measured.items() if one.rows}
+    yield ", ".join(f"[{title}]({page})" for title, page in pages.items()) + "."
     yield ""
     yield WHAT_ERRORS_ARE
     yield ""

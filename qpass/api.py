@@ -53,7 +53,7 @@ def quantize_graph(
     default dtype and device, and torch's random state. Threads that call qpass concurrently take turns.
 
     If torch.distributed is initialized, every process calls this with the same arguments, does its
-    share of the work and returns the same network (see docs/scaling.md).
+    share of the work and returns the same network (see docs/how-to/several-processes.md).
 
     Args:
         model: Any model that torch.export can capture. It is not modified, and the result shares

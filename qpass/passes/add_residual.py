@@ -47,9 +47,9 @@ class AddResidual(Pass):
     B A is the best approximation of W - Q(W) of that rank in the metric of the inputs. With S the
     Cholesky factor of their Gram matrix, it is the truncated SVD of (W - Q(W)) S, with A multiplied by
     S^-1 from the right. Everything is 8-bit integers. Scales and zero points are chosen so that both
-    products can be one integer product with a larger inner dim, [x, t] [m Q(W), B̂]ᵀ. t has the zero
-    point of x, and B̂ has the scale s_x s_W / (m s_t) for each output. m is a power of two with which
-    the codes of m Q(W) still fit.
+    products can be one integer product with a larger inner dim, ``[x, t] [m Q(W), B̂]ᵀ``. t has the
+    zero point of x, and B̂ has the scale s_x s_W / (m s_t) for each output. m is a power of two with
+    which the codes of m Q(W) still fit.
 
     Args:
         batches: Model inputs that the Gram matrices are computed from.
