@@ -2,6 +2,8 @@
 
 from qpass.api import (
     benchmark_latency,
+    evaluate,
+    export_float,
     export_onnx,
     images,
     load,
@@ -28,6 +30,7 @@ from qpass.errors import (
     VerifyError,
 )
 from qpass.runtime import old_paths
+from qpass.runtime.public_names import only
 from qpass.version import __version__
 
 old_paths.install()
@@ -48,6 +51,8 @@ __all__ = [
     "VerifyError",
     "__version__",
     "benchmark_latency",
+    "evaluate",
+    "export_float",
     "export_onnx",
     "images",
     "load",
@@ -59,3 +64,4 @@ __all__ = [
     "sensitivity_report",
     "verify_onnx",
 ]
+__dir__ = only(__all__)

@@ -64,7 +64,7 @@ def evaluate_together(
             if labels is None:
                 raise DataError("the data has no labels", where="evaluate", expected="labels.csv, an ImageFolder, or y in .npz")
             for name, predict in predictors.items():
-                correct[name].append(_correct(scores_of(predict(images), name), labels, name))
+                correct[name].append(correct_classes(predict(images), labels, name))
     if not all(correct.values()):
         raise DataError("no samples", where="evaluate")
     return {name: Accuracy(torch.cat(parts)) for name, parts in correct.items()}
@@ -86,7 +86,14 @@ def in_batches_of(rows: int, predict: Callable[[Tensor], Any]) -> Callable[[Tens
     return scores
 
 
-def _correct(scores: Tensor, labels: Tensor, where: str) -> Tensor:
+def correct_classes(outputs: Any, labels: Tensor, where: str) -> Tensor:
+    """Returns for each sample whether its highest score is its label's: (batch,) bool, on the CPU.
+
+    Raises:
+        DataError: If outputs hold no class scores (see ``scores_of``), or labels and scores do not
+            match.
+    """
+    scores = scores_of(outputs, where)
     if len(scores) != len(labels):
         raise DataError(f"{len(scores)} rows of scores", where=where, expected=f"one for each of {len(labels)} images")
     if int(labels.max()) >= scores.shape[1]:
