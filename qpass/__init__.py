@@ -1,5 +1,7 @@
 """qpass: post-training quantization of vision transformers, from PyTorch to verified ONNX QDQ."""
 
+import logging
+
 from qpass.api import (
     benchmark_latency,
     evaluate,
@@ -34,6 +36,7 @@ from qpass.runtime.public_names import only
 from qpass.version import __version__
 
 old_paths.install()
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # a program that wants the log adds one
 
 __all__ = [
     "AccuracyError",

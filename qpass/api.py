@@ -47,6 +47,7 @@ def quantize_graph(
     checkpoint_dir: str | Path | None = None,
     max_memory: float = DEFAULT_GIB,
     progress: bool = True,
+    images: bool = True,
 ) -> fx.GraphModule:
     """Quantizes a float model after training, from calibration data alone.
 
@@ -94,6 +95,8 @@ def quantize_graph(
             between layers; the rest goes to a temporary file (in ``TMPDIR``). The model, two copies of
             it, histograms, and the values of one batch are not counted.
         progress: Whether to show progress bars on standard error.
+        images: Whether the report shows four small calibration images. With False it has their ranges,
+            means and deviations only.
 
     Returns:
         A ``torch.fx.GraphModule`` that computes the quantized network with the model's inputs and
@@ -122,6 +125,7 @@ def quantize_graph(
         checkpoint_dir=checkpoint_dir,
         max_memory=max_memory,
         progress=progress,
+        images=images,
     )
     return request.carry_out(model, calib_loader)  # type: ignore[return-value]
 
@@ -148,6 +152,7 @@ def quantize_to_accuracy(
     seed: int = 0,
     max_memory: float = DEFAULT_GIB,
     progress: bool = True,
+    images: bool = True,
 ) -> AccuracyResult:
     """Quantizes as narrowly as a metric allows: a file whose score drops by at most ``max_drop``.
 
@@ -188,6 +193,7 @@ def quantize_to_accuracy(
         seed: Random seed.
         max_memory: GiB of memory for what is kept of calibration data.
         progress: Whether to show on standard error what is tried, and progress bars.
+        images: Whether the report shows four small calibration images.
 
     Returns:
         The result: ``print`` it, export its ``graph``, or read ``config``, ``drop`` and ``trials``.
@@ -219,6 +225,7 @@ def quantize_to_accuracy(
         seed=seed,
         max_memory=max_memory,
         progress=progress,
+        images=images,
     )
     kept = None if folder is None else Path(folder)
     return keep_accuracy(request, request.read(model, calib_loader), goal, kept)

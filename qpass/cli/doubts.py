@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from qpass.data.value_range import ValueRange, range_of_values
+
 #: Ranges fitted on fewer samples are unreliable.
 FEW = 8
-#: Pixels that are not normalized lie in [0, 1] or [0, 255]; normalized ones rarely exceed 4.
-_LARGEST_NORMALIZED = 20.0
 
 
 def doubts_of_weights(model: str, checkpoint: Path | None, folder: Path | None) -> Iterator[str]:
@@ -43,7 +43,7 @@ def doubts_of_images(batch: Tensor, count: int, asked: int | None, *, arrays: bo
         yield f"{count} calibration image{'s' * (count != 1)}: ranges fitted on so few are unreliable; give 32 to 128"
     if arrays and normalized and batch.is_floating_point():
         least, greatest = batch.min().item(), batch.max().item()
-        if least >= 0 and (greatest <= 1 or greatest > _LARGEST_NORMALIZED):
+        if range_of_values(least, greatest) is not ValueRange.NORMALIZED:
             yield (
                 f"the calibration arrays have values from {least:g} to {greatest:g}, like pixels that are not normalized; "
                 "the model expects normalized ones: subtract its mean and divide by its std, or give image files"

@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from qpass.cli.options import note
 from qpass.errors import DataError
 from qpass.runtime.atomic_write import write_whole
 from qpass.runtime.plain_data import printable
@@ -38,7 +37,7 @@ def add_to_report(folder: Path, **outcomes: Any) -> None:
         write_whole(folder / FIGURES, report.to_json())
         write_whole(folder / REPORT, page)
     except DataError as error:
-        click.echo(f"warning: the report does not have this result: {printable(str(error))}", err=True)
+        note(f"warning: the report does not have this result: {error}")
 
 
 def keep_verdict(folder: Path, result: VerifyReport) -> None:

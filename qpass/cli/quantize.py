@@ -14,7 +14,16 @@ from qpass.cli.closing import check_file, closing_lines
 from qpass.cli.doubts import doubts_of_folder, doubts_of_images, doubts_of_weights
 from qpass.cli.keep_accuracy import AccuracyOptions, accuracy_options
 from qpass.cli.model_arguments import named_arguments
-from qpass.cli.options import COUNT, DATA, batch_size_option, console, image_options, preprocessing_options, renamed
+from qpass.cli.options import (
+    COUNT,
+    DATA,
+    batch_size_option,
+    console,
+    file_options,
+    image_options,
+    preprocessing_options,
+    renamed,
+)
 from qpass.cli.outputs import float_file, prepare_folder, write_all
 from qpass.cli.resumable import resumable
 from qpass.cli.transforms import model_transform, read_names
@@ -72,19 +81,7 @@ from qpass.runtime.storage import DEFAULT_GIB, bytes_of
     show_default=True,
     help="GiB of memory for images and values between layers; the rest goes to a temporary file.",
 )
-@click.option(
-    "--target",
-    default="onnxruntime",
-    show_default=True,
-    help="Runtime to write model.onnx for: onnxruntime, onnxruntime-contrib (its own operators too) or openvino.",
-)
-@click.option(
-    "--weight-type",
-    default="auto",
-    show_default=True,
-    help="Type of 8-bit weights and factors in model.onnx: int8, the fastest; uint8, exact on x86 without VNNI too; or auto,"
-    " the fastest that is exact on this machine.",
-)
+@file_options("model.onnx")
 @click.option("--output", type=DATA, required=True, help="Folder to write to; created if missing.")
 @click.option("--discard", is_flag=True, help="Delete blocks and candidates that another run left in --output, and start over.")
 @click.option("--no-verify", is_flag=True, help="Write the files without verifying and timing them.")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import click
+from qpass.cli.options import note
 
 
 @contextmanager
@@ -19,10 +19,10 @@ def resumable(kind: str, folder: Path) -> Iterator[None]:
     """
     saved = len(list(folder.glob("*.safetensors"))) if kind == "block" else 0
     if saved:
-        click.echo(f"resuming: {saved} block{'s' * (saved != 1)} saved in {folder}", err=True)
+        note(f"resuming: {saved} block{'s' * (saved != 1)} saved in {folder}")
     try:
         yield
     except KeyboardInterrupt:
         if kind:
-            click.echo(f"interrupted: the same command resumes after the last {kind} saved in {folder}", err=True)
+            note(f"interrupted: the same command resumes after the last {kind} saved in {folder}")
         raise

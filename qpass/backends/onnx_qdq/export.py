@@ -106,6 +106,7 @@ def _export(
             model.metadata_props["qpass.format"] += f"; {explain_weight_type(weight_type)}"
     model.metadata_props.update(metadata)
     write_model(model, path)
+    _LOG.info("wrote %s: opset %d, %d bytes", path, opset, path.stat().st_size)
     return path
 
 
