@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -39,6 +37,7 @@ def compare(first: Path, second: Path, top: int, speed: bool, output: Path | Non
     """
     from qpass.cli.run_folder import read_report
     from qpass.report.compare import differing_settings, unfair
+    from qpass.report.summary import summary
     from qpass.report.tensor_pairs import tensor_pairs
 
     names, reports = (str(first), str(second)), (read_report(first), read_report(second))
@@ -50,7 +49,7 @@ def compare(first: Path, second: Path, top: int, speed: bool, output: Path | Non
             {"setting": name, "values": values} for name, *values in differing_settings(reports[0].config, reports[1].config)
         ]
         found = {
-            "runs": [_plain(name, report) for name, report in zip(names, reports, strict=True)],
+            "runs": [{"folder": name, **summary(report)} for name, report in zip(names, reports, strict=True)],
             "speed": None if timed is None else timed.to_dict(),
             "settings": settings,
             "tensors": [pair.to_dict() for pair in pairs],
@@ -114,21 +113,3 @@ def _timed(first: Path, second: Path) -> LatencyReport:
         raise ConfigError("is compared with itself", where=str(first), expected="two folders")
     files = {str(folder): file_in(folder, MODEL) for folder in (first, second)}
     return benchmark(files, baseline=str(first))
-
-
-def _plain(name: str, report: QuantReport) -> dict[str, Any]:
-    """Returns the figures of a report as plain data."""
-    from qpass.report.tiles import file_sizes
-
-    sizes = file_sizes(report)
-    return {
-        "folder": name,
-        "model": report.model,
-        "recipe": report.recipe,
-        "agreement": None if report.agreement is None else asdict(report.agreement),
-        "output_sqnr_db": None if math.isnan(report.output_sqnr_db) else report.output_sqnr_db,
-        "bytes": None if sizes is None else sizes[1],
-        "float_bytes": None if sizes is None else sizes[0],
-        "speed": [asdict(speed) for speed in report.speed],
-        "verified": None if report.verified is None else asdict(report.verified),
-    }

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from qpass.data.value_range import ValueRange, range_of_values
+
+if TYPE_CHECKING:
+    from qpass.evaluation.top1 import Accuracy
 
 #: Ranges fitted on fewer samples are unreliable.
 FEW = 8
@@ -48,6 +51,21 @@ def doubts_of_images(batch: Tensor, count: int, asked: int | None, *, arrays: bo
                 f"the calibration arrays have values from {least:g} to {greatest:g}, like pixels that are not normalized; "
                 "the model expects normalized ones: subtract its mean and divide by its std, or give image files"
             )
+
+
+def doubt_of_labels(base: Accuracy) -> str | None:
+    """Returns a warning if the float network does no better than guessing.
+
+    Args:
+        base: Its accuracy on the labelled images.
+    """
+    guessed, count = 1 / base.classes if base.classes else 0.0, len(base.correct)
+    if not guessed or base.top1 > guessed + 2 * (guessed * (1 - guessed) / count) ** 0.5:
+        return None
+    return (
+        f"the float network classifies {base.top1:.1%} of {count} images correctly, no more than guessing would: the labels may"
+        " count the classes in another order, or the images need another preprocessing"
+    )
 
 
 def doubts_of_folder(output: Path, model: str, recipe: str) -> Iterator[str]:

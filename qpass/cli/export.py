@@ -38,7 +38,7 @@ def export(
     from qpass.backends.onnx_qdq.export import export_quantized, processors
     from qpass.backends.onnx_qdq.preprocessing import preprocessing_metadata
     from qpass.backends.onnx_qdq.targets import target_by_name
-    from qpass.cli.run_folder import FLOAT, GRAPH, MODEL, file_in, read_settings
+    from qpass.cli.run_folder import FLOAT, GRAPH, MODEL, exported_name, file_in, read_settings
     from qpass.cli.sample_images import sample_images
     from qpass.graph.facts import facts_of, recipe_of
 
@@ -46,7 +46,7 @@ def export(
     use_int8_weights(weight_type)
     settings = read_settings(folder)
     graph = qpass.load(file_in(folder, GRAPH))
-    path = output or folder / _default_name(target, weight_type)
+    path = output or folder / exported_name(target, weight_type)
     if path.resolve() in [(folder / name).resolve() for name in (MODEL, FLOAT)]:
         raise ConfigError(
             "is the folder's own file", where=str(path), expected="another name", hint="qpass quantize --target replaces it"
@@ -80,10 +80,6 @@ def export(
         console.print(printable("\n".join(lines)), highlight=False, soft_wrap=True)
     if verified is not None and not verified.passed:
         raise click.exceptions.Exit(2)
-
-
-def _default_name(target: str, weight_type: str) -> str:
-    return f"model-{target}.onnx" if weight_type == "auto" else f"model-{target}-{weight_type}.onnx"
 
 
 def _preprocessing(folder: Path) -> dict[str, Any] | None:

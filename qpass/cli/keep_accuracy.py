@@ -98,8 +98,10 @@ class AccuracyOptions:
 
         return top1
 
-    def quantize(self, network: Any, batches: Any, recipe: Any, metric: Any, output: Path, **options: Any) -> Any:
-        """Returns the quantized graph, prints what was tried, and writes the recipe.
+    def quantize(
+        self, network: Any, batches: Any, recipe: Any, metric: Any, output: Path, *, quiet: bool, **options: Any
+    ) -> Any:
+        """Returns the quantized graph, prints what was tried unless ``quiet``, and writes the recipe.
 
         Raises:
             AccuracyError: If no candidate keeps the goal; what was tried is printed first.
@@ -118,8 +120,10 @@ class AccuracyOptions:
                 **options,
             )
         except AccuracyError as error:
-            console.print(error.table, highlight=False, soft_wrap=True)
+            if not quiet:
+                console.print(error.table, highlight=False, soft_wrap=True)
             raise
-        console.print(str(found), highlight=False, soft_wrap=True)
+        if not quiet:
+            console.print(str(found), highlight=False, soft_wrap=True)
         write_whole(output / RECIPE, found.recipe_yaml())
         return found.graph

@@ -13,6 +13,7 @@ from qpass.runtime.plain_data import printable
 
 if TYPE_CHECKING:
     from qpass.backends.onnxruntime import VerifyReport
+    from qpass.report.data import Verified
 
 #: Characters of a verdict that the report keeps: names in a file may be long.
 _SUMMARY = 1_000
@@ -40,8 +41,8 @@ def add_to_report(folder: Path, **outcomes: Any) -> None:
         note(f"warning: the report does not have this result: {error}")
 
 
-def keep_verdict(folder: Path, result: VerifyReport) -> None:
-    """Adds a verdict to the report of a folder."""
+def verdict_of(result: VerifyReport) -> Verified:
+    """Returns a verdict as the report keeps it."""
     from qpass.report.data import Verified
 
-    add_to_report(folder, verified=Verified(result.passed, printable(result.headline)[:_SUMMARY], result.samples))
+    return Verified(result.passed, printable(result.headline)[:_SUMMARY], result.samples)

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from qpass.cli.options import COUNT, DATA, console, image_options, runtime_option
-from qpass.cli.outcomes import keep_verdict
+from qpass.cli.outcomes import add_to_report, verdict_of
 from qpass.cli.sample_images import sample_images
 from qpass.cli.transforms import changed
 from qpass.graph.facts import facts_of
@@ -44,7 +44,7 @@ def verify(
     graph = qpass.load(file_in(folder, GRAPH))
     images = sample_images(settings, facts_of(graph), samples, data)
     result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False, max_memory=max_memory, runtime=runtime)
-    keep_verdict(folder, result)
+    add_to_report(folder, verified=verdict_of(result))
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=1))
     else:

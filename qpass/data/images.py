@@ -49,7 +49,10 @@ def open_images(path: str | Path, transform: Decodes) -> ImageSource:
     elif is_array(path):
         source = _open_array(path)
     else:
-        raise DataError(f"files of kind {path.suffix!r} are not read", where=str(path), expected="a folder, .zip, .npy or .npz")
+        hint = "are images and checkpoint swapped?" if path.suffix in (".safetensors", ".pt", ".pth", ".bin", ".ckpt") else ""
+        raise DataError(
+            f"files of kind {path.suffix!r} are not read", where=str(path), expected="a folder, .zip, .npy or .npz", hint=hint
+        )
     if not len(source):
         raise DataError("holds no image", where=str(path), expected=f"files ending in {', '.join(IMAGE_SUFFIXES)}")
     return source
