@@ -30,9 +30,9 @@ Reports = tuple["QuantReport", "QuantReport"]
 @click.option("--output", type=DATA, help="Also write a page that compares every layer.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(first: Path, second: Path, top: int, speed: bool, output: Path | None, as_json: bool) -> None:
-    """Compare two folders from 'qpass quantize': accuracy kept, size, speed, and the tensors that differ most.
+    """Compare two folders: accuracy kept, size, speed, and the tensors that differ most.
 
-    Accuracy is agreement with float on calibration images, as in the report. 'qpass evaluate'
+    FIRST and SECOND are folders from 'qpass quantize'. Accuracy is agreement with float on calibration images, as in the report. 'qpass evaluate'
     measures it on others.
     """
     from qpass.cli.run_folder import read_report

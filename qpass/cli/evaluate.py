@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 
-from qpass.cli.doubts import doubt_of_labels
+from qpass.cli.labelled import FLOAT_FILE, open_labelled, top1_of_files
 from qpass.cli.options import DATA, batch_size_option, console, image_options
 from qpass.cli.transforms import saved_transform
-from qpass.graph.facts import facts_of
 from qpass.runtime.plain_data import printable
 
 if TYPE_CHECKING:
     from qpass.evaluation.top1 import Accuracy
-
-
-_FLOAT = "float, onnxruntime"
 
 
 @click.command()
@@ -37,26 +31,11 @@ def evaluate(folder: Path, data: Path, batch_size: int, crop: int | None, resize
     """
     import qpass
     from qpass.cli.run_folder import FLOAT, GRAPH, MODEL, file_in
-    from qpass.data import image_batches, open_images
-    from qpass.data.rows import batch_size as rows_of
-    from qpass.evaluation.top1 import evaluate_together, in_batches_of
-    from qpass.progress import track
 
-    source = open_images(data, saved_transform(folder, crop, resize))
+    images = open_labelled(data, saved_transform(folder, crop, resize))
     graph = qpass.load(file_in(folder, GRAPH))
-    predictors: dict[str, Callable[..., Any]] = {
-        _FLOAT: qpass.onnxruntime_model(graph, file_in(folder, FLOAT)),
-        "quantized, torch": graph,
-        "quantized, onnxruntime": qpass.onnxruntime_model(graph, file_in(folder, MODEL)),
-    }
-    if not facts_of(graph).dynamic_batch:
-        rows = rows_of(facts_of(graph).example)
-        predictors = {name: in_batches_of(rows, predict) for name, predict in predictors.items()}
-    batches = track(image_batches(source, batch_size), "evaluate", total=-(-len(source) // batch_size))
-    found = evaluate_together(predictors, batches)
-    base = found[_FLOAT]
-    if (doubt := doubt_of_labels(base)) is not None:
-        warnings.warn(doubt, stacklevel=2)
+    found = top1_of_files(graph, file_in(folder, FLOAT), file_in(folder, MODEL), images, batch_size, with_graph=True)
+    base = found[FLOAT_FILE]
     networks = {name: _row(accuracy, base) for name, accuracy in found.items()}
     if as_json:
         click.echo(json.dumps({"data": str(data), "images": len(base.correct), "networks": networks}, indent=1))

@@ -103,7 +103,7 @@ def quantize(**options: Any) -> None:
       model.qpass   the quantized graph for torch (qpass.load)
       float.onnx    the float file, the baseline of size and speed
       report.html   errors, ranges and histograms of every layer; report.json has the same data
-      settings.json the model, seed and command, versions, digests, and which calibration images were drawn
+      settings.json the model, command, versions, digests, and which images were drawn
       recipe.yaml   with --max-drop: the recipe that was chosen, for --config
       run.py        a script that runs model.onnx on images without qpass and torch
       preprocessing.json  how images become its input, and the names of its classes

@@ -23,6 +23,7 @@ class QuantizeOptions:
 
     Attributes:
         goal: Options of ``--max-drop``; None without.
+        eval_data: Labelled images of ``--eval``.
         recipe: The recipe that ``config``, ``schedule``, ``polish``, ``exclude`` and ``target`` give.
         names: Names of the classes; None for the model's.
         factory_arguments: Arguments of the model's factory.
@@ -60,6 +61,7 @@ class QuantizeOptions:
     class_names: Path | None
     image_size: tuple[int, int] | None
     goal: AccuracyOptions | None
+    eval_data: Path | None
     recipe: QuantConfig = field(init=False)
     names: list[str] | None = field(init=False)
     factory_arguments: dict[str, Any] = field(init=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qpass.cli.closing import print_result
 from qpass.cli.doubts import doubts_of_folder, doubts_of_images, doubts_of_weights
 from qpass.cli.image_errors import about_images
+from qpass.cli.labelled import open_labelled, top1_of_files
 from qpass.cli.outputs import FloatFile, float_file, prepare_folder, write_files, write_report
 from qpass.cli.resumable import resumable
 from qpass.cli.run_record import DigestOfBatches, command_line, file_digest, versions
@@ -28,7 +29,7 @@ def run(options: QuantizeOptions) -> bool:
     Returns:
         False if the file was verified and is not the graph's network.
     """
-    from qpass.cli.run_folder import BLOCKS, CANDIDATES, Settings, owned_folder
+    from qpass.cli.run_folder import BLOCKS, CANDIDATES, MODEL, Settings, owned_folder
     from qpass.data import draw_images, image_batches, open_images
     from qpass.runtime.distributed import Processes, job
     from qpass.zoo.source_model import open_model
@@ -44,8 +45,9 @@ def run(options: QuantizeOptions) -> bool:
         changes = {name: getattr(options, name) for name in ("crop", "resize", "image_size", "mean", "std")}
         transform, known = model_transform(source, options.calib, **changes)
         count = options.asked or (1000 if options.learns else 128)
-        images = draw_images(open_images(options.calib, transform), count, seed=options.seed)
+        images = draw_images(open_images(options.calib, transform, needs_labels=False), count, seed=options.seed)
         metric = None if goal is None else goal.metric(transform, min(options.batch_size, len(images)))
+        labelled = None if options.eval_data is None else open_labelled(options.eval_data, transform)
         held.enter_context(about_images(options.calib))
         if first:
             batch = next(iter(image_batches(images, options.batch_size)))[0]
@@ -69,13 +71,15 @@ def run(options: QuantizeOptions) -> bool:
             images=images.names,
             **_record(options, source, batches, float_network),
         ).write(output)
-        verified = None
+        verified = top1 = None
+        if labelled is not None:
+            top1 = top1_of_files(qmodel, float_network.path, output / MODEL, labelled, options.batch_size)
         try:
             if not options.no_verify:
                 verified = _verified(options, qmodel, batch)
         finally:
             figures = write_report(figures, output, verified)
-    print_result(figures, output, verified, as_json=options.as_json)
+    print_result(figures, output, verified, top1, as_json=options.as_json)
     return verified is None or verified.passed
 
 

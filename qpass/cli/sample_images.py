@@ -31,5 +31,5 @@ def sample_images(settings: Settings, facts: GraphFacts, count: int, data: Path 
         note(f"warning: {missing}; verifying on the {rows_of(facts.example)} that the graph stores; --data names others")
         return args[0]
     rows = count if facts.dynamic_batch else rows_of(facts.example)
-    source = open_images(path, settings.transform)
+    source = open_images(path, settings.transform, needs_labels=False)
     return next(iter(image_batches(draw_images(source, rows, seed=settings.seed), rows)))[0]

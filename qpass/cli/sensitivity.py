@@ -111,7 +111,7 @@ def sensitivity(
 def _drawn(path: Path, transform: Any, count: int, seed: int) -> Any:
     from qpass.data import draw_images, open_images
 
-    return draw_images(open_images(path, transform), count, seed=seed)
+    return draw_images(open_images(path, transform, needs_labels=False), count, seed=seed)
 
 
 def _of_folder(
@@ -138,7 +138,7 @@ def _of_folder(
     recipe = config or QuantConfig.from_any(read_report(folder).config)
     checkpoint = Path(settings.checkpoint) if settings.checkpoint else None
     network = open_model(settings.model, checkpoint, **named_arguments(tuple(settings.model_args))).network
-    source = open_images(settings.calibration, saved_transform(folder, crop, resize))
+    source = open_images(settings.calibration, saved_transform(folder, crop, resize), needs_labels=False)
     places = {name: place for place, name in enumerate(source.names)}
     if missing := [name for name in settings.images if name not in places]:
         raise DataError(
