@@ -32,8 +32,8 @@ Reports = tuple["QuantReport", "QuantReport"]
 def compare(first: Path, second: Path, top: int, speed: bool, output: Path | None, as_json: bool) -> None:
     """Compare two folders: accuracy kept, size, speed, and the tensors that differ most.
 
-    FIRST and SECOND are folders from 'qpass quantize'. Accuracy is agreement with float on calibration images, as in the report. 'qpass evaluate'
-    measures it on others.
+    FIRST and SECOND are folders from 'qpass quantize'. Accuracy is agreement with float on
+    calibration images, as in the report. 'qpass evaluate' measures it on others.
     """
     from qpass.cli.run_folder import read_report
     from qpass.report.compare import differing_settings, unfair

@@ -68,6 +68,20 @@ def doubt_of_labels(base: Accuracy) -> str | None:
     )
 
 
+def doubt_of_processors(exact_on: str, file: str) -> str | None:
+    """Returns what to say of a file that does not match its graph on every processor.
+
+    Args:
+        exact_on: The processors on which it does, as the report names them.
+        file: The file.
+    """
+    from qpass.backends.onnx_qdq.export import EVERY_PROCESSOR
+
+    if exact_on == EVERY_PROCESSOR:
+        return None
+    return f"on x86 processors without VNNI, {file} gives other results; --weight-type uint8 is exact on every processor"
+
+
 def doubts_of_folder(output: Path, model: str, recipe: str) -> Iterator[str]:
     """Yields a warning if the folder holds the result of another model or recipe.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from qpass.cli.doubts import doubt_of_processors
 from qpass.cli.options import DATA, console, file_options, note, runtime_option
 from qpass.errors import ConfigError, DataError
 from qpass.runtime.plain_data import printable
@@ -55,8 +56,10 @@ def export(
         graph, path, target=target, weight_type=weight_type, metadata=preprocessing_metadata(_preprocessing(folder))
     )
     if target == "openvino" and not recipe_of(graph).fused_attention:
-        note("warning: attention stays in float in OpenVINO; 'qpass quantize --target openvino' quantizes it for integers")
+        note("note: attention stays in float in OpenVINO; 'qpass quantize --target openvino' quantizes it for integers")
     exact = processors(graph, weight_type)
+    if (doubt := doubt_of_processors(exact, path.name)) is not None:
+        note(f"note: {doubt}")
     verified = None
     if not no_verify:
         images = sample_images(settings, facts_of(graph), _SAMPLES, data)

@@ -92,9 +92,9 @@ def write_files(
     from qpass.cli.run_folder import GRAPH, MODEL, remove_derived
     from qpass.graph.device import on_cpu
 
-    remove_derived(folder)
     metadata = preprocessing_metadata(float_network.images)
     export_quantized(on_cpu(qmodel), folder / MODEL, target=target, weight_type=weight_type, metadata=metadata)
+    remove_derived(folder)
     _write_script(float_network.images, folder)
     figures = qpass.quantization_report(qmodel)
     files = {f"file {path.name}": path.stat().st_size for path in (float_network.path, folder / MODEL)}

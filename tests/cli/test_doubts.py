@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import fx
 
-from qpass.cli.doubts import doubt_of_labels, doubts_of_folder, doubts_of_images, doubts_of_weights
+from qpass.backends.onnx_qdq.export import processors
+from qpass.cli.doubts import doubt_of_labels, doubt_of_processors, doubts_of_folder, doubts_of_images, doubts_of_weights
 from qpass.evaluation.top1 import Accuracy
 
 
@@ -58,3 +60,12 @@ def test_labels_that_a_network_does_not_know(right: int, classes: int, doubtful:
         assert said.startswith(
             f"the float network classifies {right / 40:.1%} of 40 images correctly, no more than guessing would"
         )
+
+
+def test_a_file_that_is_exact_on_some_processors(quantized: fx.GraphModule) -> None:
+    assert doubt_of_processors(processors(quantized, "uint8"), "model.onnx") is None
+    said = doubt_of_processors(processors(quantized, "int8"), "model.onnx")
+    assert (
+        said
+        == "on x86 processors without VNNI, model.onnx gives other results; --weight-type uint8 is exact on every processor"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -105,12 +106,21 @@ def test_a_run_of_another_model_leaves_no_companions(classifier: Quantized, tmp_
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((8, 3, 32, 32), np.float32))
     for name in ("sensitivity.json", "model-openvino.onnx", "model-mine.onnx"):
         (folder / name).write_text("of the other model")
-    result = run("quantize", "tests.models:small_vit", "--calib", tmp_path / "x.npy", "--output", folder, "--no-verify")
+    options = ("--no-verify", "--no-images", "--json")
+    result = run("quantize", "tests.models:small_vit", "--calib", tmp_path / "x.npy", "--output", folder, *options)
     assert result.exit_code == 0, result.output
-    assert "holds " in result.stderr
+    found = json.loads(result.stdout)
+    assert (found["folder"], found["recipe"], found["verified"]) == (str(folder), "w8a8", None)
+    assert found["bytes"] == (folder / "model.onnx").stat().st_size
+    assert found["bytes"] < found["float_bytes"] == (folder / "float.onnx").stat().st_size
+    assert json.loads((folder / "report.json").read_text())["preview"]["images"] == []
+    settings = read_settings(folder)
+    assert settings.command[:3] == ("qpass", "quantize", "tests.models:small_vit")
+    for name in ("model.onnx", "model.qpass", "float.onnx"):
+        assert settings.digests[name] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
     names = {"model.onnx", "model.qpass", "float.onnx", "report.html", "report.json", "settings.json"}
     assert {path.name for path in folder.iterdir()} == {*names, "model-mine.onnx"}
-    assert read_settings(folder).companions == ()
+    assert settings.companions == ()
 
 
 def test_its_script_names_the_classes(classifier: Quantized) -> None:
