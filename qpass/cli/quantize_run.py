@@ -72,11 +72,11 @@ def run(options: QuantizeOptions) -> bool:
             **_record(options, source, batches, float_network),
         ).write(output)
         verified = top1 = None
-        if labelled is not None:
-            top1 = top1_of_files(qmodel, float_network.path, output / MODEL, labelled, options.batch_size)
         try:
             if not options.no_verify:
                 verified = _verified(options, qmodel, batch)
+            if labelled is not None:
+                top1 = top1_of_files(qmodel, float_network.path, output / MODEL, labelled, options.batch_size)
         finally:
             figures = write_report(figures, output, verified)
     print_result(figures, output, verified, top1, as_json=options.as_json)
