@@ -37,7 +37,7 @@ def main() -> None:
       qpass export   out/ --target openvino         a file for another runtime or processor
       qpass sensitivity out/                        which tensors cost most, and rules for them
 
-    'qpass demo' runs these steps on handwritten digits in about a minute, with nothing to download.
+    'qpass demo' runs these steps on handwritten digits in a minute or two, with nothing to download.
     """  # noqa: D301 (click reads the backspace)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
+from rich.table import Column, Table
 
 from qpass.cli.options import COUNT, DATA, console, note
 from qpass.errors import ConfigError
@@ -77,7 +77,7 @@ def figures_table(names: tuple[str, str], reports: Reports) -> Table:
     """Returns the figures of two reports side by side."""
     from qpass.report.compare import figures
 
-    table = Table("", *map(printable, names))
+    table = _folding("", *map(printable, names))
     for row in figures(*reports):
         table.add_row(*map(printable, row))
     return table
@@ -90,8 +90,13 @@ def write_page(names: tuple[str, str], reports: Reports, output: Path) -> None:
     write_whole(output, compare_page(reports, names))
 
 
+def _folding(*titles: str) -> Table:
+    """Returns a table that cuts no path: what is left of it may be another's."""
+    return Table(*(Column(title, overflow="fold") for title in titles))
+
+
 def _tensor_table(names: tuple[str, str], pairs: list[TensorPair]) -> Table:
-    table = Table("tensor", *(f"bits, {printable(name)}" for name in names), *(f"dB, {printable(name)}" for name in names))
+    table = _folding("tensor", *(f"bits, {printable(name)}" for name in names), *(f"dB, {printable(name)}" for name in names))
     for pair in pairs:
         bits = ["float" if row is None else str(row.bits) for row in pair.rows]
         decibels = ["" if row is None else f"{row.sqnr_db:.1f}" for row in pair.rows]

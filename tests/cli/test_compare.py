@@ -60,6 +60,19 @@ def test_figures_and_tensors(folders: tuple[Path, Path], quantized: fx.GraphModu
     assert shown == [tensor["tensor"] for tensor in plain["tensors"][:3]]
 
 
+def test_paths_are_not_cut_in_a_narrow_terminal(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    narrow = tmp_path / "a"
+    narrow.mkdir()
+    text = (
+        (folders[0] / "report.json")
+        .read_text()
+        .replace("blocks.0.mlp.fc1", "a.long.path.of.many.modules.that.is.no.longer.short")
+    )
+    (narrow / "report.json").write_text(text)
+    result = CliRunner().invoke(main, ["compare", str(narrow), str(folders[1])], env={"COLUMNS": "70"})
+    assert "…" not in result.stdout.partition("tensors whose")[2]
+
+
 def test_a_page_and_what_is_unfair(folders: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = folders
     other = tmp_path / "other"
