@@ -1,7 +1,11 @@
 """qpass: post-training quantization of vision transformers, from PyTorch to verified ONNX QDQ."""
 
+import logging
+
 from qpass.api import (
     benchmark_latency,
+    evaluate,
+    export_float,
     export_onnx,
     images,
     load,
@@ -28,9 +32,11 @@ from qpass.errors import (
     VerifyError,
 )
 from qpass.runtime import old_paths
+from qpass.runtime.public_names import only
 from qpass.version import __version__
 
 old_paths.install()
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # a program that wants the log adds one
 
 __all__ = [
     "AccuracyError",
@@ -48,6 +54,8 @@ __all__ = [
     "VerifyError",
     "__version__",
     "benchmark_latency",
+    "evaluate",
+    "export_float",
     "export_onnx",
     "images",
     "load",
@@ -59,3 +67,4 @@ __all__ = [
     "sensitivity_report",
     "verify_onnx",
 ]
+__dir__ = only(__all__)

@@ -28,6 +28,7 @@ from qpass.serialize import load_graph, save_graph
 if TYPE_CHECKING:
     from qpass.accuracy import AccuracyResult
     from qpass.backends.onnxruntime import LatencyReport, VerifyReport
+    from qpass.evaluation.scores import SampleMetric, SampleScores
 
 
 @in_known_state
@@ -46,6 +47,7 @@ def quantize_graph(
     checkpoint_dir: str | Path | None = None,
     max_memory: float = DEFAULT_GIB,
     progress: bool = True,
+    images: bool = True,
 ) -> fx.GraphModule:
     """Quantizes a float model after training, from calibration data alone.
 
@@ -93,6 +95,8 @@ def quantize_graph(
             between layers; the rest goes to a temporary file (in ``TMPDIR``). The model, two copies of
             it, histograms, and the values of one batch are not counted.
         progress: Whether to show progress bars on standard error.
+        images: Whether the report shows four small calibration images. With False it has their ranges,
+            means and deviations only.
 
     Returns:
         A ``torch.fx.GraphModule`` that computes the quantized network with the model's inputs and
@@ -121,6 +125,7 @@ def quantize_graph(
         checkpoint_dir=checkpoint_dir,
         max_memory=max_memory,
         progress=progress,
+        images=images,
     )
     return request.carry_out(model, calib_loader)  # type: ignore[return-value]
 
@@ -147,6 +152,7 @@ def quantize_to_accuracy(
     seed: int = 0,
     max_memory: float = DEFAULT_GIB,
     progress: bool = True,
+    images: bool = True,
 ) -> AccuracyResult:
     """Quantizes as narrowly as a metric allows: a file whose score drops by at most ``max_drop``.
 
@@ -187,6 +193,7 @@ def quantize_to_accuracy(
         seed: Random seed.
         max_memory: GiB of memory for what is kept of calibration data.
         progress: Whether to show on standard error what is tried, and progress bars.
+        images: Whether the report shows four small calibration images.
 
     Returns:
         The result: ``print`` it, export its ``graph``, or read ``config``, ``drop`` and ``trials``.
@@ -218,6 +225,7 @@ def quantize_to_accuracy(
         seed=seed,
         max_memory=max_memory,
         progress=progress,
+        images=images,
     )
     kept = None if folder is None else Path(folder)
     return keep_accuracy(request, request.read(model, calib_loader), goal, kept)
@@ -271,8 +279,7 @@ def export_onnx(
     from qpass.backends.onnx_qdq.preprocessing import describe_preprocessing, preprocessing_metadata
     from qpass.backends.parts import export_parts
 
-    if preprocessing is None and len(class_names):
-        raise ConfigError("given without preprocessing", where="export_onnx, class_names", expected="both, or neither")
+    _check_class_names(class_names, preprocessing, "export_onnx")
     if _has_parts(qmodel):
         if preprocessing is not None:
             raise ConfigError(
@@ -285,6 +292,55 @@ def export_onnx(
     images = None if preprocessing is None else describe_preprocessing(graph, preprocessing, class_names)
     metadata = preprocessing_metadata(images)
     return export_quantized(graph, path, opset=opset, target=target, weight_type=weight_type, metadata=metadata)
+
+
+@in_known_state
+def export_float(
+    model: nn.Module,
+    example: Batch,
+    path: str | Path,
+    *,
+    opset: int | None = None,
+    dynamic_shapes: Mapping[str, Any] | Sequence[Any] | None = None,
+    preprocessing: ImageTransform | None = None,
+    class_names: Sequence[str] = (),
+) -> Path:
+    """Writes a float model as an ONNX file: the baseline that ``qpass quantize`` writes as float.onnx.
+
+    It is written like a quantized file, by the same exporter with the same simplifications, so sizes
+    and times of the two can be compared.
+
+    Args:
+        model: The float model; it is not modified. Weights of other float dtypes become float32.
+        example: A batch to trace the model with, as ``quantize_graph`` takes them.
+        path: The file; its folder must exist. Above 2 GB the weights are written beside it to
+            ``<name>.data``.
+        opset: ONNX opset, 20 or later; None uses 21.
+        dynamic_shapes: The dynamic dims of the inputs, as for ``quantize_graph``.
+        preprocessing: How images become the input, as for ``export_onnx``.
+        class_names: Names of the classes, in the order of the scores; written with ``preprocessing``.
+
+    Returns:
+        The path.
+
+    Raises:
+        TraceError: If the model cannot be captured.
+        UnsupportedError: If weights are NaN or infinite, or the model is quantized.
+        LoweringError: If the path cannot be written, or an operator cannot be exported.
+        ConfigError: If ``class_names`` are given without ``preprocessing``.
+    """
+    from qpass.backends.float_file import write_float
+
+    _check_class_names(class_names, preprocessing, "export_float")
+    return write_float(
+        model,
+        example,
+        Path(path),
+        opset=opset,
+        dynamic_shapes=dynamic_shapes,
+        preprocessing=preprocessing,
+        class_names=class_names,
+    )
 
 
 @in_known_state
@@ -390,6 +446,36 @@ def benchmark_latency(
     from qpass.backends.benchmark import benchmark_pair
 
     return benchmark_pair(path_or_model, baseline, batches=batches, threads=threads, runs=runs, show_progress=progress)
+
+
+@in_known_state
+def evaluate(
+    network: nn.Module | str | Path | Callable[..., Any], batches: Iterable[Any], *, metric: str | SampleMetric = "top1"
+) -> SampleScores:
+    """Scores a network on labelled batches, of which one at a time is held.
+
+    Args:
+        network: A float model or a quantized graph, evaluated in eval mode and left unchanged; the path
+            of an ONNX file, which runs in onnxruntime; or a function of the inputs. Graphs and files
+            with a fixed batch get batches of that size, the last one padded.
+        batches: (inputs, targets) pairs. Inputs are as for ``quantize_graph``. Targets of ``"top1"``
+            are labels: (batch,) int64.
+        metric: ``"top1"``: 1 for each sample whose highest score is its label's, and 0 for others; of
+            several outputs, the scores are the one called ``logits`` or the only one of 2 dims. Or a
+            function of (outputs, targets) that returns a score for each sample: (batch,).
+
+    Returns:
+        The scores: ``mean``, ``standard_error``, ``values``, and ``drop_from(other)`` for the paired
+        drop from another network on the same samples.
+
+    Raises:
+        DataError: If there are no batches, a batch has no targets, or labels and outputs do not match.
+        ConfigError: If the metric is unknown, or does not return a finite score for each sample.
+        LoweringError: If onnxruntime cannot load or run a file.
+    """
+    from qpass.evaluation.scores import score
+
+    return score(network, batches, metric)
 
 
 def images(source: Any, preprocessing: Any, *, count: int | None = 128, batch_size: int = 16, seed: int = 0) -> ImageLoader:
@@ -516,6 +602,11 @@ def load(path: str | Path) -> fx.GraphModule:
         DataError: If the file is missing, damaged, or of another version.
     """
     return load_graph(Path(path))
+
+
+def _check_class_names(class_names: Sequence[str], preprocessing: ImageTransform | None, where: str) -> None:
+    if preprocessing is None and len(class_names):
+        raise ConfigError("given without preprocessing", where=f"{where}, class_names", expected="both, or neither")
 
 
 def _has_parts(qmodel: nn.Module) -> bool:

@@ -40,6 +40,10 @@ class TraceError(QPassError):
     """A model that cannot be captured as a graph."""
 
 
+class InputsError(TraceError):
+    """Example inputs that the model's forward does not take."""
+
+
 class CalibrationError(QPassError):
     """Calibration data that cannot be used."""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,13 @@ def test_a_float_model_is_not_a_quantized_graph(vit: nn.Module, images: Tensor) 
     for function in (lambda: qpass.quantization_report(vit), lambda: qpass.verify_onnx(vit, "m.onnx", images)):
         with pytest.raises(QPassError, match="got a VisionTransformer; expected what quantize_graph or load returned"):
             function()
+
+
+def test_calibration_images_stay_out_of_the_report(vit: nn.Module, images: Tensor, quantized: fx.GraphModule) -> None:
+    graph = qpass.quantize_graph(vit, [images], "w8a8", images=False, progress=False)
+    shown, bare = qpass.quantization_report(quantized), qpass.quantization_report(graph)
+    assert shown.preview.images
+    assert bare == dataclasses.replace(shown, preview=dataclasses.replace(shown.preview, images=()))
+    assert "data:image/png" in shown.to_html()
+    assert "data:image/png" not in bare.to_html()
+    assert "were left out of this report" in bare.to_html()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from qpass.progress import StepBar, track
+from qpass.progress import StepBar, no_progress, say, track
 
 
 @pytest.mark.parametrize("show", [True, False])
@@ -42,3 +42,23 @@ def test_steps_are_counted() -> None:
         bar.advance()
         (task,) = bar._bar.tasks
         assert (task.completed, task.total, task.description) == (3, 4, "a step")
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    for item in track(range(8), "calibrate"):
+        now += 12.0
+        assert item < 8
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == ["calibrate: 3 of 8, 36 s", "calibrate: 6 of 8, 72 s"]
+
+
+def test_lines_are_for_those_who_want_them(capsys: pytest.CaptureFixture[str]) -> None:
+    say("a candidate")
+    say("hidden", show=False)
+    with no_progress():
+        say("hidden")
+        assert list(track([1], "hidden")) == [1]
+    assert capsys.readouterr().err == "a candidate\n"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,8 +38,10 @@ from qpass.graph.capture.undisturbed import undisturbed
 from qpass.graph.device import on_cpu
 from qpass.graph.edit import device_of, example_inputs
 from qpass.graph.facts import facts_of
+from qpass.progress import say
 from qpass.runtime.distributed import Processes
 
+_LOG = logging.getLogger(__name__)
 #: Timed rounds of each candidate.
 ROUNDS = 20
 
@@ -263,5 +265,5 @@ class _Search:
         return error
 
     def _say(self, line: str) -> None:
-        if self.request.progress:
-            print(line, file=sys.stderr, flush=True)
+        _LOG.info("%s", line)
+        say(line, show=self.request.progress)

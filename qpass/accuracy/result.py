@@ -13,6 +13,7 @@ from qpass.accuracy.drop import Drop, Scores, drop_of
 from qpass.config import QuantConfig
 from qpass.config.presets import preset_fields
 from qpass.errors import ConfigError
+from qpass.runtime.notebook import ShownAsText
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Trial:
     speedup: float | None = None
 
 
-@dataclass(frozen=True)
-class AccuracyResult:
+@dataclass(frozen=True, repr=False)
+class AccuracyResult(ShownAsText):
     """Result of ``quantize_to_accuracy``. ``print`` it, or read its fields.
 
     Attributes:
@@ -58,6 +59,9 @@ class AccuracyResult:
     def recipe_yaml(self) -> str:
         """Returns the recipe as YAML, from which ``quantize_graph`` makes the same network."""
         return recipe_yaml(self.config)
+
+    def __repr__(self) -> str:
+        return f"<AccuracyResult: {self.config.name}, drop {self.drop}; {len(self.trials)} candidates tried>"
 
     def __str__(self) -> str:
         chosen = self.config.to_dict()

@@ -45,20 +45,28 @@ def benchmark_pair(
             baseline = export_float(graph, Path(folder) / "float.onnx")
         if isinstance(quantized, fx.GraphModule):
             quantized = export_quantized(quantized, Path(folder) / "quantized.onnx")
-        files = {"float": baseline, _label(Path(baseline), Path(quantized)): quantized}
-        return benchmark(files, baseline="float", batches=batches, threads=threads, runs=runs, show_progress=show_progress)
+        files = _labelled(baseline, quantized)
+        first = next(iter(files))
+        return benchmark(files, baseline=first, batches=batches, threads=threads, runs=runs, show_progress=show_progress)
 
 
-def _label(baseline: Path, path: Path) -> str:
-    """Returns ``"quantized"`` if the file holds quantized values, and its name otherwise.
+def _labelled(baseline: str | Path, path: str | Path) -> dict[str, str | Path]:
+    """Returns both files, the baseline first, as ``"float"`` and ``"quantized"``; by name if they are not.
 
     Raises:
         ConfigError: If the file is the baseline.
     """
-    if baseline.absolute() == path.absolute():
+    if Path(baseline).absolute() == Path(path).absolute():
         raise ConfigError("is the baseline too", where=str(path), expected="two files to compare")
+    first = Path(baseline).name if _is_quantized(baseline) is True else "float"
+    second = Path(path).name if _is_quantized(path) is False else "quantized"
+    return {first: baseline, second: path} if first != second else {str(baseline): baseline, str(path): path}
+
+
+def _is_quantized(path: str | Path) -> bool | None:
+    """Returns whether a file holds quantized values; None if it is no ONNX file, which onnxruntime says."""
     try:
         nodes = onnx.load(path, load_external_data=False).graph.node
     except (OSError, DecodeError):
-        return "quantized"  # onnxruntime says what is wrong with it
-    return "quantized" if {node.op_type for node in nodes} & _QUANTIZED else path.name
+        return None
+    return bool({node.op_type for node in nodes} & _QUANTIZED)

@@ -13,9 +13,19 @@ from click.exceptions import NoArgsIsHelpError
 from qpass.errors import QPassError
 from qpass.runtime.plain_data import printable
 
+#: Key of the arguments of the command line in ``click.Context.meta``.
+ARGUMENTS = "qpass.arguments"
+
 
 class OneLineGroup(click.Group):
     """Prints errors as ``error: ...`` and warnings as ``warning: ...``."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
+        """See ``click.Command.make_context``."""
+        given = tuple(args)  # click takes them out of the list
+        context = super().make_context(info_name, args, *rest, **extra)
+        context.meta[ARGUMENTS] = given
+        return context
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         """See ``click.Command.main``."""

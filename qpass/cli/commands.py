@@ -1,4 +1,4 @@
-"""The command ``qpass``: demo, presets, quantize, evaluate, verify, bench, report, sensitivity."""
+"""The command ``qpass``: its parts are modules of this package, one a command."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import click
 
 from qpass.cli.bench import bench
 from qpass.cli.command_group import OneLineGroup
+from qpass.cli.compare import compare
 from qpass.cli.demo import demo
 from qpass.cli.evaluate import evaluate
+from qpass.cli.export import export
+from qpass.cli.output_options import add_output_options
 from qpass.cli.presets import presets
 from qpass.cli.quantize import quantize
 from qpass.cli.report import report
@@ -29,14 +32,17 @@ def main() -> None:
       qpass evaluate out/ --data validation.zip     top-1 of graph and file
       qpass verify   out/ --data images.zip         is the file the same network?
       qpass bench    out/                           is it faster than float?
-      qpass report   out/ [other/]                  what happened to each layer? or compare two
+      qpass report   out/                           what happened to each layer?
+      qpass compare  out/ other/                    two runs side by side
+      qpass export   out/ --target openvino         a file for another runtime or processor
       qpass sensitivity out/                        which tensors cost most, and rules for them
 
-    'qpass demo' runs these steps on handwritten digits in about a minute, with nothing to download.
+    'qpass demo' runs these steps on handwritten digits in a minute or two, with nothing to download.
     """  # noqa: D301 (click reads the backspace)
 
 
-for command in (presets, quantize, evaluate, verify, bench, report, sensitivity, demo):
+for command in (presets, quantize, evaluate, verify, bench, report, compare, export, sensitivity, demo):
+    add_output_options(command)
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from qpass.data.value_range import ValueRange, range_of_values
+
+if TYPE_CHECKING:
+    from qpass.evaluation.top1 import Accuracy
+
 #: Ranges fitted on fewer samples are unreliable.
 FEW = 8
-#: Pixels that are not normalized lie in [0, 1] or [0, 255]; normalized ones rarely exceed 4.
-_LARGEST_NORMALIZED = 20.0
 
 
 def doubts_of_weights(model: str, checkpoint: Path | None, folder: Path | None) -> Iterator[str]:
@@ -43,11 +46,40 @@ def doubts_of_images(batch: Tensor, count: int, asked: int | None, *, arrays: bo
         yield f"{count} calibration image{'s' * (count != 1)}: ranges fitted on so few are unreliable; give 32 to 128"
     if arrays and normalized and batch.is_floating_point():
         least, greatest = batch.min().item(), batch.max().item()
-        if least >= 0 and (greatest <= 1 or greatest > _LARGEST_NORMALIZED):
+        if range_of_values(least, greatest) is not ValueRange.NORMALIZED:
             yield (
                 f"the calibration arrays have values from {least:g} to {greatest:g}, like pixels that are not normalized; "
                 "the model expects normalized ones: subtract its mean and divide by its std, or give image files"
             )
+
+
+def doubt_of_labels(base: Accuracy) -> str | None:
+    """Returns a warning if the float network does no better than guessing.
+
+    Args:
+        base: Its accuracy on the labelled images.
+    """
+    guessed, count = 1 / base.classes if base.classes else 0.0, len(base.correct)
+    if not guessed or base.top1 > guessed + 2 * (guessed * (1 - guessed) / count) ** 0.5:
+        return None
+    return (
+        f"the float network classifies {base.top1:.1%} of {count} images correctly, no more than guessing would: the labels may"
+        " count the classes in another order, or the images need another preprocessing"
+    )
+
+
+def doubt_of_processors(exact_on: str, file: str) -> str | None:
+    """Returns what to say of a file that does not match its graph on every processor.
+
+    Args:
+        exact_on: The processors on which it does, as the report names them.
+        file: The file.
+    """
+    from qpass.backends.onnx_qdq.export import EVERY_PROCESSOR
+
+    if exact_on == EVERY_PROCESSOR:
+        return None
+    return f"on x86 processors without VNNI, {file} gives other results; --weight-type uint8 is exact on every processor"
 
 
 def doubts_of_folder(output: Path, model: str, recipe: str) -> Iterator[str]:

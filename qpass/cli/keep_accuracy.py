@@ -11,9 +11,10 @@ import click
 from torch import Tensor
 
 from qpass.accuracy.candidates import PREFERENCES, STARTS
+from qpass.cli.labelled import open_labelled
 from qpass.cli.options import DATA, console
 from qpass.cli.run_folder import RECIPE
-from qpass.errors import AccuracyError, ConfigError, DataError
+from qpass.errors import AccuracyError, ConfigError
 from qpass.runtime.atomic_write import write_whole
 
 
@@ -21,7 +22,7 @@ def accuracy_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds ``--max-drop``, ``--eval``, ``--prefer`` and ``--speed`` to a command, as its ``goal``."""
 
     def run(*args: Any, max_drop: float | None, eval_data: Path | None, prefer: str | None, speed: bool, **kwargs: Any) -> Any:
-        given = {"--eval": eval_data, "--prefer": prefer, "--speed": speed}
+        given = {"--prefer": prefer, "--speed": speed}
         if max_drop is None and (odd := [name for name, value in given.items() if value]):
             raise ConfigError(
                 f"{odd[0]} without --max-drop", where="qpass quantize", hint="--max-drop 1.0 allows one point of top-1"
@@ -31,7 +32,7 @@ def accuracy_options(command: Callable[..., Any]) -> Callable[..., Any]:
             if eval_data is None:
                 raise ConfigError("--max-drop without --eval", where="qpass quantize", hint="name labelled images with --eval")
             goal = AccuracyOptions(max_drop, eval_data, prefer or "size", speed)
-        return command(*args, goal=goal, **kwargs)
+        return command(*args, goal=goal, eval_data=eval_data, **kwargs)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     wrapped: Any = run
@@ -44,7 +45,12 @@ def accuracy_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="With --max-drop: what to keep first  [default: size]. Without --config, the first candidate is"
             f" {STARTS['size']} for size and {STARTS['speed']} for speed.",
         ),
-        click.option("--eval", "eval_data", type=DATA, help="With --max-drop: labelled images, none of them in --calib."),
+        click.option(
+            "--eval",
+            "eval_data",
+            type=DATA,
+            help="Labelled images, none of them in --calib: the last lines state top-1 on them. --max-drop needs them.",
+        ),
         click.option(
             "--max-drop",
             type=click.FloatRange(min=0),
@@ -84,12 +90,10 @@ class AccuracyOptions:
         Raises:
             DataError: If the images cannot be opened or have no labels.
         """
-        from qpass.data import image_batches, open_images
+        from qpass.data import image_batches
         from qpass.evaluation.top1 import evaluate_top1, in_batches_of
 
-        images = open_images(self.data, transform)
-        if images.labels is None:
-            raise DataError("has no labels", where=str(self.data), expected="labels.csv, an ImageFolder, or y in .npz")
+        images = open_labelled(self.data, transform)
 
         def top1(predict: Callable[..., Any]) -> Tensor:
             # A graph may have the batch size of the calibration batches.
@@ -98,8 +102,10 @@ class AccuracyOptions:
 
         return top1
 
-    def quantize(self, network: Any, batches: Any, recipe: Any, metric: Any, output: Path, **options: Any) -> Any:
-        """Returns the quantized graph, prints what was tried, and writes the recipe.
+    def quantize(
+        self, network: Any, batches: Any, recipe: Any, metric: Any, output: Path, *, quiet: bool, **options: Any
+    ) -> Any:
+        """Returns the quantized graph, prints what was tried unless ``quiet``, and writes the recipe.
 
         Raises:
             AccuracyError: If no candidate keeps the goal; what was tried is printed first.
@@ -118,8 +124,10 @@ class AccuracyOptions:
                 **options,
             )
         except AccuracyError as error:
-            console.print(error.table, highlight=False, soft_wrap=True)
+            if not quiet:
+                console.print(error.table, highlight=False, soft_wrap=True)
             raise
-        console.print(str(found), highlight=False, soft_wrap=True)
+        if not quiet:
+            console.print(str(found), highlight=False, soft_wrap=True)
         write_whole(output / RECIPE, found.recipe_yaml())
         return found.graph

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from qpass.cli.transforms import numbers, sides
+from qpass.runtime.plain_data import printable
 
 #: Paths and names contain brackets and colons that are not markup.
 console = Console(markup=False, emoji=False)
@@ -17,12 +18,18 @@ DATA = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
 
 
+def note(text: str) -> None:
+    """Writes a line to standard error, unless the command is quiet."""
+    if not console.quiet:
+        click.echo(printable(text), err=True)
+
+
 def renamed(new: str) -> Callable[..., Any]:
     """Returns the callback of an option's old name, which says the new one."""
 
     def warn(_: click.Context, option: click.Parameter, value: Any) -> Any:
         if value is not None:
-            click.echo(f"warning: {option.opts[0]} is now {new}", err=True)
+            note(f"warning: {option.opts[0]} is now {new}")
         return value
 
     return warn
@@ -33,6 +40,24 @@ def runtime_option(text: str) -> Callable[..., Any]:
     return click.option(
         "--runtime", type=click.Choice(["onnxruntime", "openvino"]), default="onnxruntime", show_default=True, help=text
     )
+
+
+def file_options(file: str) -> Callable[..., Any]:
+    """Returns what adds ``--target`` and ``--weight-type`` to a command that writes ``file``."""
+    target = click.option(
+        "--target",
+        default="onnxruntime",
+        show_default=True,
+        help=f"Runtime to write {file} for: onnxruntime, onnxruntime-contrib (its own operators too) or openvino.",
+    )
+    weight_type = click.option(
+        "--weight-type",
+        default="auto",
+        show_default=True,
+        help=f"Type of 8-bit weights and factors in {file}: int8, the fastest; uint8, exact on x86 without VNNI too; or auto,"
+        " the fastest that is exact on this machine.",
+    )
+    return lambda command: target(weight_type(command))
 
 
 batch_size_option = click.option("--batch-size", type=COUNT, default=16, show_default=True, help="Images in a batch.")

@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from qpass.cli.options import note
 from qpass.errors import DataError
 from qpass.runtime.atomic_write import write_whole
 from qpass.runtime.plain_data import printable
 
 if TYPE_CHECKING:
     from qpass.backends.onnxruntime import VerifyReport
+    from qpass.report.data import Verified
 
 #: Characters of a verdict that the report keeps: names in a file may be long.
 _SUMMARY = 1_000
@@ -38,11 +38,11 @@ def add_to_report(folder: Path, **outcomes: Any) -> None:
         write_whole(folder / FIGURES, report.to_json())
         write_whole(folder / REPORT, page)
     except DataError as error:
-        click.echo(f"warning: the report does not have this result: {printable(str(error))}", err=True)
+        note(f"warning: the report does not have this result: {error}")
 
 
-def keep_verdict(folder: Path, result: VerifyReport) -> None:
-    """Adds a verdict to the report of a folder."""
+def verdict_of(result: VerifyReport) -> Verified:
+    """Returns a verdict as the report keeps it."""
     from qpass.report.data import Verified
 
-    add_to_report(folder, verified=Verified(result.passed, printable(result.headline)[:_SUMMARY], result.samples))
+    return Verified(result.passed, printable(result.headline)[:_SUMMARY], result.samples)

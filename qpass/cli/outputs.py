@@ -7,11 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from qpass.cli.outcomes import verdict_of
 from qpass.errors import DataError
 from qpass.graph.facts import update_facts
 from qpass.runtime.atomic_write import draft_of, write_whole
+
+if TYPE_CHECKING:
+    from qpass.backends.onnxruntime import VerifyReport
+    from qpass.report import QuantReport
 
 
 def prepare_folder(folder: Path) -> None:
@@ -69,23 +74,27 @@ def float_file(network: Any, batch: Any, folder: Path, shown: tuple[Any, Sequenc
         yield FloatFile(draft, images)
 
 
-def write_all(
-    qmodel: Any, float_network: FloatFile, folder: Path, settings: Any, target: str = "onnxruntime", weight_type: str = "auto"
-) -> None:
-    """Writes the ONNX file, graph, settings and report to an existing folder.
+def write_files(
+    qmodel: Any, float_network: FloatFile, folder: Path, target: str = "onnxruntime", weight_type: str = "auto"
+) -> QuantReport:
+    """Writes the ONNX file and the graph to an existing folder, and a script that runs the file.
 
-    ``float_network`` is the float file, whose size the report states. If it says how images become
-    its input, the ONNX file does too, and a script that runs it is written.
+    The script is written if the float file says how images become its input. Then the ONNX file says
+    it too. What was made from the files of an earlier run is removed.
+
+    Returns:
+        The report, with the sizes of the files.
     """
     import qpass
     from qpass.backends.onnx_qdq.export import export_quantized, processors
     from qpass.backends.onnx_qdq.preprocessing import preprocessing_metadata
     from qpass.backends.onnx_qdq.targets import target_by_name
-    from qpass.cli.run_folder import FIGURES, GRAPH, MODEL, REPORT
+    from qpass.cli.run_folder import GRAPH, MODEL, remove_derived
     from qpass.graph.device import on_cpu
 
     metadata = preprocessing_metadata(float_network.images)
     export_quantized(on_cpu(qmodel), folder / MODEL, target=target, weight_type=weight_type, metadata=metadata)
+    remove_derived(folder)
     _write_script(float_network.images, folder)
     figures = qpass.quantization_report(qmodel)
     files = {f"file {path.name}": path.stat().st_size for path in (float_network.path, folder / MODEL)}
@@ -98,9 +107,24 @@ def write_all(
     )
     update_facts(qmodel, report=figures)
     qpass.save(qmodel, folder / GRAPH)
+    return figures
+
+
+def write_report(figures: QuantReport, folder: Path, verified: VerifyReport | None) -> QuantReport:
+    """Writes a report and its page with the verdict on the file, and returns it.
+
+    Args:
+        figures: The report.
+        folder: The folder.
+        verified: The verification; None if there was none.
+    """
+    from qpass.cli.run_folder import FIGURES, REPORT
+
+    if verified is not None:
+        figures = replace(figures, verified=verdict_of(verified))
     write_whole(folder / FIGURES, figures.to_json())
     write_whole(folder / REPORT, figures.to_html())
-    settings.write(folder)
+    return figures
 
 
 def _write_script(images: Mapping[str, Any] | None, folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
+from qpass.cli.compare import figures_table, write_page
 from qpass.cli.options import DATA, console
 from qpass.errors import ConfigError
 from qpass.runtime.atomic_write import write_whole
@@ -25,11 +26,12 @@ def report(folder: Path, other: Path | None, output: Path | None, as_json: bool)
     """Print the errors of each block and layer, and rewrite report.html.
 
     With two folders, compare them on one page instead: figures, settings that differ, and layers
-    side by side. The page is compare.html in the current folder, or --output.
+    side by side. The page is compare.html in the current folder, or --output. 'qpass compare' does
+    so in the terminal.
     """
     if other is not None:
         if as_json:
-            raise ConfigError("--json with two folders", where="qpass report", hint="print the JSON of one at a time")
+            raise ConfigError("--json with two folders", where="qpass report", hint="qpass compare prints it")
         _compare(folder, other, output or Path("compare.html"))
         return
     if output is not None:
@@ -49,15 +51,10 @@ def report(folder: Path, other: Path | None, output: Path | None, as_json: bool)
 
 def _compare(first: Path, second: Path, output: Path) -> None:
     from qpass.cli.run_folder import read_report
-    from qpass.report.compare import compare_page, figures
 
-    reports = read_report(first), read_report(second)
-    page = compare_page(reports, (str(first), str(second)))
-    table = Table("", str(first), str(second))
-    for row in figures(*reports):
-        table.add_row(*row)
-    console.print(table)
-    write_whole(output, page)
+    names, reports = (str(first), str(second)), (read_report(first), read_report(second))
+    write_page(names, reports, output)
+    console.print(figures_table(names, reports))
     console.print(f"page: {output}", highlight=False)
 
 

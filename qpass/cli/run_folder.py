@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qpass.config.fields import check_fields, instance, several, text, whole
+from qpass.config.fields import check_fields, instance, mapping_of_texts, several, text, whole
 from qpass.data import ImageTransform
 from qpass.errors import ConfigError, DataError, check_keys
 from qpass.runtime.arguments import SEEDS
@@ -29,6 +29,8 @@ IMAGES, SCRIPT = "preprocessing.json", "run.py"
 BLOCKS, CANDIDATES = "blocks", "candidates"
 #: The recipe that was chosen.
 RECIPE = "recipe.yaml"
+#: What ``qpass sensitivity`` writes.
+SENSITIVITY, PLOT = "sensitivity.json", "sensitivity.svg"
 
 
 def _names(value: Any, where: str) -> tuple[str, ...]:
@@ -44,6 +46,10 @@ _CHECKS = {
     "images": _names,
     "checkpoint": text,
     "model_args": _names,
+    "companions": _names,
+    "command": _names,
+    "versions": mapping_of_texts,
+    "digests": mapping_of_texts,
 }
 
 
@@ -61,6 +67,11 @@ class Settings:
         checkpoint: Path of the weights; empty for those of the model's factory, or if a version of
             qpass wrote the folder that did not record it.
         model_args: Arguments of the model's factory, each as ``name=value``.
+        companions: Names of the files that were copied from the model's folder.
+        command: The command, with its arguments as they were given.
+        versions: Versions of qpass, Python and other packages.
+        digests: SHA-256 of the float model's weights, of the calibration images after preprocessing, of
+            the checkpoint, and of the files that the run wrote.
     """
 
     model: str
@@ -70,6 +81,10 @@ class Settings:
     images: Sequence[str] = ()
     checkpoint: str = ""
     model_args: Sequence[str] = ()
+    companions: Sequence[str] = ()
+    command: Sequence[str] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(self, _CHECKS)
@@ -111,6 +126,23 @@ def owned_folder(folder: Path, *, keeps_blocks: bool, discard: bool) -> Iterator
         remove_drafts(folder)
 
 
+def exported_name(target: str, weight_type: str) -> str:
+    """Returns the name of the file that ``qpass export`` writes for a target, with weights of a type."""
+    from qpass.backends.onnx_qdq.capabilities import WeightType
+
+    return f"model-{target}.onnx" if weight_type == WeightType.AUTO else f"model-{target}-{weight_type}.onnx"
+
+
+def remove_derived(folder: Path) -> None:
+    """Removes what was made from the files of an earlier run: reports, and files of ``qpass export``."""
+    from qpass.backends.onnx_qdq.capabilities import WeightType
+    from qpass.backends.onnx_qdq.targets import TARGETS
+
+    exports = [exported_name(target, weight_type) for target in TARGETS for weight_type in WeightType]
+    for name in (REPORT, FIGURES, SENSITIVITY, PLOT, *exports):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _discard(blocks: Path) -> None:
     try:
         shutil.rmtree(blocks)
@@ -135,6 +167,14 @@ def read_settings(folder: Path) -> Settings:
         raise DataError(f"is damaged: {what}", where=str(path), hint="quantize again") from error
 
 
+def companions_of(folder: Path) -> Sequence[str]:
+    """Returns the names of the files that an earlier run copied from its model's folder."""
+    try:
+        return read_settings(folder).companions
+    except DataError:
+        return ()
+
+
 def read_report(folder: Path) -> QuantReport:
     """Reads the report of a folder.
 
@@ -157,7 +197,7 @@ def _transform(data: Any) -> ImageTransform:
 def _known(data: Any, where: str, kind: Any) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"got a {type(data).__name__}", where=where, expected="a mapping")
-    check_keys(data, (field.name for field in fields(kind)), where)
+    check_keys(data, (each.name for each in fields(kind)), where)
     return data
 
 

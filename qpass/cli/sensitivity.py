@@ -10,14 +10,15 @@ from typing import Any
 import click
 from torch import Tensor
 
+from qpass.cli.image_errors import about_images
 from qpass.cli.model_arguments import named_arguments
 from qpass.cli.options import COUNT, DATA, batch_size_option, console, image_options
+from qpass.cli.run_folder import PLOT, SENSITIVITY
 from qpass.cli.transforms import model_transform, saved_transform
 from qpass.errors import ConfigError, DataError
 from qpass.runtime.arguments import SEEDS
 from qpass.runtime.atomic_write import write_whole
 
-TABLE, PLOT = "sensitivity.json", "sensitivity.svg"
 #: Largest difference between a model and its float file, as a share of the largest output.
 _SAME = 1e-3
 
@@ -32,6 +33,7 @@ class _Subject:
         config: The recipe.
         seed: Random seed.
         folder: Where the files go.
+        calibration: Path of the images.
     """
 
     network: Any
@@ -39,6 +41,7 @@ class _Subject:
     config: Any
     seed: int
     folder: Path
+    calibration: Path
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """Yields the images in batches."""
@@ -54,7 +57,7 @@ class _Subject:
 @click.option("--calib-count", type=COUNT, default=128, show_default=True, help="Calibration images to draw at random.")
 @click.option("--config", help="A preset or YAML file  [default: the folder's; w8a8 for MODEL]")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these layers in float; may be given again.")
-@click.option("--output", type=DATA, help=f"Folder for {TABLE} and {PLOT}  [default: FOLDER]")
+@click.option("--output", type=DATA, help=f"Folder for {SENSITIVITY} and {PLOT}  [default: FOLDER]")
 @click.option("--top", type=COUNT, default=10, show_default=True, help="Tensors in the table and the rules.")
 @click.option("--seed", type=click.IntRange(0, SEEDS - 1), default=0, show_default=True, help="Random seed, for MODEL.")
 @click.option("--model-arg", "model_args", multiple=True, metavar="NAME=VALUE", help="Argument of the model's factory.")
@@ -89,25 +92,26 @@ def sensitivity(
     else:
         source = open_model(subject, checkpoint, **named_arguments(model_args))
         transform, _ = model_transform(source, calib, crop=crop, resize=resize)
-        measured = _Subject(source.network, _drawn(calib, transform, calib_count, seed), config or "w8a8", seed, output)
+        measured = _Subject(source.network, _drawn(calib, transform, calib_count, seed), config or "w8a8", seed, output, calib)
     measured.folder.mkdir(parents=True, exist_ok=True)
-    found = qpass.sensitivity_report(
-        measured.network, measured.batches(batch_size), measured.config, exclude=exclude, seed=measured.seed
-    )
-    write_whole(measured.folder / TABLE, found.to_json())
+    with about_images(measured.calibration):
+        found = qpass.sensitivity_report(
+            measured.network, measured.batches(batch_size), measured.config, exclude=exclude, seed=measured.seed
+        )
+    write_whole(measured.folder / SENSITIVITY, found.to_json())
     write_whole(measured.folder / PLOT, found.to_svg())
     if as_json:
         click.echo(found.to_json())
         return
     console.print(found.text(top), highlight=False, soft_wrap=True)
     console.print(f"\n{found.rules_yaml(top)}", highlight=False, soft_wrap=True)
-    console.print(f"written: {measured.folder / TABLE}, {measured.folder / PLOT}", highlight=False, soft_wrap=True)
+    console.print(f"written: {measured.folder / SENSITIVITY}, {measured.folder / PLOT}", highlight=False, soft_wrap=True)
 
 
 def _drawn(path: Path, transform: Any, count: int, seed: int) -> Any:
     from qpass.data import draw_images, open_images
 
-    return draw_images(open_images(path, transform), count, seed=seed)
+    return draw_images(open_images(path, transform, needs_labels=False), count, seed=seed)
 
 
 def _of_folder(
@@ -134,15 +138,14 @@ def _of_folder(
     recipe = config or QuantConfig.from_any(read_report(folder).config)
     checkpoint = Path(settings.checkpoint) if settings.checkpoint else None
     network = open_model(settings.model, checkpoint, **named_arguments(tuple(settings.model_args))).network
-    source = open_images(settings.calibration, saved_transform(folder, crop, resize))
+    source = open_images(settings.calibration, saved_transform(folder, crop, resize), needs_labels=False)
     places = {name: place for place, name in enumerate(source.names)}
     if missing := [name for name in settings.images if name not in places]:
         raise DataError(
             f"lacks {missing[0]} (and {len(missing) - 1} more)", where=settings.calibration, expected="the calibration images"
         )
-    subject = _Subject(
-        network, source.take([places[name] for name in settings.images]), recipe, settings.seed, output or folder
-    )
+    images = source.take([places[name] for name in settings.images])
+    subject = _Subject(network, images, recipe, settings.seed, output or folder, Path(settings.calibration))
     _check_same(folder, subject, batch_size)
     return subject
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from qpass.cli.options import COUNT, DATA, console, image_options, runtime_option
-from qpass.cli.outcomes import keep_verdict
+from qpass.cli.outcomes import add_to_report, verdict_of
+from qpass.cli.sample_images import sample_images
 from qpass.cli.transforms import changed
-from qpass.graph.facts import GraphFacts, facts_of
+from qpass.graph.facts import facts_of
 from qpass.runtime.plain_data import printable
 from qpass.runtime.storage import DEFAULT_GIB
-
-if TYPE_CHECKING:
-    from qpass.cli.run_folder import Settings
 
 
 @click.command()
@@ -45,9 +42,9 @@ def verify(
     settings = read_settings(folder)
     settings = replace(settings, transform=changed(settings.transform, crop, resize))
     graph = qpass.load(file_in(folder, GRAPH))
-    images = _images(settings, data, facts_of(graph), samples)
+    images = sample_images(settings, facts_of(graph), samples, data)
     result = qpass.verify_onnx(graph, file_in(folder, MODEL), images, strict=False, max_memory=max_memory, runtime=runtime)
-    keep_verdict(folder, result)
+    add_to_report(folder, verified=verdict_of(result))
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=1))
     else:
@@ -56,20 +53,3 @@ def verify(
         console.print(printable("\n".join(lines)), highlight=False, soft_wrap=brief)
     if not result.passed:
         raise click.exceptions.Exit(2)
-
-
-def _images(settings: Settings, data: Path | None, facts: GraphFacts, samples: int) -> Any:
-    """Returns images of ``data``, or of the calibration images, or else those stored in the graph."""
-    from qpass.data import draw_images, image_batches, open_images
-    from qpass.data.rows import batch_size as rows_of
-
-    path = data or Path(settings.calibration)
-    if data is None and not (settings.calibration and path.exists()):
-        missing = f"the calibration images are no longer at {path}" if settings.calibration else "the folder names no images"
-        args, _ = facts.example or ((), {})
-        note = f"{missing}; verifying on the {rows_of(facts.example)} that the graph stores; --data names others"
-        click.echo(f"warning: {printable(note)}", err=True)
-        return args[0]
-    count = samples if facts.dynamic_batch else rows_of(facts.example)
-    source = open_images(path, settings.transform)
-    return next(iter(image_batches(draw_images(source, count, seed=settings.seed), count)))[0]

@@ -63,6 +63,7 @@ class Request:
     checkpoint_dir: str | Path | None = None
     max_memory: float
     progress: bool
+    images: bool = True
 
     def __post_init__(self) -> None:
         self.storage = Storage(bytes_of(self.max_memory))
@@ -137,6 +138,7 @@ class Request:
                 storage=self.storage,
                 processes=processes,
                 show_progress=self.progress and processes.first,
+                images=self.images,
             )
 
 

@@ -33,6 +33,7 @@ from qpass.passes.analysis.reference import Reference
 from qpass.passes.analysis.tensor_sensitivity import Sensitivity, measure_sensitivity
 from qpass.report.agreement import top1_agreement
 from qpass.report.collect import collect_report
+from qpass.report.preview import without_pictures
 from qpass.runtime.distributed import ALONE, Processes
 from qpass.runtime.free_memory import return_free_memory
 from qpass.runtime.storage import Storage
@@ -62,6 +63,7 @@ class RunOptions:
         storage: Where to keep values of all batches while they are needed.
         processes: The processes that share the work.
         show_progress: Show progress bars.
+        images: Whether the report shows calibration images.
     """
 
     seed: int = 0
@@ -69,6 +71,7 @@ class RunOptions:
     storage: Storage = field(default_factory=Storage)
     processes: Processes = ALONE
     show_progress: bool = False
+    images: bool = True
 
     def inside(self, name: str) -> RunOptions:
         """Returns the options for a part of the model, with a folder of its own for learned blocks."""
@@ -101,6 +104,7 @@ def quantize_traced(
         seed=options.seed,
         calibration_samples=sum(batch_size(batch, layout_of(graph_module)) for batch in batches),
         agreement=top1_agreement(floats, graph_module, batches),
+        preview=report.preview if options.images else without_pictures(report.preview),
     )
     update_facts(graph_module, report=report)
     update_facts(graph_module, **_ONLY_WHILE_QUANTIZING)

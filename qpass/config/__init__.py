@@ -9,6 +9,7 @@ from qpass.config.spec import (
     WEIGHT_PERCENTILES,
     QuantSpec,
 )
+from qpass.runtime.public_names import only
 
 __all__ = [
     "ACTIVATION_PERCENTILES",
@@ -19,3 +20,4 @@ __all__ = [
     "QuantConfig",
     "QuantSpec",
 ]
+__dir__ = only(__all__)

@@ -130,6 +130,13 @@ def several(check: Check, expected: str, *, least: int = 1) -> Check:
     return check_all
 
 
+def mapping_of_texts(value: Any, where: str) -> dict[str, str]:
+    """Accepts a mapping of texts to texts, which may be empty."""
+    if not isinstance(value, Mapping):
+        raise refuse(value, where, "a mapping of texts")
+    return {text(key, where): text(item, f"{where}.{key}") for key, item in value.items()}
+
+
 def instance(kind: type, name: str) -> Check:
     """Accepts an instance of ``kind``, called ``name`` in messages."""
 

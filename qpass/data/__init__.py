@@ -8,6 +8,7 @@ from qpass.data.image_transform import ImageTransform
 from qpass.data.images import image_batches, open_images
 from qpass.data.kept_batches import KeptBatches
 from qpass.data.point_clouds import PointClouds, open_modelnet40, open_shapenet_part
+from qpass.runtime.public_names import only
 
 __all__ = [
     "Batch",
@@ -25,3 +26,4 @@ __all__ = [
     "open_modelnet40",
     "open_shapenet_part",
 ]
+__dir__ = only(__all__)

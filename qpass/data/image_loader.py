@@ -67,7 +67,7 @@ def load_images(source: Any, preprocess: Any, *, count: int | None, batch_size: 
     function, name = _function(preprocess)
     decoder = function if isinstance(function, ImageTransform) else Decoder(function)
     if isinstance(source, str | Path):
-        opened = open_images(source, decoder)
+        opened = open_images(source, decoder, needs_labels=False)
     elif is_dataset(source):
         opened = dataset_images(source, decoder, type(source).__name__)
     elif isinstance(source, Sequence) or (hasattr(source, "__len__") and hasattr(source, "__getitem__")):

@@ -6,6 +6,7 @@ import posixpath
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from qpass.config.fields import optional, whole
 from qpass.data.decode import LARGEST_IMAGE, image_bytes
 from qpass.data.image_source import Decodes, ImageSource
-from qpass.data.labels import read_labels
+from qpass.data.labels import labels_that_fit, read_labels
 from qpass.data.regular_file import LARGEST_TABLE, read_text
 from qpass.data.saved_dataset import is_saved_dataset, open_saved_dataset
 from qpass.errors import DataError
@@ -26,7 +27,7 @@ _count = whole(1, expected="a whole number above 0")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
-def open_images(path: str | Path, transform: Decodes) -> ImageSource:
+def open_images(path: str | Path, transform: Decodes, *, needs_labels: bool = True) -> ImageSource:
     """Opens a folder, an ImageFolder, a dataset of ``datasets`` on disk, a zip, .npy or .npz.
 
     Labels come from ``labels.csv`` (header ``file,label``) inside or next to the folder or zip, from
@@ -34,8 +35,15 @@ def open_images(path: str | Path, transform: Decodes) -> ImageSource:
     The table lists each image by its path relative to the folder or zip, or by its base name if
     unique. Arrays are used unchanged, batch dim first.
 
+    Args:
+        path: The path.
+        transform: What turns image files into tensors.
+        needs_labels: Whether a table that does not fit the images is refused; False warns, and takes
+            the images without labels.
+
     Raises:
-        DataError: If the path is missing, has another file type, or holds no sample.
+        DataError: If the path is missing, has another file type, or holds no sample, or labels are
+            needed and do not fit.
     """
     path = Path(path)
     if not path.exists():
@@ -43,13 +51,16 @@ def open_images(path: str | Path, transform: Decodes) -> ImageSource:
     if is_saved_dataset(path):
         source = open_saved_dataset(path, transform)
     elif path.is_dir():
-        source = _open_folder(path, transform)
+        source = _open_folder(path, transform, needs_labels)
     elif path.suffix == ".zip":
-        source = _open_zip(path, transform)
+        source = _open_zip(path, transform, needs_labels)
     elif is_array(path):
         source = _open_array(path)
     else:
-        raise DataError(f"files of kind {path.suffix!r} are not read", where=str(path), expected="a folder, .zip, .npy or .npz")
+        hint = "are images and checkpoint swapped?" if path.suffix in (".safetensors", ".pt", ".pth", ".bin", ".ckpt") else ""
+        raise DataError(
+            f"files of kind {path.suffix!r} are not read", where=str(path), expected="a folder, .zip, .npy or .npz", hint=hint
+        )
     if not len(source):
         raise DataError("holds no image", where=str(path), expected=f"files ending in {', '.join(IMAGE_SUFFIXES)}")
     return source
@@ -81,7 +92,7 @@ def image_batches(source: ImageSource, batch_size: int, *, limit: int | None = N
         yield torch.stack([source.load(i) for i in indices]), labels
 
 
-def _open_folder(path: Path, transform: Decodes) -> ImageSource:
+def _open_folder(path: Path, transform: Decodes, needs_labels: bool) -> ImageSource:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     if odd := next((file for file in files if not file.is_file()), None):
         raise DataError("is not a file", where=str(odd), expected="an image", hint="move it away, or rename it")
@@ -89,14 +100,15 @@ def _open_folder(path: Path, transform: Decodes) -> ImageSource:
     labels: list[int] | None = None
     names = [file.relative_to(path).as_posix() for file in files]
     if table is not None:
-        labels = read_labels(read_text(table, _TABLE), names, str(table), lambda name: f"{path.name}/{name}")
+        read = partial(read_labels, read_text(table, _TABLE), names, str(table), lambda name: f"{path.name}/{name}")
+        labels = labels_that_fit(read, needed=needs_labels)
     elif files and all(file.parent.parent == path for file in files):
         classes = sorted({file.parent.name for file in files})
         labels = [classes.index(file.parent.name) for file in files]
     return ImageSource(str(path), names, labels, lambda i: transform.decode(image_bytes(files[i]), str(files[i])))
 
 
-def _open_zip(path: Path, transform: Decodes) -> ImageSource:
+def _open_zip(path: Path, transform: Decodes, needs_labels: bool) -> ImageSource:
     try:
         archive = zipfile.ZipFile(path)
         names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in IMAGE_SUFFIXES)
@@ -115,7 +127,7 @@ def _open_zip(path: Path, transform: Decodes) -> ImageSource:
     where = f"{path}/{inside}" if inside else str(beside)
     folder = PureWindowsPath(inside).parent.as_posix() if inside else ""
     also = lambda name: posixpath.relpath(name, folder) if inside else f"{path.stem}/{name}"  # noqa: E731
-    labels = None if text is None else read_labels(text, names, where, also)
+    labels = None if text is None else labels_that_fit(partial(read_labels, text, names, where, also), needed=needs_labels)
 
     def load(i: int) -> Tensor:
         where = f"{path}/{names[i]}"

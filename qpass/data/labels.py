@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import posixpath
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
@@ -48,6 +49,21 @@ def read_labels(text: str, paths: Sequence[str], where: str, also: Callable[[str
         others = f": {_listed(missing)}" if len(missing) > 1 else ""
         raise DataError(f"no label for {missing[0]} (and {len(missing) - 1} more){others}", where=where)
     return [label for label in labels if label is not None]
+
+
+def labels_that_fit(read: Callable[[], list[int]], *, needed: bool) -> list[int] | None:
+    """Returns what ``read`` returns; None, with a warning, if it fails and labels are not needed.
+
+    Raises:
+        DataError: If it fails and labels are needed.
+    """
+    try:
+        return read()
+    except DataError as error:
+        if needed:
+            raise
+        warnings.warn(f"{error}; the images are used without labels", stacklevel=4)
+        return None
 
 
 def _label_of(path: str, table: Mapping[str, int], counts: Mapping[str, int], other: str) -> int | None:

@@ -15,9 +15,15 @@ from qpass.errors import DataError
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Whether each sample was classified correctly: (n,) bool."""
+    """Whether each sample was classified correctly.
+
+    Attributes:
+        correct: For each sample: (n,) bool.
+        classes: Number of class scores; 0 if unknown.
+    """
 
     correct: Tensor
+    classes: int = 0
 
     @property
     def top1(self) -> float:
@@ -59,15 +65,18 @@ def evaluate_together(
 ) -> dict[str, Accuracy]:
     """Evaluates several predictors in one pass over the batches; see ``evaluate_top1``."""
     correct: dict[str, list[Tensor]] = {name: [] for name in predictors}
+    classes = dict[str, int]()
     with torch.no_grad():
         for images, labels in batches:
             if labels is None:
                 raise DataError("the data has no labels", where="evaluate", expected="labels.csv, an ImageFolder, or y in .npz")
             for name, predict in predictors.items():
-                correct[name].append(_correct(scores_of(predict(images), name), labels, name))
+                scores = scores_of(predict(images), name)
+                correct[name].append(correct_classes(scores, labels, name))
+                classes[name] = scores.shape[1]
     if not all(correct.values()):
         raise DataError("no samples", where="evaluate")
-    return {name: Accuracy(torch.cat(parts)) for name, parts in correct.items()}
+    return {name: Accuracy(torch.cat(parts), classes[name]) for name, parts in correct.items()}
 
 
 def in_batches_of(rows: int, predict: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
@@ -86,7 +95,14 @@ def in_batches_of(rows: int, predict: Callable[[Tensor], Any]) -> Callable[[Tens
     return scores
 
 
-def _correct(scores: Tensor, labels: Tensor, where: str) -> Tensor:
+def correct_classes(outputs: Any, labels: Tensor, where: str) -> Tensor:
+    """Returns for each sample whether its highest score is its label's: (batch,) bool, on the CPU.
+
+    Raises:
+        DataError: If outputs hold no class scores (see ``scores_of``), or labels and scores do not
+            match.
+    """
+    scores = scores_of(outputs, where)
     if len(scores) != len(labels):
         raise DataError(f"{len(scores)} rows of scores", where=where, expected=f"one for each of {len(labels)} images")
     if int(labels.max()) >= scores.shape[1]:

@@ -19,6 +19,7 @@ from qpass.passes.rotate_heads import RotateHeads
 from qpass.passes.rotate_residual import RotateResidual
 from qpass.passes.scale_channels import ScaleChannels
 from qpass.passes.weight_rounding import ResumeWeightRounding, SuspendWeightRounding
+from qpass.runtime.public_names import only
 
 __all__ = [
     "STAGES",
@@ -43,3 +44,4 @@ __all__ = [
     "SuspendWeightRounding",
     "check_stages",
 ]
+__dir__ = only(__all__)

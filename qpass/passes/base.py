@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,6 +17,8 @@ from qpass.graph.edit import finish
 from qpass.graph.facts import facts_of, update_facts
 from qpass.passes.fingerprint import fingerprint
 from qpass.passes.invariants import check_invariants
+
+_LOG = logging.getLogger(__name__)
 
 
 class Pass(ABC):
@@ -48,7 +52,7 @@ class Pass(ABC):
         name, stage = type(self).__name__, facts_of(graph_module).stage
         if stage != self.takes:
             raise PassError(f"{name}: the graph is at stage {stage!r}; expected {self.takes!r}")
-        before = fingerprint(graph_module)
+        before, begun = fingerprint(graph_module), time.monotonic()
         try:
             changed = self.run(graph_module)
             finish(graph_module)
@@ -61,6 +65,7 @@ class Pass(ABC):
                 error.add_note(f"in the pass {name}")
             raise
         update_facts(graph_module, stage=self.gives)
+        _LOG.info("%s: %.2f s%s", name, time.monotonic() - begun, "" if changed else ", nothing to change")
         return changed
 
 

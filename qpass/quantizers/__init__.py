@@ -14,6 +14,7 @@ from qpass.quantizers.shift_log2 import ShiftLog2
 from qpass.quantizers.tan import Tan
 from qpass.quantizers.uniform import Uniform
 from qpass.quantizers.weight_codebook import WeightCodebook
+from qpass.runtime.public_names import only
 
 _LOGARITHMS: dict[str, type[Log2]] = {QuantizerName.LOG2: Log2, QuantizerName.LOG_SQRT2: LogSqrt2}
 QUANTIZERS: dict[str, type[Quantizer]] = {
@@ -84,3 +85,4 @@ __all__ = [
     "WeightCodebook",
     "build_quantizer",
 ]
+__dir__ = only(__all__)

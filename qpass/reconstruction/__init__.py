@@ -2,5 +2,7 @@
 
 from qpass.reconstruction.reconstruct import Reconstruct
 from qpass.reconstruction.record import BlockRecord
+from qpass.runtime.public_names import only
 
 __all__ = ["BlockRecord", "Reconstruct"]
+__dir__ = only(__all__)

@@ -2,5 +2,7 @@
 
 from qpass.report.data import BlockRow, LayerRow, TensorRow
 from qpass.report.model import QuantReport
+from qpass.runtime.public_names import only
 
 __all__ = ["BlockRow", "LayerRow", "QuantReport", "TensorRow"]
+__dir__ = only(__all__)

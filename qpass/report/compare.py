@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from markupsafe import Markup
 from qpass.report.bits import bit_widths
 from qpass.report.data import LayerRow, ReportData
 from qpass.report.html import fill
+from qpass.report.matched import matched
 from qpass.report.plots import with_legend
 from qpass.report.svg import Chart, Scale
 from qpass.report.tiles import file_sizes, tiles
@@ -60,7 +60,7 @@ def compare_page(reports: tuple[ReportData, ReportData], names: tuple[str, str])
         tiles=[tiles(report, name) for report, name in zip(reports, names, strict=True)],
         figures=list(figures(*reports)),
         settings=list(differing_settings(reports[0].config, reports[1].config)),
-        warnings=list(_warnings(*reports)),
+        warnings=list(unfair(*reports)),
         pairs=pairs,
         plot=_errors(pairs, names) if pairs else "",
     )
@@ -68,11 +68,8 @@ def compare_page(reports: tuple[ReportData, ReportData], names: tuple[str, str])
 
 def layer_pairs(first: ReportData, second: ReportData) -> list[LayerPair]:
     """Returns the layers of both reports, matched by name, in the order of the first."""
-    one, other = _by_name(first), _by_name(second)
-    return [
-        LayerPair(key[0], (one.get(key) or other[key]).kind, (one.get(key), other.get(key)))
-        for key in [*one, *(key for key in other if key not in one)]
-    ]
+    pairs = matched(first.layers, second.layers, lambda row: row.label)
+    return [LayerPair(label, next(row.kind for row in rows if row), rows) for label, rows in pairs]
 
 
 def differing_settings(first: Any, second: Any, place: str = "") -> Iterator[tuple[str, str, str]]:
@@ -92,13 +89,23 @@ def figures(first: ReportData, second: ReportData) -> Iterator[tuple[str, str, s
         yield name, rows[0].get(name, ""), rows[1].get(name, "")
 
 
+def speed_text(report: ReportData) -> str:
+    """Returns the speed in the first setting that was measured, or that none was."""
+    if not report.speed:
+        return "not measured"
+    first = min(report.speed, key=lambda speed: (speed.batch, speed.threads))
+    return f"{first.speedup:.2f}x, batch {first.batch}, {first.threads} thread{'s' * (first.threads != 1)}"
+
+
 def _figures(report: ReportData) -> dict[str, str]:
     found, sizes = report.agreement, file_sizes(report)
     return {
         "recipe": report.recipe,
         "top-1 class as float": "" if found is None else f"{found.same} of {found.samples}",
         "output, dB": f"{report.output_sqnr_db:.1f}",
-        **({} if sizes is None else {f"{sizes[2]}, MB": f"{sizes[1] / 1e6:.2f}"}),
+        **({} if sizes is None else {f"{sizes[2]}, MB": f"{sizes[1] / 1e6:.2f}, {100 * sizes[1] / sizes[0]:.0f} % of float"}),
+        "speed over float": speed_text(report),
+        "verified": "not yet" if report.verified is None else "yes" if report.verified.passed else "NO",
         **{f"bits of {each.kind}s on average": f"{each.mean:.2f}" for each in bit_widths(report)},
         "quantized layers": str(len(report.layers)),
         "stayed float": str(len(report.stayed_float)),
@@ -109,7 +116,7 @@ def _figures(report: ReportData) -> dict[str, str]:
     }
 
 
-def _warnings(first: ReportData, second: ReportData) -> Iterator[str]:
+def unfair(first: ReportData, second: ReportData) -> Iterator[str]:
     """Yields what makes the comparison less than fair."""
     if first.model != second.model:
         yield f"The models differ ({first.model}, {second.model}): layers are matched by name."
@@ -118,16 +125,6 @@ def _warnings(first: ReportData, second: ReportData) -> Iterator[str]:
     one, other = first.preview, second.preview
     if one and other and (one.lows, one.highs, one.means, one.stds) != (other.lows, other.highs, other.means, other.stds):
         yield "The calibration images or their preprocessing differ."
-
-
-def _by_name(report: ReportData) -> dict[tuple[str, int], LayerRow]:
-    """Returns the layers by label and number of its occurrence: reports of earlier versions repeat labels."""
-    seen = Counter[str]()
-    found = {}
-    for row in report.layers:
-        found[row.label, seen[row.label]] = row
-        seen[row.label] += 1
-    return found
 
 
 def _bits(row: LayerRow | None) -> str:

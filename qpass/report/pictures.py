@@ -7,6 +7,7 @@ import io
 
 from PIL import Image
 
+from qpass.data.value_range import ValueRange, range_of_values
 from qpass.report.data import InputPreview, Thumbnail
 
 
@@ -21,11 +22,12 @@ def png_url(image: Thumbnail) -> str:
 def doubt(preview: InputPreview) -> str:
     """Returns what is unusual about the values of images for a pretrained network, or ""."""
     low, high = min(preview.lows), max(preview.highs)
-    if low == high:
+    found = range_of_values(low, high)
+    if found is ValueRange.CONSTANT:
         return "All values are equal: these are no images."
-    if high > 20:
+    if found is ValueRange.BYTES:
         return f"Values reach {high:.3g}: they look like bytes that were not divided by 255."
-    if low >= 0 and 0.5 < high <= 1:
+    if found is ValueRange.UNIT:
         return (
             "Values lie between 0 and 1. Most pretrained networks expect a mean subtracted from images and a standard deviation"
             " divided out: check the preprocessing, unless the network normalizes by itself."

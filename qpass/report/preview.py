@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,6 +44,11 @@ def input_preview(graph_module: fx.GraphModule, sample: ModelInputs) -> InputPre
         stds=tuple(each.std(1, correction=0).tolist()),
         images=tuple(_thumbnail(image, low, high) for image in images[:PICTURES]),
     )
+
+
+def without_pictures(preview: InputPreview | None) -> InputPreview | None:
+    """Returns a preview with the values' ranges alone."""
+    return None if preview is None else replace(preview, images=())
 
 
 def _is_image(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,14 +13,14 @@ import yaml
 from qpass.config import QuantConfig
 from qpass.config.rule_text import float_rule, merged_rules, tensor_rules
 from qpass.passes.analysis.tensor_sensitivity import SAMPLES, Sensitivity, TensorSensitivity
-from qpass.runtime.plain_data import check_plain
+from qpass.runtime.plain_data import check_plain, printable
 from qpass.runtime.records import record
 
 #: Tensors that the text and the rules name, unless asked for more.
 SHOWN = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SensitivityReport:
     """The tensors of a network by what they cost its output.
 
@@ -106,6 +107,14 @@ class SensitivityReport:
         if left:
             lines.append(f"and {len(left)} more, together {sum(tensor.error for tensor in left):.2e}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Shows the plot and the table in a notebook."""
+        return f"{self.to_svg()}<pre>{html.escape(printable(str(self)))}</pre>"
+
+    def __repr__(self) -> str:
+        name = f"{self.model} as {self.config['name']}"
+        return f"<SensitivityReport: {name}, {len(self.tensors)} tensors, error {self.total:.2g} of the output>"
 
     def __str__(self) -> str:
         return self.text()

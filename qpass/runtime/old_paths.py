@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 #: New name of each documented module that has moved.
 MOVED = {
@@ -22,6 +23,8 @@ MOVED = {
     "qpass.presets": "qpass.config.presets",
     "qpass.trace": "qpass.graph.capture.trace",
 }
+#: The old name of a module that is the name of a public function now.
+_NOW_A_FUNCTION = "qpass.evaluate"
 
 
 class _Finder(MetaPathFinder):
@@ -42,7 +45,15 @@ class _Loader(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None and module.__spec__.name == _NOW_A_FUNCTION:
+            module.__class__ = _Callable  # importlib puts the module in the place of the function
         module.__spec__ = self._spec
+
+
+class _Callable(ModuleType):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the function that has the module's old name."""
+        return getattr(importlib.import_module("qpass.api"), _NOW_A_FUNCTION.rpartition(".")[2])(*args, **kwargs)
 
 
 def install() -> None:

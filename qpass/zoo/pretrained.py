@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,13 +153,29 @@ def class_names(config: Mapping[str, Any]) -> list[str]:
     return [names[index] for index in range(len(names))]
 
 
-def copy_companions(folder: Path, output: Path) -> None:
-    """Copies the files beside the weights by which other programs load a folder."""
-    if folder.resolve() == output.resolve():
-        return
-    for name in COMPANIONS:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, output / name)
+def companions_in(folder: Path) -> list[Path]:
+    """Returns the files beside the weights by which other programs load a folder."""
+    return [folder / name for name in COMPANIONS if (folder / name).is_file()]
+
+
+def replace_companions(earlier: Sequence[str], files: Sequence[Path], output: Path) -> tuple[str, ...]:
+    """Copies companions to an output folder, and removes those that an earlier run copied there.
+
+    Args:
+        earlier: Names of the files that an earlier run copied.
+        files: The files of this run; files of ``output`` itself stay.
+        output: The folder.
+
+    Returns:
+        The names of the files that were copied.
+    """
+    new = [file for file in files if file.resolve() != (output / file.name).resolve()]
+    stale = set(earlier) - {file.name for file in files}
+    for name in stale.intersection(COMPANIONS):  # and nothing else that settings may name
+        (output / name).unlink(missing_ok=True)
+    for file in new:
+        shutil.copyfile(file, output / file.name)
+    return tuple(file.name for file in new)
 
 
 def _transformers(folder: Path) -> Any:

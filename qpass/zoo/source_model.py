@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from qpass.data import ImageTransform
 from qpass.errors import DataError, QPassError
 from qpass.zoo import pretrained
 from qpass.zoo.timm_models import (
+    WEIGHTS,
     class_names,
     create_model,
     default_transform,
@@ -30,7 +31,8 @@ class SourceModel:
         network: The model in eval mode.
         transform: How its images are preprocessed; None if unknown.
         class_names: Names of its classes, in the order of the scores; empty if unknown.
-        folder: Folder of transformers that it comes from.
+        folder: Folder that it comes from.
+        companions: Files of the folder by which other programs load it, beside the weights.
         refusal: Why the preprocessing of its folder cannot be a transform; None if it can.
     """
 
@@ -38,6 +40,7 @@ class SourceModel:
     transform: ImageTransform | None
     class_names: Sequence[str] = ()
     folder: Path | None = None
+    companions: Sequence[Path] = ()
     refusal: QPassError | None = None
 
 
@@ -57,6 +60,7 @@ def open_model(
     Raises:
         DataError: If there is no such model, or it cannot be loaded.
     """
+    refuse_file(name)
     folder = pretrained.find_folder(name)
     if folder is None:
         return _described(create_model(name, checkpoint, **kwargs))
@@ -64,7 +68,7 @@ def open_model(
         raise DataError(f"takes no arguments, got {', '.join(kwargs)}", where=name, hint="its config.json has the model's")
     config = pretrained.read_config(folder)
     if "architecture" in config:
-        source = _described(load_timm_folder(folder))
+        source = replace(_described(load_timm_folder(folder)), folder=folder)
     else:
         network, transform, refusal = pretrained.load_network(folder, config), None, None
         try:
@@ -72,10 +76,34 @@ def open_model(
         except QPassError as error:  # of no importance if calibration data are arrays
             refusal = error
         names = pretrained.class_names(config)
-        source = SourceModel(network=network, transform=transform, class_names=names, folder=folder, refusal=refusal)
+        companions = pretrained.companions_in(folder)
+        source = SourceModel(
+            network=network, transform=transform, class_names=names, folder=folder, companions=companions, refusal=refusal
+        )
     if checkpoint is not None:
         load_checkpoint(source.network, Path(checkpoint))
     return source
+
+
+def refuse_file(name: str) -> None:
+    """Refuses a file in the place of a model, with what to give instead.
+
+    Raises:
+        DataError: If the name is that of a file, or ends like one of weights or of an ONNX model.
+    """
+    suffix = Path(name).suffix.lower()
+    if Path(name).is_dir():
+        return
+    hint = "MODEL is a network; calibration images go to --calib"
+    if suffix == ".onnx":
+        hint = "qpass quantizes PyTorch models: give the one that the ONNX file was exported from"
+    elif suffix in WEIGHTS:
+        hint = "weights go to --checkpoint; MODEL says of which network they are"
+    elif not Path(name).is_file():
+        return
+    raise DataError(
+        "is a file", where=name, expected="a timm model's name, package.module:factory, or a model's folder", hint=hint
+    )
 
 
 def _described(network: nn.Module) -> SourceModel:

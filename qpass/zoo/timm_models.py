@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from qpass.data import ImageTransform
 from qpass.errors import DataError, nearest
 
+#: Endings of files of weights.
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
+
 
 def create_model(name: str, checkpoint: str | Path | None = None, **kwargs: Any) -> nn.Module:
     """Returns a float model in eval mode.
@@ -100,7 +103,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     from timm.models import load_state_dict  # slow to import
 
     if not path.is_file():
-        raise DataError("no such file", where=str(path), expected="a checkpoint")
+        raise DataError("is a folder" if path.is_dir() else "no such file", where=str(path), expected="a checkpoint")
     try:
         state = load_state_dict(str(path), weights_only=True)
         if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
@@ -109,7 +112,8 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
         raise
     except Exception as error:  # torch, pickle, zip and safetensors raise their own kinds
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"cannot be read: {first[:200]}", where=str(path), hint="is the file complete?") from error
+        hint = "is the file complete?" if path.suffix in WEIGHTS else "are these weights, or the calibration images?"
+        raise DataError(f"cannot be read: {first[:200]}", where=str(path), hint=hint) from error
     own = model.state_dict()
     wrong = [f"{k} {tuple(v.shape)}" for k, v in state.items() if k in own and own[k].shape != v.shape]
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())

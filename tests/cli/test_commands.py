@@ -26,6 +26,7 @@ from qpass.graph.facts import facts_of, update_facts
 from qpass.report import QuantReport
 from qpass.report.data import Speed, Verified
 from qpass.report.sensitivity import SensitivityReport
+from qpass.runtime.atomic_write import write_whole
 from qpass.runtime.folder_lock import alone_in
 from tests.models import small_vit
 
@@ -92,11 +93,23 @@ def test_quantize_writes_everything(output: Path) -> None:
     assert sizes["file model.onnx"] == (output / "model.onnx").stat().st_size
 
 
-def test_quantize_verifies_and_ends_with_what_matters(output: Path, data: Path, tmp_path: Path) -> None:
-    again = run("quantize", MODEL, "--calib", data, "--output", tmp_path / "out", "--batch-size", 8, "--max-memory", 0)
+def test_quantize_verifies_and_ends_with_what_matters(
+    output: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = list[str]()
+    monkeypatch.setattr(
+        "qpass.cli.outputs.write_whole", lambda path, text: (written.append(path.name), write_whole(path, text))
+    )
+    options = ("--batch-size", 8, "--max-memory", 0, "--eval", data)
+    again = run("quantize", MODEL, "--calib", data, "--output", tmp_path / "out", *options)
     assert again.exit_code == 0, again.output
     accuracy, speed, size, verified, following = again.output.splitlines()[-5:]
-    assert re.fullmatch(r"accuracy: the same top-1 class as float on \d+ of 24 calibration samples", accuracy)
+    found = re.fullmatch(
+        r"accuracy: top-1 (\d+\.\d\d)% on 24 images of --eval, (\d+\.\d\d) ± \d\.\d\d points below float", accuracy
+    )
+    assert found is not None, accuracy
+    assert float(found[1]) + float(found[2]) == 100.0, "float is right on every image"
+    assert written == ["report.json", "report.html"], "the report is written once, with the verdict"
     assert re.fullmatch(r"speed:    \d+\.\d\d times float in onnxruntime, one image, one thread", speed)
     share = 100 * (output / "model.onnx").stat().st_size / (output / "float.onnx").stat().st_size
     assert size.endswith(f"MB, {share:.0f} % of float")
@@ -277,7 +290,7 @@ def test_bench_and_report(output: Path) -> None:
 
 def test_help_teaches() -> None:
     text = run("--help").output
-    for command in ("demo", "presets", "quantize", "evaluate", "verify", "bench", "report", "sensitivity"):
+    for command in main.commands:
         assert command in text
         assert run(command, "--help").exit_code == 0
 
@@ -332,7 +345,8 @@ def test_what_a_drop_needs(tmp_path: Path) -> None:
     np.savez(tmp_path / "unlabelled.npz", x=np.zeros((4, 3, 32, 32), np.float32))
     for options, message in (
         (("--max-drop", 1), "--max-drop without --eval"),
-        (("--eval", tmp_path), "--eval without --max-drop"),
+        (("--prefer", "size"), "--prefer without --max-drop"),
+        (("--eval", tmp_path / "unlabelled.npz"), "unlabelled.npz: has no labels"),
         (("--speed",), "--speed without --max-drop"),
         (("--max-drop", 1, "--eval", tmp_path / "unlabelled.npz"), "unlabelled.npz: has no labels"),
         (("--max-drop", 1, "--eval", tmp_path / "none.zip"), "none.zip: does not exist"),
@@ -386,9 +400,28 @@ class TestBadInput:
         (tmp_path / "images" / "a.png").write_bytes(b"broken")
         self.check(tmp_path, "a.png: is not a readable image", MODEL, "--calib", tmp_path / "images", *HALF)
         np.save(tmp_path / "nan.npy", np.full((4, 3, 32, 32), np.nan, np.float32))
-        self.check(tmp_path, "NaN or infinite values", MODEL, "--calib", tmp_path / "nan.npy")
+        self.check(tmp_path, "nan.npy, batch 0: NaN or infinite values", MODEL, "--calib", tmp_path / "nan.npy")
         np.save(tmp_path / "shape.npy", np.random.default_rng(0).normal(size=(4, 1, 5, 5)).astype(np.float32))
         self.check(tmp_path, "does not run on inputs of shape", MODEL, "--calib", tmp_path / "shape.npy")
+
+    def test_what_lies_in_the_wrong_place(self, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name in ("model.onnx", "weights.safetensors", "images.zip"):
+            (tmp_path / name).write_bytes(b"something")
+        self.check(tmp_path, "model.onnx: is a file; ", "model.onnx", "--calib", data)
+        self.check(tmp_path, "weights go to --checkpoint", "weights.safetensors", "--calib", data)
+        swapped = ("--checkpoint", "images.zip", "--calib", "weights.safetensors")
+        self.check(tmp_path, "are these weights, or the calibration images?", MODEL, *swapped)
+        self.check(tmp_path, "are images and checkpoint swapped?", MODEL, *swapped[2:])
+
+    def test_errors_about_images_name_no_argument_of_python(self, tmp_path: Path) -> None:
+        for name, x in (("size", np.zeros((4, 1, 5, 5), np.float32)), ("dtype", np.ones((4, 3, 32, 32), np.int64))):
+            np.save(tmp_path / f"{name}.npy", x + np.arange(4, dtype=x.dtype).reshape(4, 1, 1, 1))
+            result = run("quantize", MODEL, "--calib", tmp_path / f"{name}.npy", "--output", tmp_path / "out")
+            assert_refused(
+                result, f"expected images that the model takes, from {tmp_path / name}.npy; arrays are used unchanged"
+            )
+            assert not any(argument in result.stderr for argument in ("example_inputs", "transform_fn", "calib_loader"))
 
     def test_a_truncated_checkpoint(self, tmp_path: Path, data: Path) -> None:
         from safetensors.torch import save_file

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import fx
 
-from qpass.cli.doubts import doubts_of_folder, doubts_of_images, doubts_of_weights
+from qpass.backends.onnx_qdq.export import processors
+from qpass.cli.doubts import doubt_of_labels, doubt_of_processors, doubts_of_folder, doubts_of_images, doubts_of_weights
+from qpass.evaluation.top1 import Accuracy
 
 
 def test_random_weights() -> None:
@@ -45,3 +48,24 @@ def test_a_folder_of_another_run(tmp_path: Path) -> None:
     assert not list(doubts_of_folder(tmp_path, "a", "w8a8"))
     assert list(doubts_of_folder(tmp_path, "a", "w4a8")) == [f"{tmp_path} holds a as w8a8, which this run replaces"]
     assert list(doubts_of_folder(tmp_path, "b", "w8a8")) == [f"{tmp_path} holds a as w8a8, which this run replaces"]
+
+
+@pytest.mark.parametrize(
+    ("right", "classes", "doubtful"), [(2, 10, True), (20, 10, False), (0, 1000, True), (1, 1000, False), (0, 0, False)]
+)
+def test_labels_that_a_network_does_not_know(right: int, classes: int, doubtful: bool) -> None:
+    said = doubt_of_labels(Accuracy(torch.arange(40) < right, classes))
+    assert (said is not None) == doubtful
+    if said:
+        assert said.startswith(
+            f"the float network classifies {right / 40:.1%} of 40 images correctly, no more than guessing would"
+        )
+
+
+def test_a_file_that_is_exact_on_some_processors(quantized: fx.GraphModule) -> None:
+    assert doubt_of_processors(processors(quantized, "uint8"), "model.onnx") is None
+    said = doubt_of_processors(processors(quantized, "int8"), "model.onnx")
+    assert (
+        said
+        == "on x86 processors without VNNI, model.onnx gives other results; --weight-type uint8 is exact on every processor"
+    )

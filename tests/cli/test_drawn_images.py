@@ -51,8 +51,13 @@ def test_images_are_drawn_from_every_class_and_recorded(images: Path, tmp_path: 
         return real(model, kept, *args, **kwargs)
 
     monkeypatch.setattr(qpass, "quantize_graph", watched)
-    monkeypatch.setattr("qpass.cli.quantize.float_file", lambda *_: nullcontext(tmp_path))
-    monkeypatch.setattr("qpass.cli.quantize.write_all", lambda qmodel, floats, folder, settings, *_: settings.write(folder))
+    for name, instead in (
+        ("float_file", lambda *_: nullcontext(None)),
+        ("write_files", lambda qmodel, *_: qpass.quantization_report(qmodel)),
+        ("write_report", lambda figures, *_: figures),
+        ("_record", lambda *_: {}),
+    ):
+        monkeypatch.setattr(f"qpass.cli.quantize_run.{name}", instead)
     drawn = {}
     for seed in (0, 1):
         done = quantize(images, tmp_path / "out", "--calib-count", 8, "--batch-size", 4, "--seed", seed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +21,7 @@ import qpass
 from qpass.backends.onnxruntime import OrtSession
 from qpass.cli import main
 from qpass.cli.run_folder import read_settings
+from qpass.report.sensitivity import SensitivityReport
 from tests.pretrained import image_and_text_model, write_classifier, write_detector, write_images, write_segmenter
 
 pytestmark = pytest.mark.slow
@@ -84,6 +87,40 @@ def test_the_output_is_a_folder_of_transformers(classifier: Quantized) -> None:
     processor, image = AutoImageProcessor.from_pretrained(classifier.output), Image.open(classifier.images / "0.png")
     found = processor(images=image, return_tensors="pt")["pixel_values"]
     assert (found - classifier.inputs()[0]).abs().max() <= 4 / 255  # torchvision's filters round otherwise than pillow's
+
+
+def test_its_sensitivity_is_measured_from_either_folder(classifier: Quantized, tmp_path: Path) -> None:
+    """The output folder names the model's folder, and both give the same figures."""
+    result = run("sensitivity", classifier.output, "--output", tmp_path / "a", "--json", "--quiet")
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = SensitivityReport.from_json(result.stdout)
+    assert any("attention" in path for tensor in found.tensors for path in tensor.paths)
+    result = run("sensitivity", classifier.source, "--calib", classifier.images, "--output", tmp_path / "b", "--json")
+    assert result.exit_code == 0, result.output
+    assert SensitivityReport.from_json(result.stdout).tensors == found.tensors
+
+
+def test_a_run_of_another_model_leaves_no_companions(classifier: Quantized, tmp_path: Path) -> None:
+    folder = shutil.copytree(classifier.output, tmp_path / "out")
+    assert read_settings(folder).companions == ("config.json", "preprocessor_config.json")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((8, 3, 32, 32), np.float32))
+    for name in ("sensitivity.json", "model-openvino.onnx", "model-mine.onnx"):
+        (folder / name).write_text("of the other model")
+    options = ("--no-verify", "--no-images", "--json")
+    result = run("quantize", "tests.models:small_vit", "--calib", tmp_path / "x.npy", "--output", folder, *options)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["folder"], found["recipe"], found["verified"]) == (str(folder), "w8a8", None)
+    assert found["bytes"] == (folder / "model.onnx").stat().st_size
+    assert found["bytes"] < found["float_bytes"] == (folder / "float.onnx").stat().st_size
+    assert json.loads((folder / "report.json").read_text())["preview"]["images"] == []
+    settings = read_settings(folder)
+    assert settings.command[:3] == ("qpass", "quantize", "tests.models:small_vit")
+    for name in ("model.onnx", "model.qpass", "float.onnx"):
+        assert settings.digests[name] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    names = {"model.onnx", "model.qpass", "float.onnx", "report.html", "report.json", "settings.json"}
+    assert {path.name for path in folder.iterdir()} == {*names, "model-mine.onnx"}
+    assert settings.companions == ()
 
 
 def test_its_script_names_the_classes(classifier: Quantized) -> None:

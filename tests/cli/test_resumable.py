@@ -30,3 +30,15 @@ def test_other_errors_say_nothing_of_it(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(ValueError, match="other"), resumable("block", tmp_path):
         raise ValueError("other")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [('{"trials": {"a": {}, "b": {}}}', "resuming: 2 candidates tried before, in "), ("{", "")]
+)
+def test_candidates_that_were_tried_are_counted(
+    content: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "trials.json").write_text(content)
+    with resumable("candidate", tmp_path):
+        pass
+    assert capsys.readouterr().err == (f"{said}{tmp_path}\n" if said else "")

@@ -108,6 +108,15 @@ def test_labels_that_do_not_fit_are_refused(folder: Path) -> None:
         open_images(folder, TRANSFORM)
 
 
+def test_labels_that_do_not_fit_do_not_matter_to_calibration(folder: Path) -> None:
+    (folder / "labels.csv").write_text("file,label\n0.png,1\n")
+    for path in (folder, zip_tree(folder, folder.parent / "set.zip")):
+        with pytest.warns(UserWarning, match=r"labels\.csv: no label for cat/1\.png .*; the images are used without labels"):
+            source = open_images(path, TRANSFORM, needs_labels=False)
+        assert source.labels is None
+        assert len(source) == 6
+
+
 def write_tree(folder: Path, names: list[str]) -> None:
     for index, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

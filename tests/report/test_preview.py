@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qpass.data import ModelInputs
 from qpass.graph.capture.trace import trace
 from qpass.report.data import InputPreview, Thumbnail
-from qpass.report.preview import PICTURES, SIDE, input_preview
+from qpass.report.preview import PICTURES, SIDE, input_preview, without_pictures
 
 
 def preview(x: Tensor) -> InputPreview | None:
@@ -62,3 +62,12 @@ def test_equal_values_are_black() -> None:
     found = preview(torch.full((1, 3, 8, 8), 0.5))
     assert found is not None
     assert set(pixels(found.images[0]).flatten()) == {0}
+
+
+def test_pictures_are_left_out_and_ranges_stay() -> None:
+    found = preview(torch.randn(4, 1, 9, 9, generator=torch.Generator().manual_seed(0)))
+    assert found is not None
+    bare = without_pictures(found)
+    assert bare is not None
+    assert (bare.images, bare.lows, bare.stds) == ((), found.lows, found.stds)
+    assert without_pictures(None) is None

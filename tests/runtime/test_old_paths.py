@@ -21,9 +21,11 @@ def test_an_old_name_is_the_module_itself(old: str) -> None:
     assert importlib.reload(new) is new
 
 
-def test_names_can_be_imported_from_it() -> None:
+def test_names_can_be_imported_from_it_and_a_function_of_its_name_stays_one() -> None:
     code = (
-        "from qpass.models import create_model; import qpass.evaluate; print(create_model.__module__, qpass.evaluate.__name__)"
+        "import torch; from qpass.models import create_model; import qpass.evaluate\n"
+        "print(create_model.__module__, qpass.evaluate.__name__, qpass.evaluate.evaluate_top1.__module__)\n"
+        "print(qpass.evaluate(torch.sin, [(torch.eye(2), torch.arange(2))]).mean)"
     )
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["qpass.zoo.timm_models", "qpass.evaluation.top1"]
+    assert result.stdout.split() == ["qpass.zoo.timm_models", "qpass.evaluation.top1", "qpass.evaluation.top1", "1.0"]

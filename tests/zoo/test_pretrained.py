@@ -16,7 +16,7 @@ import transformers
 
 from qpass.data import ImageTransform
 from qpass.errors import DataError
-from qpass.zoo.pretrained import class_names, copy_companions, find_folder
+from qpass.zoo.pretrained import class_names, companions_in, find_folder, replace_companions
 from qpass.zoo.source_model import open_model
 from tests.pretrained import write_classifier, write_detector
 
@@ -68,7 +68,7 @@ def test_a_folder_of_timm(tmp_path: Path) -> None:
     assert torch.equal(source.network(X), model(X))
     assert source.transform == ImageTransform(crop=32, resize=35, mean=[0.1] * 3, std=[0.2] * 3)
     assert source.class_names == ["a", "b"]
-    assert source.folder is None
+    assert (source.folder, source.companions) == (tmp_path, ())
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,21 @@ def test_class_names_are_those_of_the_config(labels: Any, names: list[str]) -> N
 
 
 def test_companions_are_copied_but_not_onto_themselves(saved: Path, tmp_path: Path) -> None:
-    copy_companions(saved, tmp_path)
+    files = companions_in(saved)
+    assert replace_companions((), files, tmp_path) == ("config.json", "preprocessor_config.json")
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "preprocessor_config.json"}
     assert (tmp_path / "config.json").read_bytes() == (saved / "config.json").read_bytes()
-    copy_companions(saved, saved)
+    assert replace_companions((), files, saved) == ()
+
+
+def test_companions_of_an_earlier_run_do_not_stay(saved: Path, tmp_path: Path) -> None:
+    files = companions_in(saved)
+    (tmp_path / "tokenizer.json").write_text("of another model")
+    (tmp_path / "vocab.txt").write_text("the user's own")
+    (tmp_path / "notes.txt").write_text("the user's own")
+    assert replace_companions(("tokenizer.json", "notes.txt", "../up"), files, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "preprocessor_config.json", "vocab.txt", "notes.txt"}
+    assert replace_companions(("config.json", "preprocessor_config.json"), (), tmp_path) == ()
+    assert {path.name for path in tmp_path.iterdir()} == {"vocab.txt", "notes.txt"}
+    replace_companions(("config.json",), files, saved)
+    assert (saved / "config.json").is_file(), "a run into the model's own folder leaves it alone"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from qpass.errors import DataError
 from qpass.zoo.source_model import open_model
 
 
@@ -21,3 +26,18 @@ def test_an_own_model_knows_nothing() -> None:
     source = open_model("tests.models:small_vit")
     assert source.transform is None
     assert source.class_names == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("nets/model.onnx", "qpass quantizes PyTorch models"),
+        ("weights.pth", "weights go to --checkpoint"),
+        ("images.zip", "calibration images go to --calib"),
+    ],
+)
+def test_a_file_is_no_model(name: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images.zip").touch()
+    with pytest.raises(DataError, match=f"^{name}: is a file; expected .*; .*{hint}"):
+        open_model(name)

@@ -75,7 +75,7 @@ def use_int8_weights(weight_type: str) -> bool:
     names = [each.value for each in WeightType]
     if weight_type not in names:
         hint = nearest(str(weight_type), names)
-        raise LoweringError(f"no weight type is called {weight_type!r}", where="export_onnx", hint=hint)
+        raise LoweringError(f"no weight type is called {weight_type!r}", where="weight_type", hint=hint)
     return int8_matmul_is_exact() if weight_type == WeightType.AUTO else weight_type == WeightType.INT8
 
 

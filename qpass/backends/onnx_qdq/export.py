@@ -39,6 +39,8 @@ from qpass.version import __version__
 _LOG = logging.getLogger(__name__)
 #: Target if none is given.
 DEFAULT_TARGET = "onnxruntime"
+#: Processors on which a file without products that may overflow matches its graph.
+EVERY_PROCESSOR = "every processor"
 #: Metadata key for the type of 8-bit second operands, in files whose products may overflow as int8.
 WEIGHT_TYPE = "qpass.weight_type"
 
@@ -106,14 +108,15 @@ def _export(
             model.metadata_props["qpass.format"] += f"; {explain_weight_type(weight_type)}"
     model.metadata_props.update(metadata)
     write_model(model, path)
+    _LOG.info("wrote %s: opset %d, %d bytes", path, opset, path.stat().st_size)
     return path
 
 
 def processors(graph_module: fx.GraphModule, weight_type: str) -> str:
     """Describes the processors on which a file of this ``weight_type`` matches its graph."""
     if _has_wide_products(graph_module) and use_int8_weights(weight_type):
-        return "ARM and x86 with VNNI (--weight-type uint8: on every processor)"
-    return "every processor"
+        return f"ARM and x86 with VNNI (--weight-type uint8: on {EVERY_PROCESSOR})"
+    return EVERY_PROCESSOR
 
 
 def _has_wide_products(graph_module: fx.GraphModule) -> bool:

@@ -69,5 +69,5 @@ def target_by_name(name: str) -> Target:
         LoweringError: If no target has that name.
     """
     if name not in TARGETS:
-        raise LoweringError(f"no target is called {name!r}", where="export_onnx", hint=nearest(str(name), TARGETS))
+        raise LoweringError(f"no target is called {name!r}", where="target", hint=nearest(str(name), TARGETS))
     return TARGETS[name]

@@ -6,5 +6,7 @@ from qpass.backends.onnxruntime.module import OrtModule
 from qpass.backends.onnxruntime.session import OrtSession
 from qpass.backends.onnxruntime.verification import verify
 from qpass.backends.onnxruntime.verify_report import VerifyReport
+from qpass.runtime.public_names import only
 
 __all__ = ["Explanation", "LatencyReport", "OrtModule", "OrtSession", "VerifyReport", "benchmark", "explain", "verify"]
+__dir__ = only(__all__)

@@ -14,6 +14,7 @@ from qpass.backends.onnxruntime.arithmetic import integer_peak
 from qpass.backends.onnxruntime.operators import FLOAT_PRODUCTS, kind_of
 from qpass.backends.onnxruntime.profiling import NodeCost, Profile, integer_arithmetic, integer_multiply_adds, profile_file
 from qpass.errors import ConfigError
+from qpass.runtime.notebook import ShownAsText
 
 #: Number of slowest nodes to list.
 _LISTED = 10
@@ -57,7 +58,7 @@ class Unfused:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(ShownAsText):
     """Result of ``explain``, each list sorted by cost. ``print`` it, or read its fields.
 
     Attributes:

@@ -21,6 +21,7 @@ from qpass.backends.onnxruntime.profiling import Profile, integer_arithmetic, in
 from qpass.backends.onnxruntime.session import OrtSession
 from qpass.errors import ConfigError
 from qpass.progress import track
+from qpass.runtime.notebook import ShownAsText
 
 #: Minimum timed rounds of a setting, however long they take.
 _LEAST_ROUNDS = 5
@@ -76,7 +77,7 @@ class LatencyRow:
 
 
 @dataclass(frozen=True, repr=False)
-class LatencyReport:
+class LatencyReport(ShownAsText):
     """Result of ``benchmark_latency``. ``print`` it, or read its fields.
 
     Attributes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from qpass.graph.facts import facts_of
 from qpass.graph.signature.input_check import named_inputs
 from qpass.runtime.storage import Storage
 
+_LOG = logging.getLogger(__name__)
 #: Runtimes that files are verified in; onnxruntime always is one of them.
 ONNXRUNTIME, OPENVINO = RUNTIMES = ("onnxruntime", "openvino")
 
@@ -56,7 +58,9 @@ def verify(
             expected=" or ".join(RUNTIMES),
             hint=nearest(runtime, RUNTIMES),
         )
-    return Verification(graph_module, inputs, storage).of(path, strict=strict, runtime=runtime)
+    report = Verification(graph_module, inputs, storage).of(path, strict=strict, runtime=runtime)
+    _LOG.info("%s: %s", path, report.headline)
+    return report
 
 
 def _refuse_inputs(graph_module: fx.GraphModule, inputs: ModelInputs) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from qpass.backends.onnxruntime.layer_check import LayerCheck
 from qpass.backends.onnxruntime.layer_output_check import LayerOutputCheck
 from qpass.backends.onnxruntime.output_check import ERROR_RATIO, OutputCheck
+from qpass.runtime.notebook import ShownAsText
 
 #: Maximum layers and outputs named in a verdict.
 _NAMED = 4
@@ -57,7 +58,7 @@ class RuntimeCheck:
 
 
 @dataclass(frozen=True, repr=False)
-class VerifyReport:
+class VerifyReport(ShownAsText):
     """Result of ``verify_onnx``. ``print`` it, or read its fields.
 
     Attributes:

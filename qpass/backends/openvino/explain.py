@@ -14,6 +14,7 @@ from qpass.backends.onnxruntime.operators import FLOAT_PRODUCTS, INTEGER_PRODUCT
 from qpass.backends.onnxruntime.session import OrtSession
 from qpass.backends.openvino.session import OpenVinoSession
 from qpass.errors import ConfigError
+from qpass.runtime.notebook import ShownAsText
 
 #: Operators of files that multiply matrices.
 _PRODUCTS = (*INTEGER_PRODUCTS, *FLOAT_PRODUCTS, "ConvTranspose")
@@ -62,7 +63,7 @@ class ExecutedProduct:
 
 
 @dataclass(frozen=True)
-class OpenVinoExplanation:
+class OpenVinoExplanation(ShownAsText):
     """Result of ``explain_in_openvino``. ``print`` it, or read its fields.
 
     Attributes:

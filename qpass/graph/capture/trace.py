@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from qpass.data.rows import batch_size
 from qpass.data.structure import CONSTANTS, named_leaves
-from qpass.errors import QPassError, TraceError, first_line
+from qpass.errors import InputsError, QPassError, TraceError, first_line
 from qpass.graph.capture.assigned_buffers import without_assigned_buffers
 from qpass.graph.capture.capture_errors import explain
 from qpass.graph.capture.export_open import ConditionError, conditions, export_open, holds_for_some, squeezed_rows
@@ -279,7 +279,7 @@ def _does_not_run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
             hint="write derivatives out as formulas",
         )
     shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    return TraceError(
+    return InputsError(
         f"the model does not run on inputs of shape {shapes}: {first_line(error)}",
         where=type(model).__name__,
         expected="example inputs (or calibration batches) that the model's forward takes",

@@ -17,6 +17,7 @@ from qpass.passes.rules.reshape_from_view import reshape_from_view
 from qpass.passes.rules.softmax_from_exp import softmax_from_logarithm, softmax_from_quotient, softmax_from_special
 from qpass.passes.rules.split_baddbmm import split_baddbmm
 from qpass.passes.rules.split_fused_qkv import split_fused_qkv
+from qpass.runtime.public_names import only
 
 RULES: tuple[FxRule, ...] = (
     drop_no_ops,
@@ -42,3 +43,4 @@ RULES: tuple[FxRule, ...] = (
 )
 
 __all__ = ["RULES"]
+__dir__ = only(__all__)

@@ -11,6 +11,7 @@ from qpass.backends.onnx_qdq.rules.log_softmax import log_softmax
 from qpass.backends.onnx_qdq.rules.offset_matmul import offset_matmul
 from qpass.backends.onnx_qdq.rules.residual_rows import residual_rows
 from qpass.backends.onnx_qdq.rules.silu_of_codes import contrib_silu, silu_of_codes
+from qpass.runtime.public_names import only
 
 __all__ = [
     "contrib_linear",
@@ -26,3 +27,4 @@ __all__ = [
     "residual_rows",
     "silu_of_codes",
 ]
+__dir__ = only(__all__)
