@@ -22,7 +22,7 @@ from qpass.zoo import mask_rcnn, point_transformer
 from tests.documents import PAGES, Block, blocks, name_of, prepare
 
 #: Blocks that no test runs, each with its reason in the page.
-NOT_RUN = 12
+NOT_RUN = 14
 #: Pages whose code takes less than two seconds.
 QUICK = ("docs/how-to/use-your-own-data.md", "docs/how-to/write-a-pass.md", "docs/how-to/write-a-quantizer.md")
 #: What is run. Others show what is printed, or are recipes, which test_documents.py reads.
