@@ -54,11 +54,14 @@ def test_rotary_angles_and_fourier_features_of_points(tmp_path: Path) -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", ["SamModel", "Sam2Model", "EomtForUniversalSegmentation", "DINOv3ViTModel", "LlamaModel"])
 def test_models_of_transformers(name: str, tmp_path: Path) -> None:
-    """A tiny SamModel had 12 dB with its points quantized."""
+    """A tiny SamModel had 12 dB with its points quantized.
+
+    The bound holds with overlapping convolutions in float: integer ones cost Sam2Model 0.7 dB.
+    """
     from benchmarks.position_models import POSITION_MODELS
 
     torch.manual_seed(0)
     model, inputs = POSITION_MODELS[name]()
-    graph = qpass.quantize_graph(model.eval(), [inputs], "w8a8", progress=False)
+    graph = qpass.quantize_graph(model.eval(), [inputs], {"preset": "w8a8", "convolutions": "patches"}, progress=False)
     assert qpass.quantization_report(graph).output_sqnr_db > 28, "the worst of all outputs, such as Sam2Model's masks"
     assert qpass.verify_onnx(graph, qpass.export_onnx(graph, tmp_path / "model.onnx"), inputs).passed

@@ -1,4 +1,4 @@
-"""Views that torch decomposes, written as ``reshape``, ``split``, ``expand`` and ``clone``, which ONNX has."""
+"""Views that torch decomposes, written as ``reshape``, ``split``, ``expand`` and ``clone``."""
 
 from __future__ import annotations
 
