@@ -1,13 +1,14 @@
 """What quantizing costs: time in forward passes, memory by number of images, several processes.
 
 Run: python benchmarks/calibration.py
-    [--table speed|memory|networks|large|large-mixed-w4a5|processes]
+    [--table speed|memory|networks|large|large-mixed-w4a5|processes] [--row "NGswin x2, w8a8"]
 Writes: benchmarks/results/calibration.md and .json, after every row; tables that are not asked for
 keep their figures. Every memory figure is the greatest resident size of a process of its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import resource
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -143,10 +144,14 @@ NETWORKS: dict[str, Callable[[], tuple[torch.nn.Module, list[Any]]]] = {
 }
 
 
-def networks() -> Iterator[dict[str, Any]]:
-    """Measures networks whose values between layers are many times their weights."""
-    for name in NETWORKS:
-        for recipe in ("w8a8", "mixed-w4a5"):
+def networks(chosen: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """Measures networks whose values between layers are many times their weights.
+
+    Args:
+        chosen: Rows of the table, as "network, recipe"; empty means all.
+    """
+    for name, recipe in itertools.product(NETWORKS, ("w8a8", "mixed-w4a5")):
+        if not chosen or f"{name}, {recipe}" in chosen:
             yield {"network": name, "recipe": recipe, "commit": commit(), **peak(name, recipe, 0, NETWORK_BOUND)}
 
 
@@ -289,9 +294,10 @@ TABLES: dict[str, Callable[[], Any]] = {
 
 @click.command()
 @click.option("--table", "names", multiple=True, type=click.Choice(list(TABLES)), help="[default: all]")
+@click.option("--row", "rows", multiple=True, help="Only these of --table networks: 'network, recipe'  [default: all]")
 @click.option("--one", "arguments", hidden=True)
 @click.option("--member", "shared", hidden=True)
-def main(names: tuple[str, ...], arguments: str | None, shared: str | None) -> None:
+def main(names: tuple[str, ...], rows: tuple[str, ...], arguments: str | None, shared: str | None) -> None:
     """Measure what quantizing costs and write the page."""
     if arguments is not None:
         click.echo(json.dumps(one(**json.loads(arguments))))
@@ -302,7 +308,7 @@ def main(names: tuple[str, ...], arguments: str | None, shared: str | None) -> N
     path = RESULTS / "calibration.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in names or TABLES:
-        for table in so_far(found.get(name), TABLES[name]()):
+        for table in so_far(found.get(name), networks(rows) if name == "networks" else TABLES[name]()):
             found[name] = table
             found.setdefault("machines", {})[name] = describe_machine()
             path.write_text(json.dumps(found, indent=1), encoding="utf-8")
