@@ -12,6 +12,7 @@ from qpass.errors import DataError
 from qpass.graph.facts import facts_of
 
 if TYPE_CHECKING:
+    from qpass.accuracy.shared_samples import SharedSamples
     from qpass.data.image_source import ImageSource
     from qpass.evaluation.top1 import Accuracy
 
@@ -34,7 +35,14 @@ def open_labelled(path: Path, transform: Any) -> ImageSource:
 
 
 def top1_of_files(
-    graph: Any, float_file: Path, file: Path, images: ImageSource, batch_size: int, *, with_graph: bool = False
+    graph: Any,
+    float_file: Path,
+    file: Path,
+    images: ImageSource,
+    batch_size: int,
+    *,
+    with_graph: bool = False,
+    calibrated_on: SharedSamples | None = None,
 ) -> dict[str, Accuracy]:
     """Returns top-1 of the float file and of the quantized one, by name, in one pass over the images.
 
@@ -47,6 +55,10 @@ def top1_of_files(
         images: Labelled images.
         batch_size: Images in a batch.
         with_graph: Whether to evaluate the graph in torch too.
+        calibrated_on: Images that must not be among them.
+
+    Raises:
+        DataError: If an image was calibrated on.
     """
     import qpass
     from qpass.data import image_batches
@@ -59,6 +71,8 @@ def top1_of_files(
         **({QUANTIZED_GRAPH: graph} if with_graph else {}),
         QUANTIZED_FILE: qpass.onnxruntime_model(graph, file),
     }
+    if calibrated_on is not None:
+        predictors[FLOAT_FILE] = calibrated_on.watching(predictors[FLOAT_FILE])
     if not facts_of(graph).dynamic_batch:
         rows = rows_of(facts_of(graph).example)
         predictors = {name: in_batches_of(rows, predict) for name, predict in predictors.items()}

@@ -29,8 +29,9 @@ def run(options: QuantizeOptions) -> bool:
     Returns:
         False if the file was verified and is not the graph's network.
     """
+    from qpass.accuracy.shared_samples import SharedSamples
     from qpass.cli.run_folder import BLOCKS, CANDIDATES, MODEL, Settings, owned_folder
-    from qpass.data import draw_images, image_batches, open_images
+    from qpass.data import ModelInputs, draw_images, image_batches, open_images
     from qpass.runtime.distributed import Processes, job
     from qpass.zoo.source_model import open_model
 
@@ -76,7 +77,9 @@ def run(options: QuantizeOptions) -> bool:
             if not options.no_verify:
                 verified = _verified(options, qmodel, batch)
             if labelled is not None:
-                top1 = top1_of_files(qmodel, float_network.path, output / MODEL, labelled, options.batch_size)
+                known = SharedSamples(ModelInputs((batch,), {}) for batch, _ in image_batches(images, options.batch_size))
+                files = float_network.path, output / MODEL
+                top1 = top1_of_files(qmodel, *files, labelled, options.batch_size, calibrated_on=known)
         finally:
             figures = write_report(figures, output, verified)
     print_result(figures, output, verified, top1, as_json=options.as_json)

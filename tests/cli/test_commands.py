@@ -68,13 +68,21 @@ def assert_refused(result: Result, message: str) -> None:
     assert all(line.startswith("warning: ") for line in warned)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images labelled by the float model, which so has a top-1 of 100 %."""
-    x = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-    path = tmp_path_factory.mktemp("data") / "images.npz"
+def labelled_images(path: Path, seed: int) -> Path:
+    """Writes images labelled by the float model, which so has a top-1 of 100 %."""
+    x = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
     np.savez(path, x=x.numpy(), y=small_vit()(x).argmax(1).numpy())
     return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return labelled_images(tmp_path_factory.mktemp("data") / "images.npz", seed=3)
+
+
+@pytest.fixture(scope="module")
+def other_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return labelled_images(tmp_path_factory.mktemp("data") / "others.npz", seed=4)
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +102,13 @@ def test_quantize_writes_everything(output: Path) -> None:
 
 
 def test_quantize_verifies_and_ends_with_what_matters(
-    output: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    output: Path, data: Path, other_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = list[str]()
     monkeypatch.setattr(
         "qpass.cli.outputs.write_whole", lambda path, text: (written.append(path.name), write_whole(path, text))
     )
-    options = ("--batch-size", 8, "--max-memory", 0, "--eval", data)
+    options = ("--batch-size", 8, "--max-memory", 0, "--eval", other_data)
     again = run("quantize", MODEL, "--calib", data, "--output", tmp_path / "out", *options)
     assert again.exit_code == 0, again.output
     accuracy, speed, size, verified, following = again.output.splitlines()[-5:]
@@ -357,6 +365,8 @@ def test_what_a_drop_needs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_calibration_images_are_not_evaluated_on(data: Path, tmp_path: Path) -> None:
+    without_goal = ("quantize", MODEL, "--calib", data, "--output", tmp_path / "other", "--eval", data, "--no-verify")
+    assert_refused(run(*without_goal), "evaluates a calibration sample")
     plain = ("quantize", MODEL, "--calib", data, "--output", tmp_path / "out", "--max-drop", 30, "--eval", data)
     assert_refused(run(*plain), "evaluates a calibration sample")
     assert_refused(run(*plain, "--config", "mixed-w4a5"), "a budget and max_drop both choose bit widths")
