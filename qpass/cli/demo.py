@@ -30,8 +30,8 @@ def demo(output: Path, configs: tuple[str, ...], epochs: int, as_json: bool) -> 
 
     for config in configs:
         qpass.QuantConfig.from_any(config)
-    prepare_folder(output)
     digits = load_digits()
+    prepare_folder(output)
     calibration = (output / "calibration.npy").resolve()
     np.save(calibration, digits.calibration.numpy())
     transform = ImageTransform(crop=8, resize=8, mean=(0.0,), std=(1.0,))

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from torch import Tensor
 
 from qpass.cli.image_errors import about_images
 from qpass.cli.model_arguments import named_arguments
-from qpass.cli.options import COUNT, DATA, batch_size_option, console, image_options
+from qpass.cli.options import COUNT, DATA, batch_size_option, console, image_options, note
 from qpass.cli.run_folder import PLOT, SENSITIVITY
 from qpass.cli.transforms import model_transform, saved_transform
 from qpass.errors import ConfigError, DataError
 from qpass.runtime.arguments import SEEDS
 from qpass.runtime.atomic_write import write_whole
+
+if TYPE_CHECKING:
+    from qpass.report.sensitivity import SensitivityReport
 
 #: Largest difference between a model and its float file, as a share of the largest output.
 _SAME = 1e-3
@@ -98,14 +101,26 @@ def sensitivity(
         found = qpass.sensitivity_report(
             measured.network, measured.batches(batch_size), measured.config, exclude=exclude, seed=measured.seed
         )
-    write_whole(measured.folder / SENSITIVITY, found.to_json())
-    write_whole(measured.folder / PLOT, found.to_svg())
+    written = _write(found, measured.folder)
     if as_json:
         click.echo(found.to_json())
         return
     console.print(found.text(top), highlight=False, soft_wrap=True)
     console.print(f"\n{found.rules_yaml(top)}", highlight=False, soft_wrap=True)
-    console.print(f"written: {measured.folder / SENSITIVITY}, {measured.folder / PLOT}", highlight=False, soft_wrap=True)
+    console.print(f"written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+
+
+def _write(found: SensitivityReport, folder: Path) -> list[Path]:
+    """Writes JSON, and a plot if matplotlib is installed."""
+    written = [folder / SENSITIVITY]
+    write_whole(folder / SENSITIVITY, found.to_json())
+    try:
+        write_whole(folder / PLOT, found.to_svg())
+    except DataError as error:
+        note(f"note: no plot is written: {error}")
+    else:
+        written.append(folder / PLOT)
+    return written
 
 
 def _drawn(path: Path, transform: Any, count: int, seed: int) -> Any:

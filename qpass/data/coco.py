@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qpass.data.decode import decode_image, image_bytes
 from qpass.errors import DataError
+from qpass.runtime.extras import from_extra
 from qpass.runtime.quiet import quiet_thread
 
 
@@ -37,10 +38,8 @@ class CocoImages(Sequence[tuple[Tensor, dict[str, Tensor]]]):
             if not wanted.exists():
                 hint = "COCO is at https://cocodataset.org/#download: val2017.zip and annotations_trainval2017.zip"
                 raise DataError("does not exist", where=str(wanted), expected="images, and their annotations", hint=hint)
-        try:
+        with from_extra("detection", "coco"):
             from pycocotools.coco import COCO
-        except ImportError as error:
-            raise DataError("pycocotools is not installed", where="coco", hint="pip install 'qpass[detection]'") from error
         try:
             with quiet_thread():  # COCO prints its loading time
                 self._coco = COCO(str(path))

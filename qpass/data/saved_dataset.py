@@ -10,6 +10,7 @@ from torch import Tensor
 from qpass.data.decode import image_bytes
 from qpass.data.image_source import Decodes, ImageSource
 from qpass.errors import DataError
+from qpass.runtime.extras import from_extra
 
 
 def is_saved_dataset(path: Path) -> bool:
@@ -32,10 +33,8 @@ def open_saved_dataset(path: Path, transform: Decodes) -> ImageSource:
     if not (path / "state.json").is_file():
         splits = sorted(folder.name for folder in path.iterdir() if (folder / "state.json").is_file())
         raise DataError(f"holds the splits {', '.join(splits)}", where=str(path), hint="give the folder of one of them")
-    try:
+    with from_extra("datasets", str(path)):
         import datasets  # slow to import
-    except ImportError as error:
-        raise DataError("needs datasets", where=str(path), hint="pip install 'qpass[datasets]'") from error
     try:
         dataset = datasets.load_from_disk(str(path))
     except Exception as error:  # datasets and pyarrow raise their own kinds

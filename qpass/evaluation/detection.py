@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qpass.errors import DataError
+from qpass.runtime.extras import from_extra
 
 #: Pixels whose value in a predicted mask is above this belong to the object.
 MASK_THRESHOLD = 0.5
@@ -51,10 +52,8 @@ def evaluate_detection(
     Raises:
         DataError: If there are no samples, or torchmetrics or pycocotools are not installed.
     """
-    try:
+    with from_extra("detection", "evaluate"):
         from torchmetrics.detection import MeanAveragePrecision
-    except ImportError as error:
-        raise DataError("torchmetrics is not installed", where="evaluate", hint="pip install 'qpass[detection]'") from error
     metric: Any = None
     kinds: tuple[str, ...] = ()
     with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +13,9 @@ import yaml
 
 from qpass.config import QuantConfig
 from qpass.config.rule_text import float_rule, merged_rules, tensor_rules
+from qpass.errors import DataError
 from qpass.passes.analysis.tensor_sensitivity import SAMPLES, Sensitivity, TensorSensitivity
+from qpass.runtime.extras import from_extra
 from qpass.runtime.plain_data import check_plain, printable
 from qpass.runtime.records import record
 
@@ -85,8 +88,13 @@ class SensitivityReport:
         return record(cls, data, "sensitivity")
 
     def to_svg(self) -> str:
-        """Returns a plot of the errors, the largest first."""
-        from qpass.report.sensitivity_plot import errors_of_tensors  # matplotlib is slow to import
+        """Returns a plot of the errors, the largest first.
+
+        Raises:
+            DataError: If matplotlib is not installed.
+        """
+        with from_extra("plot", "the plot of sensitivities"):
+            from qpass.report.sensitivity_plot import errors_of_tensors  # matplotlib is slow to import
 
         return errors_of_tensors(self.ordered)
 
@@ -109,8 +117,11 @@ class SensitivityReport:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        """Shows the plot and the table in a notebook."""
-        return f"{self.to_svg()}<pre>{html.escape(printable(str(self)))}</pre>"
+        """Shows the plot, if matplotlib is installed, and the table in a notebook."""
+        plot = ""
+        with suppress(DataError):
+            plot = self.to_svg()
+        return f"{plot}<pre>{html.escape(printable(str(self)))}</pre>"
 
     def __repr__(self) -> str:
         name = f"{self.model} as {self.config['name']}"

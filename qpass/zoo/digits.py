@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qpass.progress import track
+from qpass.runtime.extras import from_extra
 from qpass.runtime.torch_modes import default_modes, kept_random_state
 
 #: Digits held out for evaluation, and training digits used for calibration.
@@ -25,8 +26,13 @@ class Digits:
 
 
 def load_digits(seed: int = 0) -> Digits:
-    """Returns scikit-learn's 1,797 digits, shuffled by the seed; calibration is a subset of training."""
-    from sklearn.datasets import load_digits as load
+    """Returns scikit-learn's 1,797 digits, shuffled by the seed; calibration is a subset of training.
+
+    Raises:
+        DataError: If scikit-learn is not installed.
+    """
+    with from_extra("demo", "handwritten digits"):
+        from sklearn.datasets import load_digits as load
 
     images, labels = load(return_X_y=True)
     x, y = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels)

@@ -15,6 +15,7 @@ from torch import nn
 from qpass.data import ImageTransform
 from qpass.data.regular_file import read_text
 from qpass.errors import DataError, QPassError
+from qpass.runtime.extras import from_extra
 from qpass.runtime.quiet import quiet_thread
 from qpass.zoo.image_processor import processor_transform
 
@@ -27,7 +28,6 @@ COMPANIONS = (
     "merges.txt", "spiece.model", "added_tokens.json", "chat_template.jinja",
 )  # fmt: skip
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_INSTALL = "pip install 'qpass[transformers]'"
 
 
 def find_folder(name: str) -> Path | None:
@@ -45,10 +45,8 @@ def find_folder(name: str) -> Path | None:
         raise DataError(f"has no {CONFIG}", where=name, expected="a folder that save_pretrained of transformers or timm wrote")
     if path.exists() or not _HUB_NAME.fullmatch(name):
         return None
-    try:
+    with from_extra("transformers", name):
         from huggingface_hub import snapshot_download  # slow to import
-    except ImportError as error:
-        raise DataError("needs transformers", where=name, hint=_INSTALL) from error
     try:
         return Path(snapshot_download(name, local_files_only=True))
     except Exception as error:  # the hub's own kinds; ValueErrors for names
@@ -179,8 +177,6 @@ def replace_companions(earlier: Sequence[str], files: Sequence[Path], output: Pa
 
 
 def _transformers(folder: Path) -> Any:
-    try:
+    with from_extra("transformers", str(folder)):
         import transformers  # slow to import
-    except ImportError as error:
-        raise DataError("needs transformers", where=str(folder), hint=_INSTALL) from error
     return transformers

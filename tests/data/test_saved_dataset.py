@@ -74,6 +74,6 @@ def test_the_extra_is_named_where_datasets_is_missing(folder: Path, monkeypatch:
     (folder / "state.json").write_text("{}")
     assert is_saved_dataset(folder)
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"images: needs datasets; pip install 'qpass\[datasets\]'"):
+    with pytest.raises(DataError, match=r"images: needs datasets, which is not installed; pip install 'qpass\[datasets\]'"):
         open_saved_dataset(folder, TRANSFORM)
     assert not is_dataset([])
