@@ -77,9 +77,9 @@ def run(options: QuantizeOptions) -> bool:
             if not options.no_verify:
                 verified = _verified(options, qmodel, batch)
             if labelled is not None:
-                known = SharedSamples(ModelInputs((batch,), {}) for batch, _ in image_batches(images, options.batch_size))
+                drawn = SharedSamples(ModelInputs((batch,), {}) for batch, _ in image_batches(images, options.batch_size))
                 files = float_network.path, output / MODEL
-                top1 = top1_of_files(qmodel, *files, labelled, options.batch_size, calibrated_on=known)
+                top1 = top1_of_files(qmodel, *files, labelled, options.batch_size, calibrated_on=drawn)
         finally:
             figures = write_report(figures, output, verified)
     print_result(figures, output, verified, top1, as_json=options.as_json)
