@@ -113,7 +113,11 @@ class TestPreprocessing:
         (PILLOW, lambda image: 5, r"images\[\d\]: preprocessing gave a int; expected a tensor"),
         (PILLOW, "imagenet", "images, preprocessing: got a str; expected an ImageTransform"),
         ({"a": PILLOW[0]}, TRANSFORM, "images: got a dict; expected a path, a dataset, or PIL images"),
-        ([PILLOW[0], PILLOW[0].rotate(90, expand=True)], v2.PILToTensor(), r"images: \[\d\]: has shape \(3, .*; resize and crop"),
+        (
+            [PILLOW[0], PILLOW[0].rotate(90, expand=True)],
+            v2.PILToTensor(),
+            r"images: \[\d\]: has shape \(3, .*; resize and crop",
+        ),
         ([PILLOW[0], PILLOW[0].convert("L")], v2.PILToTensor(), r"has shape \(\d, 40, 50\) after .* convert them to one mode"),
     ],
 )
@@ -129,7 +133,9 @@ def test_a_file_of_which_preprocessing_makes_no_tensor_is_named(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("source", [PILLOW, iter(PILLOW)], ids=["list", "iterator"])
-@pytest.mark.parametrize("options", [{"count": -1}, {"count": 0}, {"count": "3"}, {"batch_size": 0}, {"batch_size": 1.5}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"count": -1}, {"count": 0}, {"count": "3"}, {"batch_size": 0}, {"batch_size": 1.5}], ids=str
+)
 def test_counts_are_whole_numbers_above_0(source: Any, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(options))}: got .* expected a whole number above 0"):
         qpass.images(source, TRANSFORM, **options)

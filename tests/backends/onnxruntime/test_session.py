@@ -70,7 +70,9 @@ def test_inputs_have_the_sizes_that_the_network_was_traced_with(tmp_path: Path) 
     session.run(feed)
 
 
-@pytest.mark.parametrize("text", ["", "[", "[1]", '{"x": 3}', '{"x": [1, -2]}', '{"x": ["a", 2]}', '{"y": [7, 7]}', "[" * 10**5])
+@pytest.mark.parametrize(
+    "text", ["", "[", "[1]", '{"x": 3}', '{"x": [1, -2]}', '{"x": ["a", 2]}', '{"y": [7, 7]}', "[" * 10**5]
+)
 def test_sizes_that_a_file_does_not_say_are_1(text: str, tmp_path: Path) -> None:
     path = file(tmp_path / "open.onnx", [helper.make_node("Relu", ["x"], ["y"])], size="tokens")
     model = onnx.load(path)
