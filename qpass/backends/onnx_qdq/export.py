@@ -42,8 +42,8 @@ _LOG = logging.getLogger(__name__)
 DEFAULT_TARGET = "onnxruntime"
 #: Metadata key for the type of 8-bit second operands, in files whose products may overflow as int8.
 WEIGHT_TYPE = "qpass.weight_type"
-#: Metadata key for the sizes of the inputs that the network was traced with, in files that leave more
-#: than the batch open: JSON of a shape for each input. Runs with made-up inputs take them.
+#: Metadata key for the shapes of the inputs at tracing, in files that leave more than the batch
+#: open: JSON of a shape for each input. Runs with made-up inputs take them.
 EXAMPLE_SIZES = "qpass.example_sizes"
 
 
