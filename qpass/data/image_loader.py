@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from qpass.config.fields import optional, whole
 from qpass.data.decode import decode_image, eight_bits
 from qpass.data.draw import draw_images
 from qpass.data.image_source import ImageSource
@@ -23,6 +24,7 @@ from qpass.errors import ConfigError, DataError
 #: Turns a PIL image into the network's input, without the batch dim.
 Preprocess = Callable[[Image.Image], Tensor]
 PIXELS = "pixel_values"
+_count = whole(1, expected="a whole number above 0")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Decoder:
 
     def decode(self, data: bytes, where: str) -> Tensor:
         """Returns the tensor of an image file; see ``ImageTransform.decode``."""
-        return self.preprocess(decode_image(data, "RGB", where))
+        return _as_tensor(self.preprocess(decode_image(data, "RGB", where)), where)
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,17 @@ class ImageLoader:
 
 def load_images(source: Any, preprocess: Any, *, count: int | None, batch_size: int, seed: int) -> ImageLoader:
     """Returns batches of images; see ``qpass.images``."""
+    optional(_count)(count, "count")
+    _count(batch_size, "batch_size")
     function, name = _function(preprocess)
     decoder = function if isinstance(function, ImageTransform) else Decoder(function)
     if isinstance(source, str | Path):
         opened = open_images(source, decoder, needs_labels=False)
     elif is_dataset(source):
         opened = dataset_images(source, decoder, type(source).__name__)
-    elif isinstance(source, Sequence) or (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+    elif isinstance(source, Sequence) or (_is_indexed(source) and not isinstance(source, Mapping)):
         opened = _of_items(source, len(source), function)
-    elif isinstance(source, Iterable):
+    elif isinstance(source, Iterable) and not isinstance(source, Mapping):
         tensors = [_tensor(item, index, function) for index, item in enumerate(islice(source, count))]
         opened = ImageSource("images", [f"[{index}]" for index in range(len(tensors))], None, tensors.__getitem__)
     else:
@@ -96,6 +100,10 @@ def _function(preprocess: Any) -> tuple[Preprocess, str | None]:
     )
 
 
+def _is_indexed(source: Any) -> bool:
+    return hasattr(source, "__len__") and hasattr(source, "__getitem__")
+
+
 def _of_items(items: Any, length: int, function: Preprocess) -> ImageSource:
     names = [f"[{index}]" for index in range(length)]
     return ImageSource("images", names, None, lambda index: _tensor(items[index], index, function))
@@ -107,7 +115,11 @@ def _tensor(item: Any, index: int, function: Preprocess) -> Tensor:
     image, where = next((value for value in values if isinstance(value, Image.Image)), None), f"images[{index}]"
     if image is None:
         raise DataError(f"is a {type(item).__name__} without a PIL image", where=where, expected="PIL images")
-    tensor = function(eight_bits(image, where))
+    return _as_tensor(function(eight_bits(image, where)), where)
+
+
+def _as_tensor(tensor: Any, where: str) -> Tensor:
+    """Returns what preprocessing gave; floats are float32."""
     if not isinstance(tensor, Tensor):
         raise DataError(f"preprocessing gave a {type(tensor).__name__}", where=where, expected="a tensor")
     return tensor.to(torch.float32) if tensor.is_floating_point() else tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -81,6 +81,7 @@ def image_batches(source: ImageSource, batch_size: int, *, limit: int | None = N
 
     Raises:
         ConfigError: If ``batch_size`` or ``limit`` is not a positive integer.
+        DataError: If an image of a batch has another shape than the first.
     """
     _count(batch_size, "batch_size")
     optional(_count)(limit, "limit")
@@ -89,7 +90,22 @@ def image_batches(source: ImageSource, batch_size: int, *, limit: int | None = N
     for start in range(0, count, batch_size):
         indices = chosen[start : start + batch_size]
         labels = None if source.labels is None else torch.tensor([source.labels[i] for i in indices])
-        yield torch.stack([source.load(i) for i in indices]), labels
+        yield _stack(source, indices), labels
+
+
+def _stack(source: ImageSource, indices: Sequence[int]) -> Tensor:
+    """Returns images as one batch."""
+    loaded = [source.load(i) for i in indices]
+    for index, image in zip(indices, loaded, strict=True):
+        if image.shape != loaded[0].shape:
+            shape, first = tuple(image.shape), tuple(loaded[0].shape)
+            raise DataError(
+                f"has shape {shape} after preprocessing",
+                where=f"{source.where}: {source.names[index]}",
+                expected=f"{first}, as of {source.names[indices[0]]}",
+                hint="resize and crop all images to one size, and convert them to one mode, such as RGB",
+            )
+    return torch.stack(loaded)
 
 
 def _open_folder(path: Path, transform: Decodes, needs_labels: bool) -> ImageSource:

@@ -112,8 +112,30 @@ class TestPreprocessing:
         ([Image.new("F", (8, 8))], TRANSFORM, r"images\[0\]: holds floats, whose range is unknown"),
         (PILLOW, lambda image: 5, r"images\[\d\]: preprocessing gave a int; expected a tensor"),
         (PILLOW, "imagenet", "images, preprocessing: got a str; expected an ImageTransform"),
+        ({"a": PILLOW[0]}, TRANSFORM, "images: got a dict; expected a path, a dataset, or PIL images"),
+        (
+            [PILLOW[0], PILLOW[0].rotate(90, expand=True)],
+            v2.PILToTensor(),
+            r"images: \[\d\]: has shape \(3, .*; resize and crop",
+        ),
+        ([PILLOW[0], PILLOW[0].convert("L")], v2.PILToTensor(), r"has shape \(\d, 40, 50\) after .* convert them to one mode"),
     ],
 )
 def test_what_gives_no_images_is_named(source: Any, preprocessing: Any, message: str) -> None:
     with pytest.raises((DataError, ConfigError), match=message):
         list(qpass.images(source, preprocessing))
+
+
+def test_a_file_of_which_preprocessing_makes_no_tensor_is_named(tmp_path: Path) -> None:
+    PILLOW[0].save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: preprocessing gave a ndarray; expected a tensor"):
+        list(qpass.images(tmp_path, np.asarray))
+
+
+@pytest.mark.parametrize("source", [PILLOW, iter(PILLOW)], ids=["list", "iterator"])
+@pytest.mark.parametrize(
+    "options", [{"count": -1}, {"count": 0}, {"count": "3"}, {"batch_size": 0}, {"batch_size": 1.5}], ids=str
+)
+def test_counts_are_whole_numbers_above_0(source: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}: got .* expected a whole number above 0"):
+        qpass.images(source, TRANSFORM, **options)

@@ -12,6 +12,7 @@ from qpass.backends.onnx_qdq.emit import Emitter
 from qpass.backends.onnx_qdq.rules.patterns import MOVEMENTS
 from qpass.backends.onnx_qdq.weights import integer_kernel, is_dequantized, matmul_with_weight, to_numpy, weight_matrix
 from qpass.errors import LoweringError
+from qpass.graph.signature.input_dims import split_multiple
 from qpass.nn import QuantizedConv
 
 #: Operators that an integer kernel of a convolution includes.
@@ -103,6 +104,7 @@ def _lower_patches(layer: QuantizedConv, x: ir.Value, output: ir.Value, emit: Em
     if not isinstance(channels, int):
         raise LoweringError(f"an image of shape {x.shape}", where=emit.prefix, expected="a fixed number of channels")
     grid = _grid(x, sides, emit)
+    x = _cropped(x, sides, grid, emit)
     if set(sides) == {1}:  # onnxruntime transposes two dims far faster than more
         tokens = x
         if len(sides) > 1:
@@ -132,6 +134,23 @@ def _grid(x: ir.Value, sides: tuple[int, ...], emit: Emitter) -> list[int | ir.V
             length = emit.op("Shape", [x], {"start": dim, "end": dim + 1})
             grid.append(emit.op("Div", [length, emit.constant(f"side_{dim}", [side])]))
     return grid
+
+
+def _cropped(x: ir.Value, sides: tuple[int, ...], grid: list[int | ir.Value], emit: Emitter) -> ir.Value:
+    """Returns the part of an input that whole windows cover, where its size is dynamic."""
+    assert x.shape is not None
+    axes = [dim for dim, side in enumerate(sides, 2) if not _holds_whole(x.shape[dim], side)]
+    if not axes:
+        return x
+    starts, along = emit.constant("crop_start", [0] * len(axes)), emit.constant("crop_axes", axes)
+    ends = [emit.op("Mul", [grid[dim - 2], emit.constant(f"side_{dim}", [sides[dim - 2]])]) for dim in axes]
+    end = emit.op("Concat", ends, {"axis": 0}) if len(ends) > 1 else ends[0]
+    return emit.op("Slice", [x, starts, end, along], shape=x.shape)
+
+
+def _holds_whole(size: int | ir.SymbolicDim, side: int) -> bool:
+    """Returns whether a size is a whole number of windows, or fixed: then planning has looked at it."""
+    return isinstance(size, int) or split_multiple(str(size.value))[0] % side == 0
 
 
 def _shape(name: str, sizes: list[int | ir.Value], emit: Emitter) -> ir.Value:

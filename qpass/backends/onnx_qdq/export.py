@@ -31,6 +31,7 @@ from qpass.backends.onnx_qdq.targets import Target, target_by_name
 from qpass.backends.onnx_qdq.to_onnx import DOMAIN, to_onnx
 from qpass.backends.onnx_qdq.write import check_writable, write_model
 from qpass.errors import LoweringError
+from qpass.graph.edit import input_name, shape_of
 from qpass.graph.facts import facts_of
 from qpass.quantizers import ByteTable, Quantizer, Uniform, WeightCodebook
 from qpass.quantizers.base import GREATEST_INT8
@@ -43,6 +44,9 @@ DEFAULT_TARGET = "onnxruntime"
 EVERY_PROCESSOR = "every processor"
 #: Metadata key for the type of 8-bit second operands, in files whose products may overflow as int8.
 WEIGHT_TYPE = "qpass.weight_type"
+#: Metadata key for the shapes of the inputs at tracing, in files that leave more than the batch
+#: open: JSON of a shape for each input. Runs with made-up inputs take them.
+EXAMPLE_SIZES = "qpass.example_sizes"
 
 
 def export_quantized(
@@ -98,6 +102,8 @@ def _export(
     config = facts_of(graph_module).config
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
+    if sizes := _example_sizes(graph_module):
+        model.metadata_props[EXAMPLE_SIZES] = json.dumps(sizes)
     model.metadata_props["qpass.format"] = explain(opset)
     if config is not None:
         model.metadata_props["qpass.config"] = config.to_yaml()
@@ -110,6 +116,14 @@ def _export(
     write_model(model, path)
     _LOG.info("wrote %s: opset %d, %d bytes", path, opset, path.stat().st_size)
     return path
+
+
+def _example_sizes(graph_module: fx.GraphModule) -> dict[str, list[int]]:
+    """Returns the shapes of the traced inputs; empty if nothing but rows may vary."""
+    if not any(isinstance(size, str) for dims in facts_of(graph_module).dims for size in dims[1:]):
+        return {}
+    inputs = [node for node in graph_module.graph.nodes if node.op == "placeholder" and shape_of(node) is not None]
+    return {input_name(node): list(shape_of(node) or ()) for node in inputs}
 
 
 def processors(graph_module: fx.GraphModule, weight_type: str) -> str:

@@ -202,6 +202,13 @@ def lower_byte_table(quantizer: ByteTable, node: ir.Node, emit: Emitter) -> ir.V
     return emit.op("DequantizeLinear", [levels, scale, emit.constant("table_zero_point", zero)])
 
 
+def stored_table(quantizer: nn.Module) -> np.ndarray | None:
+    """Returns the table of a quantizer whose codes are looked up in one; None for any other."""
+    if isinstance(quantizer, ByteTable | LookUp):
+        return to_numpy(quantizer.table)
+    return to_numpy(quantizer.levels()) if isinstance(quantizer, ShiftLog2 | Tan) else None
+
+
 def _look_up(codes: ir.Value, table: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
     """Returns table[codes], on flat tensors: GatherElements takes a tenth of the time of Gather."""
     index = emit.op("Cast", [codes], {"to": ir.DataType.INT32}, dtype=ir.DataType.INT32)

@@ -136,7 +136,7 @@ def _explain(graph_module: fx.GraphModule, error: Exception) -> LoweringError:
     """
     lines = [line.strip() for line in str(error).partition("## Exception summary")[2].splitlines() or str(error).splitlines()]
     reason = next((line.partition(">: ")[2] or line for line in lines if line), type(error).__name__)
-    found = re.search(r"Error when translating node .*?target=torch\.ops\.([\w.]+)", str(error))
+    found = re.search(r"(?:Error when translating node|While executing %) ?.*?target=torch\.ops\.([\w.]+)", str(error))
     where = type(graph_module).__name__
     return LoweringError(
         f"torch.onnx cannot export the graph: {reason[:300]}",

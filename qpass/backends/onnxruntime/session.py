@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 import warnings
@@ -17,7 +18,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from qpass.backends.onnx_qdq.capabilities import WeightType, int8_matmul_is_exact
-from qpass.backends.onnx_qdq.export import WEIGHT_TYPE
+from qpass.backends.onnx_qdq.export import EXAMPLE_SIZES, WEIGHT_TYPE
 from qpass.backends.onnxruntime.watchdog import WATCHDOG
 from qpass.data import ModelInputs
 from qpass.errors import LoweringError
@@ -101,6 +102,7 @@ class OrtSession:
             if keep_graph:
                 self.optimized_graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
         metadata = self.session.get_modelmeta().custom_metadata_map
+        self._example_sizes = _read_sizes(metadata.get(EXAMPLE_SIZES, "{}"))
         self.overflows = metadata.get(WEIGHT_TYPE) == WeightType.INT8 and not int8_matmul_is_exact()
         if self.overflows:
             warnings.warn(f"{where}: {OVERFLOW}", stacklevel=2)
@@ -143,7 +145,10 @@ class OrtSession:
         return {name: value for name, value in feed.items() if name in self.input_names}
 
     def random_feed(self, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
-        """Returns seeded random inputs; an unknown dim 0 becomes ``batch``, other unknown dims become 1.
+        """Returns seeded random inputs; an unknown dim 0 becomes ``batch``.
+
+        Other unknown dims become the sizes with which the network was traced, or 1 if the file does not
+        say them.
 
         Raises:
             LoweringError: If an input has more than ``LARGEST_INPUT`` elements.
@@ -151,7 +156,8 @@ class OrtSession:
         generator = np.random.default_rng(seed)
         feed = {}
         for value in self.session.get_inputs():
-            shape = [d if isinstance(d, int) else (batch if i == 0 else 1) for i, d in enumerate(value.shape)]
+            usual = dict(enumerate(self._example_sizes.get(value.name, ())))
+            shape = [d if isinstance(d, int) else (batch if i == 0 else usual.get(i, 1)) for i, d in enumerate(value.shape)]
             if math.prod(shape) > LARGEST_INPUT:
                 raise LoweringError(
                     f"input {value.name} has the shape {tuple(shape)}",
@@ -177,6 +183,17 @@ def _write_graph_to(folder: str, options: ort.SessionOptions) -> None:
     options.optimized_model_filepath = f"{folder}/optimized.onnx"
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", str(_BESIDE_BYTES))
+
+
+def _read_sizes(text: str) -> dict[str, list[int]]:
+    """Returns the shapes in a file's ``EXAMPLE_SIZES``; empty if it is anything else."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    shapes = found.values() if isinstance(found, dict) else [None]
+    valid = all(isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape) for shape in shapes)
+    return found if valid else {}
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -210,7 +210,7 @@ def _not_open(reason: str, model: nn.Module) -> TraceError:
     return TraceError(
         f"the model does not leave open what dynamic_shapes opens: {reason}",
         where=type(model).__name__,
-        hint="give torch.export.Dim.AUTO, or leave out, what the model fixes",
+        hint="give torch.export.Dim with a min and max that the model takes, and leave out what it fixes",
     )
 
 

@@ -4,6 +4,7 @@ from qpass.graph.fx_rule import FxRule
 from qpass.passes.rules.decompose_attention import decompose_attention
 from qpass.passes.rules.distance_from_cdist import distance_from_cdist
 from qpass.passes.rules.drop_no_ops import drop_no_ops
+from qpass.passes.rules.float_bounds import float_bounds
 from qpass.passes.rules.fold_batch_norm import fold_batch_norm
 from qpass.passes.rules.fold_channel_scale import fold_channel_scale
 from qpass.passes.rules.fold_constants import fold_constants
@@ -23,6 +24,7 @@ RULES: tuple[FxRule, ...] = (
     drop_no_ops,
     fold_constants,
     distance_from_cdist,
+    float_bounds,
     indices_from_mask,
     matrix_from_vector,
     mean_from_sums,

@@ -76,6 +76,22 @@ def test_from_the_plan_to_the_file(case: str, config: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow(after=1)
+@pytest.mark.parametrize("dims", [1, 2])
+def test_what_whole_windows_of_an_open_size_leave_over_is_cut_off(dims: int, tmp_path: Path) -> None:
+    """As torch does it; a multiple of the window needs no cut."""
+    model = Tokens((nn.Conv1d, nn.Conv2d)[dims - 1](3, 16, 4, 4)).eval()
+    opened = {dim: torch.export.Dim(f"size_{dim}", min=8, max=64) for dim in range(2, 2 + dims)}
+    graph = qpass.quantize_graph(
+        model, [seeded(8, 3, *[16] * dims)], "w8a8", dynamic_shapes={"x": {0: "rows", **opened}}, progress=False
+    )
+    path = qpass.export_onnx(graph, tmp_path / "model.onnx")
+    for sizes in ([16, 16], [11, 13], [9, 8]):
+        x = seeded(2, 3, *sizes[:dims])
+        assert graph(x).shape == model(x).shape
+        assert qpass.verify_onnx(graph, path, x).passed
+
+
+@pytest.mark.slow(after=1)
 @pytest.mark.parametrize("config", ["w8a8", "w4a4"])
 @pytest.mark.parametrize("dims", [1, 2])
 def test_weights_of_grouped_windows_are_integers(dims: int, config: str, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import qpass
+from qpass.backends.onnx_qdq.export import export_float
+from qpass.graph.capture.trace import trace
 
 
 class Complex(nn.Module):
@@ -47,6 +49,21 @@ def test_complex_numbers_inside_are_exported(tmp_path: Path) -> None:
     batch = {"x": torch.randn(8, 6), "phase": torch.randn(8, 4)}
     graph = qpass.quantize_graph(Complex(turned).eval(), [batch], "w8a8", progress=False)
     assert qpass.verify_onnx(graph, qpass.export_onnx(graph, tmp_path / "m.onnx"), batch).passed
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda y: y.kthvalue(2).values, lambda y: torch.clamp(y.long(), 0, 1.5)],
+    ids=["without a translation", "without a decomposition"],
+)
+def test_the_operator_that_the_exporter_refuses_is_named(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    class Refused(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)
+
+    graph = trace(Refused(), (torch.randn(4, 6),))
+    with pytest.raises(qpass.LoweringError, match=r"Refused, aten\.(kthvalue|clamp)\.default: torch\.onnx cannot export"):
+        export_float(graph, tmp_path / "m.onnx")
 
 
 class Sizes(NamedTuple):

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
+import qpass
 from qpass.backends.onnxruntime.rounding_node import FileConstants, offset_of, rounding_nodes, wrong_constants
+from qpass.backends.onnxruntime.verification import Verification
+from qpass.data import ModelInputs
 from qpass.errors import VerifyError
 from qpass.quantizers import Uniform
+from tests.tampering import with_initializer
 
 
 def model(
@@ -101,3 +107,45 @@ def test_numbers_are_those_of_one_element() -> None:
     assert constants.number("nothing") is None
     assert constants.type_of("nothing") is None
     assert constants.type_of("z") == TensorProto.UINT8
+
+
+class Attends(nn.Module):
+    """One attention matrix of 3 x 3 for each sample: far fewer probabilities than a table has entries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.value = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.query(x) @ x.mT).softmax(-1) @ self.value(x)
+
+
+@pytest.mark.slow(after=1)
+@pytest.mark.parametrize(
+    ("config", "tables"),
+    [
+        ("codebook-w3a3", 4),
+        ("w4a4", 1),
+        ({"preset": "w8a8", "post_softmax": {"quantizer": "shift-log2"}}, 1),
+        ({"preset": "w8a8", "post_softmax": {"quantizer": "tan"}}, 1),
+    ],
+    ids=["bytes", "cells", "shift-log2", "tan"],
+)
+def test_every_entry_of_a_table_is_compared(config: Any, tables: int, tmp_path: Path) -> None:
+    """Also those that neither torch's nor random codes look up."""
+    torch.manual_seed(0)
+    graph = qpass.quantize_graph(Attends().eval(), [torch.randn(16, 3, 8)], config, progress=False)
+    path = qpass.export_onnx(graph, tmp_path / "m.onnx")
+    verification = Verification(graph, ModelInputs((torch.randn(1, 3, 8),), {}))
+    assert verification.of(path).passed
+    model, changed = onnx.load(path), tmp_path / "changed.onnx"
+    found = [(at, each) for at, each in enumerate(model.graph.initializer) if each.name.endswith((".table", ".values"))]
+    assert len(found) >= tables
+    for at, tensor in found:
+        table = numpy_helper.to_array(tensor)
+        for place in (0, len(table) // 3, len(table) - 1):
+            other = table.copy()
+            other[place] = table[place] // 2 + 1
+            changed.write_bytes(with_initializer(model, at, numpy_helper.from_array(other, tensor.name)).SerializeToString())
+            with pytest.raises(VerifyError, match=f"{tensor.name.partition('.')[0]}: .*entry {place} of its table is"):
+                verification.of(changed)

@@ -5,14 +5,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
+from torch import nn
+from torch.export import Dim
 
+from qpass.backends.onnx_qdq.export import export_float
 from qpass.backends.onnxruntime import session as session_module
 from qpass.backends.onnxruntime.session import OrtSession
 from qpass.errors import LoweringError
+from qpass.graph.capture.trace import trace
 
 
-def file(path: Path, nodes: list[onnx.NodeProto], *, size: int = 3, kind: int = TensorProto.FLOAT) -> Path:
+def file(path: Path, nodes: list[onnx.NodeProto], *, size: int | str = 3, kind: int = TensorProto.FLOAT) -> Path:
     """Writes a graph from x to y."""
     values = [helper.make_tensor_value_info(name, kind, ["batch", size]) for name in ("x", "y")]
     graph = helper.make_graph(nodes, "graph", values[:1], values[1:])
@@ -53,6 +58,27 @@ def test_inputs_are_not_made_up_without_a_bound(tmp_path: Path) -> None:
     path = file(tmp_path / "huge.onnx", [helper.make_node("Relu", ["x"], ["y"])], size=2**34)
     with pytest.raises(LoweringError, match=r"huge\.onnx: input x has the shape \(1, 17179869184\)"):
         OrtSession(path).random_feed(1)
+
+
+def test_inputs_have_the_sizes_that_the_network_was_traced_with(tmp_path: Path) -> None:
+    """One token or pixel says nothing about time, and a window may not fit into it."""
+    opened = {"input": {0: "rows", 2: Dim("height", min=8), 3: Dim("width", min=6)}}
+    graph = trace(nn.Conv2d(2, 3, 4, 2), (torch.randn(8, 2, 9, 7),), dynamic_shapes=opened)
+    session = OrtSession(export_float(graph, tmp_path / "open.onnx"))
+    feed = session.random_feed(5)
+    assert feed["input"].shape == (5, 2, 9, 7)
+    session.run(feed)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "[1]", '{"x": 3}', '{"x": [1, -2]}', '{"x": ["a", 2]}', '{"y": [7, 7]}', "[" * 10**5]
+)
+def test_sizes_that_a_file_does_not_say_are_1(text: str, tmp_path: Path) -> None:
+    path = file(tmp_path / "open.onnx", [helper.make_node("Relu", ["x"], ["y"])], size="tokens")
+    model = onnx.load(path)
+    helper.set_model_props(model, {"qpass.example_sizes": text})
+    onnx.save(model, path)
+    assert OrtSession(path).random_feed(5)["x"].shape == (5, 1)
 
 
 def test_inputs_of_a_type_that_is_not_made_up_are_refused(tmp_path: Path) -> None:
