@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from qpass.graph.facts import facts_of
 from qpass.progress import StepBar
+from qpass.reconstruction import reconstruct
 
 #: For recipes ``wXaY``: weights are rounded to nearest and make up for nothing.
 UNCOMPENSATED = {"weight_rounding": "nearest", "compensate_activations": False}
@@ -21,14 +22,15 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Interrupts what learns inside at this step, and checks that it was."""
     steps = 0
 
-    def advance(bar: StepBar) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == step:
-            raise KeyboardInterrupt
+    class Interrupted(StepBar):
+        def advance(self) -> None:
+            nonlocal steps
+            steps += 1
+            if steps == step:
+                raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(StepBar, "advance", advance)
+        patch.setattr(reconstruct, "StepBar", Interrupted)
         with pytest.raises(KeyboardInterrupt):
             yield
 

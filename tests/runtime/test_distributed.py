@@ -30,18 +30,20 @@ import datetime, json, os, signal, sys, time
 import torch, torch.distributed as dist
 import qpass
 from qpass.progress import StepBar
+from qpass.reconstruction import reconstruct
 from tests.models import small_vit
 recipe, folder, dies, shift = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 without_folder, absent = int(sys.argv[5]), int(sys.argv[6])
 torch.set_num_threads(1)
-advance, steps = StepBar.advance, 0
-def count(bar):
-    global steps
-    steps += 1
-    if steps == dies:
-        os.kill(os.getpid(), signal.SIGKILL)
-    advance(bar)
-StepBar.advance = count
+steps = 0
+class Counted(StepBar):
+    def advance(self):
+        global steps
+        steps += 1
+        if steps == dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().advance()
+reconstruct.StepBar = Counted
 if int(os.environ["WORLD_SIZE"]) > 1:
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=300 if absent < 0 else 5))
 rank = int(os.environ["RANK"])
