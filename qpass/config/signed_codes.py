@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+
 from qpass.config.options import QuantizerName
 from qpass.config.spec import QuantSpec
 from qpass.errors import ConfigError
