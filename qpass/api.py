@@ -252,11 +252,12 @@ def export_onnx(
         path: The file; its folder must exist. Above 2 GB the weights are written beside it to
             ``<name>.data``. For a model quantized in parts (``submodules``) it is a folder, with
             ``<path of the part>.onnx`` for each.
-        opset: ONNX opset, 20 or later; None uses 21.
+        opset: ONNX opset, 20 or later; None uses 21, or 20 for TensorRT.
         target: The runtime to write for: ``"onnxruntime"``, standard operators only;
             ``"onnxruntime-contrib"``, onnxruntime's own operators where they save work; ``"openvino"``,
-            standard operators in the form that it fuses. All of them compute the same network and run
-            in onnxruntime.
+            standard operators in the form that it fuses; ``"tensorrt"``, explicit quantization as its
+            parser takes it, for graphs quantized with ``signed_codes`` (no file was run in TensorRT).
+            All of them compute the same network and run in onnxruntime.
         weight_type: dtype of 8-bit weights and second factors of products. ``"int8"``, the fastest, is
             exact on ARM and on x86 with AVX512-VNNI or AVX-VNNI; older x86 processors add pairs of
             products in 16 bits, which overflows. ``"uint8"`` is exact everywhere. ``"auto"`` tests this
@@ -272,8 +273,9 @@ def export_onnx(
     Raises:
         ConfigError: If ``class_names`` are given without ``preprocessing``, or either for a model
             quantized in parts.
-        LoweringError: If the path cannot be written, target or dtype is unknown, onnxruntime does not
-            load the opset, a module has no lowering, or no input takes what ``preprocessing`` gives.
+        LoweringError: If the path cannot be written, target or dtype is unknown, the target cannot
+            express the graph, onnxruntime does not load the opset, a module has no lowering, or no
+            input takes what ``preprocessing`` gives.
     """
     from qpass.backends.onnx_qdq import export_quantized
     from qpass.backends.onnx_qdq.preprocessing import describe_preprocessing, preprocessing_metadata

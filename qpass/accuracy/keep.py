@@ -22,7 +22,6 @@ from qpass.accuracy.search import first_that_meets
 from qpass.accuracy.shared_samples import SharedSamples
 from qpass.accuracy.trials import Trials, key_of
 from qpass.backends.onnx_qdq import export_float, export_quantized
-from qpass.backends.onnx_qdq.capabilities import use_int8_weights
 from qpass.backends.onnx_qdq.targets import target_by_name
 from qpass.backends.onnxruntime import OrtModule
 from qpass.backends.onnxruntime.latency import benchmark
@@ -76,8 +75,7 @@ class Goal:
             raise ConfigError(f"got a {type(self.evaluate).__name__}", where="evaluate", expected="a function of a network")
         number(lambda drop: drop >= 0, "a number of 0 or more")(self.max_drop, "max_drop")
         check_preference(self.prefer)
-        target_by_name(self.target)
-        use_int8_weights(self.weight_type)
+        target_by_name(self.target).stores_int8(self.weight_type)
 
 
 def keep_accuracy(request: Request, subject: Subject, goal: Goal, folder: Path | None = None) -> AccuracyResult:
@@ -91,14 +89,17 @@ def keep_accuracy(request: Request, subject: Subject, goal: Goal, folder: Path |
 
     Raises:
         AccuracyError: If no candidate keeps the goal.
-        ConfigError: If the recipe has a budget, the samples cannot show so small a drop, or the folder
-            is of another run.
+        ConfigError: If the recipe has a budget or no form for the target, the samples cannot show so
+            small a drop, or the folder is of another run.
         DataError: If a sample is calibrated and evaluated on.
         DistributedError: If several processes share the work.
     """
     if request.config.budget is not None:
         hint = "leave budget out; instead of mixed-w4a5 take w4a4"
         raise ConfigError("a budget and max_drop both choose bit widths", where="budget", hint=hint)
+    if target_by_name(goal.target).lowering.explicit and not request.config.signed_codes:
+        hint = "add signed_codes: true to the recipe"
+        raise ConfigError(f"{goal.target} cannot express zero points", where="target", hint=hint)
     if Processes.current().size > 1:
         raise DistributedError("max_drop is given", where="torch.distributed", expected="a single process")
     facts: Mapping[str, Any] = {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qpass.cli.doubts import doubt_of_processors
+from qpass.cli.doubts import doubt_of_file
 from qpass.cli.labelled import FLOAT_FILE, QUANTIZED_FILE
 from qpass.cli.options import console, note
 from qpass.cli.run_folder import FLOAT, MODEL, REPORT
@@ -53,7 +53,7 @@ def print_result(
         return
     console.print(str(figures), highlight=False)
     console.print("; ".join([f"written to {folder}", *map(str, figures.bits)]), highlight=False, soft_wrap=True)
-    if (doubt := doubt_of_processors(figures.processors, MODEL)) is not None:
+    if (doubt := doubt_of_file(figures.processors, MODEL, figures.target)) is not None:
         note(f"note: {doubt}")
     if verified is None or speed is None:
         if top1 is not None:

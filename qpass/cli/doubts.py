@@ -68,15 +68,19 @@ def doubt_of_labels(base: Accuracy) -> str | None:
     )
 
 
-def doubt_of_processors(exact_on: str, file: str) -> str | None:
-    """Returns what to say of a file that does not match its graph on every processor.
+def doubt_of_file(exact_on: str, file: str, target: str) -> str | None:
+    """Returns what to say of a file that was not run where it is for, or is not exact everywhere.
 
     Args:
-        exact_on: The processors on which it does, as the report names them.
+        exact_on: The processors on which it matches its graph, as the report names them.
         file: The file.
+        target: Its target.
     """
     from qpass.backends.onnx_qdq.export import EVERY_PROCESSOR
+    from qpass.backends.onnx_qdq.targets import target_by_name
 
+    if untried := target_by_name(target).untried:
+        return f"{file} is verified numerically in onnxruntime's CPU, and was not run in {untried}"
     if exact_on == EVERY_PROCESSOR:
         return None
     return f"on x86 processors without VNNI, {file} gives other results; --weight-type uint8 is exact on every processor"

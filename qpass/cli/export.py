@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from qpass.cli.doubts import doubt_of_processors
+from qpass.cli.doubts import doubt_of_file
 from qpass.cli.options import DATA, console, file_options, note, runtime_option
 from qpass.errors import ConfigError, DataError
 from qpass.runtime.plain_data import printable
@@ -35,7 +35,6 @@ def export(
     runtime or processor. FOLDER's own files stay as they are.
     """
     import qpass
-    from qpass.backends.onnx_qdq.capabilities import use_int8_weights
     from qpass.backends.onnx_qdq.export import export_quantized, processors
     from qpass.backends.onnx_qdq.preprocessing import preprocessing_metadata
     from qpass.backends.onnx_qdq.targets import target_by_name
@@ -44,7 +43,7 @@ def export(
     from qpass.graph.facts import facts_of, recipe_of
 
     options = target_by_name(target).options
-    use_int8_weights(weight_type)
+    target_by_name(target).stores_int8(weight_type)
     settings = read_settings(folder)
     graph = qpass.load(file_in(folder, GRAPH))
     path = output or folder / exported_name(target, weight_type)
@@ -57,8 +56,8 @@ def export(
     )
     if target == "openvino" and not recipe_of(graph).fused_attention:
         note("note: attention stays in float in OpenVINO; 'qpass quantize --target openvino' quantizes it for integers")
-    exact = processors(graph, weight_type)
-    if (doubt := doubt_of_processors(exact, path.name)) is not None:
+    exact = processors(graph, weight_type, target)
+    if (doubt := doubt_of_file(exact, path.name, target)) is not None:
         note(f"note: {doubt}")
     verified = None
     if not no_verify:

@@ -48,7 +48,7 @@ def file_options(file: str) -> Callable[..., Any]:
         "--target",
         default="onnxruntime",
         show_default=True,
-        help=f"Runtime to write {file} for: onnxruntime, onnxruntime-contrib (its own operators too) or openvino.",
+        help=f"Runtime to write {file} for: onnxruntime, onnxruntime-contrib (its own operators too), openvino or tensorrt.",
     )
     weight_type = click.option(
         "--weight-type",

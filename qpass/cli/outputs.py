@@ -103,7 +103,7 @@ def write_files(
         sizes={**figures.sizes, **files},
         target=target,
         options=target_by_name(target).options,
-        processors=processors(qmodel, weight_type),
+        processors=processors(qmodel, weight_type, target),
     )
     update_facts(qmodel, report=figures)
     qpass.save(qmodel, folder / GRAPH)

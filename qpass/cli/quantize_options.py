@@ -67,15 +67,13 @@ class QuantizeOptions:
     factory_arguments: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        from qpass.backends.onnx_qdq.capabilities import use_int8_weights
         from qpass.backends.onnx_qdq.targets import target_by_name
 
         found = {
             "names": None if self.class_names is None else read_names(self.class_names),
             "factory_arguments": named_arguments(self.model_args),
         }
-        target_by_name(self.target)
-        use_int8_weights(self.weight_type)
+        target_by_name(self.target).stores_int8(self.weight_type)
         bytes_of(self.max_memory)
         if self.device is not None:
             usable_device(self.device)
@@ -93,6 +91,7 @@ class QuantizeOptions:
         return self.recipe.reconstruction is not None
 
     def _recipe(self) -> QuantConfig:
+        from qpass.backends.onnx_qdq.targets import target_by_name
         from qpass.config import QuantConfig
 
         config = self.config or ("w8a8" if self.goal is None else self.goal.start)
@@ -101,4 +100,4 @@ class QuantizeOptions:
         is_file = config.endswith((".yaml", ".yml"))
         recipe = QuantConfig.from_yaml(config, **learning) if is_file else QuantConfig.from_any({"preset": config, **learning})
         recipe = recipe.excluding(self.exclude)
-        return dataclasses.replace(recipe, fused_attention=True) if self.target == "openvino" else recipe
+        return dataclasses.replace(recipe, **target_by_name(self.target).recipe)

@@ -27,6 +27,7 @@ from qpass.config.presets import preset_fields
 from qpass.config.recipe_file import read_recipe
 from qpass.config.reconstruction import ReconstructionConfig
 from qpass.config.rules import Rules, apply_rules, as_rules, changed_spec
+from qpass.config.signed_codes import check_signed_spec, signed_spec
 from qpass.config.spec import (
     SPEC_FIELDS,
     TENSOR_ROLES,
@@ -42,7 +43,10 @@ _CHECKS = {
     **{role: instance(QuantSpec, "a QuantSpec") for role in SPEC_FIELDS},
     "fold_layer_norm": optional(choice(FoldTarget, expected="'mean', 'median'")),
     **dict.fromkeys(
-        ("every_softmax", "rotate_heads", "rotate_residual", "scale_channels", "fused_attention", "compensate_activations"),
+        (
+            *("every_softmax", "rotate_heads", "rotate_residual", "scale_channels", "fused_attention", "signed_codes"),
+            "compensate_activations",
+        ),
         flag,
     ),
     "convolutions": choice(Convolutions),
@@ -84,6 +88,10 @@ class QuantConfig:
         fused_attention: Quantize the queries, keys and values with signed codes and no zero point, as
             attention reads them: the form that OpenVINO fuses into one integer operator. Uniform
             quantizers only.
+        signed_codes: Quantize every tensor with signed 8-bit codes and no zero point, right where the
+            product reads it, and no outputs: the form that TensorRT takes (``target="tensorrt"``).
+            Softmax outputs then have 7 bits, and ``"fastest"`` quantizes the inputs of all
+            convolutions. Weights below 8 bits keep their zero points, which the file subtracts.
         convolutions: Which convolutions to quantize (``Convolutions``): ``"patches"``, ``"fastest"``,
             ``"weights"`` or ``"all"``. ``"fastest"`` in ``wXaY``, ``mixed-wXaZ`` and
             ``codebook-wXaY``.
@@ -124,6 +132,7 @@ class QuantConfig:
     rotate_residual: bool = False
     scale_channels: bool = False
     fused_attention: bool = False
+    signed_codes: bool = False
     convolutions: str = Convolutions.PATCHES.value
     pointwise_convolutions: str = PointwiseConvolutions.WEIGHTS.value
     weight_rounding: str = WeightRounding.NEAREST.value
@@ -142,6 +151,8 @@ class QuantConfig:
         self._check_rules()
         self._check_learning()
         self._check_residuals()
+        if self.signed_codes:
+            self._check_signed_codes()
 
     def _check_rules(self) -> None:
         """Rejects invalid values and combinations now, not in the middle of a run."""
@@ -171,6 +182,16 @@ class QuantConfig:
                 hint="set weight_rounding: nearest beside the rank",
             )
 
+    def _check_signed_codes(self) -> None:
+        if self.budget is not None:
+            hint = "leave it out: codes of any width take a byte in TensorRT"
+            raise ConfigError("a budget with signed_codes", where="budget", hint=hint)
+        for role in SPEC_FIELDS:
+            check_signed_spec(getattr(self, role), role, role)
+        for pattern, _ in self.rules:
+            for role in TENSOR_ROLES:
+                check_signed_spec(self.resolve(pattern, role), role, f"rule {pattern!r}, {role}")
+
     def resolve(self, path: str, role: str, *, reads_network_input: bool = False) -> QuantSpec | None:
         """Returns the spec of one tensor after all rules, or None if a rule leaves it in float.
 
@@ -188,7 +209,7 @@ class QuantConfig:
         spec, where = apply_rules(self.rules, base, role, matches)
         if spec is not None:
             check_role(spec, role, where)
-        return spec
+        return signed_spec(spec, role) if self.signed_codes and spec is not None else spec
 
     def with_rules(self, *rules: Mapping[str, Any]) -> QuantConfig:
         """Returns a copy with these rules appended."""

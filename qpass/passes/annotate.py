@@ -163,11 +163,13 @@ class Annotate(Pass):
                 weight_spec = dataclasses.replace(weight_spec, symmetric=True)  # kernels have no zero point per channel
         if spec is None and weight_spec is None:
             return Declined(kind=kind, path=path, reason="a rule of the config leaves it in float")
-        operand = OperandPlan(index=0, spec=spec, role=role)
+        operand = OperandPlan(index=0, spec=spec, signed=self.config.signed_codes, role=role)
         return LayerPlan(kind=kind, path=path, operands=(operand,), weight=weight_spec, reason=reason)
 
     def _quantized_output(self, graph_module: fx.GraphModule, node: fx.Node, plan: LayerPlan) -> LayerPlan:
         """Returns the plan of a layer whose output no quantizer reads, with one if its kernel needs it."""
+        if self.config.signed_codes:  # integer kernels of GPUs give floats
+            return plan
         weight = get_constant(graph_module, node.args[1])
         windows = None if weight is None or node.target not in CONVOLUTIONS else windows_of(node, weight)
         if windows is None or plan.operands[0].spec is None or is_matmul(node, windows):
@@ -211,7 +213,7 @@ class Annotate(Pass):
 
     def _operand(self, index: int, role: str, spec: QuantSpec | None) -> OperandPlan:
         """Returns the plan of a matmul's operand."""
-        fused = self.config.fused_attention and role == "activation"
+        fused = self.config.signed_codes or (self.config.fused_attention and role == "activation")
         if fused and spec is not None and spec.quantizer == QuantizerName.UNIFORM:
             symmetric = dataclasses.replace(spec, symmetric=True)
             return OperandPlan(index=index, spec=symmetric, signed=True, role=role, where_read=True)

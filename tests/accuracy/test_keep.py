@@ -152,6 +152,8 @@ def test_if_no_candidate_keeps_it_that_is_said_with_all_that_was_tried() -> None
         ({"max_drop": -1}, ConfigError, "max_drop: got -1"),
         ({"prefer": "small"}, ConfigError, "prefer: got 'small'"),
         ({"target": "openvin"}, ConfigError, "did you mean 'openvino'"),
+        ({"target": "tensorrt"}, ConfigError, "tensorrt cannot express zero points; add signed_codes: true"),
+        ({"target": "tensorrt", "weight_type": "uint8"}, QPassError, "weight_type: TensorRT reads no uint8"),
         ({"config": {"preset": "mixed-w4a5"}}, ConfigError, "a budget and max_drop both choose bit widths"),
         ({"evaluate": lambda predict: predict(CALIBRATION)[:, 0]}, DataError, "evaluates a calibration sample"),
         (

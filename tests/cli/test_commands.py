@@ -28,6 +28,7 @@ from qpass.report.data import Speed, Verified
 from qpass.report.sensitivity import SensitivityReport
 from qpass.runtime.atomic_write import write_whole
 from qpass.runtime.folder_lock import alone_in
+from tests.backends.onnx_qdq.explicit_form import check_explicit_form
 from tests.models import small_vit
 
 MODEL = "tests.models:small_vit"
@@ -229,6 +230,24 @@ def test_a_target_is_named_before_work_starts_and_kept_in_the_file(data: Path, t
     assert wanted in run("report", tmp_path / "out").output.replace("\n", " ")
     assert wanted in (tmp_path / "out" / "report.html").read_text()
     assert run("verify", tmp_path / "out").exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_file_for_tensorrt(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--calib", data, "--output", out, "--target", "tensorrt")
+    refused = run("quantize", MODEL, *options, "--config", "w4a4")
+    assert refused.exit_code == 2
+    assert "activation: 4 bits with signed_codes; expected 8: TensorRT" in refused.output
+    refused = run("quantize", MODEL, *options, "--weight-type", "uint8")
+    assert "weight_type: TensorRT reads no uint8" in refused.output
+    assert not out.exists()
+    result = run("quantize", MODEL, *options)
+    assert result.exit_code == 0, result.output
+    assert "model.onnx is verified numerically in onnxruntime's CPU, and was not run in TensorRT" in result.output
+    assert "file for tensorrt" in result.output
+    assert check_explicit_form(out / "model.onnx")
+    assert json.loads((out / "report.json").read_text())["config"]["signed_codes"] is True
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from qpass.backends.onnx_qdq.export import processors
-from qpass.cli.doubts import doubt_of_labels, doubt_of_processors, doubts_of_folder, doubts_of_images, doubts_of_weights
+from qpass.cli.doubts import doubt_of_file, doubt_of_labels, doubts_of_folder, doubts_of_images, doubts_of_weights
 from qpass.evaluation.top1 import Accuracy
 
 
@@ -63,9 +63,16 @@ def test_labels_that_a_network_does_not_know(right: int, classes: int, doubtful:
 
 
 def test_a_file_that_is_exact_on_some_processors(quantized: fx.GraphModule) -> None:
-    assert doubt_of_processors(processors(quantized, "uint8"), "model.onnx") is None
-    said = doubt_of_processors(processors(quantized, "int8"), "model.onnx")
+    assert doubt_of_file(processors(quantized, "uint8"), "model.onnx", "onnxruntime") is None
+    said = doubt_of_file(processors(quantized, "int8"), "model.onnx", "onnxruntime")
     assert (
         said
         == "on x86 processors without VNNI, model.onnx gives other results; --weight-type uint8 is exact on every processor"
     )
+
+
+def test_a_file_that_no_runtime_of_its_target_has_run(quantized: fx.GraphModule) -> None:
+    exact = processors(quantized, "auto", "tensorrt")
+    assert exact == "ARM and x86 with VNNI in onnxruntime; not run in TensorRT"
+    said = doubt_of_file(exact, "model.onnx", "tensorrt")
+    assert said == "model.onnx is verified numerically in onnxruntime's CPU, and was not run in TensorRT"

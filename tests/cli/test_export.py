@@ -10,12 +10,14 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
+import qpass
 from qpass.backends.onnx_qdq.export import export_quantized
 from qpass.backends.onnxruntime import OrtSession
 from qpass.cli import main
 from qpass.cli.run_folder import exported_name
+from tests.backends.onnx_qdq.explicit_form import check_explicit_form
 from tests.cli.folders import write_folder
 
 
@@ -49,6 +51,31 @@ def test_a_file_of_another_form_computes_the_same(
     assert (metadata["qpass.target"], metadata["qpass.weight_type"]) == ("openvino", "uint8")
     assert json.loads(metadata["qpass.preprocessing"]) == {"size": [32, 32]}
     torch.testing.assert_close(OrtSession(path)(images), quantized(images), rtol=0, atol=0.05)
+
+
+def test_a_graph_that_a_target_cannot_express_is_refused(folder: Path) -> None:
+    before = contents(folder)
+    result = run("export", folder, "--target", "tensorrt")
+    assert result.exit_code == 2
+    assert "target: tensorrt cannot express x: a zero point" in result.stderr
+    assert "qpass quantize --target tensorrt" in result.stderr
+    assert contents(folder) == before
+
+
+@pytest.mark.slow
+def test_a_file_for_tensorrt_says_that_it_was_not_run_there(
+    vit: nn.Module, images: Tensor, exported: Path, tmp_path: Path
+) -> None:
+    graph = qpass.quantize_graph(vit, [images], {"preset": "w8a8", "signed_codes": True}, progress=False)
+    folder = write_folder(tmp_path / "out", graph, exported, {"size": [32, 32]})
+    result = run("export", folder, "--target", "tensorrt")
+    assert result.exit_code == 0, result.output
+    path = folder / "model-tensorrt.onnx"
+    assert "exact on ARM and x86 with VNNI in onnxruntime; not run in TensorRT" in result.stdout
+    assert "verified: PASSED" in result.stdout
+    wanted = f"note: {path.name} is verified numerically in onnxruntime's CPU, and was not run in TensorRT"
+    assert wanted in result.stderr
+    assert check_explicit_form(path)
 
 
 def test_the_default_name_says_what_the_file_is() -> None:

@@ -445,6 +445,7 @@ VALID: dict[type, dict[str, Any]] = {
             ("every_softmax", "rotate_heads", "rotate_residual", "scale_channels", "fused_attention", "compensate_activations"),
             _flag,
         ),
+        "signed_codes": _flag,
         **dict.fromkeys(("convolutions", "pointwise_convolutions", "weight_rounding", "token_weights", "calibrate_on"), _never),
         "rules": lambda v: v is None or v in ([], (), {}),
         **dict.fromkeys(("budget", "reconstruction"), _is_none),

@@ -71,6 +71,25 @@ def test_such_operands_have_no_zero_point_and_are_quantized_behind_the_transpose
         assert quantizer.zero_point == 0
 
 
+def test_signed_codes_are_asked_of_every_operand_where_a_product_reads_it(vit: nn.Module, images: Tensor) -> None:
+    found = plans(vit, images, QuantConfig.from_any({"preset": "w8a8", "signed_codes": True}))
+    assert {plan.kind for plan in found} == {"conv2d", "linear", "matmul"}
+    for plan in found:
+        assert isinstance(plan, LayerPlan)
+        assert plan.output is None
+        assert all(operand.signed and operand.spec.symmetric for operand in plan.operands)
+        assert all(operand.where_read for operand in plan.operands) == (plan.kind == "matmul")
+        assert plan.weight is None or plan.weight.symmetric
+
+
+def test_signed_codes_quantize_all_inputs_of_convolutions_and_no_output() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 16, 3, padding=1, groups=16))
+    for signed in (False, True):
+        found = plans(model, torch.randn(2, 3, 8, 8), QuantConfig.from_any({"preset": "w8a8", "signed_codes": signed}))
+        kept = [(plan.operands[0].spec is not None, plan.output is not None) for plan in found if isinstance(plan, LayerPlan)]
+        assert kept == [(signed, False)] * 2, "on a CPU both are faster in float"
+
+
 def test_masked_attention_with_separate_projections() -> None:
     found = plans(MaskedAttention(), torch.randn(2, 5, 16))
     assert [plan.path for plan in found if plan.kind == "linear"] == ["query", "key", "value", "out"]

@@ -88,14 +88,20 @@ def explain_weight_type(weight_type: str) -> str:
     return "8-bit factors uint8, since sums of uint8 x int8 products overflow here"
 
 
-def explain(opset: int) -> str:
-    """Explains a file's opset and IR version, for its metadata entry ``qpass.format``."""
+def explain(opset: int, *, packs: bool = True) -> str:
+    """Explains a file's opset and IR version, for its metadata entry ``qpass.format``.
+
+    Args:
+        opset: The opset.
+        packs: Whether codes of fewer than 8 bits are packed.
+    """
     runtime, version = f"onnxruntime {onnxruntime.__version__}", ir_version_for(opset)
-    types = "with 4-bit integers" if opset >= PREFERRED_OPSET else "without 4-bit integers, which are packed into bytes"
+    types = " with 4-bit integers" if opset >= PREFERRED_OPSET else " without 4-bit integers, which are packed into bytes"
     least = ", the least with them" if opset == PREFERRED_OPSET else ""
+    types = f"{types}{least}" if packs else ""
     native = version == helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
     origin = "the one that opset came with" if native else f"the newest that {runtime} loads"
-    return f"opset {opset} {types}{least}; IR version {version}, {origin}; tried in {runtime}"
+    return f"opset {opset}{types}; IR version {version}, {origin}; tried in {runtime}"
 
 
 @cache

@@ -30,10 +30,10 @@ def lower_convolution(layer: QuantizedConv, node: ir.Node, emit: Emitter) -> ir.
     assert x is not None
     if not is_dequantized(x):
         return _convolution(layer, x, _float_weight(layer, emit), emit)
-    if _is_matmul(layer, x, output):
+    if not emit.options.explicit and _is_matmul(layer, x, output):
         return _lower_patches(layer, x, output, emit)
     weight = integer_kernel(layer, emit)
-    bias = None if weight is None else _integer_bias(layer, x, emit)
+    bias = None if weight is None or emit.options.explicit else _integer_bias(layer, x, emit)
     return _convolution(layer, x, _float_weight(layer, emit) if weight is None else weight, emit, bias)
 
 
@@ -46,7 +46,7 @@ def _convolution(layer: QuantizedConv, x: ir.Value, weight: ir.Value, emit: Emit
         "group": layer.groups,
     }
     is_float = weight.producer() is None or weight.producer().op_type != "DequantizeLinear"
-    if is_float and layer.bias is not None:
+    if (is_float or emit.options.explicit) and layer.bias is not None:
         bias = emit.constant("bias", to_numpy(layer.bias))
     y = emit.op("Conv", [x, weight] if bias is None else [x, weight, bias], attributes)
     if layer.bias is None or bias is not None:
@@ -55,6 +55,8 @@ def _convolution(layer: QuantizedConv, x: ir.Value, weight: ir.Value, emit: Emit
 
 
 def _float_weight(layer: QuantizedConv, emit: Emitter) -> ir.Value:
+    if emit.options.explicit:
+        return emit.constant("weight", to_numpy(layer.quantized_weight()).reshape(layer.weight_shape))
     matrix = emit.op("Transpose", [weight_matrix(layer, emit, fuses=False)], {"perm": [1, 0]})
     return emit.op("Reshape", [matrix, emit.constant("weight_shape", list(layer.weight_shape))])
 

@@ -26,12 +26,17 @@ class LoweringOptions:
             of fewer bits are always int8.
         expands_at_load: Store the codes and tables of weights' codebooks, for the runtime to expand
             when it loads the file; otherwise store the expanded bytes.
+        explicit: Write explicit quantization, as TensorRT parses it: codes stand only between a
+            QuantizeLinear and a DequantizeLinear, or in front of a weight's DequantizeLinear, in the
+            shape that the product reads. Nothing moves, casts or packs them. Biases are float,
+            convolutions stay ``Conv``, and weights of layers with a float input are stored as floats.
     """
 
     clips_codes: bool = True
     weight_zero_points: bool = True
     wide_int8: bool = True
     expands_at_load: bool = True
+    explicit: bool = False
 
 
 class Emitter:

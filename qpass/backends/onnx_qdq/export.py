@@ -13,14 +13,13 @@ import onnx_ir.passes.common as common
 from torch import fx
 
 from qpass.backends.onnx_qdq.capabilities import (
-    PREFERRED_OPSET,
     WeightType,
     explain,
     explain_weight_type,
     ir_version_for,
-    use_int8_weights,
 )
 from qpass.backends.onnx_qdq.emit import CONTRIB_DOMAIN, Emitter
+from qpass.backends.onnx_qdq.explicit import check_explicit
 from qpass.backends.onnx_qdq.layer_outputs import MARK, name_layer_outputs, take_marks
 from qpass.backends.onnx_qdq.lowerings import lowering_of
 from qpass.backends.onnx_qdq.pack_weights import pack_weights
@@ -42,6 +41,7 @@ _LOG = logging.getLogger(__name__)
 DEFAULT_TARGET = "onnxruntime"
 #: Processors on which a file without products that may overflow matches its graph.
 EVERY_PROCESSOR = "every processor"
+_FAST_PROCESSORS = "ARM and x86 with VNNI"
 #: Metadata key for the type of 8-bit second operands, in files whose products may overflow as int8.
 WEIGHT_TYPE = "qpass.weight_type"
 #: Metadata key for the shapes of the inputs at tracing, in files that leave more than the batch
@@ -65,7 +65,10 @@ def export_quantized(
             where="export_onnx",
             expected="a graph from quantize_graph",
         )
-    return _export(graph_module, Path(path), opset, target_by_name(target), weight_type, metadata or {})
+    found = target_by_name(target)
+    if found.lowering.explicit:
+        check_explicit(graph_module, target)
+    return _export(graph_module, Path(path), opset, found, weight_type, metadata or {})
 
 
 def export_float(
@@ -88,13 +91,15 @@ def _export(
     metadata: Mapping[str, str],
 ) -> Path:
     path = check_writable(path)
-    wide_int8 = use_int8_weights(weight_type)
+    wide_int8 = target.stores_int8(weight_type)
     target = dataclasses.replace(target, lowering=dataclasses.replace(target.lowering, wide_int8=wide_int8))
-    opset = PREFERRED_OPSET if opset is None else opset
+    opset = target.opset if opset is None else opset
     ir_version = ir_version_for(opset)
     model = to_onnx(graph_module, opset)
     lower(graph_module, model, target)
-    pack_weights(model.graph, opset, tables=target.unpacks_by_tables)
+    explicit = target.lowering.explicit
+    if not explicit:
+        pack_weights(model.graph, opset, tables=target.unpacks_by_tables)
     _strip(model.graph)
     shorten_names(model.graph)
     model.ir_version = ir_version
@@ -104,14 +109,17 @@ def _export(
     model.graph.metadata_props.clear()
     if sizes := _example_sizes(graph_module):
         model.metadata_props[EXAMPLE_SIZES] = json.dumps(sizes)
-    model.metadata_props["qpass.format"] = explain(opset)
+    model.metadata_props["qpass.format"] = explain(opset, packs=not explicit)
+    if target.untried:
+        model.metadata_props["qpass.format"] += f"; never run in {target.untried}"
     if config is not None:
         model.metadata_props["qpass.config"] = config.to_yaml()
         model.metadata_props["qpass.target"] = target.name
         model.metadata_props["qpass.options"] = json.dumps(dict(target.options))
         if _has_wide_products(graph_module):
             model.metadata_props[WEIGHT_TYPE] = (WeightType.INT8 if wide_int8 else WeightType.UINT8).value
-            model.metadata_props["qpass.format"] += f"; {explain_weight_type(weight_type)}"
+            if not explicit:
+                model.metadata_props["qpass.format"] += f"; {explain_weight_type(weight_type)}"
     model.metadata_props.update(metadata)
     write_model(model, path)
     _LOG.info("wrote %s: opset %d, %d bytes", path, opset, path.stat().st_size)
@@ -126,23 +134,26 @@ def _example_sizes(graph_module: fx.GraphModule) -> dict[str, list[int]]:
     return {input_name(node): list(shape_of(node) or ()) for node in inputs}
 
 
-def processors(graph_module: fx.GraphModule, weight_type: str) -> str:
-    """Describes the processors on which a file of this ``weight_type`` matches its graph."""
-    if _has_wide_products(graph_module) and use_int8_weights(weight_type):
-        return f"ARM and x86 with VNNI (--weight-type uint8: on {EVERY_PROCESSOR})"
-    return EVERY_PROCESSOR
+def processors(graph_module: fx.GraphModule, weight_type: str, target: str = DEFAULT_TARGET) -> str:
+    """Describes the processors on which a file of this target and ``weight_type`` matches its graph."""
+    found = target_by_name(target)
+    overflows = _has_wide_products(graph_module) and found.stores_int8(weight_type)
+    if found.untried:
+        return f"{_FAST_PROCESSORS if overflows else EVERY_PROCESSOR} in onnxruntime; not run in {found.untried}"
+    return f"{_FAST_PROCESSORS} (--weight-type uint8: on {EVERY_PROCESSOR})" if overflows else EVERY_PROCESSOR
 
 
 def _has_wide_products(graph_module: fx.GraphModule) -> bool:
     """Returns whether codes above 127 may be multiplied by 8-bit operands; all other sums fit.
 
-    Low-bit codes may exceed 127 because they may lie at the upper end of their byte. Codes of
-    non-uniform quantizers do, because their decoding tables hold full bytes.
+    onnxruntime turns signed activations into unsigned ones on x86. Low-bit codes may exceed 127
+    because they may lie at the upper end of their byte. Codes of non-uniform quantizers do, because
+    their decoding tables hold full bytes.
     """
     first = second = False
     for quantizer in graph_module.modules():
         if isinstance(quantizer, Uniform):
-            first |= quantizer.code_max > GREATEST_INT8
+            first |= quantizer.code_max > GREATEST_INT8 or (quantizer.signed and quantizer.bits == 8 and quantizer.axis is None)
             second |= quantizer.bits == 8 and quantizer.signed
         elif isinstance(quantizer, WeightCodebook) or (isinstance(quantizer, ByteTable) and quantizer.levels_signed):
             second = True

@@ -231,7 +231,7 @@ def lower_linear(layer: QuantizedLinear, node: ir.Node, emit: Emitter) -> ir.Val
     x = node.inputs[0]
     assert x is not None
     rank = len(node.outputs[0].shape or ())
-    if rank != 2:
+    if rank != 2 or emit.options.explicit:
         return matmul_with_weight(layer, x, emit, rank)
     # With two dims, onnxruntime would make this a float Gemm before it looks at Q/DQ, whatever the
     # bias's shape.

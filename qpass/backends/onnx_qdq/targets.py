@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from qpass.backends.onnx_qdq import rules
+from qpass.backends.onnx_qdq.capabilities import PREFERRED_OPSET, WeightType, use_int8_weights
 from qpass.backends.onnx_qdq.emit import LoweringOptions
 from qpass.backends.onnx_qdq.onnx_rule import OnnxRule
 from qpass.errors import LoweringError, nearest
@@ -23,6 +25,10 @@ class Target:
             the graph's. They are also in the file's metadata.
         unpacks_by_tables: Pack weights of 2, 3, 5, 6 and 7 bits in forms that the runtime folds
             when it loads the file.
+        opset: Opset of a file for which none is asked.
+        recipe: Fields of the recipe that ``qpass quantize --target`` sets, for the runtime to multiply
+            integers.
+        untried: The runtime's own name, if no file was ever run in it; "" if files were.
     """
 
     name: str
@@ -30,6 +36,22 @@ class Target:
     lowering: LoweringOptions = field(default_factory=LoweringOptions)
     options: Mapping[str, str] = field(default_factory=dict)
     unpacks_by_tables: bool = True
+    opset: int = PREFERRED_OPSET
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    untried: str = ""
+
+    def stores_int8(self, weight_type: str) -> bool:
+        """Returns whether to store 8-bit second operands as int8, for the argument of ``export_onnx``.
+
+        Raises:
+            LoweringError: If ``weight_type`` is no ``WeightType``, or the runtime does not read it.
+        """
+        int8 = use_int8_weights(weight_type)
+        if not self.lowering.explicit:
+            return int8
+        if weight_type == WeightType.UINT8:
+            raise LoweringError(f"{self.untried} reads no uint8", where="weight_type", hint="leave it out, or take int8")
+        return True
 
 
 _STANDARD: tuple[OnnxRule, ...] = (
@@ -57,6 +79,17 @@ TARGETS = {
             # By default it computes floats in bfloat16 if the processor supports it.
             {"INFERENCE_PRECISION_HINT": "f32"},
             unpacks_by_tables=False,
+            recipe={"fused_attention": True},
+        ),
+        # TensorRT's parser takes codes only between Q and DQ: it has no integer products, casts or
+        # movements. The first parser of TensorRT 10 reads opsets up to 20.
+        Target(
+            "tensorrt",
+            (),
+            LoweringOptions(weight_zero_points=False, expands_at_load=False, explicit=True),
+            opset=20,
+            recipe={"signed_codes": True},
+            untried="TensorRT",
         ),
     )
 }

@@ -46,8 +46,8 @@ def weight_matrix(layer: QuantizedLayer, emit: Emitter, *, fuses: bool) -> ir.Va
     folded when the file is loaded.
     """
     quantizer = layer.quantizer
-    if quantizer is None:
-        return emit.constant("weight", to_numpy(layer.effective_weight()).reshape(len(layer.effective_weight()), -1).T.copy())
+    if quantizer is None or (emit.options.explicit and not fuses):
+        return emit.constant("weight", to_numpy(layer.quantized_weight()).reshape(layer.weight_shape[0], -1).T.copy())
     if isinstance(quantizer, WeightCodebook) and layer.codes is not None:
         return _weight_by_table(quantizer, to_numpy(layer.codes).reshape(len(layer.codes), -1).T, emit, fuses=fuses)
     if not isinstance(quantizer, Uniform) or layer.codes is None:
@@ -92,12 +92,14 @@ def integer_kernel(layer: QuantizedConv, emit: Emitter) -> ir.Value | None:
             return None
         offset, shifts = as_uint8(quantizer, emit), bool(zero_point.any()) and options.expands_at_load
         kept = codes if shifts else as_stored(centred.astype(np.int8), quantizer, emit)
+        kept = kept.reshape(shape) if options.explicit else kept
         levels = emit.constant(WEIGHT_CODES, np.ascontiguousarray(kept))
         if shifts:
             floats = emit.op("Cast", [levels], {"to": ir.DataType.FLOAT})
             zero = emit.constant("weight_zero_point", zero_point.astype(np.float32))
             levels = emit.op("Cast", [emit.op("Sub", [floats, zero])], {"to": ir.DataType.INT8}, dtype=ir.DataType.INT8)
-    levels = emit.op("Reshape", [levels, emit.constant("weight_shape", shape)], dtype=levels.dtype)
+    if not options.explicit:
+        levels = emit.op("Reshape", [levels, emit.constant("weight_shape", shape)], dtype=levels.dtype)
     inputs = [levels, emit.constant("weight_scale", np.broadcast_to(to_numpy(quantizer.scale), shape[:1]).copy())]
     if offset:
         inputs.append(emit.constant("weight_zero_points", np.full(shape[0], UINT8_OFFSET, np.uint8)))

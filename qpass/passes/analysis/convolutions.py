@@ -120,7 +120,9 @@ def float_input(node: fx.Node, windows: Windows, config: QuantConfig, plans: Pla
         plans: Plans of the nodes before it.
     """
     pointwise = windows.pointwise and config.pointwise_convolutions == PointwiseConvolutions.ALL
-    if pointwise or config.convolutions == Convolutions.ALL or is_matmul(node, windows):
+    # What is fastest was measured on CPUs; signed codes are for GPUs.
+    every = config.convolutions == Convolutions.ALL or (config.signed_codes and config.convolutions == Convolutions.FASTEST)
+    if pointwise or every or is_matmul(node, windows):
         return ""
     if config.convolutions == Convolutions.FASTEST:
         return _slower_on_integers(node, windows, plans)

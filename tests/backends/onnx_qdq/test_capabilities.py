@@ -80,3 +80,4 @@ def test_a_file_says_why_it_is_of_its_version() -> None:
         f"opset {PREFERRED_OPSET} with 4-bit integers, the least with them; IR version 10, the one that opset came with" in text
     )
     assert "without 4-bit integers, which are packed into bytes" in explain(LEAST_OPSET)
+    assert explain(LEAST_OPSET, packs=False).startswith(f"opset {LEAST_OPSET}; IR version ")

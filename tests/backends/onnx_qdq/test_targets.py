@@ -16,6 +16,8 @@ from qpass.backends.onnx_qdq.targets import TARGETS
 from qpass.backends.onnxruntime import OrtSession
 from qpass.errors import LoweringError
 
+#: Targets for which every graph has a form; see test_explicit.py for the other.
+FOR_EVERY_GRAPH = sorted(name for name, target in TARGETS.items() if not target.lowering.explicit)
 RECIPES = ("w8a8", "mixed-w3a4", "repq-vit-w4a4", "aiqvit-w4a4")
 
 
@@ -26,7 +28,7 @@ def graph(request: pytest.FixtureRequest, vit: nn.Module, images: Tensor) -> fx.
 
 
 @pytest.mark.slow(after=1)
-@pytest.mark.parametrize("target", sorted(TARGETS))
+@pytest.mark.parametrize("target", FOR_EVERY_GRAPH)
 def test_every_target_is_the_same_network(graph: fx.GraphModule, images: Tensor, tmp_path: Path, target: str) -> None:
     path = qpass.export_onnx(graph, tmp_path / "m.onnx", target=target)
     assert qpass.verify_onnx(graph, path, images).passed
@@ -37,7 +39,7 @@ def test_every_target_is_the_same_network(graph: fx.GraphModule, images: Tensor,
 
 @pytest.mark.slow
 def test_only_contrib_uses_operators_of_onnxruntime_alone(quantized: fx.GraphModule, tmp_path: Path) -> None:
-    for target in TARGETS:
+    for target in FOR_EVERY_GRAPH:
         model = onnx.load(qpass.export_onnx(quantized, tmp_path / "m.onnx", target=target))
         domains = {node.domain for node in model.graph.node}
         assert domains == ({"", "com.microsoft"} if target == "onnxruntime-contrib" else {""})
@@ -108,3 +110,10 @@ def test_an_unknown_target_is_refused(quantized: fx.GraphModule, tmp_path: Path)
     with pytest.raises(LoweringError, match=r"no target is called 'openvin'; did you mean 'openvino'\?"):
         qpass.export_onnx(quantized, tmp_path / "m.onnx", target="openvin")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("weight_type", ["auto", "int8"])
+def test_tensorrt_reads_no_uint8(weight_type: str) -> None:
+    assert TARGETS["tensorrt"].stores_int8(weight_type)
+    with pytest.raises(LoweringError, match="weight_type: TensorRT reads no uint8; leave it out, or take int8"):
+        TARGETS["tensorrt"].stores_int8("uint8")
