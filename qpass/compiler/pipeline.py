@@ -32,6 +32,7 @@ from qpass.passes import (
     RotateHeads,
     RotateResidual,
     ScaleChannels,
+    ScaleQueries,
     SuspendWeightRounding,
     check_stages,
 )
@@ -121,6 +122,7 @@ class _Steps:
             Canonicalize(),
             *([RotateResidual(self.seed)] if self.config.rotate_residual else []),
             *([RotateHeads()] if self.config.rotate_heads else []),
+            *([ScaleQueries()] if self.config.signed_codes else []),
             Annotate(self.config),
             *([self._scale_channels()] if self.config.scale_channels else []),
             *([] if self.config.reconstruction is None else [RequireBlocks()]),
@@ -135,7 +137,7 @@ class _Steps:
         config, statistics, learning = self.config, Statistics(), self.config.reconstruction
         unshared = {name: self.shared[name] for name in ("storage", "show_progress")}
         return [
-            Calibrate(self.ranges, statistics, per_channel=config.fold_layer_norm is not None, **self.shared),
+            Calibrate(self.ranges, statistics, per_channel=self._fold_target is not None, **self.shared),
             InsertQuantizers(statistics),
             AllocateBits(config.budget, self.ranges, statistics, seed=self.seed, **unshared),
             *([SuspendWeightRounding()] if learning is not None and learning.order == LearningOrder.THREE_STAGE else []),
@@ -157,8 +159,13 @@ class _Steps:
         return [keep, activations, *self._fold(), ResumeWeightRounding(), residual, weights]
 
     def _fold(self) -> list[Pass]:
-        target = self.config.fold_layer_norm
+        target = self._fold_target
         return [] if target is None else [FoldLayerNorm(target, self.reference)]
+
+    @property
+    def _fold_target(self) -> str | None:
+        """The target of LayerNorm scales, which only quantizers with a zero point fold."""
+        return None if self.config.signed_codes else self.config.fold_layer_norm
 
     def _correct(self) -> list[Pass]:
         rounding = self.config.weight_rounding == WeightRounding.ERROR_FEEDBACK

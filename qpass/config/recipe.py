@@ -90,7 +90,8 @@ class QuantConfig:
             quantizers only.
         signed_codes: Quantize every tensor with signed 8-bit codes and no zero point, right where the
             product reads it, and no outputs: the form that TensorRT takes (``target="tensorrt"``).
-            Softmax outputs then have 7 bits, and ``"fastest"`` quantizes the inputs of all
+            Softmax outputs then have 7 bits, queries are scaled before their product with the keys
+            (see ``qpass.passes.ScaleQueries``), and ``"fastest"`` quantizes the inputs of all
             convolutions. Weights below 8 bits keep their zero points, which the file subtracts.
         convolutions: Which convolutions to quantize (``Convolutions``): ``"patches"``, ``"fastest"``,
             ``"weights"`` or ``"all"``. ``"fastest"`` in ``wXaY``, ``mixed-wXaZ`` and

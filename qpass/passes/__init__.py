@@ -18,6 +18,7 @@ from qpass.passes.ridge_and_gptq import RidgeAndGPTQ
 from qpass.passes.rotate_heads import RotateHeads
 from qpass.passes.rotate_residual import RotateResidual
 from qpass.passes.scale_channels import ScaleChannels
+from qpass.passes.scale_queries import ScaleQueries
 from qpass.passes.weight_rounding import ResumeWeightRounding, SuspendWeightRounding
 from qpass.runtime.public_names import only
 
@@ -41,6 +42,7 @@ __all__ = [
     "RotateHeads",
     "RotateResidual",
     "ScaleChannels",
+    "ScaleQueries",
     "SuspendWeightRounding",
     "check_stages",
 ]

@@ -3,6 +3,7 @@
 - Parser (onnx-tensorrt, docs/operators.md): QuantizeLinear and DequantizeLinear with zero points of 0;
   INT8 only between them; UINT8 as input or output of a network only; no integer products, shifts or casts
   of codes. A scale for each channel counts along ``axis``, and a zero point has the size of its scale.
+- Guide ("Fused Attention"): the factor of attention stands in front of the first product.
 - Guide ("Working with Quantized Types", "Explicit Quantization"): all inputs of products are quantized,
   weights by channel and activations by tensor; a DequantizeLinear stands between codes of a weight and the
   product; outputs are not quantized. Biases are float: the parser takes no int32 there.
@@ -43,7 +44,7 @@ def check_explicit_form(path: Path) -> dict[str, int]:
             _check_pair(node, constants, producers, readers)
             continue
         assert node.op_type in FLOAT_OPERATORS, node.op_type
-        if node.op_type in ("MatMul", "Conv") and _check_product(node, constants, producers):
+        if node.op_type in ("MatMul", "Conv") and _check_product(node, constants, producers, readers):
             products[node.op_type] = products.get(node.op_type, 0) + 1
     outputs = {value.name for value in model.graph.output}
     for name, tensor in constants.items():
@@ -91,10 +92,17 @@ def _check_pair(
         assert list(quantize.input[1:]) == list(node.input[1:])
 
 
-def _check_product(node: onnx.NodeProto, constants: dict[str, TensorProto], producers: dict[str, onnx.NodeProto]) -> bool:
+def _check_product(
+    node: onnx.NodeProto,
+    constants: dict[str, TensorProto],
+    producers: dict[str, onnx.NodeProto],
+    readers: dict[str, list[onnx.NodeProto]],
+) -> bool:
     """Asserts that both factors are quantized or neither; returns which."""
     quantized = [name in producers and producers[name].op_type == "DequantizeLinear" for name in node.input[:2]]
     assert len(set(quantized)) == 1, (node.name, quantized)
+    if node.op_type == "MatMul" and quantized[0] and producers[node.input[1]].input[0] not in constants:
+        assert not {"Mul", "Div"} & {reader.op_type for reader in readers[node.output[0]]}, "attention's factor is behind"
     for bias in node.input[2:]:
         assert constants[bias].data_type == TensorProto.FLOAT
     return quantized[0]
