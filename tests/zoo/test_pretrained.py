@@ -149,7 +149,9 @@ class TestHub:
 
 def test_the_extra_is_named_where_transformers_is_missing(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(DataError, match=r"vit: needs transformers, which is not installed; pip install 'qpass\[transformers\]'"):
+    with pytest.raises(
+        DataError, match=r"vit: needs transformers, which is not installed; pip install 'qpass\[transformers\]'"
+    ):
         open_model(str(saved))
 
 

@@ -67,7 +67,7 @@ def needed_steps() -> Iterator[Steps]:
     def from_torchlib(*args: Hashable, **kwargs: Hashable) -> Any:
         if threading.get_ident() != ident:
             return build(*args, **kwargs)
-        return _own(_translations(build, args, tuple(kwargs.items())))
+        return _own(_translations(build, args, tuple(kwargs.items()), len(torch._C._dispatch_get_all_op_names())))
 
     def decompose_with_registry(program: ExportedProgram, registry: Any) -> ExportedProgram:
         steps.decomposed = threading.get_ident() != ident or not _is_functional(program)
@@ -84,8 +84,13 @@ def needed_steps() -> Iterator[Steps]:
 
 
 @cache
-def _translations(build: Callable[..., Any], args: tuple[Hashable, ...], kwargs: tuple[tuple[str, Hashable], ...]) -> Any:
-    """Builds the table of translations, which depends on the opset alone, once."""
+def _translations(
+    build: Callable[..., Any], args: tuple[Hashable, ...], kwargs: tuple[tuple[str, Hashable], ...], operators: int
+) -> Any:
+    """Builds the table of translations once for an opset and the operators that torch knows by now.
+
+    Libraries register operators when they are imported, such as torchvision its ``nms``.
+    """
     return build(*args, **dict(kwargs))
 
 

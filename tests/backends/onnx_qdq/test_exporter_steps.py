@@ -156,6 +156,23 @@ def test_a_table_of_translations_is_built_once_and_not_shared() -> None:
     assert second.functions[target]
 
 
+def test_a_table_has_operators_that_are_registered_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector that was exported after a model without torchvision would have had no translation of its nms."""
+    built = []
+    monkeypatch.setattr(
+        _registration.ONNXRegistry,
+        "from_torchlib",
+        staticmethod(lambda opset_version: built.append(opset_version) or _registration.ONNXRegistry()),
+    )
+    with needed_steps():
+        _registration.ONNXRegistry().from_torchlib(opset_version=OPSET)
+        _registration.ONNXRegistry().from_torchlib(opset_version=OPSET)
+        library = torch.library.Library("qpass_test_later", "DEF")
+        library.define("added(Tensor x) -> Tensor")
+        _registration.ONNXRegistry().from_torchlib(opset_version=OPSET)
+    assert built == [OPSET, OPSET]
+
+
 def test_another_exporter_takes_all_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(_fx_passes, "decompose_with_registry")
     with needed_steps() as steps:
