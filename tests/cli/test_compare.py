@@ -12,12 +12,18 @@ from torch import fx
 
 import qpass
 from qpass.cli import main
+from qpass.cli.options import console
 from qpass.report.data import Speed, Verified
 
 
 def run(*arguments: object) -> Result:
-    wide = {"COLUMNS": "500"}  # no path of a temporary folder wraps
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], env=wide)
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No path of a temporary folder wraps. A console takes its width from ``COLUMNS`` when it is made, not later."""
+    monkeypatch.setattr(console, "_width", 500)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +67,10 @@ def test_figures_and_tensors(folders: tuple[Path, Path], quantized: fx.GraphModu
     assert shown == [tensor["tensor"] for tensor in plain["tensors"][:3]]
 
 
-def test_paths_are_not_cut_in_a_narrow_terminal(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_paths_are_not_cut_in_a_narrow_terminal(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_width", 70)
     narrow = tmp_path / "a"
     narrow.mkdir()
     text = (
@@ -70,7 +79,7 @@ def test_paths_are_not_cut_in_a_narrow_terminal(folders: tuple[Path, Path], tmp_
         .replace("blocks.0.mlp.fc1", "a.long.path.of.many.modules.that.is.no.longer.short")
     )
     (narrow / "report.json").write_text(text)
-    result = CliRunner().invoke(main, ["compare", str(narrow), str(folders[1])], env={"COLUMNS": "70"})
+    result = run("compare", narrow, folders[1])
     assert "…" not in result.stdout.partition("tensors whose")[2]
 
 
