@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import onnx
@@ -104,10 +104,19 @@ def is_named(message: str, tampering: Tampering, graph: fx.GraphModule) -> bool:
     modules = dict(graph.named_modules())
     readers = reading(tampering.model, constants, indirectly="cannot run it" in message)
     if owners[0] in modules:
-        products = [user.name for node in graph.graph.nodes if node.target in owners for user in node.users]
-        return any(name and name in message for name in (*owners, *readers, *products))
+        return any(name and name in message for name in (*owners, *readers, *products_of(graph, owners)))
     known = [*modules, *readers, *(output.name for output in tampering.model.graph.output)]
     return any(name and name in message for name in known) or "Op (" in message
+
+
+def products_of(graph: fx.GraphModule, quantizers: Collection[str]) -> Iterator[str]:
+    """Yields the names of the nodes that read quantizers' values, behind operators that move them."""
+    nodes = [node for node in graph.graph.nodes if node.target in quantizers]
+    for node in nodes:
+        for user in node.users:
+            yield user.name
+            if user.op == "call_function" and "matmul" not in user.name:
+                nodes.append(user)
 
 
 def reading(model: onnx.ModelProto, constants: Collection[str], *, indirectly: bool) -> list[str]:
