@@ -40,6 +40,9 @@ def say(line: str, *, show: bool = True) -> None:
 
 def track(items: Iterable[T], label: str, *, show: bool = True, total: int | None = None) -> Iterator[T]:
     """Yields items and shows a bar with the time left; ``total`` is their number if they have no length."""
+    if not show or _SILENT.get():
+        yield from items
+        return
     with StepBar(len(items) if isinstance(items, Sized) else total, show=show) as bar:
         bar.label = label
         for item in items:

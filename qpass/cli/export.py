@@ -42,8 +42,8 @@ def export(
     from qpass.cli.sample_images import sample_images
     from qpass.graph.facts import facts_of, recipe_of
 
-    options = target_by_name(target).options
-    target_by_name(target).stores_int8(weight_type)
+    known = target_by_name(target)
+    known.stores_int8(weight_type)
     settings = read_settings(folder)
     graph = qpass.load(file_in(folder, GRAPH))
     path = output or folder / exported_name(target, weight_type)
@@ -69,14 +69,14 @@ def export(
             "file": str(path),
             "bytes": size,
             "target": target,
-            "options": dict(options),
+            "options": dict(known.options),
             "exact_on": exact,
         }
         click.echo(json.dumps({**found, "verified": None if verified is None else verified.to_dict()}, indent=1))
     else:
         lines = [f"written: {path}, {size / 1e6:.2f} MB, for {target}; exact on {exact}"]
-        if options:
-            lines.append("run it with " + ", ".join(f"{name}={value}" for name, value in options.items()))
+        if known.options:
+            lines.append("run it with " + ", ".join(f"{name}={value}" for name, value in known.options.items()))
         if verified is not None:
             lines += [f"verified: {verified.headline}", *verified.failures[1:]]
         console.print(printable("\n".join(lines)), highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qpass.config.fields import check_fields, number, optional, several, whole
+from qpass.config.fields import at_least_one, check_fields, number, optional, several, whole
 from qpass.errors import ConfigError, check_keys
 
 #: Fields that are limits.
@@ -16,7 +16,7 @@ LIMITS = ("activation_bits", "weight_bits", "file_mb")
 _CHECKS = {
     **dict.fromkeys(LIMITS, optional(number(lambda limit: limit > 0, "a number above 0"))),
     **dict.fromkeys(("activation_widths", "weight_widths"), several(whole(2, 8), "whole numbers from 2 to 8")),
-    "samples": whole(1, expected="a whole number above 0"),
+    "samples": at_least_one,
 }
 
 

@@ -130,6 +130,10 @@ def several(check: Check, expected: str, *, least: int = 1) -> Check:
     return check_all
 
 
+#: Accepts a number of things, of which there is at least one.
+at_least_one = whole(1, expected="a whole number above 0")
+
+
 def mapping_of_texts(value: Any, where: str) -> dict[str, str]:
     """Accepts a mapping of texts to texts, which may be empty."""
     if not isinstance(value, Mapping):

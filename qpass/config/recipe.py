@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from qpass.config.budget import BudgetConfig
-from qpass.config.fields import check_fields, choice, flag, instance, optional, text, whole
+from qpass.config.fields import at_least_one, check_fields, choice, flag, instance, optional, text
 from qpass.config.mixed import mixed_name, warn_of_new_meaning
 from qpass.config.options import (
     CalibrateOn,
@@ -56,7 +56,7 @@ _CHECKS = {
     "calibrate_on": choice(CalibrateOn),
     "rules": lambda value, _: as_rules(value),
     "budget": optional(instance(BudgetConfig, "a BudgetConfig")),
-    "range_samples": optional(whole(1, expected="a whole number above 0")),
+    "range_samples": optional(at_least_one),
     "reconstruction": optional(instance(ReconstructionConfig, "a ReconstructionConfig")),
 }
 

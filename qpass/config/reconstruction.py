@@ -7,19 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qpass.config.fields import check_fields, choice, flag, number, optional, several, whole
+from qpass.config.fields import at_least_one, check_fields, choice, flag, number, optional, several, whole
 from qpass.config.options import BlockInputs, BlockLoss, LearnedWeights, LearningOrder, Precision
 from qpass.errors import ConfigError, check_keys
 
-_count = whole(1, expected="a whole number above 0")
 _above_0 = number(lambda value: value > 0, "a number above 0")
 _from_0 = number(lambda value: value >= 0, "0 or a number above it")
 _share = number(lambda value: 0 <= value < 1, "a share of one")
 _CHECKS = {
     "weights": choice(LearnedWeights),
-    "ranks": several(_count, "whole numbers above 0"),
+    "ranks": several(at_least_one, "whole numbers above 0"),
     "search_steps": whole(0, expected="a whole number"),
-    **dict.fromkeys(("steps", "batch_size", "curriculum_interval"), _count),
+    **dict.fromkeys(("steps", "batch_size", "curriculum_interval"), at_least_one),
     **dict.fromkeys(("learning_rate", "architecture_learning_rate"), _above_0),
     **dict.fromkeys(("focus_learning_rate", "scale_learning_rate", "norm_learning_rate", "output_weight"), _from_0),
     **dict.fromkeys(("drop_path", "validation_share"), _share),
@@ -30,7 +29,7 @@ _CHECKS = {
     "order": choice(LearningOrder),
     "loss": choice(BlockLoss),
     "precision": choice(Precision),
-    "patience": optional(_count),
+    "patience": optional(at_least_one),
 }
 
 

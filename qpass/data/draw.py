@@ -8,12 +8,12 @@ from collections.abc import Hashable, Sequence
 
 import torch
 
-from qpass.config.fields import optional, whole
+from qpass.config.fields import at_least_one, optional
 from qpass.data.image_source import ImageSource
 from qpass.data.labels import relative
 from qpass.runtime.arguments import check_seed
 
-_count = optional(whole(1, expected="a whole number above 0"))
+_count = optional(at_least_one)
 
 
 def draw_samples(groups: Sequence[Hashable], count: int | None = None, *, seed: int = 0) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from qpass.config.fields import optional, whole
+from qpass.config.fields import at_least_one, optional
 from qpass.data.decode import decode_image, eight_bits
 from qpass.data.draw import draw_images
 from qpass.data.image_source import ImageSource
@@ -24,7 +24,6 @@ from qpass.errors import ConfigError, DataError
 #: Turns a PIL image into the network's input, without the batch dim.
 Preprocess = Callable[[Image.Image], Tensor]
 PIXELS = "pixel_values"
-_count = whole(1, expected="a whole number above 0")
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ class ImageLoader:
 
 def load_images(source: Any, preprocess: Any, *, count: int | None, batch_size: int, seed: int) -> ImageLoader:
     """Returns batches of images; see ``qpass.images``."""
-    optional(_count)(count, "count")
-    _count(batch_size, "batch_size")
+    optional(at_least_one)(count, "count")
+    at_least_one(batch_size, "batch_size")
     function, name = _function(preprocess)
     decoder = function if isinstance(function, ImageTransform) else Decoder(function)
     if isinstance(source, str | Path):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qpass.config.fields import optional, whole
+from qpass.config.fields import at_least_one, optional
 from qpass.data.decode import LARGEST_IMAGE, image_bytes
 from qpass.data.image_source import Decodes, ImageSource
 from qpass.data.labels import labels_that_fit, read_labels
@@ -23,7 +23,6 @@ from qpass.data.saved_dataset import is_saved_dataset, open_saved_dataset
 from qpass.errors import DataError
 
 _TABLE = "a table in UTF-8"
-_count = whole(1, expected="a whole number above 0")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -83,8 +82,8 @@ def image_batches(source: ImageSource, batch_size: int, *, limit: int | None = N
         ConfigError: If ``batch_size`` or ``limit`` is not a positive integer.
         DataError: If an image of a batch has another shape than the first.
     """
-    _count(batch_size, "batch_size")
-    optional(_count)(limit, "limit")
+    at_least_one(batch_size, "batch_size")
+    optional(at_least_one)(limit, "limit")
     count = len(source) if limit is None else min(limit, len(source))
     chosen = [i * len(source) // count for i in range(count)]
     for start in range(0, count, batch_size):

@@ -16,7 +16,7 @@ from qpass.backends.onnxruntime import OrtSession
 from qpass.data.batches import ModelInputs, model_inputs
 from qpass.data.rows import batch_size
 from qpass.errors import ConfigError, DataError, nearest
-from qpass.evaluation.top1 import correct_classes, paired_drop
+from qpass.evaluation.top1 import correct_classes, filled_up, paired_drop
 from qpass.graph.capture.undisturbed import undisturbed
 from qpass.graph.edit import device_of
 from qpass.graph.facts import facts_of
@@ -141,8 +141,7 @@ def _part(leaf: Any, start: int, rows: int, count: int) -> Any:
     """Returns rows of a tensor that has one for each sample, filled up with the first of them."""
     if not isinstance(leaf, Tensor) or not leaf.dim() or len(leaf) != count:
         return leaf
-    part = leaf[start : start + rows]
-    return torch.cat([part, part[:1].expand(rows - len(part), *part.shape[1:])]) if len(part) < rows else part
+    return filled_up(leaf[start : start + rows], rows)
 
 
 def _first(leaf: Any, kept: int, rows: int) -> Any:

@@ -79,6 +79,11 @@ def evaluate_together(
     return {name: Accuracy(torch.cat(parts), classes[name]) for name, parts in correct.items()}
 
 
+def filled_up(part: Tensor, rows: int) -> Tensor:
+    """Returns a chunk of at least one row, filled up to ``rows`` with its first."""
+    return torch.cat([part, part[:1].expand(rows - len(part), *part.shape[1:])]) if len(part) < rows else part
+
+
 def in_batches_of(rows: int, predict: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
     """Returns a predictor of class scores for batches of any size, from one that takes ``rows`` images.
 
@@ -88,8 +93,7 @@ def in_batches_of(rows: int, predict: Callable[[Tensor], Any]) -> Callable[[Tens
     def scores(images: Tensor) -> Tensor:
         found = []
         for part in images.split(rows):
-            filled = torch.cat([part, part[:1].expand(rows - len(part), *part.shape[1:])])
-            found.append(scores_of(predict(filled))[: len(part)])
+            found.append(scores_of(predict(filled_up(part, rows)))[: len(part)])
         return torch.cat(found)
 
     return scores

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
+import pytest
 from torch import fx
 
 import qpass
+from qpass.backends.onnx_qdq.export import export_quantized
 from qpass.cli.run_folder import Settings
 from tests.models import SMALL_VIT_IMAGES
 
@@ -23,3 +28,22 @@ def write_folder(folder: Path, graph: fx.GraphModule, file: Path, images: object
         (folder / "preprocessing.json").write_text(json.dumps(images))
     Settings(model="small_vit", calibration="", transform=SMALL_VIT_IMAGES).write(folder)
     return folder
+
+
+def make_wrong(path: Path) -> None:
+    """Makes one scale of a file 1 % too large."""
+    model = onnx.load(path)
+    scale = next(t for t in model.graph.initializer if t.name == "gelu_quantizer.scale")
+    scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(1.01), scale.name))
+    onnx.save(model, path)
+
+
+def write_wrong_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes commands write files in which one scale is 1 % too large."""
+
+    def export(graph: fx.GraphModule, path: Path, **options: Any) -> Path:
+        written = export_quantized(graph, path, **options)
+        make_wrong(path)
+        return written
+
+    monkeypatch.setattr("qpass.backends.onnx_qdq.export.export_quantized", export)

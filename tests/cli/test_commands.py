@@ -17,7 +17,6 @@ from click.testing import CliRunner, Result
 from torch import fx
 
 import qpass
-from qpass.backends.onnx_qdq.export import export_quantized
 from qpass.cli import main
 from qpass.cli.outcomes import add_to_report
 from qpass.config import QuantConfig
@@ -29,6 +28,7 @@ from qpass.report.sensitivity import SensitivityReport
 from qpass.runtime.atomic_write import write_whole
 from qpass.runtime.folder_lock import alone_in
 from tests.backends.onnx_qdq.explicit_form import check_explicit_form
+from tests.cli.folders import make_wrong, write_wrong_files
 from tests.models import small_vit
 
 MODEL = "tests.models:small_vit"
@@ -129,16 +129,7 @@ def test_quantize_verifies_and_ends_with_what_matters(
 
 @pytest.mark.slow
 def test_quantize_fails_if_its_file_is_another_network(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def break_file(qmodel: object, path: Path, **options: object) -> Path:
-        written = export(qmodel, path, **options)
-        model = onnx.load(path)
-        scale = next(t for t in model.graph.initializer if t.name == "gelu_quantizer.scale")
-        scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(1.01), scale.name))
-        onnx.save(model, path)
-        return written
-
-    export = export_quantized
-    monkeypatch.setattr("qpass.backends.onnx_qdq.export.export_quantized", break_file)
+    write_wrong_files(monkeypatch)
     result = run("quantize", MODEL, "--calib", data, "--output", tmp_path / "out", "--batch-size", 8)
     assert result.exit_code == 2
     assert "verified: FAILED: as written: " in result.output
@@ -266,10 +257,7 @@ def test_verify_passes_and_fails_with_the_exit_code(output: Path, tmp_path: Path
     assert re.fullmatch(r"PASSED: [\d,]+ codes, 0 wrong, \d+ rounding ties; outputs equal within float32 rounding", line)
     assert line in (output / "report.html").read_text()
     broken = shutil.copytree(output, tmp_path / "broken")
-    model = onnx.load(broken / "model.onnx")
-    scale = next(t for t in model.graph.initializer if t.name == "gelu_quantizer.scale")
-    scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(1.01), scale.name))
-    onnx.save(model, broken / "model.onnx")
+    make_wrong(broken / "model.onnx")
     result = run("verify", broken)
     assert result.exit_code == 2
     assert result.output.startswith("FAILED: as written: ")

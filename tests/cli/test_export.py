@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -13,12 +12,11 @@ from click.testing import CliRunner, Result
 from torch import Tensor, fx, nn
 
 import qpass
-from qpass.backends.onnx_qdq.export import export_quantized
 from qpass.backends.onnxruntime import OrtSession
 from qpass.cli import main
 from qpass.cli.run_folder import exported_name
 from tests.backends.onnx_qdq.explicit_form import check_explicit_form
-from tests.cli.folders import write_folder
+from tests.cli.folders import write_folder, write_wrong_files
 
 
 def run(*arguments: object) -> Result:
@@ -94,16 +92,7 @@ def test_a_file_beside_the_others_that_is_not_verified(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_wrong_file_has_its_own_exit_code(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def break_file(graph: fx.GraphModule, path: Path, **options: object) -> Path:
-        written = export(graph, path, **options)
-        model = onnx.load(path)
-        scale = next(t for t in model.graph.initializer if t.name == "gelu_quantizer.scale")
-        scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(1.01), scale.name))
-        onnx.save(model, path)
-        return written
-
-    export = export_quantized
-    monkeypatch.setattr("qpass.backends.onnx_qdq.export.export_quantized", break_file)
+    write_wrong_files(monkeypatch)
     result = run("export", folder, "--output", tmp_path / "m.onnx")
     assert result.exit_code == 2
     assert "verified: FAILED: " in result.stdout

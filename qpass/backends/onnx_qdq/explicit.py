@@ -23,11 +23,7 @@ def check_explicit(graph_module: fx.GraphModule, target: str) -> None:
     Raises:
         LoweringError: Names the quantizers, and how to quantize instead.
     """
-    weights = {
-        f"{name}.quantizer": module.quantizer
-        for name, module in graph_module.named_modules()
-        if isinstance(module, QuantizedLayer)
-    }
+    weights = {f"{name}.quantizer" for name, module in graph_module.named_modules() if isinstance(module, QuantizedLayer)}
     found = {
         name: reason
         for name, module in graph_module.named_modules()

@@ -74,16 +74,25 @@ def to_onnx(graph_module: fx.GraphModule, opset: int) -> ir.Model:
 
 def _translated(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, opset: int) -> ir.Model:
     """Runs torch's exporter, with all its steps only if the needed ones do not suffice."""
-    export = partial(torch.onnx.export, module, args, kwargs=kwargs, dynamo=True, opset_version=opset)
-    options: dict[str, Any] = {"dynamic_shapes": shapes, "verbose": False, "optimize": False}
+    export = partial(
+        torch.onnx.export,
+        module,
+        args,
+        kwargs=kwargs,
+        dynamo=True,
+        opset_version=opset,
+        dynamic_shapes=shapes,
+        verbose=False,
+        optimize=False,
+    )
     with needed_steps() as steps:
         try:
-            program = export(**options)
+            program = export()
         except Exception:
             if steps.decomposed:
                 raise
             program = None
-    program = program or export(**options)
+    program = program or export()
     assert program is not None
     return program.model
 
