@@ -24,6 +24,12 @@ class SharedSamples:
     def __init__(self, batches: Iterable[ModelInputs]) -> None:
         self._known = {sample for batch in batches for sample in _samples(batch)}
 
+    def noting(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Passes batches of one input on, and adds their samples to the calibration samples."""
+        for batch in batches:
+            self._known.update(_samples(ModelInputs((batch,), {})))
+            yield batch
+
     def watching(self, predict: Callable[..., Any]) -> Callable[..., Any]:
         """Returns a function that checks each call's samples before it calls ``predict``.
 

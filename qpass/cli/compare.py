@@ -91,7 +91,7 @@ def write_page(names: tuple[str, str], reports: Reports, output: Path) -> None:
 
 
 def _folding(*titles: str) -> Table:
-    """Returns a table that cuts no path: what is left of it may be another's."""
+    """Returns a table that folds long paths: a truncated one might name another folder."""
     return Table(*(Column(title, overflow="fold") for title in titles))
 
 

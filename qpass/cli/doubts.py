@@ -69,7 +69,7 @@ def doubt_of_labels(base: Accuracy) -> str | None:
 
 
 def doubt_of_file(exact_on: str, file: str, target: str) -> str | None:
-    """Returns what to say of a file that was not run where it is for, or is not exact everywhere.
+    """Returns a note on a file that was never run in its target, or is not exact on every processor.
 
     Args:
         exact_on: The processors on which it matches its graph, as the report names them.

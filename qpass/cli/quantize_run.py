@@ -31,7 +31,7 @@ def run(options: QuantizeOptions) -> bool:
     """
     from qpass.accuracy.shared_samples import SharedSamples
     from qpass.cli.run_folder import BLOCKS, CANDIDATES, MODEL, Settings, owned_folder
-    from qpass.data import ModelInputs, draw_images, image_batches, open_images
+    from qpass.data import draw_images, image_batches, open_images
     from qpass.runtime.distributed import Processes, job
     from qpass.zoo.source_model import open_model
 
@@ -57,7 +57,8 @@ def run(options: QuantizeOptions) -> bool:
             float_network = held.enter_context(float_file(source.network, batch, output, shown))
             kind, place = ("candidate", CANDIDATES) if goal is not None else ("block" if options.learns else "", BLOCKS)
             held.enter_context(resumable(kind, options.checkpoint_dir or output / place))
-        batches = DigestOfBatches(batch for batch, _ in image_batches(images, options.batch_size))
+        drawn, read = SharedSamples(()), (batch for batch, _ in image_batches(images, options.batch_size))
+        batches = DigestOfBatches(read if labelled is None else drawn.noting(read))
         qmodel = _quantized(options, source, batches, metric, device)
         if not first:
             return True
@@ -77,7 +78,6 @@ def run(options: QuantizeOptions) -> bool:
             if not options.no_verify:
                 verified = _verified(options, qmodel, batch)
             if labelled is not None:
-                drawn = SharedSamples(ModelInputs((batch,), {}) for batch, _ in image_batches(images, options.batch_size))
                 files = float_network.path, output / MODEL
                 top1 = top1_of_files(qmodel, *files, labelled, options.batch_size, calibrated_on=drawn)
         finally:

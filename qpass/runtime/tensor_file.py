@@ -80,10 +80,10 @@ def read_tensors(
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    """Returns a tensor in memory that begins where torch lets it begin.
+    """Returns a tensor at an address that is aligned as torch's allocator aligns it.
 
-    Products add in another order where a factor begins elsewhere, so that a loaded network would not
-    give the bits of the one that was saved.
+    The summation order of a product depends on the alignment of its factors. Without this, a loaded
+    network could differ from the saved one in the last bit.
     """
     return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
 

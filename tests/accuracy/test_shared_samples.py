@@ -19,6 +19,16 @@ def test_a_sample_of_both_is_refused_whatever_its_batch() -> None:
         predict(torch.stack([x[7], x[8], x[5]]))
 
 
+def test_samples_are_noted_while_they_are_read() -> None:
+    x = torch.randn(6, 3, 4)
+    known = SharedSamples(())
+    assert torch.equal(torch.cat(list(known.noting(x[:4].split(3)))), x[:4])
+    predict = known.watching(lambda batch: batch.sum())
+    predict(x[4:])
+    with pytest.raises(DataError, match="row 1"):
+        predict(x[[5, 3]])
+
+
 def test_samples_that_share_some_of_their_inputs_are_others() -> None:
     ids, mask = torch.tensor([[1, 2], [3, 4]]), torch.ones(2, 2)
     known = SharedSamples([ModelInputs((), {"ids": ids, "mask": mask})])

@@ -1,9 +1,9 @@
-"""The steps of ``torch.onnx.export`` that a graph of qpass can do without.
+"""Skips the steps of ``torch.onnx.export`` that a quantized graph does not need.
 
-On every call torch's exporter builds its table of translations, for which it parses the source of
-all of them, and decomposes the operators, for which it traces the graph once more. The first gives
-the same table each time. The second changes nothing that the file keeps if every operator has a
-translation. Together they take half to two thirds of the time of an export.
+On every call, torch's exporter parses the source of all its translations to build a registry, and
+retraces the graph to decompose its operators. The registry is the same each time. Decomposing does
+not change the file if every operator has a translation. Together these steps take half to two thirds
+of the time of an export.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.export.graph_signature import OutputKind
 from qpass.backends.onnx_qdq.plain_views import replace_views
 from qpass.graph.edit import aten
 
-#: What the exporter drops after decomposing.
+#: Operators that the exporter removes after decomposing.
 _ASSERTIONS = (
     aten.sym_constrain_range_for_size.default,
     aten._assert_async.default,
@@ -48,9 +48,9 @@ class Steps:
 
 @contextmanager
 def needed_steps() -> Iterator[Steps]:
-    """Makes ``torch.onnx.export`` in this thread leave out what changes nothing.
+    """Makes ``torch.onnx.export`` skip the steps that would not change the file, in this thread.
 
-    An exporter that is built differently, in another version of torch, takes all its steps.
+    If another version of torch has a different exporter, nothing is skipped.
 
     Yields:
         What the last export in the block did.
@@ -87,7 +87,7 @@ def needed_steps() -> Iterator[Steps]:
 def _translations(
     build: Callable[..., Any], args: tuple[Hashable, ...], kwargs: tuple[tuple[str, Hashable], ...], operators: int
 ) -> Any:
-    """Builds the table of translations once for an opset and the operators that torch knows by now.
+    """Builds the registry once for each opset and number of registered operators.
 
     Libraries register operators when they are imported, such as torchvision its ``nms``.
     """
@@ -95,20 +95,20 @@ def _translations(
 
 
 def _own(registry: Any) -> Any:
-    """Returns a table that an export may change."""
+    """Returns a copy that an export may modify."""
     own = copy.copy(registry)
     own.functions = {target: list(found) for target, found in registry.functions.items()}
     return own
 
 
 def _is_functional(program: ExportedProgram) -> bool:
-    """Tells whether a program is one graph without nested ones that changes no buffer."""
+    """Returns whether a program has no nested graphs and mutates no buffers."""
     nested = any(isinstance(module, fx.GraphModule) for module in program.graph_module.children())
     return not nested and all(spec.kind is OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs)
 
 
 def _is_final(node: fx.Node, registry: Any) -> bool:
-    """Tells whether an operator has a translation, or is an assertion, and torch would not take it apart."""
+    """Returns whether an operator is an assertion, or has a translation and would not be decomposed."""
     if node.op != "call_function" or node.target in _ASSERTIONS:
         return True
     if not registry.is_registered(node.target):
