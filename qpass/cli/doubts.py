@@ -69,7 +69,7 @@ def doubt_of_labels(base: Accuracy) -> str | None:
 
 
 def doubt_of_file(exact_on: str, file: str, target: str) -> str | None:
-    """Returns a note on a file that was never run in its target, or is not exact on every processor.
+    """Returns a note on a file that never ran in its target runtime, or is not exact everywhere.
 
     Args:
         exact_on: The processors on which it matches its graph, as the report names them.

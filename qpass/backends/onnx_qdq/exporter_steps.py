@@ -2,8 +2,8 @@
 
 On every call, torch's exporter parses the source of all its translations to build a registry, and
 retraces the graph to decompose its operators. The registry is the same each time. Decomposing does
-not change the file if every operator has a translation. Together these steps take half to two thirds
-of the time of an export.
+not change the file if every operator has a translation. Together these steps take half to two
+thirds of the time of an export.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _is_functional(program: ExportedProgram) -> bool:
 
 
 def _is_final(node: fx.Node, registry: Any) -> bool:
-    """Returns whether an operator is an assertion, or has a translation and would not be decomposed."""
+    """Returns whether an operator is an assertion, or has a translation and is not decomposed."""
     if node.op != "call_function" or node.target in _ASSERTIONS:
         return True
     if not registry.is_registered(node.target):
